@@ -1,0 +1,245 @@
+# libwan and the FFmpeg that holds it.
+#
+# This file is part of libwan; see the licence in wan/wan.h.
+#
+#   make demo      everything from a fresh clone to demo.mp4
+#   make check     everything from a fresh clone to 'N passed, M failed'
+#   make           libwan and the tools
+#   make ffmpeg    build/bin/ffmpeg, build/bin/ffprobe
+#   make fate, unit, checkop, model, fuzz, bench, install, clean
+
+SRC ?= .
+all: libs tools
+
+ifeq ($(wildcard config.mak),)
+# A fresh clone: install what is missing (asks first), then configure.
+ifeq ($(filter clean distclean help,$(MAKECMDGOALS)),)
+config.mak:
+	sh $(SRC)/tools/packages.sh
+	$(SRC)/configure
+endif
+endif
+-include config.mak
+config.mak: $(SRC)/configure
+
+B = build
+VERSION := $(shell sed -n 's/^.define WAN_VERSION_M[AIJNORC]* *//p' \
+                   $(SRC)/wan/wan.h | paste -sd.)
+MAJOR := $(firstword $(subst ., ,$(VERSION)))
+CFLAGS ?=
+
+# -------------------------------------------------------------- objects
+
+OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
+       weights.o formats/safetensors.o formats/torch_zip.o formats/names.o \
+       t5.o dit.o vae.o sampler.o rng.o \
+       text_clean.o tokenizer.o \
+       cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
+       cpu/norm.o cpu/elem.o cpu/sgemm.o
+
+TOOLS = wan-info wan-random
+
+UNIT = arena config header job names rng safetensors sampler \
+       text_clean tokenizer torch_zip weights
+CHECKOP = checkop bench attention conv elem image layout linear norm rope
+MODEL = t5 dit vae pipeline
+FUZZ = safetensors torch_zip index_json config_json tokenizer text_clean
+
+WAN_OBJS = $(OBJS:%=$(B)/wan/%)
+LIB = $(B)/lib/libwan.so.$(VERSION)
+
+ALL_FLAGS = $(CONFIG_FLAGS) $(DEP_CFLAGS) -I$(SRC)/wan -MMD -MP
+C = $(CC) -std=c11 -D_GNU_SOURCE $(ALL_FLAGS) $(CFLAGS)
+
+libs: $(LIB) $(B)/lib/libwan.so $(B)/lib/libwan.a $(B)/pkgconfig/wan.pc
+tools: $(TOOLS:%=$(B)/bin/%)
+
+$(B)/wan/%.o: $(SRC)/wan/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) -c $< -o $@
+
+# Users see wan_ functions marked WAN_API alone: the rest is hidden.
+$(LIB): $(WAN_OBJS)
+	@mkdir -p $(@D)
+	$(CC) -shared -Wl,-soname,libwan.so.$(MAJOR) -Wl,-z,defs -o $@ $^ \
+	    $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
+
+$(B)/lib/libwan.so: $(LIB)
+	ln -sf $(notdir $(LIB)) $(B)/lib/libwan.so.$(MAJOR)
+	ln -sf $(notdir $(LIB)) $@
+
+$(B)/lib/libwan.a: $(WAN_OBJS)
+	@mkdir -p $(@D)
+	rm -f $@ && $(AR) rcs $@ $^
+
+# pc FILE,LIBDIR,INCLUDEDIR
+define pc
+	@mkdir -p $(dir $(1))
+	@printf '%s\n' 'libdir=$(2)' 'includedir=$(3)' '' 'Name: wan' \
+	    'Description: Wan 2.1 video models in C' 'Version: $(VERSION)' \
+	    'Libs: -L$${libdir} -lwan' \
+	    'Libs.private: $(DEP_LIBS) $(filter -fopenmp,$(CONFIG_LINK)) -lm -lpthread' \
+	    'Cflags: -I$${includedir}' > $(1)
+endef
+
+$(B)/pkgconfig/wan.pc: config.mak $(SRC)/wan/wan.h
+	$(call pc,$@,$(abspath $(B)/lib),$(abspath $(SRC)/wan))
+
+$(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
+	@mkdir -p $(@D)
+	$(CC) -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
+
+$(B)/tools/%.o: $(SRC)/tools/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) -c $< -o $@
+
+# ---------------------------------------------------------------- tests
+
+GOLDEN = $(B)/golden
+COMPARE = $(B)/tests/fate/compare
+TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
+        $(MODEL:%=$(B)/tests/model/%)
+FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
+       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/badinput.sh \
+       $(SRC)/tests/fate/interrupt.sh
+RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
+      FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \
+      sh $(SRC)/tests/run
+LINK = $(CC) -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
+
+$(B)/tests/%.o: $(SRC)/tests/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) -I$(SRC)/tests -c $< -o $@
+
+# The header must stand alone, and the shared library must serve it.
+$(B)/tests/unit/header: $(B)/tests/unit/header.o $(B)/lib/libwan.so
+	$(CC) -o $@ $< -L$(B)/lib -lwan -Wl,-rpath,$(abspath $(B)/lib) \
+	    $(CONFIG_LINK) -lm
+
+$(B)/tests/checkop/checkop: $(CHECKOP:%=$(B)/tests/checkop/%.o) $(B)/lib/libwan.a
+	$(LINK)
+$(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
+	$(LINK)
+$(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
+	$(LINK)
+$(COMPARE): $(B)/tests/fate/compare.o
+	$(CC) -o $@ $< $(CONFIG_LINK) $(DEP_LIBS) -lm
+
+# Reference data; the tiny checkpoints are packed.
+$(GOLDEN)/.stamp: $(wildcard $(SRC)/tests/golden/*.* $(SRC)/tests/golden/*/*)
+	rm -rf $(GOLDEN)
+	mkdir -p $(GOLDEN)/tiny
+	cp -r $(SRC)/tests/golden/*.json $(SRC)/tests/golden/*.safetensors \
+	    $(SRC)/tests/golden/tokenizer $(GOLDEN)
+	for t in $(SRC)/tests/golden/*.tar.xz; do \
+	    xz -dc $$t | tar -xf - -C $(GOLDEN)/tiny || exit 1; done
+	touch $@
+
+tests: $(TESTS) $(GOLDEN)/.stamp
+unit: $(UNIT:%=$(B)/tests/unit/%) $(GOLDEN)/.stamp
+	@$(RUN) $(filter-out %.stamp,$^)
+checkop: $(B)/tests/checkop/checkop $(GOLDEN)/.stamp
+	@$(RUN) $(filter-out %.stamp,$^)
+model: $(MODEL:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
+	@$(RUN) $(filter-out %.stamp,$^)
+fate: ffmpeg tools $(COMPARE) $(GOLDEN)/.stamp
+	@$(RUN) $(FATE)
+
+# Everything but what needs FFmpeg: quick, and what sanitizers are run on.
+check-lib: tests tools
+	@$(RUN) $(TESTS) $(SRC)/tests/fate/trace.sh
+
+check: tests tools ffmpeg $(COMPARE)
+	@$(RUN) $(TESTS) $(FATE)
+
+# The suite again in builds of their own: ASan + UBSan, and the threaded tests
+# under TSan.
+check-sanitize:
+	mkdir -p $(B)/asan $(B)/tsan
+	cd $(B)/asan && $(abspath $(SRC))/configure --sanitize > /dev/null && \
+	    $(MAKE) B=build check-lib
+	cd $(B)/tsan && $(abspath $(SRC))/configure --sanitize=thread > /dev/null && \
+	    $(MAKE) B=build check-threads
+check-threads: $(B)/tests/unit/job $(GOLDEN)/.stamp
+	@$(RUN) $<
+
+# --------------------------------------------------------------- FFmpeg
+
+# The series that was found, or given; then source, patches, build.
+FFMPEG_FLAGS = $(if $(FFMPEG_DIR),--dir=$(FFMPEG_DIR))
+ffmpeg: libs
+	@mkdir -p $(B)
+	@dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $(FFMPEG_VERSION) $(B)/source \
+	    $(FFMPEG_FLAGS)) && \
+	    sed -n '1s/^\([0-9]*\.[0-9]*\).*/\1/p' $$dir/RELEASE > $(B)/ffmpeg.series && \
+	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig
+
+# make demo [MODEL=DIR] [PROMPT='...'] [DEMO='frames=17:steps=20']
+demo: ffmpeg tools $(GOLDEN)/.stamp
+	@B=$(B) MODEL='$(MODEL)' GOLDEN=$(GOLDEN) DEMO='$(DEMO)' \
+	    sh $(SRC)/tools/demo.sh
+
+# -------------------------------------------------------- fuzz and bench
+
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS = -g -O1 -fsanitize=fuzzer,address,undefined \
+             -fno-sanitize-recover=undefined -DWAN_HAVE_ONEDNN=0
+FUZZ_SRCS = $(filter-out %/sgemm.c,$(wildcard $(SRC)/wan/*.c \
+            $(SRC)/wan/formats/*.c $(SRC)/wan/cpu/*.c)) $(SRC)/wan/cpu/sgemm.c
+
+$(B)/fuzz/%: $(SRC)/tests/fuzz/%.c $(FUZZ_SRCS)
+	@mkdir -p $(@D)
+	clang -std=c11 -D_GNU_SOURCE $(FUZZ_FLAGS) $(DEP_CFLAGS) -I$(SRC)/wan \
+	    -o $@ $^ $(DEP_LIBS) -lm -lpthread
+
+fuzz: $(FUZZ:%=$(B)/fuzz/%)
+	@for f in $(FUZZ); do \
+	    mkdir -p $(B)/fuzz/corpus/$$f; \
+	    echo "fuzz $$f, $(FUZZ_SECONDS) s"; \
+	    seeds=$(SRC)/tests/fuzz/corpus/$$f; \
+	    $(B)/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
+	        -rss_limit_mb=4096 -verbosity=0 -print_final_stats=1 \
+	        -artifact_prefix=$(B)/fuzz/$$f- $(B)/fuzz/corpus/$$f \
+	        $$([ ! -d $$seeds ] || echo $$seeds) 2>&1 | \
+	        grep -E 'executed_units|ERROR|SUMMARY' ; \
+	    ls $(B)/fuzz/$$f-* > /dev/null 2>&1 && { \
+	        echo "fuzz $$f: see $(B)/fuzz/$$f-*"; exit 1; } || :; \
+	done
+
+# Ratios of one run; see docs/performance.md.
+bench: libs tools $(B)/tests/checkop/checkop
+	$(B)/tests/checkop/checkop --bench
+	sh $(SRC)/tests/bench/stages.sh $(B)
+
+# -------------------------------------------------------------- install
+
+install: libs tools
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include \
+	    $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(LIB) $(DESTDIR)$(LIBDIR)
+	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so.$(MAJOR)
+	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so
+	install -m 644 $(B)/lib/libwan.a $(DESTDIR)$(LIBDIR)
+	install -m 644 $(SRC)/wan/wan.h $(DESTDIR)$(PREFIX)/include
+	install -m 755 $(B)/bin/wan-info $(DESTDIR)$(PREFIX)/bin
+	$(call pc,$(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc,$(LIBDIR),$(PREFIX)/include)
+
+uninstall:
+	rm -f $(DESTDIR)$(LIBDIR)/libwan.* $(DESTDIR)$(PREFIX)/include/wan.h \
+	    $(DESTDIR)$(PREFIX)/bin/wan-info \
+	    $(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc
+
+clean:
+	rm -rf $(B)
+distclean: clean
+	rm -f config.mak config.log
+
+help:
+	@sed -n '/^#   make/p' $(SRC)/Makefile | sed 's/^# *//'
+
+-include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
+
+.PHONY: all libs tools tests unit checkop model fate check-lib check \
+        check-sanitize check-threads ffmpeg demo fuzz bench install \
+        uninstall clean distclean help
+.SECONDARY:
