@@ -1,0 +1,206 @@
+/*
+ * Devices: opening, the arena, the first error.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "dev.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define WAN_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WAN_ASAN 1
+#endif
+#endif
+#ifdef WAN_ASAN
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, n)     ((void)0)
+#define ASAN_UNPOISON_MEMORY_REGION(p, n)   ((void)0)
+#endif
+
+#define ALIGN 64    // bytes; every tensor begins at a multiple
+
+static const WanBackend *const backends[] = {
+    &wan_backend_cpu, &wan_backend_ref,
+};
+#define NB_BACKENDS ((int)(sizeof(backends) / sizeof(*backends)))
+
+static const WanBackend *find_backend(const char *name, const WanLog *log)
+{
+    if (!strcmp(name, "auto"))
+        return backends[0];
+    for (int i = 0; i < NB_BACKENDS; i++)
+        if (!strcmp(name, backends[i]->name))
+            return backends[i];
+
+    if (!strncmp(name, "cuda", 4))
+        wan_log(log, WAN_LOG_ERROR, "device '%s': this build has no CUDA "
+                "backend; use device=cpu", name);
+    else
+        wan_log(log, WAN_LOG_ERROR, "device '%s' is not known; there are "
+                "auto, cpu and ref", name);
+    return NULL;
+}
+
+int wan_dev_known(const char *name, const WanLog *log)
+{
+    return find_backend(name, log) != NULL;
+}
+
+static int dev_open(WanDev **out, const char *name, int threads, int plan,
+                    int64_t bytes, const WanLog *log)
+{
+    WanDev *d = calloc(1, sizeof(*d));
+    int ret = WAN_ERR(ENOMEM);
+
+    *out = NULL;
+    if (!d)
+        return ret;
+    d->backend = find_backend(name, log);
+    if (!d->backend) {
+        free(d);
+        return WAN_ERR(ENOSYS);
+    }
+    d->plan = plan;
+    d->log = log;
+    d->size = plan ? INT64_MAX : bytes;
+    d->threads = threads > 0 ? threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    if (d->threads < 1)
+        d->threads = 1;
+
+    if (!plan) {
+        if (d->backend->open && (ret = d->backend->open(d)) < 0)
+            goto fail;
+        d->base = d->backend->alloc(d, bytes);
+        if (!d->base) {
+            wan_log(log, WAN_LOG_ERROR, "device %s: no memory for %.2f GB of "
+                    "work", name, bytes / 1e9);
+            ret = WAN_ERR(ENOMEM);
+            goto fail;
+        }
+        ASAN_POISON_MEMORY_REGION(d->base, bytes);
+    }
+    *out = d;
+    return 0;
+fail:
+    wan_dev_close(&d);
+    return ret;
+}
+
+int wan_dev_open(WanDev **out, const char *name, int threads, int64_t bytes,
+                 const WanLog *log)
+{
+    return dev_open(out, name, threads, 0, bytes, log);
+}
+
+int wan_dev_open_plan(WanDev **out, const char *name, int threads,
+                      const WanLog *log)
+{
+    return dev_open(out, name, threads, 1, 0, log);
+}
+
+void wan_dev_close(WanDev **dp)
+{
+    WanDev *d = *dp;
+
+    *dp = NULL;
+    if (!d)
+        return;
+    if (d->base) {
+        ASAN_UNPOISON_MEMORY_REGION(d->base, d->size);
+        d->backend->free(d, d->base, d->size);
+    }
+    if (!d->plan && d->backend->close)
+        d->backend->close(d);
+    free(d);
+}
+
+void wan_dev_fail(WanDev *d, int error, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (d->error)
+        return;
+    d->error = error;
+    va_start(ap, fmt);
+    vsnprintf(d->message, sizeof(d->message), fmt, ap);
+    va_end(ap);
+    if (error != WAN_CANCELLED)
+        wan_log(d->log, WAN_LOG_ERROR, "%s", d->message);
+}
+
+/* Bytes from the top of the arena; NULL under plan or when full. */
+static void *take(WanDev *d, int64_t bytes)
+{
+    const int64_t n = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    void *p;
+
+    if (d->error)
+        return NULL;
+    if (n > d->size - d->used) {
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "the arena of %.3f GB is full: %.3f "
+                     "GB more were wanted", d->size / 1e9, bytes / 1e9);
+        return NULL;
+    }
+    p = d->plan ? NULL : d->base + d->used;
+    d->used += n;
+    if (d->used > d->peak)
+        d->peak = d->used;
+    if (p)
+        ASAN_UNPOISON_MEMORY_REGION(p, bytes);
+    return p;
+}
+
+WanTensor wan_tmp_(WanDev *d, WanType type, int nb_dims, const int64_t *dim)
+{
+    WanTensor t = wan_tensor(NULL, type, nb_dims, dim);
+
+    t.data = take(d, wan_count(&t) * wan_type_size(type));
+    return t;
+}
+
+WanTensor wan_tmp_like(WanDev *d, const WanTensor *t)
+{
+    return wan_tmp_(d, t->type, t->nb_dims, t->dim);
+}
+
+void wan_release(WanDev *d, WanMark mark)
+{
+    if (d->base)
+        ASAN_POISON_MEMORY_REGION(d->base + mark, d->used - mark);
+    d->used = mark;
+}
+
+void wan_tap(WanDev *d, const WanTensor *t, const char *fmt, ...)
+{
+    char name[128];
+    va_list ap;
+
+    if (!d->tap || d->plan || d->error)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(name, sizeof(name), fmt, ap);
+    va_end(ap);
+    d->tap(d->tap_opaque, name, t);
+}
+
+void wan_section(WanDev *d, const char *fmt, ...)
+{
+    char line[128] = "# ";
+    va_list ap;
+
+    if (!d->trace)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(line + 2, sizeof(line) - 2, fmt, ap);
+    va_end(ap);
+    d->trace(d->trace_opaque, line);
+}

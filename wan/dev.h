@@ -1,0 +1,139 @@
+/*
+ * WanDev: where one job computes. Backend, memory, first error, taps.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * A device has one arena, sized before work begins by running the same model
+ * code on the plan backend. Memory is taken as a stack: wan_tmp() moves up,
+ * wan_release() goes back to a mark. What lives for the whole job is taken
+ * first. Ops return nothing; the device keeps its first error, later ops do
+ * nothing, and whoever drives the model asks wan_dev_error() once a step.
+ */
+
+#ifndef WAN_DEV_H
+#define WAN_DEV_H
+
+#include "log.h"
+#include "tensor.h"
+
+typedef struct WanDev WanDev;
+typedef struct WanOps WanOps;       // ops.h: the table a backend fills
+
+typedef struct WanBackend {
+    const char *name;               // "cpu", "ref"
+    const WanOps *ops;
+    int (*open)(WanDev *d);         // sets d->priv; may be NULL
+    void (*close)(WanDev *d);       // takes half-opened devices; may be NULL
+    /* Arena memory, aligned to 64 bytes. */
+    void *(*alloc)(WanDev *d, int64_t bytes);
+    void (*free)(WanDev *d, void *p, int64_t bytes);
+} WanBackend;
+
+struct WanDev {
+    const WanBackend *backend;
+    int plan;                       // only count what the backend would do
+    void *priv;                     // the backend's own
+    const WanLog *log;
+    int threads;                    // CPU threads, at least 1
+
+    char *base;                     // the arena
+    int64_t size, used, peak;       // bytes; size is INT64_MAX under plan
+
+    void *scratch;                  // what the running op asked for with its
+    int64_t scratch_bytes;          // _scratch entry in WanOps; 64-aligned
+
+    int error;                      // the first one, 0: none
+    char message[256];              // its line, without a newline
+    int cancel;                     // set from any thread: wan_dev_cancel()
+
+    /* Shows a named intermediate to a test; NULL: none. */
+    void (*tap)(void *opaque, const char *name, const WanTensor *t);
+    void *tap_opaque;
+
+    /* One line an op, and one a section; NULL: none. */
+    void (*trace)(void *opaque, const char *line);
+    void *trace_opaque;
+
+    double flops;                   // 2 x multiply-adds of all ops so far
+};
+
+/**
+ * Open a device.
+ *
+ * @param name    "cpu" or "ref"
+ * @param threads 0: one a core
+ * @param bytes   size of the arena
+ * @return 0, WAN_ERR(ENOSYS): no such backend in this build, the line says
+ *         which there are; WAN_ERR(ENOMEM)
+ */
+int wan_dev_open(WanDev **out, const char *name, int threads, int64_t bytes,
+                 const WanLog *log);
+
+/* A device that computes nothing and counts what the one of that name would
+ * need: peak has the bytes, flops the work. Tensors have no data. */
+int wan_dev_open_plan(WanDev **out, const char *name, int threads,
+                      const WanLog *log);
+void wan_dev_close(WanDev **d);
+
+/* Whether this build knows the device name; logs a line if not. */
+int wan_dev_known(const char *name, const WanLog *log);
+
+/* Record the first error; the message becomes its line. */
+__attribute__((format(printf, 3, 4)))
+void wan_dev_fail(WanDev *d, int error, const char *fmt, ...);
+
+/* The first error, or 0. */
+static inline int wan_dev_error(const WanDev *d)
+{
+    return d->error;
+}
+
+/* Make running and later ops end with WAN_CANCELLED. Any thread. */
+static inline void wan_dev_cancel(WanDev *d)
+{
+    __atomic_store_n(&d->cancel, 1, __ATOMIC_RELAXED);
+}
+
+/* For loops inside long ops: whether to stop now. Does not set the error;
+ * the op table's front door does. */
+static inline int wan_dev_cancelled(const WanDev *d)
+{
+    return __atomic_load_n(&d->cancel, __ATOMIC_RELAXED);
+}
+
+/* ----------------------------------------------------------- memory */
+
+typedef int64_t WanMark;
+
+/* Everything taken after the mark is given back by wan_release(). */
+static inline WanMark wan_mark(const WanDev *d)
+{
+    return d->used;
+}
+void wan_release(WanDev *d, WanMark mark);
+
+/* Uninitialised memory of that type and shape. When the arena is full the
+ * device fails with WAN_ERR(ENOMEM) and the tensor has no data. */
+WanTensor wan_tmp_(WanDev *d, WanType type, int nb_dims, const int64_t *dim);
+#define wan_tmp_type(d, type, ...) \
+    wan_tmp_((d), (type), \
+             (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
+             (const int64_t[]){__VA_ARGS__})
+
+/* f32 of that shape: wan_tmp(d, L, C). */
+#define wan_tmp(d, ...) wan_tmp_type((d), WAN_F32, __VA_ARGS__)
+WanTensor wan_tmp_like(WanDev *d, const WanTensor *t);
+
+/* ------------------------------------------------------- inspection */
+
+/* Show t as name to the tap, if there is one. */
+__attribute__((format(printf, 3, 4)))
+void wan_tap(WanDev *d, const WanTensor *t, const char *fmt, ...);
+
+/* A heading in the op trace: "block 3". */
+__attribute__((format(printf, 2, 3)))
+void wan_section(WanDev *d, const char *fmt, ...);
+
+extern const WanBackend wan_backend_ref, wan_backend_cpu;
+
+#endif /* WAN_DEV_H */

@@ -1,0 +1,564 @@
+/*
+ * The front door of the ops: checks, trace, work count, cancel, composition.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ops.h"
+
+/* ------------------------------------------------------------- the door */
+
+/* Whether an op should run now; keeps WAN_CANCELLED as the first error. */
+static int ready(WanDev *d)
+{
+    if (d->error)
+        return 0;
+    if (wan_dev_cancelled(d)) {
+        wan_dev_fail(d, WAN_CANCELLED, "cancelled");
+        return 0;
+    }
+    return 1;
+}
+
+/* A broken contract is our bug, not the user's: name it and stop. */
+#define REQUIRE(d, op, cond) \
+    do { \
+        if (!(cond)) { \
+            wan_dev_fail((d), WAN_ERR(EINVAL), "%s: %s does not hold", \
+                         op, #cond); \
+            return; \
+        } \
+    } while (0)
+
+/* "[32760,1536]" */
+static const char *shape(const WanTensor *t, char *buf, size_t size)
+{
+    size_t n = snprintf(buf, size, "[");
+
+    for (int i = 0; i < t->nb_dims && n < size; i++)
+        n += snprintf(buf + n, size - n, "%s%lld", i ? "," : "",
+                      (long long)t->dim[i]);
+    if (n < size)
+        snprintf(buf + n, size - n, "]");
+    return buf;
+}
+
+/* One line: op, destination, sources, options. x2 and opt may be NULL. */
+static void trace(WanDev *d, const char *op, const WanTensor *y,
+                  const WanTensor *x, const WanTensor *x2, const char *opt)
+{
+    char a[64], b[64], c[64], line[256];
+
+    if (!d->trace)
+        return;
+    snprintf(line, sizeof(line), "%s %s%s%s%s%s%s%s", op,
+             shape(y, a, sizeof(a)),
+             x ? " <- " : "", x ? shape(x, b, sizeof(b)) : "",
+             x2 ? " " : "", x2 ? shape(x2, c, sizeof(c)) : "",
+             opt && *opt ? " " : "", opt ? opt : "");
+    d->trace(d->trace_opaque, line);
+}
+
+/* Composed forms run through the front door again, without a trace line and
+ * without being counted twice. */
+typedef struct Inner {
+    void (*trace)(void *, const char *);
+    double flops;
+    WanMark mark;
+} Inner;
+
+static Inner inner_begin(WanDev *d)
+{
+    const Inner in = { d->trace, d->flops, wan_mark(d) };
+
+    d->trace = NULL;
+    return in;
+}
+
+static void inner_end(WanDev *d, Inner in)
+{
+    d->trace = in.trace;
+    d->flops = in.flops;
+    wan_release(d, in.mark);
+}
+
+/* Reserve an entry's scratch; 0 when the arena has no room. */
+static int scratch_begin(WanDev *d, int64_t bytes, WanMark *mark)
+{
+    *mark = wan_mark(d);
+    d->scratch = NULL;
+    d->scratch_bytes = bytes;
+    if (bytes > 0) {
+        WanTensor t = wan_tmp_type(d, WAN_U8, bytes);
+        d->scratch = t.data;
+    }
+    return !d->error;
+}
+
+static void scratch_end(WanDev *d, WanMark mark)
+{
+    wan_release(d, mark);
+    d->scratch = NULL;
+    d->scratch_bytes = 0;
+    /* An entry that stopped early left its output unfinished. */
+    ready(d);
+}
+
+/* Call an entry of the table, but not when only counting. */
+#define CALL(d, entry, ...) \
+    do { \
+        if (!(d)->plan) \
+            (d)->backend->ops->entry((d), __VA_ARGS__); \
+    } while (0)
+
+
+static int same_matrix(const WanTensor *a, const WanTensor *b)
+{
+    return wan_rows(a) == wan_rows(b) && wan_cols(a) == wan_cols(b);
+}
+
+static int is_vector(const WanTensor *t, int64_t n)
+{
+    return t->nb_dims && t->type == WAN_F32 && wan_count(t) == n;
+}
+
+static int is_dense(const WanTensor *t)
+{
+    return t->pitch == wan_cols(t);
+}
+
+static const char *act_name(WanAct act)
+{
+    static const char *const name[] = { "", "silu", "gelu_tanh", "gelu_erf" };
+    return name[act];
+}
+
+/* --------------------------------------------------------- large ops */
+
+void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanLinear *w, WanLinearArgs a)
+{
+    const WanOps *ops = d->backend->ops;
+    const double m = wan_rows(y), n = wan_cols(y), k = wan_cols(x);
+    WanMark mark;
+
+    if (!ready(d))
+        return;
+    REQUIRE(d, "linear", wan_rows(y) == wan_rows(x));
+    REQUIRE(d, "linear", w->weight.nb_dims >= 2);
+    REQUIRE(d, "linear", w->weight.dim[0] == wan_cols(y));
+    REQUIRE(d, "linear", wan_count(&w->weight) == wan_cols(x) * wan_cols(y));
+    REQUIRE(d, "linear", !w->bias.nb_dims || is_vector(&w->bias, wan_cols(y)));
+    REQUIRE(d, "linear", !a.gate || is_vector(a.gate, wan_cols(y)));
+    a.add |= a.gate != NULL;
+    if (d->trace) {
+        char opt[64];
+        snprintf(opt, sizeof(opt), "%s%s%s", act_name(a.act),
+                 a.act && a.add ? " " : "",
+                 a.gate ? "gate add" : a.add ? "add" : "");
+        trace(d, "linear", y, x, &w->weight, opt);
+    }
+    d->flops += 2 * m * n * k;
+
+    if (!scratch_begin(d, ops->linear_scratch
+                       ? ops->linear_scratch(d->threads, y, x, w, &a) : 0,
+                       &mark))
+        return;
+    CALL(d, linear, y, x, w, &a);
+    scratch_end(d, mark);
+}
+
+int wan_t5_bucket(int64_t delta)
+{
+    static const unsigned char from[] = { 8, 12, 16, 23, 32, 46, 64, 91 };
+    const int64_t a = delta < 0 ? -delta : delta;
+    int bucket = 7;
+
+    if (a < 8)
+        bucket = (int)a;
+    else
+        for (int i = 0; i < 8 && a >= from[i]; i++)
+            bucket = 8 + i;
+    return bucket + (delta > 0 ? 16 : 0);
+}
+
+void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
+                       const WanTensor *k, const WanTensor *v,
+                       WanAttentionArgs a)
+{
+    const WanOps *ops = d->backend->ops;
+    const double lq = wan_rows(q), lk = wan_rows(k), c = wan_cols(q);
+    WanMark mark;
+
+    if (!ready(d))
+        return;
+    REQUIRE(d, "attention", same_matrix(y, q) && same_matrix(k, v));
+    REQUIRE(d, "attention", wan_cols(k) == wan_cols(q));
+    REQUIRE(d, "attention", a.heads > 0 && wan_cols(q) % a.heads == 0);
+    REQUIRE(d, "attention", wan_rows(k) > 0 && a.tail >= 0);
+    REQUIRE(d, "attention", !a.add || y->data != q->data || d->plan);
+    REQUIRE(d, "attention", !a.rel_bias ||
+            (a.rel_bias->nb_dims == 2 && a.rel_bias->dim[0] == 32 &&
+             a.rel_bias->dim[1] == a.heads));
+    if (!a.scale)
+        a.scale = (float)(1 / sqrt((double)wan_cols(q) / a.heads));
+    if (d->trace) {
+        char opt[96];
+        snprintf(opt, sizeof(opt), "heads %d%s%s%s", a.heads,
+                 a.rel_bias ? " rel_bias" : "", a.tail > 1 ? " tail" : "",
+                 a.add ? " add" : "");
+        trace(d, "attention", y, q, k, opt);
+    }
+    d->flops += 4 * lq * lk * c;
+
+    if (!scratch_begin(d, ops->attention_scratch
+                       ? ops->attention_scratch(d->threads, q, k, &a) : 0,
+                       &mark))
+        return;
+    CALL(d, attention, y, q, k, v, &a);
+    scratch_end(d, mark);
+}
+
+void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
+                  const WanConv *w, WanConvArgs a)
+{
+    const WanOps *ops = d->backend->ops;
+    const int64_t *wd = w->weight.dim;
+    WanMark mark;
+
+    if (!ready(d))
+        return;
+    a.stride_t += !a.stride_t;
+    a.stride += !a.stride;
+    a.upsample += !a.upsample;
+    REQUIRE(d, "conv", x->nb_dims == 4 && y->nb_dims == 4);
+    REQUIRE(d, "conv", w->weight.nb_dims == 5);
+    REQUIRE(d, "conv", wd[1] == x->dim[3] && wd[0] == y->dim[3]);
+    REQUIRE(d, "conv", is_vector(&w->bias, wd[0]));
+    REQUIRE(d, "conv", is_dense(x) && is_dense(y));
+    REQUIRE(d, "conv", wd[3] == wd[4] && (wd[3] == 1 || wd[3] == 3));
+    REQUIRE(d, "conv", a.stride == 1 || (a.stride == 2 && wd[3] == 3 &&
+                                         a.upsample == 1));
+    REQUIRE(d, "conv", a.upsample <= 2 && a.stride_t <= 2);
+    REQUIRE(d, "conv", x->dim[0] >= wd[2]);
+    REQUIRE(d, "conv", y->dim[0] == (x->dim[0] - wd[2]) / a.stride_t + 1);
+    REQUIRE(d, "conv", y->dim[1] == x->dim[1] * a.upsample / a.stride);
+    REQUIRE(d, "conv", y->dim[2] == x->dim[2] * a.upsample / a.stride);
+    if (d->trace) {
+        char opt[96];
+        snprintf(opt, sizeof(opt), "%dx%dx%d%s%s%s%s", (int)wd[2], (int)wd[3],
+                 (int)wd[4], a.stride_t > 1 ? " stride_t 2" : "",
+                 a.stride > 1 ? " stride 2" : "",
+                 a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "");
+        trace(d, "conv", y, x, NULL, opt);
+    }
+    d->flops += 2.0 * wan_count(y) * wd[1] * wd[2] * wd[3] * wd[4];
+
+    if (!scratch_begin(d, ops->conv_scratch
+                       ? ops->conv_scratch(d->threads, y, x, w, &a) : 0,
+                       &mark))
+        return;
+    CALL(d, conv, y, x, w, &a);
+    scratch_end(d, mark);
+}
+
+/* -------------------------------------------------------------- norms */
+
+void wan_op_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                       const WanTensor *gain, const WanTensor *bias,
+                       float eps)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "layer_norm", same_matrix(y, x));
+    REQUIRE(d, "layer_norm", !gain == !bias);
+    REQUIRE(d, "layer_norm", !gain || (is_vector(gain, wan_cols(x)) &&
+                                       is_vector(bias, wan_cols(x))));
+    trace(d, "layer_norm", y, x, NULL, gain ? "affine" : "");
+    CALL(d, layer_norm, y, x, gain, bias, eps);
+}
+
+void wan_op_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *shift, const WanTensor *scale,
+                     float eps)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "modulate", same_matrix(y, x));
+    REQUIRE(d, "modulate", is_vector(shift, wan_cols(x)));
+    REQUIRE(d, "modulate", is_vector(scale, wan_cols(x)));
+    trace(d, "modulate", y, x, NULL, NULL);
+    if (d->backend->ops->modulate) {
+        CALL(d, modulate, y, x, shift, scale, eps);
+    } else {
+        const Inner in = inner_begin(d);
+        WanTensor gain = wan_tmp(d, wan_cols(x));
+        const WanTensor s = wan_reshape(scale, wan_cols(x));
+
+        wan_op_fill(d, &gain, 1);
+        wan_op_gate_add(d, &gain, &s, NULL);
+        wan_op_layer_norm(d, y, x, &gain, shift, eps);
+        inner_end(d, in);
+    }
+}
+
+void wan_op_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *gain, float eps)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "rms_norm", same_matrix(y, x));
+    REQUIRE(d, "rms_norm", is_vector(gain, wan_cols(x)));
+    trace(d, "rms_norm", y, x, NULL, NULL);
+    CALL(d, rms_norm, y, x, gain, eps);
+}
+
+static int rope_fits(const WanTensor *x, const WanRope *r)
+{
+    const int64_t pairs = r->pairs[0] + r->pairs[1] + r->pairs[2];
+    int ok = r->heads > 0 && wan_cols(x) == 2 * pairs * r->heads &&
+             wan_rows(x) == (int64_t)r->grid[0] * r->grid[1] * r->grid[2];
+
+    for (int a = 0; a < 3; a++)
+        ok = ok && wan_count(&r->table[a]) ==
+                   2 * (int64_t)r->grid[a] * r->pairs[a];
+    return ok;
+}
+
+void wan_op_rope(WanDev *d, WanTensor *x, const WanRope *rope)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "rope", rope_fits(x, rope));
+    trace(d, "rope", x, NULL, NULL, NULL);
+    CALL(d, rope, x, rope);
+}
+
+void wan_op_rms_norm_rope(WanDev *d, WanTensor *x, const WanTensor *gain,
+                          float eps, const WanRope *rope)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "rms_norm_rope", is_vector(gain, wan_cols(x)));
+    REQUIRE(d, "rms_norm_rope", rope_fits(x, rope));
+    trace(d, "rms_norm_rope", x, NULL, NULL, NULL);
+    if (d->backend->ops->rms_norm_rope) {
+        CALL(d, rms_norm_rope, x, gain, eps, rope);
+    } else {
+        const Inner in = inner_begin(d);
+
+        wan_op_rms_norm(d, x, x, gain, eps);
+        wan_op_rope(d, x, rope);
+        inner_end(d, in);
+    }
+}
+
+void wan_op_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanTensor *gain, WanAct act)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "l2_norm", same_matrix(y, x));
+    REQUIRE(d, "l2_norm", is_vector(gain, wan_cols(x)));
+    REQUIRE(d, "l2_norm", act == WAN_ACT_NONE || act == WAN_ACT_SILU);
+    trace(d, "l2_norm", y, x, NULL, act_name(act));
+    CALL(d, l2_norm, y, x, gain, act);
+}
+
+/* -------------------------------------------------------- elementwise */
+
+void wan_op_act(WanDev *d, WanTensor *y, const WanTensor *x, WanAct act)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "act", same_matrix(y, x));
+    trace(d, "act", y, x, NULL, act_name(act));
+    CALL(d, act, y, x, act);
+}
+
+void wan_op_mul(WanDev *d, WanTensor *y, const WanTensor *a,
+                const WanTensor *b)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "mul", same_matrix(y, a) && same_matrix(y, b));
+    trace(d, "mul", y, a, b, NULL);
+    CALL(d, mul, y, a, b);
+}
+
+void wan_op_geglu(WanDev *d, WanTensor *y, const WanTensor *g,
+                  const WanTensor *u)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "geglu", same_matrix(y, g) && same_matrix(y, u));
+    trace(d, "geglu", y, g, u, NULL);
+    if (d->backend->ops->geglu) {
+        CALL(d, geglu, y, g, u);
+    } else {
+        const Inner in = inner_begin(d);
+        WanTensor t = wan_tmp_like(d, g);
+
+        wan_op_act(d, &t, g, WAN_ACT_GELU_TANH);
+        wan_op_mul(d, y, &t, u);
+        inner_end(d, in);
+    }
+}
+
+void wan_op_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *gate)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "gate_add", same_matrix(y, x));
+    REQUIRE(d, "gate_add", !gate || is_vector(gate, wan_cols(x)));
+    trace(d, "gate_add", y, x, NULL, gate ? "gate" : "");
+    CALL(d, gate_add, y, x, gate);
+}
+
+void wan_op_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
+                    const WanTensor *const *x)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "lincomb", n >= 1 && n <= 6 && is_dense(y));
+    for (int i = 0; i < n; i++)
+        REQUIRE(d, "lincomb", wan_count(x[i]) == wan_count(y) &&
+                              is_dense(x[i]));
+    if (d->trace) {
+        char opt[16];
+        snprintf(opt, sizeof(opt), "of %d", n);
+        trace(d, "lincomb", y, NULL, NULL, opt);
+    }
+    CALL(d, lincomb, y, n, coef, x);
+}
+
+void wan_op_copy(WanDev *d, WanTensor *y, const WanTensor *x)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "copy", same_matrix(y, x) && y->type == x->type);
+    trace(d, "copy", y, x, NULL, NULL);
+    CALL(d, copy, y, x);
+}
+
+void wan_op_fill(WanDev *d, WanTensor *y, float value)
+{
+    if (!ready(d))
+        return;
+    trace(d, "fill", y, NULL, NULL, NULL);
+    CALL(d, fill, y, value);
+}
+
+void wan_op_upload(WanDev *d, WanTensor *y, const float *host)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "upload", is_dense(y) && y->type == WAN_F32);
+    trace(d, "upload", y, NULL, NULL, NULL);
+    CALL(d, upload, y, host);
+}
+
+void wan_op_download(WanDev *d, float *host, const WanTensor *x)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "download", is_dense(x) && x->type == WAN_F32);
+    trace(d, "download", x, NULL, NULL, NULL);
+    CALL(d, download, host, x);
+}
+
+void wan_op_finite(WanDev *d, const WanTensor *x, const char *fmt, ...)
+{
+    char what[128];
+    va_list ap;
+
+    if (!ready(d))
+        return;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof(what), fmt, ap);
+    va_end(ap);
+    trace(d, "finite", x, NULL, NULL, NULL);
+    CALL(d, finite, x, what);
+}
+
+/* ------------------------------------------- text, latents and pixels */
+
+void wan_op_embed(WanDev *d, WanTensor *y, const WanTensor *table,
+                  const int32_t *ids)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "embed", wan_cols(y) == wan_cols(table));
+    for (int64_t i = 0; ids && i < wan_rows(y); i++)
+        REQUIRE(d, "embed", ids[i] >= 0 && ids[i] < wan_rows(table));
+    trace(d, "embed", y, table, NULL, NULL);
+    CALL(d, embed, y, table, ids);
+}
+
+void wan_op_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "patchify", x->nb_dims == 4 && is_dense(x));
+    REQUIRE(d, "patchify", x->dim[2] % 2 == 0 && x->dim[3] % 2 == 0);
+    REQUIRE(d, "patchify", wan_cols(tokens) == x->dim[0] * 4);
+    REQUIRE(d, "patchify", wan_count(tokens) == wan_count(x));
+    trace(d, "patchify", tokens, x, NULL, NULL);
+    CALL(d, patchify, tokens, x);
+}
+
+void wan_op_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "unpatchify", x->nb_dims == 4 && is_dense(x));
+    REQUIRE(d, "unpatchify", x->dim[2] % 2 == 0 && x->dim[3] % 2 == 0);
+    REQUIRE(d, "unpatchify", wan_cols(z) == x->dim[0] * 4);
+    REQUIRE(d, "unpatchify", wan_count(z) == wan_count(x));
+    trace(d, "unpatchify", x, z, NULL, NULL);
+    CALL(d, unpatchify, x, z);
+}
+
+void wan_op_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
+                          int64_t t0, const WanTensor *scale,
+                          const WanTensor *shift)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "channels_last", x->nb_dims == 4 && y->nb_dims == 4);
+    REQUIRE(d, "channels_last", is_dense(x) && y->dim[3] == x->dim[0]);
+    REQUIRE(d, "channels_last", y->dim[1] == x->dim[2] &&
+                                y->dim[2] == x->dim[3]);
+    REQUIRE(d, "channels_last", t0 >= 0 && t0 + y->dim[0] <= x->dim[1]);
+    REQUIRE(d, "channels_last", is_vector(scale, x->dim[0]) &&
+                                is_vector(shift, x->dim[0]));
+    trace(d, "channels_last", y, x, NULL, NULL);
+    CALL(d, channels_last, y, x, t0, scale, shift);
+}
+
+void wan_op_image(WanDev *d, const WanImage *img, const WanTensor *rgb)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "image", rgb->nb_dims == 3 && rgb->dim[2] == 3);
+    REQUIRE(d, "image", is_dense(rgb) && (d->plan ||
+            (img->height == rgb->dim[0] && img->width == rgb->dim[1])));
+    trace(d, "image", rgb, NULL, NULL, NULL);
+    CALL(d, image, img, rgb);
+}
+
+void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
+                  int threads)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "noise", is_dense(y) && y->type == WAN_F32);
+    trace(d, "noise", y, NULL, NULL, rng == WAN_RNG_CPU ? "cpu" : "cuda");
+    CALL(d, noise, y, rng, seed, threads);
+}

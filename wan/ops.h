@@ -1,0 +1,281 @@
+/*
+ * The ops: every equation the models are written in, on any backend.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * The functions here are the front door. Each checks its shapes, writes the
+ * trace, counts the work, looks at the cancel flag and the first error, and
+ * hands the same arguments to the backend's entry. An entry that a backend
+ * leaves NULL runs as a composition of other entries, given with each op as
+ * "composed". Destination first, then sources, weights, options.
+ *
+ * Activations are f32 on the CPU. Matrices [L, C] may be views with a pitch
+ * wider than C. y may be x where it says so; else outputs overlap no input.
+ * Gains, biases, tables are f32 (weights.h converts them); matrices of
+ * weights have any float type of the file.
+ *
+ * The ref backend's entry, a plain loop with sums in double, is each op's
+ * definition.
+ */
+
+#ifndef WAN_OPS_H
+#define WAN_OPS_H
+
+#include "dev.h"
+#include "weights.h"
+
+typedef enum WanAct { WAN_ACT_NONE, WAN_ACT_SILU, WAN_ACT_GELU_TANH,
+                      WAN_ACT_GELU_ERF } WanAct;
+
+/* ------------------------------------------------------------ linear */
+
+typedef struct WanLinearArgs {
+    WanAct act;
+    int add;                // y += instead of y =
+    const WanTensor *gate;  // [N] f32: y += gate * (x W^T + b); implies add
+} WanLinearArgs;
+
+/**
+ * y = act(x W^T * scale + b); with .add: y += ...; with .gate: y += gate * ...
+ * (act before the gate). y: [M, N], x: [M, K], W: [N, K] of any float type.
+ */
+#define wan_op_linear(d, y, x, w, ...) \
+    wan_op_linear_((d), (y), (x), (w), (WanLinearArgs){ __VA_ARGS__ })
+void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanLinear *w, WanLinearArgs a);
+
+/* --------------------------------------------------------- attention */
+
+typedef struct WanAttentionArgs {
+    int heads;              // C / heads is the head size
+    float scale;            // of q k^T; 0: 1 / sqrt(head size)
+    const WanTensor *rel_bias; // [32, heads] f32: T5's bias, added to the
+                            // scaled score: rel_bias[bucket(j - i), head]
+    int64_t tail;           // the last key counts this many times (0: once)
+    int add;                // y += instead of y =
+} WanAttentionArgs;
+
+/**
+ * y = softmax(scale q k^T + bias) v, head by head, no mask.
+ * q, y: [Lq, C]; k, v: [Lk, C]. y may be q (without .add). Memory is linear
+ * in Lq and Lk. Identical keys at the end are folded: .tail = n adds ln n to
+ * the last key's score, which is exact.
+ */
+#define wan_op_attention(d, y, q, k, v, ...) \
+    wan_op_attention_((d), (y), (q), (k), (v), \
+                      (WanAttentionArgs){ __VA_ARGS__ })
+void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
+                       const WanTensor *k, const WanTensor *v,
+                       WanAttentionArgs a);
+
+/* T5's bucket of key position - query position, 0 to 31 (spec/text: 16 for
+ * keys behind, exact below 8, logarithmic to 91). */
+int wan_t5_bucket(int64_t delta);
+
+/* ------------------------------------------------------- convolution */
+
+/* Weights of a convolution. */
+typedef struct WanConv {
+    WanTensor weight;       // [O, I, kt, kh, kw], as stored
+    WanTensor bias;         // [O] f32
+} WanConv;
+
+typedef struct WanConvArgs {
+    int stride_t;           // 0 or 1: one; 2
+    int stride;             // of rows and columns, 0 or 1: one; 2
+    int upsample;           // 2: x is read nearest-upsampled by 2 in rows and
+                            // columns; 0 or 1: as it is
+    int add;                // y += instead of y =
+} WanConvArgs;
+
+/**
+ * Convolution over frames, rows, columns; channels last.
+ * x: [Tin, H, W, I], y: [T, Ho, Wo, O], both dense rows of channels.
+ *
+ * Time is never padded: T = (Tin - kt) / stride_t + 1; causal history stands
+ * in x's first frames. Rows and columns: kernels are 1 or 3; 3 at stride 1 is
+ * zero-padded by one on every side (Ho = H * upsample); 3 at stride 2 by one
+ * row below and one column right alone (Ho = H / 2, H even).
+ */
+#define wan_op_conv(d, y, x, w, ...) \
+    wan_op_conv_((d), (y), (x), (w), (WanConvArgs){ __VA_ARGS__ })
+void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
+                  const WanConv *w, WanConvArgs a);
+
+/* -------------------------------------------------------------- norms */
+
+/* y = LN(x) * gain + bias, row by row; population variance; y may be x.
+ * x, y: [L, C]; gain, bias: [C], both absent (NULL) for the plain norm. */
+void wan_op_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                       const WanTensor *gain, const WanTensor *bias,
+                       float eps);
+
+/* y = LN(x) * (1 + scale) + shift; y may be x. shift, scale: [C].
+ * Composed: layer_norm with gain = 1 + scale made in scratch. */
+void wan_op_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *shift, const WanTensor *scale,
+                     float eps);
+
+/* y = x / sqrt(mean(x^2) + eps) * gain; y may be x. x: [L, C]. */
+void wan_op_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *gain, float eps);
+
+/* The rotary embedding of a grid of tokens (f, h, w), w fastest. */
+typedef struct WanRope {
+    int heads;
+    int grid[3];            // f, h, w: L = f * h * w
+    int pairs[3];           // pairs of a head that turn with each axis; their
+                            // sum is half the head size
+    WanTensor table[3];     // [grid[a], pairs[a] * 2] f32: cos, sin
+} WanRope;
+
+/* x: [L, C] in place: pair p of each head, elements (2p, 2p + 1), is turned
+ * by its axis' angle at the token's position:
+ * (a, b) -> (a cos - b sin, a sin + b cos). */
+void wan_op_rope(WanDev *d, WanTensor *x, const WanRope *rope);
+
+/* rms_norm over all C, then rope, in place. Composed: these two. */
+void wan_op_rms_norm_rope(WanDev *d, WanTensor *x, const WanTensor *gain,
+                          float eps, const WanRope *rope);
+
+/* The VAE's norm: y = act(x / max(|x|_2, 1e-12) * sqrt(C) * gain), row by
+ * row; act is WAN_ACT_NONE or WAN_ACT_SILU; y may be x. Any number of
+ * leading dimensions. */
+void wan_op_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanTensor *gain, WanAct act);
+
+/* -------------------------------------------------------- elementwise */
+
+/* y = act(x); y may be x. */
+void wan_op_act(WanDev *d, WanTensor *y, const WanTensor *x, WanAct act);
+
+/* y = a * b, all of one shape; y may be a or b. */
+void wan_op_mul(WanDev *d, WanTensor *y, const WanTensor *a,
+                const WanTensor *b);
+
+/* y = gelu_tanh(g) * u; y may be g or u. Composed: act, mul. */
+void wan_op_geglu(WanDev *d, WanTensor *y, const WanTensor *g,
+                  const WanTensor *u);
+
+/* y += gate * x; gate: [C], or NULL: y += x. */
+void wan_op_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *gate);
+
+/* y = sum over i < n of coef[i] * x[i], f32 of one shape and dense; sums in
+ * double on the CPU; y may be any x[i]. n is 1 to 6. */
+void wan_op_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
+                    const WanTensor *const *x);
+
+/* y = x, shapes equal, pitches may differ, f32. */
+void wan_op_copy(WanDev *d, WanTensor *y, const WanTensor *x);
+
+/* y = value. */
+void wan_op_fill(WanDev *d, WanTensor *y, float value);
+
+/* y [n...] = host data, dense f32 of y's count. The data may go after the
+ * call. */
+void wan_op_upload(WanDev *d, WanTensor *y, const float *host);
+
+/* host = x, dense f32, and everything before it has happened. Waits. */
+void wan_op_download(WanDev *d, float *host, const WanTensor *x);
+
+/* Fails the device with WAN_ERR(EDOM) and the text if x holds a NaN or an
+ * infinity: "step 3: latent is not finite". */
+__attribute__((format(printf, 3, 4)))
+void wan_op_finite(WanDev *d, const WanTensor *x, const char *fmt, ...);
+
+/* ------------------------------------------- text, latents and pixels */
+
+/* y[i] = table[ids[i]]: y [n, D], table [V, D] of any float type; ids on the
+ * host. */
+void wan_op_embed(WanDev *d, WanTensor *y, const WanTensor *table,
+                  const int32_t *ids);
+
+/* tokens [f*h*w, I*4] from x [I, f, 2h, 2w]: feature c*4 + q*2 + r of token
+ * (t, i, j) is x[c, t, 2i+q, 2j+r]. */
+void wan_op_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x);
+
+/* x [O, f, 2h, 2w] from z [f*h*w, 4*O]: x[c, t, 2i+q, 2j+r] is feature
+ * (q*2 + r)*O + c of token (t, i, j). Not patchify's order. */
+void wan_op_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z);
+
+/* y [T, H, W, C] from x [C, T', H, W], frames [t0, t0 + T):
+ * y = x * scale[c] + shift[c]; scale, shift: [C]. */
+void wan_op_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
+                          int64_t t0, const WanTensor *scale,
+                          const WanTensor *shift);
+
+/* One frame of pixels into caller memory: rgb [H, W, 3] f32, -1 to 1, is
+ * clamped and converted as image.h says. Waits until it is there. */
+void wan_op_image(WanDev *d, const WanImage *img, const WanTensor *rgb);
+
+/* y [n...] = the first count(y) values of PyTorch's generator, rng.h. */
+void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
+                  int threads);
+
+/* ------------------------------------------------------------- table */
+
+/* What a backend fills. Same contracts; shapes have been checked, there was
+ * no error before. NULL: the composed form. Ops that run for more than a
+ * tenth of a second look at wan_dev_cancelled() and stop early. */
+struct WanOps {
+    void (*linear)(WanDev *, WanTensor *y, const WanTensor *x,
+                   const WanLinear *w, const WanLinearArgs *a);
+    void (*attention)(WanDev *, WanTensor *y, const WanTensor *q,
+                      const WanTensor *k, const WanTensor *v,
+                      const WanAttentionArgs *a);    // .scale is filled in
+    void (*conv)(WanDev *, WanTensor *y, const WanTensor *x,
+                 const WanConv *w, const WanConvArgs *a); // strides, upsample
+                                                    // are at least 1
+    void (*layer_norm)(WanDev *, WanTensor *y, const WanTensor *x,
+                       const WanTensor *gain, const WanTensor *bias,
+                       float eps);
+    void (*modulate)(WanDev *, WanTensor *y, const WanTensor *x,
+                     const WanTensor *shift, const WanTensor *scale,
+                     float eps);
+    void (*rms_norm)(WanDev *, WanTensor *y, const WanTensor *x,
+                     const WanTensor *gain, float eps);
+    void (*rope)(WanDev *, WanTensor *x, const WanRope *rope);
+    void (*rms_norm_rope)(WanDev *, WanTensor *x, const WanTensor *gain,
+                          float eps, const WanRope *rope);
+    void (*l2_norm)(WanDev *, WanTensor *y, const WanTensor *x,
+                    const WanTensor *gain, WanAct act);
+    void (*act)(WanDev *, WanTensor *y, const WanTensor *x, WanAct act);
+    void (*mul)(WanDev *, WanTensor *y, const WanTensor *a,
+                const WanTensor *b);
+    void (*geglu)(WanDev *, WanTensor *y, const WanTensor *g,
+                  const WanTensor *u);
+    void (*gate_add)(WanDev *, WanTensor *y, const WanTensor *x,
+                     const WanTensor *gate);
+    void (*lincomb)(WanDev *, WanTensor *y, int n, const double *coef,
+                    const WanTensor *const *x);
+    void (*copy)(WanDev *, WanTensor *y, const WanTensor *x);
+    void (*fill)(WanDev *, WanTensor *y, float value);
+    void (*upload)(WanDev *, WanTensor *y, const float *host);
+    void (*download)(WanDev *, float *host, const WanTensor *x);
+    void (*finite)(WanDev *, const WanTensor *x, const char *what);
+    void (*embed)(WanDev *, WanTensor *y, const WanTensor *table,
+                  const int32_t *ids);
+    void (*patchify)(WanDev *, WanTensor *tokens, const WanTensor *x);
+    void (*unpatchify)(WanDev *, WanTensor *x, const WanTensor *z);
+    void (*channels_last)(WanDev *, WanTensor *y, const WanTensor *x,
+                          int64_t t0, const WanTensor *scale,
+                          const WanTensor *shift);
+    void (*image)(WanDev *, const WanImage *img, const WanTensor *rgb);
+    void (*noise)(WanDev *, WanTensor *y, enum WanRng rng, uint64_t seed,
+                  int threads);
+
+    /* Bytes an entry wants in d->scratch while it runs, from the arguments of
+     * the op alone, so that plan counts the same; NULL: none. */
+    int64_t (*linear_scratch)(int threads, const WanTensor *y,
+                              const WanTensor *x, const WanLinear *w,
+                              const WanLinearArgs *a);
+    int64_t (*attention_scratch)(int threads, const WanTensor *q,
+                                 const WanTensor *k,
+                                 const WanAttentionArgs *a);
+    int64_t (*conv_scratch)(int threads, const WanTensor *y,
+                            const WanTensor *x, const WanConv *w,
+                            const WanConvArgs *a);
+};
+
+#endif /* WAN_OPS_H */

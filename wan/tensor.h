@@ -1,0 +1,114 @@
+/*
+ * A view of numbers: where, of which type, in which shape.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * Shapes are written slowest dimension first. All dimensions but the second
+ * last ("rows") are dense: element [.., r, c] of a tensor lies at
+ * data + (row * pitch + c) * size, where row counts all leading dimensions in
+ * order and pitch >= dim[nb_dims - 1]. Code that treats a tensor as a matrix
+ * sees wan_rows() x wan_cols(). A tensor owns nothing.
+ */
+
+#ifndef WAN_TENSOR_H
+#define WAN_TENSOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define WAN_MAX_DIMS 5
+
+typedef enum WanType {
+    WAN_F32, WAN_F16, WAN_BF16, WAN_F8_E4M3, WAN_F8_E5M2,
+    WAN_F64, WAN_I64, WAN_I32, WAN_I16, WAN_I8, WAN_U8, WAN_BOOL,
+    WAN_NB_TYPES
+} WanType;
+
+typedef struct WanTensor {
+    void *data;         // host or device; NULL under the plan backend
+    WanType type;
+    int nb_dims;        // 0: absent (an optional weight that is not there)
+    int64_t dim[WAN_MAX_DIMS];
+    int64_t pitch;      // elements from one row to the next
+} WanTensor;
+
+/* Bytes of one element. */
+static inline int wan_type_size(WanType type)
+{
+    static const unsigned char size[WAN_NB_TYPES] = {
+        4, 2, 2, 1, 1, 8, 8, 4, 2, 1, 1, 1,
+    };
+    return size[type];
+}
+
+/* "F32", "BF16", ...: the safetensors words. */
+const char *wan_type_name(WanType type);
+
+/* Columns: the last dimension. */
+static inline int64_t wan_cols(const WanTensor *t)
+{
+    return t->nb_dims ? t->dim[t->nb_dims - 1] : 0;
+}
+
+/* Rows: the product of all dimensions but the last. */
+static inline int64_t wan_rows(const WanTensor *t)
+{
+    int64_t n = t->nb_dims > 0;
+
+    for (int i = 0; i < t->nb_dims - 1; i++)
+        n *= t->dim[i];
+    return n;
+}
+
+static inline int64_t wan_count(const WanTensor *t)
+{
+    return wan_rows(t) * wan_cols(t);
+}
+
+/* Row i of an f32 tensor in host memory. */
+static inline float *wan_row(const WanTensor *t, int64_t i)
+{
+    return (float *)t->data + i * t->pitch;
+}
+
+/* A dense tensor over data, which may be NULL. */
+WanTensor wan_tensor(void *data, WanType type, int nb_dims,
+                     const int64_t *dim);
+
+/* wan_tensor_of(p, WAN_F32, L, C) */
+#define wan_tensor_of(data, type, ...) \
+    wan_tensor((data), (type), \
+               (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
+               (const int64_t[]){__VA_ARGS__})
+
+/* n slices of the first dimension, from i on. */
+WanTensor wan_slice(const WanTensor *t, int64_t i, int64_t n);
+
+/* Columns [c, c + n) of every row; the pitch stays. */
+WanTensor wan_columns(const WanTensor *t, int64_t c, int64_t n);
+
+/* The same elements in another shape; t must be dense, or the last
+ * dimension must stay. */
+#define wan_reshape(t, ...) \
+    wan_reshape_((t), \
+                 (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
+                 (const int64_t[]){__VA_ARGS__})
+WanTensor wan_reshape_(const WanTensor *t, int nb_dims, const int64_t *dim);
+
+/* One element as float; exact for all types but F64 and the integers. */
+float wan_f16_to_f32(uint16_t h);
+uint16_t wan_f32_to_f16(float f);   // to nearest even
+static inline float wan_bf16_to_f32(uint16_t h)
+{
+    union { uint32_t u; float f; } v = { (uint32_t)h << 16 };
+    return v.f;
+}
+uint16_t wan_f32_to_bf16(float f);  // to nearest even
+float wan_e4m3_to_f32(uint8_t v);
+float wan_e5m2_to_f32(uint8_t v);
+
+/* n elements from any float type (any alignment) to f32, scaled. */
+void wan_to_f32(float *dst, const void *src, WanType type, int64_t n,
+                float scale);
+
+#endif /* WAN_TENSOR_H */

@@ -1,0 +1,325 @@
+/*
+ * libwan: the Wan 2.1 video models in C
+ *
+ * This file is part of libwan.
+ *
+ * libwan is free software; you can redistribute it and/or
+ * modify it under the terms of the GNU Lesser General Public
+ * License as published by the Free Software Foundation; either
+ * version 2.1 of the License, or (at your option) any later version.
+ *
+ * libwan is distributed in the hope that it will be useful,
+ * but WITHOUT ANY WARRANTY; without even the implied warranty of
+ * MERCHANTABILITY or FITNESS FOR A PARTICULAR PURPOSE.  See the GNU
+ * Lesser General Public License for more details.
+ */
+
+/**
+ * @file
+ * libwan turns a sentence into video with the open Wan 2.1 models.
+ *
+ * Two objects. A WanModel is an opened checkpoint: immutable, shared by any
+ * number of threads and jobs. A WanJob is one video being made: its noise,
+ * its memory, its decoder history; one thread at a time drives it.
+ *
+ *     WanModelParams mp;
+ *     wan_model_params_default(&mp);
+ *     mp.path = "Wan2.1-T2V-1.3B";
+ *     ret = wan_model_open(&model, &mp);
+ *
+ *     WanRequest rq;
+ *     wan_request_default(&rq, model);
+ *     rq.prompt = "a red ball bounces on a wet street";
+ *     ret = wan_job_open(&job, model, &rq);
+ *     while ((ret = wan_job_step(job, &progress)) >= 0) {
+ *         while ((ret = wan_job_frame(job, &image)) >= 0)
+ *             write(image);
+ *         if (ret == WAN_EOF)
+ *             break;
+ *     }
+ *     wan_job_close(&job);
+ *     wan_model_close(&model);
+ *
+ * Functions that can fail return a negative number: -errno, or one of the
+ * WAN_ codes below. The cause was then logged in one line through the
+ * callback of the model, which names the file, tensor or field. Nothing here
+ * is process-wide: no globals, no abort, no output but through the callback.
+ *
+ * Text is UTF-8. Sizes are in pixels, memory in bytes, times in seconds.
+ */
+
+#ifndef WAN_WAN_H
+#define WAN_WAN_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define WAN_VERSION_MAJOR 0
+#define WAN_VERSION_MINOR 1
+#define WAN_VERSION_MICRO 0
+
+#ifndef WAN_API
+#define WAN_API __attribute__((visibility("default")))
+#endif
+
+/** A negative error from a positive errno constant. */
+#define WAN_ERR(e) (-(e))
+
+/** All frames of the job were read. Not an error. */
+#define WAN_EOF         (-0x57450001)
+/** A file's content is damaged or not what its name promises. */
+#define WAN_INVALIDDATA (-0x57450002)
+/** The job was cancelled by wan_job_cancel(). */
+#define WAN_CANCELLED   (-0x57450003)
+
+/**
+ * @return the library's version as major << 16 | minor << 8 | micro; compare
+ *         with the WAN_VERSION_ macros to see whether header and library fit
+ */
+WAN_API unsigned wan_version(void);
+
+/** @return a short English text for an error code; static storage */
+WAN_API const char *wan_strerror(int error);
+
+/* ---------------------------------------------------------------- log */
+
+enum WanLogLevel {
+    WAN_LOG_ERROR,      /**< why a call failed; one line a failure */
+    WAN_LOG_WARNING,    /**< goes on, but not quite as asked */
+    WAN_LOG_INFO,       /**< what was opened and chosen, once a model or job */
+    WAN_LOG_VERBOSE,    /**< stage by stage */
+    WAN_LOG_DEBUG       /**< op by op */
+};
+
+/**
+ * Receives one line without its newline. May be called from any thread that
+ * calls the library, never from others.
+ */
+typedef void (*WanLogCallback)(void *opaque, enum WanLogLevel level,
+                               const char *line);
+
+/* -------------------------------------------------------------- model */
+
+typedef struct WanModel WanModel;
+
+enum WanTask {
+    WAN_TASK_T2V,       /**< text to video; one frame makes an image */
+    WAN_TASK_I2V,       /**< a first frame and text to video */
+    WAN_TASK_FLF2V      /**< first and last frame and text to video */
+};
+
+enum WanSampler { WAN_SAMPLER_UNIPC, WAN_SAMPLER_DPMPP, WAN_SAMPLER_EULER };
+
+/** Which of PyTorch's two generators the noise reproduces. */
+enum WanRng { WAN_RNG_CUDA, WAN_RNG_CPU };
+
+typedef struct WanModelParams {
+    /**
+     * Checkpoint: a directory in the official or the Diffusers layout, or a
+     * transformer file (.safetensors, .safetensors.index.json, .pth) whose
+     * other parts lie beside it or are named below. Required.
+     */
+    const char *path;
+    const char *text_encoder;   /**< other file or directory, or NULL */
+    const char *vae;            /**< likewise */
+    const char *tokenizer;      /**< spiece.model or its directory; NULL: the
+                                     model's, else beside the text encoder */
+    const char *clip;           /**< image encoder of I2V; likewise */
+    /** "auto", "cpu", "cuda", "cuda:N"; "ref" is the plain scalar definition
+     *  on the CPU, slow, the same bits on every machine of one libm. */
+    const char *device;
+    int threads;                /**< CPU threads, 0 = one a core */
+    int64_t memory;             /**< limit in bytes for weights and work, 0 =
+                                     what the machine has free */
+    WanLogCallback log;         /**< NULL: silent */
+    void *log_opaque;
+    enum WanLogLevel log_level; /**< lines above it are not made */
+    /** Polled while weights are read; nonzero ends wan_model_open() with
+     *  WAN_CANCELLED. May be NULL. */
+    int (*interrupted)(void *opaque);
+    void *interrupted_opaque;
+} WanModelParams;
+
+/** What a checkpoint is, read from its tensors. Strings live as the model. */
+typedef struct WanModelInfo {
+    const char *name;           /**< "Wan2.1 T2V 1.3B", or by its numbers */
+    enum WanTask task;
+    int dim, heads, layers, ffn;
+    int text_dim, text_layers;
+    int vae_dim;
+    int64_t parameters;         /**< of the transformer */
+    int64_t weight_bytes;       /**< of all parts as stored */
+    int size_multiple;          /**< width and height are multiples of this */
+    /* the documented defaults of this checkpoint, see docs/models.md */
+    int width, height, frames, steps;
+    int rate_num, rate_den;     /**< frames a second */
+    double guidance, shift;
+    const char *negative_prompt;
+} WanModelInfo;
+
+/** Fill p with defaults: device "auto", all else 0 or NULL. */
+WAN_API void wan_model_params_default(WanModelParams *p);
+
+/**
+ * Open a checkpoint: find its parts, map them, bind every tensor by name,
+ * type and shape, load the tokenizer. The weights themselves are read when
+ * they are first used.
+ *
+ * @param out  the model; on failure NULL. Close with wan_model_close()
+ * @param p    copied; its strings are not kept
+ * @return 0, or WAN_ERR(ENOENT): a part is missing, the line says which and
+ *         which names were looked for; WAN_INVALIDDATA: a part is damaged or
+ *         of another architecture; WAN_ERR(ENOSYS): a checkpoint or device
+ *         that this build has no code for; WAN_ERR(EINVAL): a field of p;
+ *         WAN_ERR(ENOMEM); WAN_CANCELLED
+ */
+WAN_API int wan_model_open(WanModel **out, const WanModelParams *p);
+
+/**
+ * Check cheaply that path could be opened: it exists and holds a
+ * transformer, text encoder, VAE and tokenizer by name. Reads no weights.
+ *
+ * @return as wan_model_open()
+ */
+WAN_API int wan_model_probe(const WanModelParams *p);
+
+/** Drop the caller's reference; jobs keep theirs. Sets *m to NULL. */
+WAN_API void wan_model_close(WanModel **m);
+
+/** @return what the checkpoint is; lives as long as the model */
+WAN_API const WanModelInfo *wan_model_info(const WanModel *m);
+
+/* ---------------------------------------------------------------- job */
+
+typedef struct WanJob WanJob;
+
+enum WanPixelFormat {
+    WAN_PIX_YUV420P,    /**< 3 planes, 8 bit, BT.709 limited, chroma left */
+    WAN_PIX_YUV444P,    /**< 3 planes, 8 bit, BT.709 limited */
+    WAN_PIX_YUV420P10,  /**< 3 planes, 10 bit in native 16, BT.709 limited */
+    WAN_PIX_GBRP,       /**< 3 planes, 8 bit: G, B, R, full range */
+    WAN_PIX_RGB24,      /**< 1 plane, 8 bit: RGB RGB, full range */
+    WAN_PIX_GBRPF32     /**< 3 planes, native float in [0,1]: G, B, R */
+};
+
+/** Where pixels go (or come from): the caller's memory. */
+typedef struct WanImage {
+    enum WanPixelFormat format;
+    int width, height;
+    void *data[4];
+    ptrdiff_t stride[4];        /**< bytes from row to row, may be negative */
+} WanImage;
+
+/** One video to make. wan_request_default() fills in the model's numbers. */
+typedef struct WanRequest {
+    const char *prompt;         /**< required, may be "" */
+    const char *negative_prompt;/**< NULL: the project's default */
+    int width, height;          /**< multiples of WanModelInfo.size_multiple */
+    int frames;                 /**< 4n+1 */
+    int steps;                  /**< 1 to 1000 */
+    double guidance;            /**< 0 to 100; exactly 1: one forward a step */
+    double shift;               /**< 0.01 to 100: time shift of the sigmas */
+    enum WanSampler sampler;
+    uint64_t seed;
+    enum WanRng rng;
+    int rng_threads;            /**< launch size of the CUDA generator */
+} WanRequest;
+
+enum WanStage {
+    WAN_STAGE_TEXT,     /**< prompts through the text encoder */
+    WAN_STAGE_STEPS,    /**< denoising */
+    WAN_STAGE_DECODE,   /**< latents to pixels */
+    WAN_STAGE_DONE
+};
+
+/** Where a job stands after a wan_job_step(). */
+typedef struct WanProgress {
+    enum WanStage stage;        /**< of the unit just done */
+    int done, total;            /**< units of this stage */
+    double seconds;             /**< the unit just done */
+    double text, steps, decode; /**< seconds spent in each stage so far */
+} WanProgress;
+
+/** What a request needs before anything is loaded, see wan_plan(). */
+typedef struct WanPlan {
+    int64_t weight_bytes;       /**< as stored; mapped from the files */
+    int64_t work_bytes;         /**< the job's own memory at its peak */
+    int64_t available_bytes;    /**< the limit, or what the machine has free */
+    int64_t tokens;             /**< L, the transformer's sequence */
+    double text_flops, step_flops, decode_flops; /**< a prompt, a step, all */
+} WanPlan;
+
+/** Fill r with the defaults of the model; prompt stays NULL. */
+WAN_API void wan_request_default(WanRequest *r, const WanModel *m);
+
+/**
+ * Check a request against the model. wan_job_open() does it too.
+ *
+ * @return 0, or WAN_ERR(EINVAL) with a line that names the field and says
+ *         what is accepted
+ */
+WAN_API int wan_request_check(const WanRequest *r, const WanModel *m);
+
+/**
+ * Count what a request needs, by running the model's code on shapes alone.
+ *
+ * @return 0, or as wan_request_check()
+ */
+WAN_API int wan_plan(WanPlan *out, const WanModel *m, const WanRequest *r);
+
+/**
+ * Begin a video: check the request, reserve its memory.
+ *
+ * @param out  the job; on failure NULL. Close with wan_job_close()
+ * @param m    the job holds a reference until it is closed
+ * @param r    copied with its strings
+ * @return 0, or WAN_ERR(EINVAL): see wan_request_check(); WAN_ERR(ENOMEM):
+ *         the line says what is needed and what is there
+ */
+WAN_API int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r);
+
+/**
+ * Do one unit of work: encode one prompt, one denoising step, or decode one
+ * latent frame. Call until wan_job_frame() returns WAN_EOF. With frames
+ * waiting to be read it does nothing and returns 0.
+ *
+ * @param progress  where the job stands now, or NULL
+ * @return 0, or WAN_CANCELLED; WAN_ERR(EDOM): a number stopped being finite,
+ *         the line names step and tensor; WAN_ERR(EIO): the device failed.
+ *         After an error only wan_job_close() is left.
+ */
+WAN_API int wan_job_step(WanJob *job, WanProgress *progress);
+
+/**
+ * Copy the next finished frame into caller memory.
+ *
+ * A decoded chunk holds 1 frame at the start of a video, 4 afterwards.
+ *
+ * @param job the video being made; one thread at a time
+ * @param img planes to fill, owned by the caller: the WanRequest's width x
+ *            height in pixels, strides in bytes
+ * @return 0, or WAN_ERR(EAGAIN): none is ready, call wan_job_step(); WAN_EOF:
+ *         all were read; WAN_ERR(EINVAL): wrong format, size or stride
+ */
+WAN_API int wan_job_frame(WanJob *job, const WanImage *img);
+
+/**
+ * Make the job stop: a running wan_job_step() returns WAN_CANCELLED within a
+ * fraction of a second. Any thread, any number of times, until the job is
+ * closed.
+ */
+WAN_API void wan_job_cancel(WanJob *job);
+
+/** Free the job. No other call on it may be running. Sets *job to NULL. */
+WAN_API void wan_job_close(WanJob **job);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* WAN_WAN_H */
