@@ -1,0 +1,436 @@
+/*
+ * safetensors: a JSON table of tensors, then their bytes; and the index JSON
+ * of a checkpoint in several such files.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ *     u64 n | n bytes of JSON | data, which every tensor has its share of,
+ *                               without gaps and without overlap
+ */
+
+#define _POSIX_C_SOURCE 200809L
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
+
+#include "formats.h"
+
+#define MAX_HEADER 100000000    // the format's own limit
+/* What a parsed text may cost: cJSON takes 64 bytes a value. */
+#define MAX_VALUES (1 << 21)
+
+static const struct {
+    const char *name;
+    WanType type;
+    int size;       // 0: known, but not read
+} dtypes[] = {
+    { "F32", WAN_F32, 4 }, { "F16", WAN_F16, 2 }, { "BF16", WAN_BF16, 2 },
+    { "F8_E4M3", WAN_F8_E4M3, 1 }, { "F8_E5M2", WAN_F8_E5M2, 1 },
+    { "F64", WAN_F64, 8 }, { "BOOL", WAN_BOOL, 1 },
+    { "I64", WAN_I64, 8 }, { "I32", WAN_I32, 4 }, { "I16", WAN_I16, 2 },
+    { "I8", WAN_I8, 1 }, { "U8", WAN_U8, 1 },
+    /* nothing reads these: indexed as the signed type of their size */
+    { "U64", WAN_I64, 8 }, { "U32", WAN_I32, 4 }, { "U16", WAN_I16, 2 },
+    { "F4", 0, 0 }, { "F6_E2M3", 0, 0 }, { "F6_E3M2", 0, 0 },
+    { "F8_E8M0", 0, 0 }, { "F8_E4M3FNUZ", 0, 0 }, { "F8_E5M2FNUZ", 0, 0 },
+    { "C64", 0, 0 },
+};
+
+/* One tensor of the header. */
+typedef struct Entry {
+    const char *name;
+    WanStored t;
+    int64_t begin, end;     // bytes from the start of the data
+} Entry;
+
+/* size bytes of JSON to a tree that cJSON_Delete() frees. The copy ends in a
+ * zero, which keeps cJSON's lookahead inside it. */
+static int parse_json(cJSON **out, const char *path, const char *what,
+                      const uint8_t *text, int64_t size, const WanLog *log)
+{
+    const char *end = NULL;
+    char *copy;
+    int values = 0;
+    int ret = WAN_INVALIDDATA;
+
+    *out = NULL;
+    copy = malloc(size + 1);
+    if (!copy) {
+        wan_log(log, WAN_LOG_ERROR, "%s: no memory for the %s", path, what);
+        return WAN_ERR(ENOMEM);
+    }
+    memcpy(copy, text, size);
+    copy[size] = 0;
+
+    if (memchr(copy, 0, size)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: the %s is not JSON: zero byte at %td",
+                path, what, (char *)memchr(copy, 0, size) - copy);
+        goto fail;
+    }
+    for (const char *p = copy; *p; p++)
+        values += *p == ',' || *p == ':' || *p == '[' || *p == '{';
+    if (values > MAX_VALUES) {
+        wan_log(log, WAN_LOG_ERROR, "%s: the %s has %d values, at most %d are "
+                "read", path, what, values, MAX_VALUES);
+        goto fail;
+    }
+    *out = cJSON_ParseWithLengthOpts(copy, size + 1, &end, 0);
+    if (!*out) {
+        wan_log(log, WAN_LOG_ERROR, "%s: the %s is not JSON: stopped at byte "
+                "%td of %" PRId64, path, what, end ? end - copy : 0, size);
+        goto fail;
+    }
+    end += strspn(end, " \t\r\n");
+    if (*end) {
+        wan_log(log, WAN_LOG_ERROR, "%s: the %s goes on at byte %td, behind "
+                "the end of its JSON", path, what, end - copy);
+        goto fail;
+    }
+    if (!cJSON_IsObject(*out)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: the %s is not a JSON object", path,
+                what);
+        goto fail;
+    }
+    free(copy);
+    return 0;
+fail:
+    cJSON_Delete(*out);
+    *out = NULL;
+    free(copy);
+    return ret;
+}
+
+/* A count or offset; doubles hold integers exactly up to 2^53 only. */
+static int whole_number(int64_t *out, const cJSON *item)
+{
+    const double v = cJSON_IsNumber(item) ? item->valuedouble : -1;
+
+    if (!(v >= 0 && v <= 0x1p53) || v != (double)(int64_t)v)
+        return -1;
+    *out = (int64_t)v;
+    return 0;
+}
+
+/* The one member of that name, or NULL: no object, none or several. */
+static const cJSON *member(const cJSON *object, const char *name)
+{
+    const cJSON *found = NULL, *it;
+
+    if (!cJSON_IsObject(object))
+        return NULL;
+    cJSON_ArrayForEach(it, object) {
+        if (strcmp(it->string, name))
+            continue;
+        if (found)
+            return NULL;
+        found = it;
+    }
+    return found;
+}
+
+static int entry_read(Entry *e, const cJSON *item, const WanFile *f,
+                      int64_t data_size, const WanLog *log)
+{
+    const cJSON *dtype = member(item, "dtype"), *shape = member(item, "shape");
+    const cJSON *range = member(item, "data_offsets"), *it;
+    WanStored *t = &e->t;
+    size_t k;
+
+    *e = (Entry){ .name = item->string };
+    if (!cJSON_IsObject(item) || !cJSON_IsString(dtype) ||
+        !cJSON_IsArray(shape) || !cJSON_IsArray(range)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: dtype, shape and "
+                "data_offsets are not there, each once", f->path, e->name);
+        return WAN_INVALIDDATA;
+    }
+
+    for (k = 0; k < sizeof(dtypes) / sizeof(dtypes[0]); k++)
+        if (!strcmp(dtype->valuestring, dtypes[k].name))
+            break;
+    if (k == sizeof(dtypes) / sizeof(dtypes[0])) {
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: unknown dtype '%s'",
+                f->path, e->name, dtype->valuestring);
+        return WAN_INVALIDDATA;
+    }
+    if (!dtypes[k].size) {
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: dtype %s is not read",
+                f->path, e->name, dtypes[k].name);
+        return WAN_ERR(ENOSYS);
+    }
+    t->type = dtypes[k].type;
+
+    cJSON_ArrayForEach(it, shape) {
+        if (t->nb_dims == WAN_STORED_MAX_DIMS) {
+            wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: more than %d "
+                    "dimensions", f->path, e->name, WAN_STORED_MAX_DIMS);
+            return WAN_INVALIDDATA;
+        }
+        if (whole_number(&t->dim[t->nb_dims++], it) < 0) {
+            wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: dimension %d is not "
+                    "a count", f->path, e->name, t->nb_dims - 1);
+            return WAN_INVALIDDATA;
+        }
+    }
+
+    if (cJSON_GetArraySize(range) != 2 ||
+        whole_number(&e->begin, range->child) < 0 ||
+        whole_number(&e->end, range->child->next) < 0) {
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: data_offsets are not two "
+                "offsets", f->path, e->name);
+        return WAN_INVALIDDATA;
+    }
+    if (e->begin > e->end || e->end > data_size) {
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: data_offsets [%" PRId64
+                ", %" PRId64 "] reach out of the %" PRId64 " bytes of data",
+                f->path, e->name, e->begin, e->end, data_size);
+        return WAN_INVALIDDATA;
+    }
+    t->bytes = wan_shape_bytes(t->nb_dims, t->dim, dtypes[k].size);
+    if (t->bytes != e->end - e->begin) {
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: its shape takes %" PRId64
+                " bytes, its data_offsets give it %" PRId64, f->path, e->name,
+                t->bytes, e->end - e->begin);
+        return WAN_INVALIDDATA;
+    }
+    return 0;
+}
+
+static int by_begin(const void *pa, const void *pb)
+{
+    const Entry *a = pa, *b = pb;
+
+    if (a->begin != b->begin)
+        return a->begin < b->begin ? -1 : 1;
+    return (a->end > b->end) - (a->end < b->end);
+}
+
+/* The format's name in a quantised layer's description. */
+static int quant_check(const char *path, const char *layer,
+                       const cJSON *description, const WanLog *log)
+{
+    const cJSON *format = member(description, "format");
+
+    if (!cJSON_IsString(format)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: layer %s: its quantisation names no "
+                "format", path, layer);
+        return WAN_INVALIDDATA;
+    }
+    if (strcmp(format->valuestring, "float8_e4m3fn") &&
+        strcmp(format->valuestring, "float8_e5m2")) {
+        wan_log(log, WAN_LOG_ERROR, "%s: layer %s: quantisation '%s' is not "
+                "read, only float8_e4m3fn and float8_e5m2", path, layer,
+                format->valuestring);
+        return WAN_ERR(ENOSYS);
+    }
+    return 0;
+}
+
+int wan_comfy_quant_check(const WanStored *t, const WanLog *log)
+{
+    cJSON *json = NULL;
+    int ret;
+
+    if (t->type != WAN_U8 || !t->data || t->bytes > 1 << 16) {
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s is not a JSON text",
+                t->file, t->raw_name);
+        return WAN_INVALIDDATA;
+    }
+    ret = parse_json(&json, t->file, t->raw_name, t->data, t->bytes, log);
+    if (ret >= 0)
+        ret = quant_check(t->file, t->raw_name, json, log);
+    cJSON_Delete(json);
+    return ret;
+}
+
+/* __metadata__: strings by name. Only _quantization_metadata changes what
+ * the tensors mean: {"layers": {layer: {"format": ..}}}. */
+static int metadata_check(const cJSON *metadata, const WanFile *f,
+                          const WanLog *log)
+{
+    const cJSON *text = cJSON_GetObjectItemCaseSensitive(metadata,
+                                                    "_quantization_metadata");
+    const cJSON *layers, *it;
+    cJSON *json;
+    int ret;
+
+    if (!cJSON_IsString(text))
+        return 0;
+    ret = parse_json(&json, f->path, "_quantization_metadata",
+                     (const uint8_t *)text->valuestring,
+                     strlen(text->valuestring), log);
+    if (ret < 0)
+        return ret;
+    layers = member(json, "layers");
+    cJSON_ArrayForEach(it, layers) {
+        ret = quant_check(f->path, it->string ? it->string : "?", it, log);
+        if (ret < 0)
+            break;
+    }
+    cJSON_Delete(json);
+    return ret;
+}
+
+int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log)
+{
+    uint64_t n = 0;
+    int64_t data_size, at = 0;
+    cJSON *header = NULL;
+    const cJSON *it, *metadata = NULL;
+    Entry *entry = NULL;
+    int count = 0, room = 0;
+    int ret = WAN_INVALIDDATA;
+
+    for (int i = 7; i >= 0 && f->size >= 8; i--)
+        n = n << 8 | f->data[i];
+    if (f->size < 8 || n > (uint64_t)f->size - 8 || n > MAX_HEADER) {
+        wan_log(log, WAN_LOG_ERROR, "%s: not a safetensors file, or cut off: "
+                "a header of %" PRIu64 " bytes in a file of %" PRId64,
+                f->path, n, f->size);
+        goto fail;
+    }
+    data_size = f->size - 8 - (int64_t)n;
+    ret = parse_json(&header, f->path, "safetensors header", f->data + 8, n,
+                     log);
+    if (ret < 0)
+        goto fail;
+
+    cJSON_ArrayForEach(it, header)
+        room++;
+    entry = calloc(room + 1, sizeof(*entry));
+    if (!entry) {
+        wan_log(log, WAN_LOG_ERROR, "%s: no memory for %d tensors", f->path,
+                room);
+        ret = WAN_ERR(ENOMEM);
+        goto fail;
+    }
+    cJSON_ArrayForEach(it, header) {
+        if (!strcmp(it->string, "__metadata__")) {
+            if (metadata || !cJSON_IsObject(it)) {
+                wan_log(log, WAN_LOG_ERROR, "%s: __metadata__ is not one "
+                        "object", f->path);
+                ret = WAN_INVALIDDATA;
+                goto fail;
+            }
+            metadata = it;
+            ret = metadata_check(it, f, log);
+        } else {
+            ret = entry_read(&entry[count++], it, f, data_size, log);
+        }
+        if (ret < 0)
+            goto fail;
+    }
+
+    qsort(entry, count, sizeof(*entry), by_begin);
+    ret = WAN_INVALIDDATA;
+    for (int i = 0; i < count; i++) {
+        if (entry[i].begin != at) {
+            wan_log(log, WAN_LOG_ERROR, "%s: tensor %s begins at byte %" PRId64
+                    " of the data, %s the one before it, which ends at %"
+                    PRId64, f->path, entry[i].name, entry[i].begin,
+                    entry[i].begin < at ? "inside" : "with a gap to", at);
+            goto fail;
+        }
+        at = entry[i].end;
+    }
+    if (at != data_size) {
+        wan_log(log, WAN_LOG_ERROR, "%s: its tensors end at byte %" PRId64
+                " of %" PRId64 " bytes of data", f->path, at, data_size);
+        goto fail;
+    }
+
+    for (int i = 0; i < count; i++) {
+        entry[i].t.data = f->data + 8 + n + entry[i].begin;
+        ret = wan_weights_add(w, f, entry[i].name, strlen(entry[i].name),
+                              &entry[i].t, log);
+        if (ret < 0)
+            goto fail;
+    }
+    ret = 0;
+fail:
+    free(entry);
+    cJSON_Delete(header);
+    return ret;
+}
+
+/* A shard lies beside its index: a plain file name. */
+static int is_plain_name(const char *s)
+{
+    return *s && !strpbrk(s, "/\\") && !strstr(s, "..") && strcmp(s, ".");
+}
+
+static int by_shard(const void *pa, const void *pb)
+{
+    const WanShardEntry *a = pa, *b = pb;
+    const int order = strcmp(a->shard, b->shard);
+
+    return order ? order : strcmp(a->tensor, b->tensor);
+}
+
+int wan_shard_map_read(WanShardMap *map, const WanFile *f, const WanLog *log)
+{
+    cJSON *json = NULL;
+    const cJSON *list, *it;
+    int ret = WAN_INVALIDDATA, room = 0;
+
+    *map = (WanShardMap){ 0 };
+    if (f->size > MAX_HEADER) {
+        wan_log(log, WAN_LOG_ERROR, "%s: an index of %" PRId64 " bytes, at "
+                "most %d are read", f->path, f->size, MAX_HEADER);
+        goto fail;
+    }
+    ret = parse_json(&json, f->path, "index", f->data, f->size, log);
+    if (ret < 0)
+        goto fail;
+    list = member(json, "weight_map");
+    if (!cJSON_IsObject(list) || !list->child) {
+        wan_log(log, WAN_LOG_ERROR, "%s: not the index of a checkpoint: no "
+                "weight_map with tensors", f->path);
+        ret = WAN_INVALIDDATA;
+        goto fail;
+    }
+
+    cJSON_ArrayForEach(it, list)
+        room++;
+    map->entry = calloc(room, sizeof(*map->entry));
+    if (!map->entry)
+        goto no_memory;
+    cJSON_ArrayForEach(it, list) {
+        WanShardEntry *e = &map->entry[map->count];
+
+        if (!cJSON_IsString(it) || !is_plain_name(it->valuestring)) {
+            wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: its shard '%s' is not "
+                    "a file name in the same directory", f->path, it->string,
+                    cJSON_IsString(it) ? it->valuestring : "");
+            ret = WAN_INVALIDDATA;
+            goto fail;
+        }
+        map->count++;
+        e->tensor = strdup(it->string);
+        e->shard = strdup(it->valuestring);
+        if (!e->tensor || !e->shard)
+            goto no_memory;
+    }
+    qsort(map->entry, map->count, sizeof(*map->entry), by_shard);
+
+    cJSON_Delete(json);
+    return 0;
+no_memory:
+    wan_log(log, WAN_LOG_ERROR, "%s: no memory for the index", f->path);
+    ret = WAN_ERR(ENOMEM);
+fail:
+    cJSON_Delete(json);
+    wan_shard_map_free(map);
+    return ret;
+}
+
+void wan_shard_map_free(WanShardMap *map)
+{
+    for (int i = 0; i < map->count; i++) {
+        free(map->entry[i].tensor);
+        free(map->entry[i].shard);
+    }
+    free(map->entry);
+    *map = (WanShardMap){ 0 };
+}

@@ -1,0 +1,757 @@
+/*
+ * Weights: files mapped, their tensors indexed by name and bound.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#define _POSIX_C_SOURCE 200809L
+#include <ctype.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "formats/formats.h"
+
+struct WanWeights {
+    char *path;
+    WanFile *files;
+    WanStored *stored;      // by name, once all files are read
+    int count, room;
+};
+
+/* -------------------------------------------------------------- files */
+
+static void file_free(WanFile *f)
+{
+    if (!f)
+        return;
+    if (f->mapped)
+        munmap((void *)f->data, f->size);
+    free(f->path);
+    free(f);
+}
+
+/* A file's entry in w; without data yet. */
+static int file_new(WanFile **out, WanWeights *w, const char *path,
+                    const WanLog *log)
+{
+    WanFile *f = calloc(1, sizeof(*f));
+
+    if (!f || !(f->path = strdup(path))) {
+        wan_log(log, WAN_LOG_ERROR, "%s: no memory", path);
+        file_free(f);
+        return WAN_ERR(ENOMEM);
+    }
+    f->next = w->files;
+    w->files = *out = f;
+    return 0;
+}
+
+static int file_map(WanFile **out, WanWeights *w, const char *path,
+                    const WanLog *log)
+{
+    struct stat st;
+    void *data;
+    /* no waiting for the other end of a pipe that bears the name */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int ret;
+
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        ret = WAN_ERR(errno);
+        wan_log(log, WAN_LOG_ERROR, "%s: %s", path, strerror(-ret));
+        goto fail;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        ret = WAN_ERR(S_ISDIR(st.st_mode) ? EISDIR : EINVAL);
+        wan_log(log, WAN_LOG_ERROR, "%s: not a file", path);
+        goto fail;
+    }
+    if (!st.st_size) {
+        ret = WAN_INVALIDDATA;
+        wan_log(log, WAN_LOG_ERROR, "%s: the file is empty", path);
+        goto fail;
+    }
+    data = mmap(NULL, st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    if (data == MAP_FAILED) {
+        ret = WAN_ERR(errno);
+        wan_log(log, WAN_LOG_ERROR, "%s: can't be mapped: %s", path,
+                strerror(-ret));
+        goto fail;
+    }
+    close(fd);
+
+    ret = file_new(out, w, path, log);
+    if (ret < 0) {
+        munmap(data, st.st_size);
+        return ret;
+    }
+    (*out)->data = data;
+    (*out)->size = st.st_size;
+    (*out)->mapped = 1;
+    return 0;
+fail:
+    if (fd >= 0)
+        close(fd);
+    return ret;
+}
+
+static int starts(const WanFile *f, const char *bytes, int n)
+{
+    return f->size >= n && !memcmp(f->data, bytes, n);
+}
+
+/* JSON begins with a brace, and its first eight bytes as the length of a
+ * safetensors header are larger than any file. */
+static int is_json(const WanFile *f)
+{
+    int64_t i = 0;
+
+    while (i < f->size && isspace(f->data[i]))
+        i++;
+    return i < f->size && f->data[i] == '{' &&
+           (f->size < 8 || f->data[7] || f->data[6] || f->data[5]);
+}
+
+static int file_read(WanWeights *w, const WanFile *f, const WanLog *log)
+{
+    if (starts(f, "PK\3\4", 4) || starts(f, "PK\5\6", 4))
+        return wan_torch_zip_read(w, f, log);
+    if (starts(f, "GGUF", 4)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: GGUF files are not read", f->path);
+        return WAN_ERR(ENOSYS);
+    }
+    if (starts(f, "\x80\2\x8a\nl\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: a torch file of the form before 1.6 "
+                "is not read, save it anew", f->path);
+        return WAN_ERR(ENOSYS);
+    }
+    if (starts(f, "version https://git-lfs", 23)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: only the Git LFS pointer to a file, "
+                "fetch the file itself", f->path);
+        return WAN_INVALIDDATA;
+    }
+    if (is_json(f)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: an index where a file with tensors "
+                "belongs", f->path);
+        return WAN_INVALIDDATA;
+    }
+    return wan_safetensors_read(w, f, log);
+}
+
+/* -------------------------------------------------------------- index */
+
+int64_t wan_shape_bytes(int nb_dims, const int64_t *dim, int size)
+{
+    int64_t n = size;
+
+    for (int i = 0; i < nb_dims; i++)   // else 0 * a huge one hides it
+        if (dim[i] < 0)
+            return -1;
+    for (int i = 0; i < nb_dims; i++)
+        if (!dim[i])
+            return 0;
+    for (int i = 0; i < nb_dims; i++)
+        if (__builtin_mul_overflow(n, dim[i], &n) || n > INT64_C(1) << 62)
+            return -1;
+    return n;
+}
+
+int wan_weights_add(WanWeights *w, const WanFile *f, const char *name,
+                    size_t len, const WanStored *t, const WanLog *log)
+{
+    WanStored *s;
+
+    if (!len || memchr(name, 0, len)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: a tensor whose name is empty or "
+                "holds a zero byte", f->path);
+        return WAN_INVALIDDATA;
+    }
+    if (w->count == WAN_MAX_STORED) {
+        wan_log(log, WAN_LOG_ERROR, "%s: more than %d tensors", f->path,
+                WAN_MAX_STORED);
+        return WAN_INVALIDDATA;
+    }
+    if (w->count == w->room) {
+        const int room = w->room ? 2 * w->room : 256;
+
+        s = realloc(w->stored, room * sizeof(*s));
+        if (!s)
+            goto no_memory;
+        w->stored = s;
+        w->room = room;
+    }
+
+    s = &w->stored[w->count];
+    *s = *t;
+    s->raw_name = malloc(len + 1);
+    if (!s->raw_name)
+        goto no_memory;
+    memcpy(s->raw_name, name, len);
+    s->raw_name[len] = 0;
+    s->name = wan_name_strip(s->raw_name);
+    s->file = f->path;
+    w->count++;
+    return 0;
+no_memory:
+    wan_log(log, WAN_LOG_ERROR, "%s: no memory for its tensors", f->path);
+    return WAN_ERR(ENOMEM);
+}
+
+static int by_name(const void *pa, const void *pb)
+{
+    const WanStored *a = pa, *b = pb;
+
+    return strcmp(a->name, b->name);
+}
+
+/* Sort, and look at what can only be seen with all files read. */
+static int index_finish(WanWeights *w, const WanLog *log)
+{
+    static const char quant[] = ".comfy_quant";
+    int64_t bytes = 0;
+
+    if (w->count)
+        qsort(w->stored, w->count, sizeof(*w->stored), by_name);
+    for (int i = 0; i < w->count; i++) {
+        const WanStored *s = &w->stored[i];
+        const size_t n = strlen(s->name);
+
+        bytes += s->bytes;
+        if (i && !strcmp(s[-1].name, s->name)) {
+            wan_log(log, WAN_LOG_ERROR, "%s: tensor %s is there twice, also "
+                    "as %s in %s", s->file, s->raw_name, s[-1].raw_name,
+                    s[-1].file);
+            return WAN_INVALIDDATA;
+        }
+        if (n >= sizeof(quant) && !strcmp(s->name + n + 1 - sizeof(quant), quant)) {
+            int ret = wan_comfy_quant_check(s, log);
+
+            if (ret < 0)
+                return ret;
+        }
+    }
+    wan_log(log, WAN_LOG_VERBOSE, "%s: %d tensors, %" PRId64 " bytes", w->path,
+            w->count, bytes);
+    return 0;
+}
+
+/* The shards an index names, and that each holds what it should. */
+static int open_indexed(WanWeights *w, const WanFile *index, const WanLog *log)
+{
+    const char *slash = strrchr(index->path, '/');
+    const int folder = slash ? (int)(slash + 1 - index->path) : 0;
+    WanShardMap map;
+    int ret = wan_shard_map_read(&map, index, log);
+
+    if (ret < 0)
+        return ret;
+    for (int i = 0; i < map.count; i++) {
+        const size_t size = folder + strlen(map.entry[i].shard) + 1;
+        char *path;
+        WanFile *f;
+
+        if (i && !strcmp(map.entry[i - 1].shard, map.entry[i].shard))
+            continue;
+        path = malloc(size);
+        if (!path) {
+            wan_log(log, WAN_LOG_ERROR, "%s: no memory", index->path);
+            ret = WAN_ERR(ENOMEM);
+            goto fail;
+        }
+        snprintf(path, size, "%.*s%s", folder, index->path,
+                 map.entry[i].shard);
+        ret = file_map(&f, w, path, log);
+        free(path);
+        if (ret >= 0)
+            ret = file_read(w, f, log);
+        if (ret < 0)
+            goto fail;
+    }
+    ret = index_finish(w, log);
+    if (ret < 0)
+        goto fail;
+
+    for (int i = 0; i < map.count; i++) {
+        const WanShardEntry *e = &map.entry[i];
+        const WanStored *s = wan_weights_find(w, wan_name_strip(e->tensor));
+
+        if (s && !strcmp(s->raw_name, e->tensor) &&
+            !strcmp(s->file + folder, e->shard))
+            continue;
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s is not in its shard %s",
+                index->path, e->tensor, e->shard);
+        ret = WAN_INVALIDDATA;
+        goto fail;
+    }
+    ret = 0;
+fail:
+    wan_shard_map_free(&map);
+    return ret;
+}
+
+/* Does path end in -0000i-of-0000n.safetensors, digits as many? Then i, n and
+ * where the first number begins. */
+static int shard_number(const char *path, int *i, int *n, int *digits,
+                        size_t *at)
+{
+    static const char tail[] = ".safetensors";
+    size_t end = strlen(path), first, second;
+
+    if (end < sizeof(tail) || strcmp(path + end + 1 - sizeof(tail), tail))
+        return 0;
+    end -= sizeof(tail) - 1;
+    for (second = end; second && isdigit((unsigned char)path[second - 1]); )
+        second--;
+    *digits = (int)(end - second);
+    if (*digits < 1 || *digits > 6 || second < 5u + *digits)
+        return 0;
+    first = second - 4 - *digits;
+    if (strncmp(path + second - 4, "-of-", 4) || path[first - 1] != '-')
+        return 0;
+    *i = *n = 0;
+    for (int k = 0; k < *digits; k++) {
+        if (!isdigit((unsigned char)path[first + k]))
+            return 0;
+        *i = *i * 10 + path[first + k] - '0';
+        *n = *n * 10 + path[second + k] - '0';
+    }
+    *at = first;
+    return 1;
+}
+
+/* f, and if its name has a number the shards with the other numbers. */
+static int open_single(WanWeights *w, const WanFile *f, const WanLog *log)
+{
+    int i, n, digits, ret;
+    size_t at;
+    char *path = NULL;
+
+    ret = file_read(w, f, log);
+    if (ret < 0)
+        return ret;
+    if (!shard_number(f->path, &i, &n, &digits, &at))
+        return index_finish(w, log);
+    if (i < 1 || i > n) {
+        wan_log(log, WAN_LOG_ERROR, "%s: shard %d of %d, by its name", f->path,
+                i, n);
+        return WAN_INVALIDDATA;
+    }
+
+    path = strdup(f->path);
+    if (!path) {
+        wan_log(log, WAN_LOG_ERROR, "%s: no memory", f->path);
+        return WAN_ERR(ENOMEM);
+    }
+    for (int k = 1; k <= n; k++) {
+        char number[16];
+        WanFile *other;
+
+        if (k == i)
+            continue;
+        snprintf(number, sizeof(number), "%0*d", digits, k);
+        memcpy(path + at, number, digits);
+        ret = file_map(&other, w, path, log);
+        if (ret >= 0)
+            ret = file_read(w, other, log);
+        if (ret < 0)
+            goto fail;
+    }
+    ret = index_finish(w, log);
+fail:
+    free(path);
+    return ret;
+}
+
+static int open_any(WanWeights **out, const char *path, const void *data,
+                    size_t size, const WanLog *log)
+{
+    WanWeights *w = calloc(1, sizeof(*w));
+    WanFile *f;
+    int ret = WAN_ERR(ENOMEM);
+
+    *out = NULL;
+    if (!w || !(w->path = strdup(path))) {
+        wan_log(log, WAN_LOG_ERROR, "%s: no memory", path);
+        goto fail;
+    }
+    if (data) {
+        ret = file_new(&f, w, path, log);
+        if (ret < 0)
+            goto fail;
+        f->data = data;
+        f->size = size;
+    } else {
+        ret = file_map(&f, w, path, log);
+        if (ret < 0)
+            goto fail;
+    }
+    ret = is_json(f) ? open_indexed(w, f, log) : open_single(w, f, log);
+    if (ret < 0)
+        goto fail;
+
+    *out = w;
+    return 0;
+fail:
+    wan_weights_close(&w);
+    return ret;
+}
+
+int wan_weights_open(WanWeights **out, const char *path, const WanLog *log)
+{
+    return open_any(out, path, NULL, 0, log);
+}
+
+int wan_weights_open_memory(WanWeights **out, const char *path,
+                            const void *data, size_t size, const WanLog *log)
+{
+    return open_any(out, path, data, size, log);
+}
+
+void wan_weights_close(WanWeights **pw)
+{
+    WanWeights *w = *pw;
+
+    *pw = NULL;
+    if (!w)
+        return;
+    while (w->files) {
+        WanFile *f = w->files;
+
+        w->files = f->next;
+        file_free(f);
+    }
+    for (int i = 0; i < w->count; i++)
+        free(w->stored[i].raw_name);
+    free(w->stored);
+    free(w->path);
+    free(w);
+}
+
+const WanStored *wan_weights_find(const WanWeights *w, const char *name)
+{
+    const WanStored key = { .name = name };
+
+    if (!w->count)
+        return NULL;
+    return bsearch(&key, w->stored, w->count, sizeof(key), by_name);
+}
+
+int wan_weights_count(const WanWeights *w)
+{
+    return w->count;
+}
+
+const WanStored *wan_weights_at(const WanWeights *w, int i)
+{
+    return i >= 0 && i < w->count ? &w->stored[i] : NULL;
+}
+
+const char *wan_weights_path(const WanWeights *w)
+{
+    return w->path;
+}
+
+/* --------------------------------------------------------------- pool */
+
+#define POOL_ALIGN 64
+#define POOL_BLOCK (256 << 10)
+
+struct WanPoolBlock {
+    struct WanPoolBlock *next;
+    int64_t size, used;         // both with this head
+};
+
+void *wan_pool_alloc(WanPool *pool, int64_t bytes)
+{
+    struct WanPoolBlock *block = pool->blocks;
+    void *p;
+
+    if (bytes < 0 || bytes > INT64_C(1) << 62 || (uint64_t)bytes > SIZE_MAX / 2)
+        return NULL;
+    bytes = (bytes + POOL_ALIGN - 1) / POOL_ALIGN * POOL_ALIGN;
+    if (!block || bytes > block->size - block->used) {
+        const int64_t size = bytes + POOL_ALIGN > POOL_BLOCK ?
+                             bytes + POOL_ALIGN : POOL_BLOCK;
+
+        block = aligned_alloc(POOL_ALIGN, size);
+        if (!block)
+            return NULL;
+        *block = (struct WanPoolBlock){ NULL, size, POOL_ALIGN };
+        pool->bytes += size;
+        /* the block with more left stays in front */
+        if (pool->blocks && size - bytes - POOL_ALIGN <
+                            pool->blocks->size - pool->blocks->used) {
+            block->next = pool->blocks->next;
+            pool->blocks->next = block;
+        } else {
+            block->next = pool->blocks;
+            pool->blocks = block;
+        }
+    }
+    p = (char *)block + block->used;
+    block->used += bytes;
+    return p;
+}
+
+void wan_pool_free(WanPool *pool)
+{
+    while (pool->blocks) {
+        struct WanPoolBlock *block = pool->blocks;
+
+        pool->blocks = block->next;
+        free(block);
+    }
+    pool->bytes = 0;
+}
+
+/* ------------------------------------------------------------- binding */
+
+/* [8960, 1536] */
+static const char *shape_text(char *dst, size_t size, int nb_dims,
+                              const int64_t *dim)
+{
+    size_t n = snprintf(dst, size, "[");
+
+    for (int i = 0; i < nb_dims && n < size; i++)
+        n += snprintf(dst + n, size - n, "%s%" PRId64, i ? ", " : "", dim[i]);
+    if (n < size)
+        snprintf(dst + n, size - n, "]");
+    return dst;
+}
+
+/* The same but for dimensions of 1? */
+static int same_shape(int na, const int64_t *a, int nb, const int64_t *b)
+{
+    int i = 0, k = 0;
+
+    for (;;) {
+        while (i < na && a[i] == 1)
+            i++;
+        while (k < nb && b[k] == 1)
+            k++;
+        if (i == na || k == nb)
+            return i == na && k == nb;
+        if (a[i++] != b[k++])
+            return 0;
+    }
+}
+
+static int is_float(WanType type)
+{
+    return type == WAN_F32 || type == WAN_F16 || type == WAN_BF16 ||
+           type == WAN_F8_E4M3 || type == WAN_F8_E5M2;
+}
+
+static const WanStored *find_official(const WanBinder *b, const char *name,
+                                      char *other, size_t size)
+{
+    const WanStored *s;
+
+    wan_name_in(b->naming, b->part, name, other, size);
+    s = wan_weights_find(b->weights, other);
+    if (!s && b->part == WAN_PART_T5 && b->naming == WAN_NAMES_DIFFUSERS &&
+        !strcmp(name, "token_embedding.weight"))    // tied: one or both
+        s = wan_weights_find(b->weights, "encoder.embed_tokens.weight");
+    return s;
+}
+
+/* The stored tensor of an official name, of that shape and a float type.
+ * NULL: there are no weights, or b->error says why not. */
+static const WanStored *want(WanBinder *b, const char *name, int nb_dims,
+                             const int64_t *dim, int f64)
+{
+    char other[256], note[300] = "", expected[160], found[160];
+    const WanStored *s;
+
+    if (b->error)
+        return NULL;
+    if (b->visit)
+        b->visit(b->visit_opaque, name, nb_dims, dim);
+    b->bound++;
+    if (!b->weights)
+        return NULL;
+
+    b->bound--;
+    b->error = WAN_INVALIDDATA;
+    s = find_official(b, name, other, sizeof(other));
+    if (strcmp(s ? s->raw_name : other, name))
+        snprintf(note, sizeof(note), " (%s in the file)",
+                 s ? s->raw_name : other);
+    if (!s) {
+        wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s is missing, expected "
+                "%s", wan_weights_path(b->weights), name, note,
+                shape_text(expected, sizeof(expected), nb_dims, dim));
+    } else if (!same_shape(nb_dims, dim, s->nb_dims, s->dim)) {
+        wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s: expected %s, found "
+                "%s", s->file, name, note,
+                shape_text(expected, sizeof(expected), nb_dims, dim),
+                shape_text(found, sizeof(found), s->nb_dims, s->dim));
+    } else if (!is_float(s->type) && !(f64 && s->type == WAN_F64)) {
+        wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s: expected F32, F16, "
+                "BF16 or fp8, found %s", s->file, name, note,
+                wan_type_name(s->type));
+    } else if (!s->data) {
+        b->error = WAN_ERR(ENOSYS);
+        wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s is stored with strides "
+                "(a transposed view), only dense tensors are read", s->file,
+                name, note);
+    } else {
+        b->error = 0;
+        b->bound++;
+        return s;
+    }
+    return NULL;
+}
+
+/* The scale tensor of LAYER.weight, or NULL: none, or b->error. */
+static const WanStored *find_scale(WanBinder *b, const WanStored *weight)
+{
+    static const char *const word[] = { "scale_weight", "weight_scale" };
+    const WanStored *found = NULL;
+    const size_t n = strlen(weight->name);
+    char name[256];
+
+    if (n < 7 || strcmp(weight->name + n - 7, ".weight"))
+        return NULL;
+    for (int i = 0; i < 2; i++) {
+        const WanStored *s;
+
+        snprintf(name, sizeof(name), "%.*s%s", (int)n - 6, weight->name,
+                 word[i]);
+        s = wan_weights_find(b->weights, name);
+        if (s && found) {
+            wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s has two scales, %s "
+                    "and %s", s->file, weight->raw_name, found->raw_name,
+                    s->raw_name);
+            b->error = WAN_INVALIDDATA;
+            return NULL;
+        }
+        if (s)
+            found = s;
+    }
+    return found;
+}
+
+static void *pool_take(WanBinder *b, const WanStored *s, int64_t bytes)
+{
+    void *p = wan_pool_alloc(b->pool, bytes);
+
+    if (!p) {
+        wan_log(b->log, WAN_LOG_ERROR, "%s: no memory for tensor %s, %" PRId64
+                " bytes", s->file, s->raw_name, bytes);
+        b->error = WAN_ERR(ENOMEM);
+    }
+    return p;
+}
+
+/* t as s is stored; SIMD and BLAS want whole elements aligned. */
+static void bind_stored(WanBinder *b, WanTensor *t, const WanStored *s)
+{
+    t->type = s->type;
+    if ((uintptr_t)s->data % wan_type_size(s->type)) {
+        t->data = pool_take(b, s, s->bytes);
+        if (!t->data)
+            return;
+        wan_log(b->log, WAN_LOG_VERBOSE, "%s: tensor %s is misaligned, copied",
+                s->file, s->raw_name);
+        memcpy(t->data, s->data, s->bytes);
+    } else {
+        t->data = (void *)s->data;
+    }
+}
+
+static void bind_f32(WanBinder *b, WanTensor *t, const WanStored *s)
+{
+    const int64_t n = s->bytes / wan_type_size(s->type);
+
+    t->data = pool_take(b, s, n * (int64_t)sizeof(float));
+    if (t->data)
+        wan_to_f32(t->data, s->data, s->type, n, 1);
+}
+
+/* A scale has no place in a tensor alone; without it the values are wrong. */
+static int refuse_scale(WanBinder *b, const WanStored *s)
+{
+    const WanStored *scale = find_scale(b, s);
+
+    if (scale) {
+        wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s has a scale, %s, which "
+                "is read for linear layers only", s->file, s->raw_name,
+                scale->raw_name);
+        b->error = WAN_ERR(ENOSYS);
+    }
+    return b->error;
+}
+
+void wan_bind_matrix_(WanBinder *b, WanTensor *t, const char *name,
+                      int nb_dims, const int64_t *dim)
+{
+    const WanStored *s = want(b, name, nb_dims, dim, 0);
+
+    *t = wan_tensor(NULL, b->plan_type, nb_dims, dim);
+    if (s && !refuse_scale(b, s))
+        bind_stored(b, t, s);
+}
+
+void wan_bind_vector_(WanBinder *b, WanTensor *t, const char *name,
+                      int nb_dims, const int64_t *dim)
+{
+    const WanStored *s = want(b, name, nb_dims, dim, 1);
+
+    *t = wan_tensor(NULL, WAN_F32, nb_dims, dim);
+    if (s && !refuse_scale(b, s))
+        bind_f32(b, t, s);
+}
+
+/* One number for all of w, or one a row. */
+static void bind_scale(WanBinder *b, WanTensor *t, const WanStored *s,
+                       int64_t rows)
+{
+    const int64_t one = 1;
+    const int row_wise = !same_shape(1, &one, s->nb_dims, s->dim);
+    char found[160];
+
+    if ((row_wise && !same_shape(1, &rows, s->nb_dims, s->dim)) ||
+        !(is_float(s->type) || s->type == WAN_F64) || !s->data) {
+        wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s: expected a scale [1] or "
+                "[%" PRId64 "], found %s %s", s->file, s->raw_name, rows,
+                wan_type_name(s->type),
+                shape_text(found, sizeof(found), s->nb_dims, s->dim));
+        b->error = WAN_INVALIDDATA;
+        return;
+    }
+    *t = wan_tensor_of(NULL, WAN_F32, row_wise ? rows : 1);
+    bind_f32(b, t, s);
+}
+
+void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
+                     int64_t n, int64_t k, int bias)
+{
+    const int64_t shape[] = { n, k };
+    const WanStored *s, *scale;
+    char name[200];
+
+    *l = (WanLinear){ .weight = wan_tensor(NULL, b->plan_type, 2, shape) };
+    snprintf(name, sizeof(name), "%s.weight", prefix);
+    s = want(b, name, 2, shape, 0);
+    if (s) {
+        bind_stored(b, &l->weight, s);
+        scale = b->error ? NULL : find_scale(b, s);
+        if (scale)
+            bind_scale(b, &l->scale, scale, n);
+    }
+    if (bias) {
+        snprintf(name, sizeof(name), "%s.bias", prefix);
+        wan_bind_vector(b, &l->bias, name, n);
+    }
+}
+
+int wan_binder_end(const WanBinder *b)
+{
+    return b->error;
+}

@@ -1,0 +1,157 @@
+/*
+ * Weights: one view over the files checkpoints come in.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * Files are mapped, never copied and never executed. Each container in
+ * formats/ fills the index below; the model binds its tensors by name, type
+ * and shape and sees no container. docs/models.md has the layouts. As with
+ * any mapping, a file that another program cuts short while it is open ends
+ * the process (SIGBUS) when its lost part is read.
+ */
+
+#ifndef WAN_WEIGHTS_H
+#define WAN_WEIGHTS_H
+
+#include "log.h"
+#include "tensor.h"
+
+#define WAN_STORED_MAX_DIMS 8
+
+/* One tensor as its file holds it. */
+typedef struct WanStored {
+    const char *name;       // as in the file, less a known prefix
+    char *raw_name;         // as in the file
+    WanType type;
+    int nb_dims;            // 0: a scalar, one element
+    int64_t dim[WAN_STORED_MAX_DIMS];
+    const void *data;       // in the mapping: any alignment, dense, row-major;
+                            // NULL: a torch view with strides, can't be bound
+    int64_t bytes;
+    const char *file;       // its path, for error lines
+} WanStored;
+
+typedef struct WanWeights WanWeights;
+
+/**
+ * Open a weight file and index its tensors.
+ *
+ * @param out  the index; on failure NULL. Close with wan_weights_close()
+ * @param path a .safetensors file; a *.safetensors.index.json, whose shards
+ *             lie beside it; one numbered shard, which brings the others; a
+ *             torch .pth (zip) file. What a file is, its first bytes say.
+ * @return 0, or WAN_ERR(ENOENT) and the like of open(2), of a shard too;
+ *         WAN_INVALIDDATA: a line names file, tensor and byte;
+ *         WAN_ERR(ENOSYS): a format that is known but not read (old torch,
+ *         GGUF, types and quantisations beyond fp8); WAN_ERR(ENOMEM)
+ */
+int wan_weights_open(WanWeights **out, const char *path, const WanLog *log);
+
+/* Unmap. Takes NULL and half-built objects; sets *w to NULL. */
+void wan_weights_close(WanWeights **w);
+
+/* The tensor of that name, or NULL. */
+const WanStored *wan_weights_find(const WanWeights *w, const char *name);
+
+/* All of them, i < wan_weights_count(w), in no particular order. */
+int wan_weights_count(const WanWeights *w);
+const WanStored *wan_weights_at(const WanWeights *w, int i);
+
+/* The path given to wan_weights_open(). */
+const char *wan_weights_path(const WanWeights *w);
+
+/* Which words a file uses for the tensors: the official repositories', or
+ * those of Diffusers and Hugging Face (ComfyUI uses one or the other). */
+typedef enum WanNaming {
+    WAN_NAMES_OFFICIAL,
+    WAN_NAMES_DIFFUSERS
+} WanNaming;
+
+typedef enum WanPart { WAN_PART_DIT, WAN_PART_T5, WAN_PART_VAE,
+                       WAN_PART_CLIP } WanPart;
+
+/**
+ * Write the name a file of that naming uses for an official name. T5's
+ * token_embedding.weight may be encoder.embed_tokens.weight too; CLIP's
+ * attn.to_qkv is three tensors there, attn.q, attn.k and attn.v here.
+ *
+ * @param size 160 holds every name
+ * @return dst; the official name itself when there is no rule for it
+ */
+const char *wan_name_in(WanNaming naming, WanPart part, const char *official,
+                        char *dst, size_t size);
+
+/* Small tensors that the model wants as f32 whatever the file holds: one
+ * growing list of blocks, freed together. */
+typedef struct WanPool {
+    struct WanPoolBlock *blocks;
+    int64_t bytes;
+} WanPool;
+
+void *wan_pool_alloc(WanPool *pool, int64_t bytes);     // NULL: no memory
+void wan_pool_free(WanPool *pool);
+
+/**
+ * Binds the tensors of one part, in the order the model names them. The first
+ * tensor that is missing or has another shape or type is logged with what was
+ * expected and what was found; later calls do nothing; wan_binder_end() says
+ * how it went. Names are official names.
+ *
+ * Without weights (weights NULL) shapes alone are bound: data stays NULL and
+ * the type is plan_type, which is what the plan backend runs on. With a visit
+ * callback each wanted tensor is also shown to it, so a tool that writes
+ * checkpoints needs no second list.
+ */
+typedef struct WanBinder {
+    const WanWeights *weights;
+    WanNaming naming;
+    WanPart part;
+    WanPool *pool;              // where copies live: vectors as f32, and
+                                // matrices that lie misaligned in their file
+    WanType plan_type;
+    const WanLog *log;
+    void (*visit)(void *opaque, const char *name, int nb_dims,
+                  const int64_t *dim);
+    void *visit_opaque;
+    int error;                  // 0, or the first failure
+    int bound;                  // tensors bound so far
+} WanBinder;
+
+/* A matrix product's weights: y = x W^T * scale + bias. */
+typedef struct WanLinear {
+    WanTensor weight;           // [N, K], in a float type of the file
+    WanTensor bias;             // [N] f32, or absent
+    WanTensor scale;            // [1] or [N] f32 of a scaled fp8 file, or absent
+} WanLinear;
+
+/* A matrix or larger: stays where and as it is stored, or is copied so that
+ * its elements are aligned. The shape must match, but dimensions of 1 may
+ * differ in place and number; the tensor has the dimensions asked for.
+ * Accepts F32, F16, BF16, F8_E4M3, F8_E5M2. One that a scaled fp8 file gives
+ * a scale is refused: only linear layers have a place for it. */
+#define wan_bind_matrix(b, t, name, ...) \
+    wan_bind_matrix_((b), (t), (name), \
+                     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
+                     (const int64_t[]){__VA_ARGS__})
+void wan_bind_matrix_(WanBinder *b, WanTensor *t, const char *name,
+                      int nb_dims, const int64_t *dim);
+
+/* A gain, bias or table: becomes f32 in the pool. Shape rules as above, F64
+ * is accepted too. Not finite values are kept. */
+#define wan_bind_vector(b, t, name, ...) \
+    wan_bind_vector_((b), (t), (name), \
+                     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
+                     (const int64_t[]){__VA_ARGS__})
+void wan_bind_vector_(WanBinder *b, WanTensor *t, const char *name,
+                      int nb_dims, const int64_t *dim);
+
+/* prefix.weight [N, K], prefix.bias [N] if bias, and a scale tensor of a
+ * scaled fp8 file (prefix.scale_weight or prefix.weight_scale: one number, or
+ * one a row) if there. */
+void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
+                     int64_t n, int64_t k, int bias);
+
+/* 0 or the first error. */
+int wan_binder_end(const WanBinder *b);
+
+#endif /* WAN_WEIGHTS_H */
