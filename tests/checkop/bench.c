@@ -1,0 +1,198 @@
+/*
+ * checkop --bench [rows]: rates of the large ops at the model's own shapes.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ *
+ * Each line gives the best of a few passes and its ratio to plain
+ * wan_sgemm() with all threads, measured in turn with it: for linear at the
+ * same shape, for attention and convolution to the best of any shape. Absolute
+ * rates of a shared machine say little, ratios of one run do.
+ */
+
+#include "../../wan/cpu/sgemm.h"
+
+static double bench_best;           // of any sgemm, GFLOP/s
+static WanDev *bench_dev;
+
+static float *bench_floats(int64_t n)
+{
+    float *p = aligned_alloc(64, (n * 4 + 63) / 64 * 64);
+
+    for (int64_t i = 0; i < n; i++)
+        p[i] = (int32_t)random_u32() * 0x1p-31f;
+    return p;
+}
+
+static WanTensor bench_tensor(int nb_dims, const int64_t *dim)
+{
+    WanTensor t = wan_tensor(NULL, WAN_F32, nb_dims, dim);
+
+    t.data = bench_floats(wan_count(&t));
+    return t;
+}
+#define bench_tensor(...) \
+    bench_tensor((int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), \
+                 (const int64_t[]){__VA_ARGS__})
+
+static void bench_line(const char *name, double flops, double seconds,
+                       double base, const char *of)
+{
+    const double rate = flops / seconds * 1e-9;
+
+    printf("%-46s %8.1f ms %7.1f GFLOP/s %5.0f %% of %s\n", name,
+           seconds * 1e3, rate, 100 * rate / base, of);
+    fflush(stdout);
+}
+
+static void bench_linear(int64_t m, int64_t n, int64_t k)
+{
+    static const struct { WanType type; int full; const char *name; } kind[] = {
+        { WAN_F32, 0, "f32" }, { WAN_F32, 1, "f32 bias gelu" },
+        { WAN_BF16, 0, "bf16" }, { WAN_BF16, 1, "bf16 bias gate add" },
+    };
+    WanTensor x = bench_tensor(m, k), y = bench_tensor(m, n);
+    WanTensor bias = bench_tensor(n), gate = bench_tensor(n);
+    WanTensor w32 = bench_tensor(n, k);
+    WanTensor w16 = weight_random(WAN_BF16, 1, 1, 1);
+    const double flops = 2.0 * m * n * k;
+    double plain = 1e9, best[4] = { 1e9, 1e9, 1e9, 1e9 };
+    char name[80];
+
+    w16.data = realloc(w16.data, n * k * 2);
+    w16.dim[0] = n;
+    w16.dim[1] = w16.pitch = k;
+    for (int64_t i = 0; i < n * k; i++)
+        ((uint16_t *)w16.data)[i] = wan_f32_to_bf16(((float *)w32.data)[i]);
+
+    for (int pass = 0; pass < 5; pass++) {
+        double t = now();
+
+        wan_sgemm(1, m, n, k, 1, x.data, k, w32.data, k, 0, y.data, n);
+        plain = fmin(plain, now() - t);
+        for (int i = 0; i < COUNT(kind); i++) {
+            const WanLinear w = { .weight = kind[i].type == WAN_F32 ? w32
+                                                                    : w16,
+                                  .bias = kind[i].full ? bias
+                                                       : (WanTensor){ 0 } };
+            const int add = kind[i].full && kind[i].type == WAN_BF16;
+
+            t = now();
+            wan_op_linear(bench_dev, &y, &x, &w,
+                          .act = kind[i].full && !add ? WAN_ACT_GELU_TANH
+                                                      : WAN_ACT_NONE,
+                          .gate = add ? &gate : NULL);
+            best[i] = fmin(best[i], now() - t);
+        }
+    }
+    bench_best = fmax(bench_best, flops / plain * 1e-9);
+    snprintf(name, sizeof(name), "sgemm %dx%d, %d terms", (int)m, (int)n,
+             (int)k);
+    bench_line(name, flops, plain, flops / plain * 1e-9, "itself");
+    for (int i = 0; i < COUNT(kind); i++) {
+        snprintf(name, sizeof(name), "linear %s", kind[i].name);
+        bench_line(name, flops, best[i], flops / plain * 1e-9, "it");
+    }
+    free(x.data), free(y.data), free(bias.data), free(gate.data);
+    free(w32.data), free(w16.data);
+}
+
+/* The sgemm that attention and conv are measured by, once more, now. */
+static double bench_peak(void)
+{
+    static float *a, *b, *c;
+    const int64_t m = 2048, n = 1536, k = 1536;
+    double t;
+
+    if (!a) {
+        a = bench_floats(m * k);
+        b = bench_floats(n * k);
+        c = bench_floats(m * n);
+    }
+    t = now();
+    wan_sgemm(1, m, n, k, 1, a, k, b, k, 0, c, n);
+    return 2.0 * m * n * k / (now() - t) * 1e-9;
+}
+
+static void bench_attention(int64_t lq, int64_t lk, int heads, int64_t size)
+{
+    WanTensor q = bench_tensor(lq, heads * size), y = bench_tensor(lq, heads * size);
+    WanTensor k = bench_tensor(lk, heads * size), v = bench_tensor(lk, heads * size);
+    double best = 1e9, peak = 0;
+    char name[80];
+
+    for (int pass = 0; pass < 4; pass++) {
+        double t;
+
+        peak = fmax(peak, bench_peak());
+        t = now();
+        wan_op_attention(bench_dev, &y, &q, &k, &v, .heads = heads);
+        best = fmin(best, now() - t);
+    }
+    bench_best = fmax(bench_best, peak);
+    snprintf(name, sizeof(name), "attention %dx%d, %d heads of %d", (int)lq,
+             (int)lk, heads, (int)size);
+    bench_line(name, 4.0 * lq * lk * heads * size, best, bench_best,
+               "best sgemm");
+    free(q.data), free(y.data), free(k.data), free(v.data);
+}
+
+static void bench_conv(int64_t t, int64_t h, int64_t w, int64_t i, int64_t o,
+                       int64_t kt, int64_t kk, int up)
+{
+    WanTensor x = bench_tensor(t + kt - 1, h, w, i);
+    WanTensor y = bench_tensor(t, h * up, w * up, o);
+    WanConv c = { bench_tensor(o, i, kt, kk, kk), bench_tensor(o) };
+    double best = 1e9, peak = 0;
+    char name[80];
+
+    for (int pass = 0; pass < 3; pass++) {
+        double s;
+
+        peak = fmax(peak, bench_peak());
+        s = now();
+        wan_op_conv(bench_dev, &y, &x, &c, .upsample = up);
+        best = fmin(best, now() - s);
+    }
+    bench_best = fmax(bench_best, peak);
+    snprintf(name, sizeof(name), "conv %dx%dx%d %d to %d, %dx%dx%d%s", (int)t,
+             (int)(h * up), (int)(w * up), (int)i, (int)o, (int)kt, (int)kk,
+             (int)kk, up == 2 ? " up" : "");
+    bench_line(name, 2.0 * wan_count(&y) * i * kt * kk * kk, best, bench_best,
+               "best sgemm");
+    free(x.data), free(y.data), free(c.weight.data), free(c.bias.data);
+}
+
+static int bench(int rows)
+{
+    static const int64_t shape[][2] = { { 1536, 1536 }, { 8960, 1536 },
+                                        { 1536, 8960 } };
+    static const int64_t tokens[] = { 576, 2048 };
+    char name[64];
+
+    if (wan_dev_open(&bench_dev, "cpu", 0, INT64_C(1) << 30, NULL) < 0)
+        return 1;
+    printf("%d threads, products by %s\n", bench_dev->threads,
+           wan_sgemm_name(name, sizeof(name)));
+    for (int i = 0; i < COUNT(tokens); i++)
+        for (int j = 0; j < COUNT(shape) && (!rows || !i); j++)
+            bench_linear(rows ? rows : tokens[i], shape[j][0], shape[j][1]);
+    if (!rows) {
+        bench_attention(2048, 2048, 12, 128);
+        bench_attention(576, 512, 12, 128);
+        bench_attention(1536, 1536, 1, 384);
+        bench_conv(1, 240, 416, 96, 96, 3, 3, 1);
+        bench_conv(1, 120, 208, 192, 192, 3, 3, 1);
+        bench_conv(1, 60, 104, 384, 384, 3, 3, 1);
+        bench_conv(1, 18, 32, 384, 384, 3, 3, 1);
+        bench_conv(1, 120, 208, 192, 96, 1, 3, 2);
+        bench_conv(2, 60, 104, 384, 768, 3, 1, 1);
+        bench_conv(1, 60, 104, 192, 384, 1, 1, 1);
+        bench_conv(1, 240, 416, 96, 3, 3, 3, 1);
+        bench_conv(1, 60, 104, 16, 384, 3, 3, 1);
+        bench_conv(1, 240, 416, 3, 96, 3, 3, 1);
+    }
+    if (wan_dev_error(bench_dev))
+        printf("%s\n", bench_dev->message);
+    wan_dev_close(&bench_dev);
+    return 0;
+}

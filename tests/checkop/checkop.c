@@ -1,0 +1,48 @@
+/*
+ * checkop: every op of the CPU backend against its definition, and the
+ * definitions against loops written once more.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ *
+ *     checkop                 the tests, as TAP
+ *     checkop --bench [rows]  rates of the large ops, see bench.c
+ *
+ * One program, so one translation unit: the files beside it are parts of it.
+ */
+
+#include "checkop.h"
+
+#include "linear.c"
+#include "attention.c"
+#include "conv.c"
+#include "norm.c"
+#include "rope.c"
+#include "elem.c"
+#include "layout.c"
+#include "image.c"
+#include "bench.c"
+
+int main(int argc, char **argv)
+{
+    const int64_t arena = INT64_C(256) << 20;
+
+    if (argc > 1 && !strcmp(argv[1], "--bench"))
+        return bench(argc > 2 ? atoi(argv[2]) : 0);
+    if (wan_dev_open(&ref, "ref", 1, arena, NULL) < 0 ||
+        wan_dev_open(&dut, "cpu", 2, arena, NULL) < 0) {
+        printf("Bail out! no device\n");
+        return 1;
+    }
+    test_linear();
+    test_attention();
+    test_conv();
+    test_norm();
+    test_rope();
+    test_elem();
+    test_layout();
+    test_image();
+    printf("# largest error / tolerance: %.2f\n", worst_ratio);
+    wan_dev_close(&ref);
+    wan_dev_close(&dut);
+    return test_end();
+}

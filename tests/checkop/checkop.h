@@ -1,0 +1,190 @@
+/*
+ * What the op tests share: two devices, and pairs of tensors that hold the
+ * same values on each.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ *
+ * ref is the definition, dut the device under test. Outputs begin as NaN, and
+ * so does what lies between the rows of a pitched view: a value that was not
+ * written and a write outside the view both show.
+ */
+
+#ifndef WAN_CHECKOP_H
+#define WAN_CHECKOP_H
+
+#include <stdarg.h>
+#include <time.h>
+
+#include "../test.h"
+#include "../../wan/ops.h"
+
+/* A test case names what is not zero. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
+static WanDev *ref, *dut;
+static double worst_ratio;          // of error to tolerance, over all checks
+
+/* ------------------------------------------------------------- numbers */
+
+static uint64_t test_seed = 1;
+
+static inline uint32_t random_u32(void)
+{
+    test_seed = test_seed * 6364136223846793005u + 1442695040888963407u;
+    return test_seed >> 32;
+}
+
+/* About normal: twelve uniform numbers. */
+static inline float random_normal(void)
+{
+    double s = -6;
+
+    for (int i = 0; i < 12; i++)
+        s += random_u32() * 0x1p-32;
+    return s;
+}
+
+static inline double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+/* Units in the last place of a result whose sums have n terms: rounding
+ * errors of a blocked sum grow with a root of its length. */
+static inline double tolerance(int64_t n)
+{
+    return 0x1p-24 * (2 + sqrt((double)n) / 5);
+}
+
+/* --------------------------------------------------------------- pairs */
+
+typedef struct Pair {
+    WanTensor ref, dut;
+    void *base[2];
+    int64_t floats;                 // of a base, padding too
+} Pair;
+
+/* Dense but for a pitch of `extra` more than the columns. */
+static inline Pair pair_make(int64_t extra, int nb_dims, const int64_t *dim)
+{
+    Pair p = { .ref = wan_tensor(NULL, WAN_F32, nb_dims, dim) };
+    WanTensor *t[2] = { &p.ref, &p.dut };
+
+    p.ref.pitch += extra;
+    p.dut = p.ref;
+    p.floats = wan_rows(&p.ref) * p.ref.pitch;
+    for (int k = 0; k < 2; k++) {
+        float *f = malloc((p.floats + 1) * sizeof(*f));
+
+        p.base[k] = t[k]->data = f;
+        for (int64_t i = 0; i < p.floats; i++)
+            f[i] = NAN;
+    }
+    return p;
+}
+
+#define pair_out(extra, ...) \
+    pair_make((extra), (int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), \
+              (const int64_t[]){__VA_ARGS__})
+
+static inline Pair pair_fill(Pair p, double scale, double shift)
+{
+    for (int64_t i = 0; i < wan_rows(&p.ref); i++)
+        for (int64_t c = 0; c < wan_cols(&p.ref); c++)
+            wan_row(&p.ref, i)[c] = wan_row(&p.dut, i)[c] =
+                (float)(random_normal() * scale + shift);
+    return p;
+}
+
+#define pair_random(extra, ...) pair_fill(pair_out(extra, __VA_ARGS__), 1, 0)
+
+static inline void pair_free(Pair *p)
+{
+    free(p->base[0]);
+    free(p->base[1]);
+    *p = (Pair){ 0 };
+}
+
+/* Relative L2 over the view, and nothing written beside it. */
+#define expect_close(pair, tol, ...) \
+    expect_close_(__FILE__, __LINE__, (pair), (tol), __VA_ARGS__)
+__attribute__((format(printf, 5, 6)))
+static inline void expect_close_(const char *file, int line, const Pair *p,
+                                 double tol, const char *fmt, ...)
+{
+    const int64_t rows = wan_rows(&p->ref), cols = wan_cols(&p->ref);
+    double err = 0, sum = 0, rel;
+    int outside = 0;
+    char what[160];
+    va_list ap;
+
+    for (int64_t i = 0; i < rows; i++) {
+        const float *a = wan_row(&p->dut, i), *b = wan_row(&p->ref, i);
+
+        for (int64_t c = 0; c < cols; c++) {
+            err += ((double)a[c] - b[c]) * ((double)a[c] - b[c]);
+            sum += (double)b[c] * b[c];
+        }
+        for (int64_t c = cols; c < p->dut.pitch; c++)
+            outside |= !isnan(a[c]) || !isnan(b[c]);
+    }
+    rel = sum > 0 ? sqrt(err / sum) : sqrt(err);
+    if (rel / tol > worst_ratio)
+        worst_ratio = rel / tol;
+    if (rel <= tol && !outside && !dut->error && !ref->error)
+        return;
+
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof(what), fmt, ap);
+    va_end(ap);
+    printf("# %s: error %.3g, tolerance %.3g%s%s%s\n", what, rel, tol,
+           outside ? ", wrote beside the view" : "",
+           ref->error ? ", ref: " : dut->error ? ", dut: " : "",
+           ref->error ? ref->message : dut->error ? dut->message : "");
+    test_failed(file, line, "expect_close");
+}
+
+/* ------------------------------------------------------------- weights */
+
+/* A dense weight tensor of a stored type; both devices read the same. */
+static inline WanTensor weight_make(WanType type, double scale, int nb_dims,
+                                    const int64_t *dim)
+{
+    WanTensor t = wan_tensor(NULL, type, nb_dims, dim);
+    const int64_t n = wan_count(&t);
+    char *p = malloc(n * wan_type_size(type) + 1);
+
+    t.data = p;
+    for (int64_t i = 0; i < n; i++) {
+        const float f = (float)(random_normal() * scale);
+        const uint16_t h = type == WAN_BF16 ? wan_f32_to_bf16(f)
+                                            : wan_f32_to_f16(f);
+        if (type == WAN_F32)
+            memcpy(p + 4 * i, &f, 4);
+        else if (wan_type_size(type) == 2)
+            memcpy(p + 2 * i, &h, 2);
+        else    // neither NaN nor infinity in either fp8 type
+            p[i] = (char)(random_u32() & 0x80) | (char)(random_u32() % 0x70);
+    }
+    return t;
+}
+
+#define weight_random(type, scale, ...) \
+    weight_make((type), (scale), (int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), \
+                (const int64_t[]){__VA_ARGS__})
+
+static inline double weight_value(const WanTensor *t, int64_t i)
+{
+    float f;
+
+    wan_to_f32(&f, (const char *)t->data + i * wan_type_size(t->type),
+               t->type, 1, 1);
+    return f;
+}
+
+#define COUNT(a) ((int)(sizeof(a) / sizeof(*(a))))
+
+#endif /* WAN_CHECKOP_H */

@@ -1,0 +1,179 @@
+/*
+ * Tests of the convolution.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ */
+
+typedef struct ConvCase {
+    int64_t t, h, w, i, o, kt, k;   // t, h, w of the input
+    int stride_t, stride, up, add;
+    WanType type;
+} ConvCase;
+
+/* By scattering each input to the outputs it reaches, unlike the backends. */
+static void conv_double(double *y, const int64_t *yd, const WanTensor *x,
+                        const WanConv *w, const ConvCase *c)
+{
+    const int pad = c->k == 3 && c->stride == 1;
+    const int64_t T = yd[0], H = yd[1], W = yd[2];
+
+    for (int64_t ti = 0; ti < c->t; ti++)
+        for (int64_t hi = 0; hi < c->h * c->up; hi++)
+            for (int64_t wi = 0; wi < c->w * c->up; wi++)
+                for (int64_t e = 0; e < c->kt * c->k * c->k; e++) {
+                    const int64_t dt = e / c->k / c->k, dr = e / c->k % c->k;
+                    const int64_t dc = e % c->k;
+                    const int64_t t = ti - dt, r = hi + pad - dr;
+                    const int64_t q = wi + pad - dc;
+                    const float *in = wan_row(x, (ti * c->h + hi / c->up) *
+                                                 c->w + wi / c->up);
+                    double *out;
+
+                    if (t < 0 || r < 0 || q < 0 || t % c->stride_t ||
+                        r % c->stride || q % c->stride ||
+                        t / c->stride_t >= T || r / c->stride >= H ||
+                        q / c->stride >= W)
+                        continue;
+                    out = y + ((t / c->stride_t * H + r / c->stride) * W +
+                               q / c->stride) * c->o;
+                    for (int64_t o = 0; o < c->o; o++)
+                        for (int64_t i = 0; i < c->i; i++)
+                            out[o] += in[i] * weight_value(&w->weight,
+                                ((o * c->i + i) * c->kt + dt) * c->k * c->k +
+                                dr * c->k + dc);
+                }
+}
+
+static void conv_case(ConvCase c)
+{
+    c.stride_t += !c.stride_t;
+    c.stride += !c.stride;
+    c.up += !c.up;
+    const int64_t terms = c.i * c.kt * c.k * c.k;
+    const int64_t yd[4] = { (c.t - c.kt) / c.stride_t + 1,
+                            c.h * c.up / c.stride, c.w * c.up / c.stride,
+                            c.o };
+    Pair x = pair_random(0, c.t, c.h, c.w, c.i);
+    Pair y = c.add ? pair_random(0, yd[0], yd[1], yd[2], yd[3])
+                   : pair_out(0, yd[0], yd[1], yd[2], yd[3]);
+    Pair bias = pair_random(0, c.o);
+    WanConv w = {
+        .weight = weight_random(c.type, 1 / sqrt((double)terms), c.o, c.i,
+                                c.kt, c.k, c.k),
+        .bias = bias.ref,
+    };
+    const WanConvArgs a = { c.stride_t, c.stride, c.up, c.add };
+    const int64_t n = wan_count(&y.ref);
+    double *want = malloc(n * sizeof(*want)), err = 0, sum = 0;
+
+    for (int64_t i = 0; i < n; i++)
+        want[i] = wan_row(&bias.ref, 0)[i % c.o] +
+                  (c.add ? ((float *)y.ref.data)[i] : 0);
+    conv_double(want, yd, &x.ref, &w, &c);
+    wan_op_conv_(ref, &y.ref, &x.ref, &w, a);
+    wan_op_conv_(dut, &y.dut, &x.dut, &w, a);
+    for (int64_t i = 0; i < n; i++) {
+        const double e = ((float *)y.ref.data)[i] - want[i];
+
+        err += e * e;
+        sum += want[i] * want[i];
+    }
+    CHECKF(err <= sum * 0x1p-46, "ref: %g", sqrt(err / sum));
+    expect_close(&y, tolerance(terms), "[%d,%d,%d,%d] to %d, %dx%dx%d stride "
+                 "%d %d up %d add %d %s", (int)c.t, (int)c.h, (int)c.w,
+                 (int)c.i, (int)c.o, (int)c.kt, (int)c.k, (int)c.k,
+                 c.stride_t, c.stride, c.up, c.add, wan_type_name(c.type));
+    free(want);
+    free(w.weight.data);
+    pair_free(&x), pair_free(&y), pair_free(&bias);
+}
+
+TEST(conv_channels)
+{
+    static const int64_t n[] = { 1, 3, 8, 16, 24, 33, 96 };
+
+    for (int i = 0; i < COUNT(n); i++)
+        for (int o = 0; o < COUNT(n); o++)
+            if (n[i] * n[o] <= 96 * 24 || i == o)
+                conv_case((ConvCase){ 3, 5, 9, n[i], n[o], 3, 3 });
+}
+
+TEST(conv_shapes)
+{
+    static const int64_t h[] = { 1, 2, 7, 30 }, w[] = { 1, 3, 18, 64 };
+
+    for (int i = 0; i < COUNT(h); i++)
+        for (int j = 0; j < COUNT(w); j++) {
+            conv_case((ConvCase){ 2, h[i], w[j], 33, 24, 2, 3 });
+            conv_case((ConvCase){ 2, h[i], w[j], 5, 3, 1, 3 });
+            conv_case((ConvCase){ 3, h[i], w[j], 24, 8, 3, 1 });
+        }
+    conv_case((ConvCase){ 1, 3, 700, 33, 8, 1, 3 });   // rows past a band
+    conv_case((ConvCase){ 1, 40, 150, 8, 3, 1, 3 });
+    conv_case((ConvCase){ 1, 40, 150, 8, 40, 1, 3 });
+}
+
+TEST(conv_strides)
+{
+    for (int i = 0; i < 16; i++) {
+        const int64_t c = i & 1 ? 3 : 40;
+
+        conv_case((ConvCase){ 5, 6, i & 2 ? 2 : 38, c, i & 4 ? 3 : 24, 3, 3,
+                              .stride_t = 1 + (i >> 3), .stride = 2 });
+        conv_case((ConvCase){ 5, 4, 4, c, 16, 3, 1, .stride_t = 1 + (i & 1),
+                              .add = i >> 1 & 1 });
+    }
+}
+
+TEST(conv_upsampled)
+{
+    for (int i = 0; i < 16; i++)
+        conv_case((ConvCase){ 1 + (i >> 3), i & 1 ? 1 : 6, i & 2 ? 37 : 2,
+                              i & 4 ? 3 : 40, i & 2 ? 3 : 24, 1 + (i >> 3), 3,
+                              .up = 2, .add = i & 1 });
+    conv_case((ConvCase){ 2, 3, 5, 8, 9, 2, 1, .up = 2 });
+}
+
+TEST(conv_options)
+{
+    static const WanType type[] = { WAN_F16, WAN_BF16, WAN_F8_E4M3 };
+
+    for (int i = 0; i < COUNT(type); i++) {
+        conv_case((ConvCase){ 3, 6, 10, 48, 24, 3, 3, .type = type[i] });
+        conv_case((ConvCase){ 3, 6, 10, 48, 3, 3, 3, .type = type[i],
+                              .add = 1 });
+        conv_case((ConvCase){ 1, 6, 10, 16, 40, 1, 3, .type = type[i],
+                              .add = 1 });
+    }
+    conv_case((ConvCase){ 3, 8, 8, 384, 40, 3, 3 });    // the longest sums
+}
+
+/* Cancelled before it ends, an op leaves and the device says so. */
+TEST(conv_cancel)
+{
+    WanDev *d;
+    Pair x = pair_random(0, 1, 4, 4, 8), y = pair_out(0, 1, 4, 4, 8);
+    Pair bias = pair_random(0, 8);
+    WanConv w = { .weight = weight_random(WAN_F32, 1, 8, 8, 1, 3, 3),
+                  .bias = bias.ref };
+
+    if (!CHECK(wan_dev_open(&d, "cpu", 2, 16 << 20, NULL) == 0))
+        return;
+    wan_dev_cancel(d);
+    wan_op_conv(d, &y.dut, &x.dut, &w);
+    CHECK(wan_dev_error(d) == WAN_CANCELLED);
+    CHECK(isnan(wan_row(&y.dut, 0)[0]));
+    wan_dev_close(&d);
+    free(w.weight.data);
+    pair_free(&x), pair_free(&y), pair_free(&bias);
+}
+
+static void test_conv(void)
+{
+    RUN(conv_channels);
+    RUN(conv_shapes);
+    RUN(conv_strides);
+    RUN(conv_upsampled);
+    RUN(conv_options);
+    RUN(conv_cancel);
+}

@@ -1,0 +1,193 @@
+/*
+ * Tests of the linear layer.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ */
+
+static double act_double(double v, WanAct act)
+{
+    const double u = 0.79788456080286535588 * (v + 0.044715 * v * v * v);
+
+    return act == WAN_ACT_SILU ? v / (1 + exp(-v)) :
+           act == WAN_ACT_GELU_TANH ? v / 2 * (1 + tanh(u)) :
+           act == WAN_ACT_GELU_ERF ? v / 2 * (1 + erf(v / sqrt(2))) : v;
+}
+
+typedef struct LinearCase {
+    int64_t m, n, k, extra;
+    WanType type;
+    WanAct act;
+    int bias, scale, add, gate; // scale: 0 none, 1 one, 2 one a column
+} LinearCase;
+
+static void linear_case(const LinearCase *c)
+{
+    Pair x = pair_random(c->extra, c->m, c->k);
+    Pair y = c->add || c->gate ? pair_random(c->extra, c->m, c->n)
+                               : pair_out(c->extra, c->m, c->n);
+    Pair bias = pair_random(0, c->n), gate = pair_random(0, c->n);
+    Pair scale = pair_fill(pair_out(0, c->scale == 2 ? c->n : 1), 0.1, 1);
+    WanLinear w = {
+        .weight = weight_random(c->type, 1 / sqrt((double)c->k), c->n, c->k),
+        .bias = c->bias ? bias.ref : (WanTensor){ 0 },
+        .scale = c->scale ? scale.ref : (WanTensor){ 0 },
+    };
+    const WanLinearArgs a = { .act = c->act, .add = c->add,
+                              .gate = c->gate ? &gate.ref : NULL };
+    /* f8 weights are large numbers: a bias adds nothing to their length */
+    const double tol = tolerance(c->k) * (c->act ? 1.5 : 1);
+    double *want = malloc(c->m * c->n * sizeof(*want)), err = 0, sum = 0;
+
+    for (int64_t i = 0; i < c->m; i++)
+        for (int64_t n = 0; n < c->n; n++) {
+            double s = 0;
+
+            for (int64_t k = 0; k < c->k; k++)
+                s += wan_row(&x.ref, i)[k] *
+                     weight_value(&w.weight, n * c->k + k);
+            if (c->scale)
+                s *= wan_row(&scale.ref, 0)[c->scale == 2 ? n : 0];
+            if (c->bias)
+                s += wan_row(&bias.ref, 0)[n];
+            s = act_double(s, c->act);
+            if (c->gate)
+                s *= wan_row(&gate.ref, 0)[n];
+            if (c->add || c->gate)
+                s += wan_row(&y.ref, i)[n];
+            want[i * c->n + n] = s;
+        }
+    wan_op_linear_(ref, &y.ref, &x.ref, &w, a);
+    wan_op_linear_(dut, &y.dut, &x.dut, &w, a);
+    for (int64_t i = 0; i < c->m; i++)
+        for (int64_t n = 0; n < c->n; n++) {
+            const double e = wan_row(&y.ref, i)[n] - want[i * c->n + n];
+
+            err += e * e;
+            sum += want[i * c->n + n] * want[i * c->n + n];
+        }
+    CHECKF(err <= sum * 0x1p-46, "ref: %g", sqrt(err / sum));
+    expect_close(&y, tol, "%dx%dx%d pitch +%d %s act %d bias %d scale %d add "
+                 "%d gate %d", (int)c->m, (int)c->n, (int)c->k, (int)c->extra,
+                 wan_type_name(c->type), c->act, c->bias, c->scale, c->add,
+                 c->gate);
+    free(want);
+    free(w.weight.data);
+    pair_free(&x), pair_free(&y), pair_free(&bias), pair_free(&gate);
+    pair_free(&scale);
+}
+
+TEST(linear_shapes)
+{
+    static const int64_t m[] = { 1, 7, 127, 513 }, n[] = { 1, 3, 24, 130 };
+    static const int64_t k[] = { 1, 48, 130, 1027 };
+
+    for (int i = 0; i < COUNT(m); i++)
+        for (int j = 0; j < COUNT(n); j++)
+            for (int l = 0; l < COUNT(k); l++)
+                linear_case(&(LinearCase){ m[i], n[j], k[l], (i + j) % 3 * 5,
+                                           .bias = l & 1 });
+}
+
+TEST(linear_types)
+{
+    static const WanType type[] = { WAN_F32, WAN_F16, WAN_BF16, WAN_F8_E4M3,
+                                    WAN_F8_E5M2 };
+
+    for (int i = 0; i < COUNT(type); i++) {
+        linear_case(&(LinearCase){ 7, 130, 96, 0, type[i] });
+        linear_case(&(LinearCase){ 65, 257, 1100, 3, type[i], .bias = 1,
+                                   .scale = 1 });
+        linear_case(&(LinearCase){ 1, 96, 2050, 0, type[i], .scale = 2 });
+    }
+}
+
+TEST(linear_epilogues)
+{
+    for (int act = 0; act <= WAN_ACT_GELU_ERF; act++)
+        for (int i = 0; i < 24; i++)
+            linear_case(&(LinearCase){ 33, 131, 48, i % 5, .act = act,
+                                       .bias = i & 1, .scale = i / 2 % 3,
+                                       .add = i / 6 % 2, .gate = i / 12 });
+}
+
+/* Every bit pattern of the narrow types means the same on both devices. */
+TEST(linear_widens_all_patterns)
+{
+    static const WanType type[] = { WAN_F16, WAN_BF16, WAN_F8_E4M3,
+                                    WAN_F8_E5M2 };
+
+    for (int t = 0; t < COUNT(type); t++) {
+        const int64_t n = wan_type_size(type[t]) == 1 ? 256 : 65536;
+        uint16_t *half = malloc(n * sizeof(*half));
+        uint8_t *byte = malloc(n);
+        WanLinear w = { .weight = wan_tensor_of(n > 256 ? (void *)half : byte,
+                                                type[t], n, 1) };
+        Pair x = pair_fill(pair_out(0, 1, 1), 0, 1), y = pair_out(0, 1, n);
+        int bad = 0;
+
+        for (int64_t i = 0; i < n; i++) {
+            half[i] = (uint16_t)i;
+            byte[i] = (uint8_t)i;
+        }
+        wan_op_linear(ref, &y.ref, &x.ref, &w);
+        wan_op_linear(dut, &y.dut, &x.dut, &w);
+        for (int64_t i = 0; i < n; i++) {
+            const float a = wan_row(&y.ref, 0)[i], b = wan_row(&y.dut, 0)[i];
+
+            bad += !(a == b || (isnan(a) && isnan(b)));
+        }
+        CHECKF(!bad, "%s: %d of %d differ", wan_type_name(type[t]), bad,
+               (int)n);
+        free(half), free(byte);
+        pair_free(&x), pair_free(&y);
+    }
+}
+
+/* A file need not align its tensors. */
+TEST(linear_unaligned_weights)
+{
+    static const WanType type[] = { WAN_F32, WAN_F16, WAN_BF16 };
+
+    for (int t = 0; t < COUNT(type); t++) {
+        const int64_t bytes = 70 * 130 * wan_type_size(type[t]);
+        WanLinear w = { .weight = weight_random(type[t], 0.1, 70, 130) };
+        char *odd = malloc(bytes + 1);
+        Pair x = pair_random(0, 9, 130), y = pair_out(0, 9, 70);
+
+        wan_op_linear(ref, &y.ref, &x.ref, &w);
+        memcpy(odd + 1, w.weight.data, bytes);
+        free(w.weight.data);
+        w.weight.data = odd + 1;
+        wan_op_linear(dut, &y.dut, &x.dut, &w);
+        expect_close(&y, tolerance(130), "%s", wan_type_name(type[t]));
+        free(odd);
+        pair_free(&x), pair_free(&y);
+    }
+}
+
+/* The same bits whatever the number of threads. */
+TEST(linear_threads)
+{
+    WanLinear w = { .weight = weight_random(WAN_BF16, 0.1, 300, 1100) };
+    Pair x = pair_random(0, 600, 1100), y = pair_out(0, 600, 300);
+    WanDev *one;
+
+    if (!CHECK(wan_dev_open(&one, "cpu", 1, 64 << 20, NULL) == 0))
+        return;
+    wan_op_linear(one, &y.ref, &x.ref, &w);
+    wan_op_linear(dut, &y.dut, &x.dut, &w);
+    CHECK(!memcmp(y.ref.data, y.dut.data, y.floats * sizeof(float)));
+    wan_dev_close(&one);
+    free(w.weight.data);
+    pair_free(&x), pair_free(&y);
+}
+
+static void test_linear(void)
+{
+    RUN(linear_shapes);
+    RUN(linear_types);
+    RUN(linear_epilogues);
+    RUN(linear_widens_all_patterns);
+    RUN(linear_unaligned_weights);
+    RUN(linear_threads);
+}

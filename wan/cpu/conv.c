@@ -1,0 +1,325 @@
+/*
+ * Convolution on the CPU: for each tap of the kernel, one matrix product of a
+ * band of pixels, shifted, with that tap's [I, O] weights.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * A band is some rows of one output frame. For each frame of the kernel its
+ * input rows are copied into the worker's scratch with the zeros around them,
+ * so that one shift holds for every pixel of the band: with rows P pixels
+ * apart, output pixel r P + c meets input pixel r P + c + shift at each tap.
+ * The columns of zeros between rows give outputs that nobody reads.
+ *
+ *   stride 2     four planes, one for each parity of row and column
+ *   upsample 2   four phases of the output, each a 2x2 kernel over the input
+ *                as it is; taps that read the same pixel are summed first
+ *   few inputs   the taps side by side in one longer product
+ *   few outputs  the products of all taps side by side, then shifted sums
+ *
+ * Weights are widened and turned to [phase][frame][tap][I][O] first. Sizes do
+ * not depend on the number of threads, so neither do the results.
+ */
+
+#include "cpu.h"
+#include "sgemm.h"
+#include "simd.h"
+
+enum {
+    PIXELS = 512,       // of a band, about
+    WIDE_PIXELS = 4096, // of a band with few channels
+    FEW = 32,           // channels
+    TURN = 8            // input channels turned in one go
+};
+
+typedef struct Conv {
+    WanDev *d;
+    WanTensor *y;
+    const WanTensor *x;
+    const WanConv *w;
+    const WanConvArgs *a;
+
+    int64_t I, O, kt, k;
+    int phases, taps;           // of one frame of the kernel
+    int64_t shift[4][9];        // in pixels, by phase and tap
+    int64_t H, W, P;            // a phase's rows and columns, its row pitch
+    int64_t rows, bands;        // rows of a band, bands of a frame
+    int64_t planes, plane;      // planes and their pixels
+    int gather;                 // few inputs
+    int scatter;                // few outputs
+    int64_t n;                  // columns of a product
+    int64_t weights, worker_floats; // in scratch
+    int failed;                 // a product had no memory
+} Conv;
+
+/* ------------------------------------------------------------- geometry */
+
+static Conv plan(const WanTensor *y, const WanTensor *x, const WanConv *w,
+                 const WanConvArgs *a)
+{
+    const WanTensor *wt = &w->weight;
+    const int stride = a->stride, up = a->upsample;
+    Conv s = {
+        .y = (WanTensor *)y, .x = x, .w = w, .a = a,
+        .O = wt->dim[0], .I = wt->dim[1], .kt = wt->dim[2], .k = wt->dim[3],
+        .phases = up * up,
+    };
+    int64_t most;
+
+    s.taps = s.k == 1 ? 1 : up == 2 ? 4 : 9;
+    s.H = y->dim[1] / up;
+    s.W = y->dim[2] / up;
+    s.P = s.W + (s.k == 1 ? 0 : stride == 2 ? 1 : 2);
+    s.scatter = s.O * s.taps <= FEW && s.k == 3 && stride == 1 && up == 1;
+    s.gather = !s.scatter && s.I < FEW && s.taps > 1;
+    most = (s.scatter || s.gather ? WIDE_PIXELS : PIXELS) / s.P;
+    s.bands = wan_ceil_div(s.H, most > 0 ? most : 1);
+    s.rows = s.bands ? wan_ceil_div(s.H, s.bands) : 0;
+    s.planes = stride == 2 ? 4 : 1;
+    s.plane = (s.rows + (s.k == 1 ? 0 : stride == 2 ? 1 : 2)) * s.P;
+    s.n = s.scatter ? s.O * s.taps : s.O;
+
+    for (int p = 0; p < s.phases && s.k == 3; p++)
+        for (int t = 0; t < s.taps; t++) {
+            if (up == 2)
+                s.shift[p][t] = (p / 2 + t / 2) * s.P + p % 2 + t % 2;
+            else if (stride == 2)
+                s.shift[p][t] = (t / 3 % 2 * 2 + t % 3 % 2) * s.plane +
+                                t / 6 * s.P + t % 3 / 2;
+            else
+                s.shift[p][t] = t / 3 * s.P + t % 3;
+        }
+
+    s.weights = wan_pad16(s.phases * s.kt * s.taps * s.I * s.O);
+    /* planes, gathered rows, sums of a band, weights being turned, products
+     * before they are scattered */
+    s.worker_floats =
+        wan_pad16(s.k == 1 ? 0 : s.planes * s.plane * s.I) +
+        wan_pad16(s.gather ? s.rows * s.P * s.taps * s.I : 0) +
+        wan_pad16(s.rows * s.P * s.O) +
+        wan_pad16(TURN * s.kt * s.k * s.k) +
+        wan_pad16(s.scatter ? s.plane * s.n : 0);
+    return s;
+}
+
+/* -------------------------------------------------------------- weights */
+
+/* Which of a 3x3 kernel's taps phase p of an upsampled output sums into its
+ * tap t, along one axis: 0 | 1 2 for the even, 0 1 | 2 for the odd pixel. */
+static void sum_range(int p, int t, int *from, int *to)
+{
+    *from = t ? 1 + p : 0;
+    *to = t ? 3 : 1 + p;
+}
+
+/* The kernel k x k of one input, output and frame as phase p's tap t. */
+static float tap_weight(const Conv *s, const float *w, int p, int t)
+{
+    int r0, r1, c0, c1;
+    float sum = 0;
+
+    if (s->k == 1 || s->phases == 1)
+        return w[t];
+    sum_range(p / 2, t / 2, &r0, &r1);
+    sum_range(p % 2, t % 2, &c0, &c1);
+    for (int r = r0; r < r1; r++)
+        for (int c = c0; c < c1; c++)
+            sum += w[r * 3 + c];
+    return sum;
+}
+
+/* Input channels [index * TURN, ...) of all outputs to their places. */
+static void turn_weights(void *arg, int64_t index, int worker)
+{
+    Conv *s = arg;
+    const WanTensor *w = &s->w->weight;
+    const int64_t I = s->I, O = s->O, kt = s->kt, kk = s->k * s->k;
+    const int64_t i0 = index * TURN, m = I - i0 < TURN ? I - i0 : TURN;
+    float *dst = s->d->scratch;
+    float *in = dst + s->weights + worker * s->worker_floats;
+
+    for (int64_t o = 0; o < O; o++) {
+        wan_cpu_to_f32(in, (const char *)w->data + (o * I + i0) * kt * kk *
+                           wan_type_size(w->type), w->type, m * kt * kk);
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t dt = 0; dt < kt; dt++)
+                for (int p = 0; p < s->phases; p++)
+                    for (int t = 0; t < s->taps; t++) {
+                        const int64_t at = s->scatter ?
+                            ((dt * I + i0 + i) * s->taps + t) * O + o :
+                            (((p * kt + dt) * s->taps + t) * I + i0 + i) * O +
+                            o;
+
+                        dst[at] = tap_weight(s, in + (i * kt + dt) * kk, p,
+                                             t);
+                    }
+    }
+}
+
+/* --------------------------------------------------------------- a band */
+
+/* The input of output rows [r0, r0 + rows) from one frame, into planes. */
+static void pack(const Conv *s, float *dst, const float *frame, int64_t r0,
+                 int64_t rows)
+{
+    const int64_t H = s->x->dim[1], W = s->x->dim[2], I = s->I;
+
+    if (s->planes == 1) {
+        for (int64_t r = r0 - 1; r < r0 + rows + 1; r++, dst += s->P * I) {
+            if (r < 0 || r >= H) {
+                memset(dst, 0, s->P * I * sizeof(*dst));
+                continue;
+            }
+            memset(dst, 0, I * sizeof(*dst));
+            memcpy(dst + I, frame + r * W * I, W * I * sizeof(*dst));
+            memset(dst + (W + 1) * I, 0, I * sizeof(*dst));
+        }
+        return;
+    }
+    for (int q = 0; q < 4; q++)
+        for (int64_t r = 0; r < rows + 1; r++)
+            for (int64_t c = 0; c < s->P; c++) {
+                const int64_t row = 2 * (r0 + r) + q / 2, col = 2 * c + q % 2;
+                float *out = dst + (q * s->plane + r * s->P + c) * I;
+
+                if (row < H && col < W)
+                    memcpy(out, frame + (row * W + col) * I, I * sizeof(*out));
+                else
+                    memset(out, 0, I * sizeof(*out));
+            }
+}
+
+/* sums += each tap's product with the planes; m pixels. */
+static int products(const Conv *s, float *sum, const float *in,
+                    const float *w, int64_t m, int phase, int first,
+                    float *gathered)
+{
+    const int64_t I = s->I, O = s->O;
+    int ret = 0;
+
+    if (s->gather) {
+        const int64_t row = s->taps * I;
+
+        for (int64_t i = 0; i < m; i++)
+            for (int t = 0; t < s->taps; t++)
+                memcpy(gathered + i * row + t * I,
+                       in + (i + s->shift[phase][t]) * I, I * sizeof(*in));
+        return wan_sgemm(0, m, O, row, 1, gathered, row, w, O, !first, sum,
+                         O);
+    }
+    for (int t = 0; t < s->taps && !ret; t++)
+        ret = wan_sgemm(0, m, O, I, 1, in + s->shift[phase][t] * I, I,
+                        w + t * I * O, O, !first || t, sum, O);
+    return ret;
+}
+
+/* sum[i] (+)= the shifted products z [pixels, taps * O] */
+WAN_SIMD static void scatter_sums(const Conv *s, float *sum, const float *z,
+                                  int64_t m, int first)
+{
+    const int64_t O = s->O;
+
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t o = 0; o < O; o++) {
+            float v = first ? 0 : sum[i * O + o];
+
+            for (int t = 0; t < 9; t++)
+                v += z[(i + s->shift[0][t]) * s->n + t * O + o];
+            sum[i * O + o] = v;
+        }
+}
+
+/* n pixels `step` pixels apart: y (+)= sum + bias. */
+WAN_SIMD static void store(float *y, const float *sum, int64_t n,
+                           int64_t step, const float *bias, int64_t O,
+                           int add)
+{
+    for (int64_t c = 0; c < n; c++, y += step * O, sum += O)
+        if (add)
+            for (int64_t o = 0; o < O; o++)
+                y[o] += sum[o] + bias[o];
+        else
+            for (int64_t o = 0; o < O; o++)
+                y[o] = sum[o] + bias[o];
+}
+
+static void band(void *arg, int64_t index, int worker)
+{
+    Conv *s = arg;
+    const WanTensor *x = s->x, *y = s->y;
+    const int up = s->a->upsample;
+    const int64_t t = index / s->bands, r0 = index % s->bands * s->rows;
+    const int64_t rows = s->H - r0 < s->rows ? s->H - r0 : s->rows;
+    const int64_t m = (rows - 1) * s->P + s->W;
+    const int64_t frame = x->dim[1] * x->dim[2] * s->I;
+    const int64_t tap_floats = s->taps * s->I * s->O;
+    const float *weights = s->d->scratch;
+    float *packed = (float *)s->d->scratch + s->weights +
+                    worker * s->worker_floats;
+    float *gathered = packed + wan_pad16(s->k == 1 ? 0 :
+                                         s->planes * s->plane * s->I);
+    float *sum = gathered + wan_pad16(s->gather ?
+                                      s->rows * s->P * s->taps * s->I : 0);
+    float *z = sum + wan_pad16(s->rows * s->P * s->O);
+
+    if (rows <= 0)
+        return;
+    for (int p = 0; p < s->phases; p++) {
+        for (int64_t dt = 0; dt < s->kt; dt++) {
+            const float *src = (const float *)x->data +
+                               (t * s->a->stride_t + dt) * frame;
+            const float *in = packed;
+            const float *w = weights + (p * s->kt + dt) * tap_floats;
+            int ret;
+
+            if (wan_dev_cancelled(s->d))
+                return;
+            if (s->k == 1)
+                in = src + r0 * x->dim[2] * s->I;
+            else if (s->kt > 1 || p == 0)
+                pack(s, packed, src, r0, rows);
+
+            if (s->scatter) {
+                ret = wan_sgemm(0, (rows + 2) * s->P, s->n, s->I, 1, in,
+                                s->I, w, s->n, 0, z, s->n);
+                if (ret >= 0)
+                    scatter_sums(s, sum, z, m, dt == 0);
+            } else {
+                ret = products(s, sum, in, w, m, p, dt == 0, gathered);
+            }
+            if (ret < 0) {
+                __atomic_store_n(&s->failed, 1, __ATOMIC_RELAXED);
+                return;
+            }
+        }
+        for (int64_t r = 0; r < rows; r++) {
+            const int64_t row = (r0 + r) * up + p / 2;
+
+            store(wan_row(y, (t * y->dim[1] + row) * y->dim[2] + p % 2),
+                  sum + r * s->P * s->O, s->W, up, s->w->bias.data, s->O,
+                  s->a->add);
+        }
+    }
+}
+
+/* ------------------------------------------------------------ the entry */
+
+int64_t wan_cpu_conv_scratch(int threads, const WanTensor *y,
+                             const WanTensor *x, const WanConv *w,
+                             const WanConvArgs *a)
+{
+    const Conv s = plan(y, x, w, a);
+
+    return (s.weights + threads * s.worker_floats) * (int64_t)sizeof(float);
+}
+
+void wan_cpu_conv(WanDev *d, WanTensor *y, const WanTensor *x,
+                  const WanConv *w, const WanConvArgs *a)
+{
+    Conv s = plan(y, x, w, a);
+
+    s.d = d;
+    wan_cpu_parallel(d, wan_ceil_div(s.I, TURN), turn_weights, &s);
+    wan_cpu_parallel(d, y->dim[0] * s.bands, band, &s);
+    if (s.failed)
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "conv: no memory for a product");
+}

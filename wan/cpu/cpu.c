@@ -1,0 +1,144 @@
+/*
+ * The backend 'cpu': its table, its threads, its memory.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "cpu.h"
+
+/* ------------------------------------------------------------- memory */
+
+/* The number after a line's key in a file of the kernel, times unit. */
+static int64_t kernel_number(const char *path, const char *key, int64_t unit)
+{
+    const size_t n = strlen(key);
+    char line[256];
+    int64_t value = -1;
+    FILE *f = fopen(path, "re");
+
+    if (!f)
+        return -1;
+    while (value < 0 && fgets(line, sizeof(line), f))
+        if (!strncmp(line, key, n)) {
+            long long v;
+
+            if (sscanf(line + n, " %lld", &v) != 1 || v > INT64_MAX / unit)
+                break;                  // "max": no limit
+            value = v * unit;
+        }
+    fclose(f);
+    return value;
+}
+
+int64_t wan_cpu_memory_available(void)
+{
+    int64_t have = kernel_number("/proc/meminfo", "MemAvailable:", 1024);
+    const int64_t limit = kernel_number("/sys/fs/cgroup/memory.max", "", 1);
+    const int64_t used = kernel_number("/sys/fs/cgroup/memory.current", "", 1);
+    const int64_t cache = kernel_number("/sys/fs/cgroup/memory.stat",
+                                        "inactive_file", 1);
+
+    if (have < 0)
+        have = INT64_MAX;
+    if (limit >= 0 && used >= 0) {
+        const int64_t left = limit - used + (cache > 0 ? cache : 0);
+        if (left < have)
+            have = left > 0 ? left : 0;
+    }
+    return have;
+}
+
+void *wan_cpu_alloc(WanDev *d, int64_t bytes)
+{
+    void *p;
+
+    (void)d;
+    if (bytes < 0 || bytes > wan_cpu_memory_available())
+        return NULL;
+    p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(p, bytes, MADV_HUGEPAGE);   // fewer TLB misses; only a wish
+#endif
+    return p;
+}
+
+void wan_cpu_free(WanDev *d, void *p, int64_t bytes)
+{
+    (void)d;
+    if (p)
+        munmap(p, bytes ? bytes : 1);
+}
+
+/* ------------------------------------------------------------ threads */
+
+void wan_cpu_parallel(WanDev *d, int64_t n,
+                      void (*fn)(void *arg, int64_t i, int worker), void *arg)
+{
+#ifdef _OPENMP
+    const int threads = d->threads < n ? d->threads : (int)n;
+    const int saved = omp_get_max_threads();
+
+    /* Of the calling thread alone: keeps a library inside fn from opening a
+     * team of its own when ours has one member. */
+    omp_set_num_threads(1);
+    #pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t i = 0; i < n; i++)
+        if (!wan_dev_cancelled(d))
+            fn(arg, i, omp_get_thread_num());
+    omp_set_num_threads(saved);
+#else
+    for (int64_t i = 0; i < n && !wan_dev_cancelled(d); i++)
+        fn(arg, i, 0);
+#endif
+}
+
+/* -------------------------------------------------------------- table */
+
+static const WanOps ops = {
+    .linear         = wan_cpu_linear,
+    .attention      = wan_cpu_attention,
+    .conv           = wan_cpu_conv,
+    .layer_norm     = wan_cpu_layer_norm,
+    .modulate       = wan_cpu_modulate,
+    .rms_norm       = wan_cpu_rms_norm,
+    .rope           = wan_cpu_rope,
+    .rms_norm_rope  = wan_cpu_rms_norm_rope,
+    .l2_norm        = wan_cpu_l2_norm,
+    .act            = wan_cpu_act,
+    .mul            = wan_cpu_mul,
+    .geglu          = wan_cpu_geglu,
+    .gate_add       = wan_cpu_gate_add,
+    .lincomb        = wan_ref_lincomb,
+    .copy           = wan_cpu_copy,
+    .fill           = wan_cpu_fill,
+    .upload         = wan_ref_upload,
+    .download       = wan_ref_download,
+    .finite         = wan_ref_finite,
+    .embed          = wan_ref_embed,
+    .patchify       = wan_ref_patchify,
+    .unpatchify     = wan_ref_unpatchify,
+    .channels_last  = wan_ref_channels_last,
+    .image          = wan_ref_image,
+    .noise          = wan_ref_noise,
+    .linear_scratch    = wan_cpu_linear_scratch,
+    .attention_scratch = wan_cpu_attention_scratch,
+    .conv_scratch      = wan_cpu_conv_scratch,
+};
+
+const WanBackend wan_backend_cpu = {
+    .name  = "cpu",
+    .ops   = &ops,
+    .alloc = wan_cpu_alloc,
+    .free  = wan_cpu_free,
+};

@@ -1,0 +1,119 @@
+/*
+ * What the files of the CPU backends share.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#ifndef WAN_CPU_CPU_H
+#define WAN_CPU_CPU_H
+
+#include "../ops.h"
+
+/* ------------------------------------------------------------ cpu.c */
+
+/* Bytes this process may still take: what the kernel calls available and
+ * what its control group leaves, whichever is less. */
+int64_t wan_cpu_memory_available(void);
+
+/* Pages that are given as they are touched; NULL when bytes is more than is
+ * available. */
+void *wan_cpu_alloc(WanDev *d, int64_t bytes);
+void wan_cpu_free(WanDev *d, void *p, int64_t bytes);
+
+/**
+ * Call fn(arg, i, worker) for every i < n on the device's threads, in any
+ * order; worker < d->threads tells who runs. Stops handing out work when the
+ * device is cancelled. wan_sgemm() inside fn keeps to its thread.
+ */
+void wan_cpu_parallel(WanDev *d, int64_t n,
+                      void (*fn)(void *arg, int64_t i, int worker), void *arg);
+
+static inline int64_t wan_ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Rows of c elements that make one call of a memory-bound fn worth it. */
+static inline int64_t wan_cpu_chunk(int64_t c)
+{
+    return c < 16384 ? wan_ceil_div(16384, c > 0 ? c : 1) : 1;
+}
+
+/* Elements rounded up to whole cache lines. */
+static inline int64_t wan_pad16(int64_t n)
+{
+    return (n + 15) / 16 * 16;
+}
+
+/* ------------------------------------- ref.c: entries the other shares */
+
+void wan_ref_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
+                     const WanTensor *const *x);
+void wan_ref_upload(WanDev *d, WanTensor *y, const float *host);
+void wan_ref_download(WanDev *d, float *host, const WanTensor *x);
+void wan_ref_finite(WanDev *d, const WanTensor *x, const char *what);
+void wan_ref_embed(WanDev *d, WanTensor *y, const WanTensor *table,
+                   const int32_t *ids);
+void wan_ref_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x);
+void wan_ref_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z);
+void wan_ref_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
+                           int64_t t0, const WanTensor *scale,
+                           const WanTensor *shift);
+void wan_ref_image(WanDev *d, const WanImage *img, const WanTensor *rgb);
+void wan_ref_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
+                   int threads);
+
+/* ------------------------------------------------- the fast entries */
+
+/* linear.c */
+void wan_cpu_linear(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanLinear *w, const WanLinearArgs *a);
+int64_t wan_cpu_linear_scratch(int threads, const WanTensor *y,
+                               const WanTensor *x, const WanLinear *w,
+                               const WanLinearArgs *a);
+
+/* n numbers of a weight type to f32. */
+void wan_cpu_to_f32(float *dst, const void *src, WanType type, int64_t n);
+
+/* attention.c */
+void wan_cpu_attention(WanDev *d, WanTensor *y, const WanTensor *q,
+                       const WanTensor *k, const WanTensor *v,
+                       const WanAttentionArgs *a);
+int64_t wan_cpu_attention_scratch(int threads, const WanTensor *q,
+                                  const WanTensor *k,
+                                  const WanAttentionArgs *a);
+
+/* conv.c */
+void wan_cpu_conv(WanDev *d, WanTensor *y, const WanTensor *x,
+                  const WanConv *w, const WanConvArgs *a);
+int64_t wan_cpu_conv_scratch(int threads, const WanTensor *y,
+                             const WanTensor *x, const WanConv *w,
+                             const WanConvArgs *a);
+
+/* norm.c */
+void wan_cpu_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                        const WanTensor *gain, const WanTensor *bias,
+                        float eps);
+void wan_cpu_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
+                      const WanTensor *shift, const WanTensor *scale,
+                      float eps);
+void wan_cpu_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                      const WanTensor *gain, float eps);
+void wan_cpu_rope(WanDev *d, WanTensor *x, const WanRope *rope);
+void wan_cpu_rms_norm_rope(WanDev *d, WanTensor *x, const WanTensor *gain,
+                           float eps, const WanRope *rope);
+void wan_cpu_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *gain, WanAct act);
+
+/* elem.c */
+void wan_cpu_act(WanDev *d, WanTensor *y, const WanTensor *x, WanAct act);
+void wan_cpu_mul(WanDev *d, WanTensor *y, const WanTensor *a,
+                 const WanTensor *b);
+void wan_cpu_geglu(WanDev *d, WanTensor *y, const WanTensor *g,
+                   const WanTensor *u);
+void wan_cpu_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
+                      const WanTensor *gate);
+void wan_cpu_copy(WanDev *d, WanTensor *y, const WanTensor *x);
+void wan_cpu_fill(WanDev *d, WanTensor *y, float value);
+
+#endif /* WAN_CPU_CPU_H */

@@ -1,0 +1,144 @@
+/*
+ * Element by element on the CPU.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <string.h>
+
+#include "cpu.h"
+#include "simd.h"
+
+typedef struct Rows {
+    WanTensor *y;
+    const WanTensor *a, *b;     // or NULL
+    const float *gate;          // or NULL
+    float value;
+    WanAct act;
+    int64_t chunk;              // rows a call
+    void (*row)(const struct Rows *r, int64_t i);
+} Rows;
+
+static void some_rows(void *arg, int64_t i, int worker)
+{
+    const Rows *r = arg;
+    const int64_t end = (i + 1) * r->chunk, rows = wan_rows(r->y);
+
+    (void)worker;
+    for (int64_t k = i * r->chunk; k < end && k < rows; k++)
+        r->row(r, k);
+}
+
+static void run(WanDev *d, Rows *r)
+{
+    r->chunk = wan_cpu_chunk(wan_cols(r->y));
+    wan_cpu_parallel(d, wan_ceil_div(wan_rows(r->y), r->chunk), some_rows, r);
+}
+
+WAN_SIMD static void act_row(const Rows *r, int64_t i)
+{
+    const int64_t C = wan_cols(r->y);
+    const float *x = wan_row(r->a, i);
+    float *y = wan_row(r->y, i);
+
+    switch (r->act) {
+    case WAN_ACT_SILU:
+        for (int64_t c = 0; c < C; c++)
+            y[c] = wan_siluf(x[c]);
+        break;
+    case WAN_ACT_GELU_TANH:
+        for (int64_t c = 0; c < C; c++)
+            y[c] = wan_gelu_tanhf(x[c]);
+        break;
+    case WAN_ACT_GELU_ERF:
+        for (int64_t c = 0; c < C; c++)
+            y[c] = wan_gelu_erff(x[c]);
+        break;
+    default:
+        memmove(y, x, C * sizeof(*y));
+    }
+}
+
+void wan_cpu_act(WanDev *d, WanTensor *y, const WanTensor *x, WanAct act)
+{
+    run(d, &(Rows){ .y = y, .a = x, .act = act, .row = act_row });
+}
+
+WAN_SIMD static void mul_row(const Rows *r, int64_t i)
+{
+    const int64_t C = wan_cols(r->y);
+    const float *a = wan_row(r->a, i), *b = wan_row(r->b, i);
+    float *y = wan_row(r->y, i);
+
+    for (int64_t c = 0; c < C; c++)
+        y[c] = a[c] * b[c];
+}
+
+void wan_cpu_mul(WanDev *d, WanTensor *y, const WanTensor *a,
+                 const WanTensor *b)
+{
+    run(d, &(Rows){ .y = y, .a = a, .b = b, .row = mul_row });
+}
+
+WAN_SIMD static void geglu_row(const Rows *r, int64_t i)
+{
+    const int64_t C = wan_cols(r->y);
+    const float *g = wan_row(r->a, i), *u = wan_row(r->b, i);
+    float *y = wan_row(r->y, i);
+
+    for (int64_t c = 0; c < C; c++)
+        y[c] = wan_gelu_tanhf(g[c]) * u[c];
+}
+
+void wan_cpu_geglu(WanDev *d, WanTensor *y, const WanTensor *g,
+                   const WanTensor *u)
+{
+    run(d, &(Rows){ .y = y, .a = g, .b = u, .row = geglu_row });
+}
+
+WAN_SIMD static void gate_add_row(const Rows *r, int64_t i)
+{
+    const int64_t C = wan_cols(r->y);
+    const float *x = wan_row(r->a, i), *gate = r->gate;
+    float *y = wan_row(r->y, i);
+
+    if (gate)
+        for (int64_t c = 0; c < C; c++)
+            y[c] += gate[c] * x[c];
+    else
+        for (int64_t c = 0; c < C; c++)
+            y[c] += x[c];
+}
+
+void wan_cpu_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
+                      const WanTensor *gate)
+{
+    run(d, &(Rows){ .y = y, .a = x,
+                    .gate = gate && gate->nb_dims ? gate->data : NULL,
+                    .row = gate_add_row });
+}
+
+static void copy_row(const Rows *r, int64_t i)
+{
+    memcpy(wan_row(r->y, i), wan_row(r->a, i),
+           wan_cols(r->y) * sizeof(float));
+}
+
+void wan_cpu_copy(WanDev *d, WanTensor *y, const WanTensor *x)
+{
+    run(d, &(Rows){ .y = y, .a = x, .row = copy_row });
+}
+
+static void fill_row(const Rows *r, int64_t i)
+{
+    const int64_t C = wan_cols(r->y);
+    float *y = wan_row(r->y, i);
+
+    for (int64_t c = 0; c < C; c++)
+        y[c] = r->value;
+}
+
+void wan_cpu_fill(WanDev *d, WanTensor *y, float value)
+{
+    run(d, &(Rows){ .y = y, .value = value, .row = fill_row });
+}

@@ -1,0 +1,232 @@
+/*
+ * The linear layer on the CPU: tiles of the output, one thread each.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * A tile is up to 512 rows by 128 columns. Its sum is gathered in the
+ * worker's scratch and goes through scale, bias, activation, gate and add
+ * into y while it is in the cache. f32 weights are used where they lie; other
+ * types are widened for each tile, a panel of 1024 inputs at a time, which
+ * costs little beside the products of many rows. Tiles that follow one another
+ * share their rows of x. Sizes do not depend on the number of threads, so
+ * neither do the results.
+ */
+
+#include "cpu.h"
+#include "sgemm.h"
+#include "simd.h"
+
+enum { ROWS = 512, COLS = 128, DEPTH = 1024 };
+
+typedef struct Linear {
+    WanDev *d;
+    WanTensor *y;
+    const WanTensor *x;
+    const WanLinear *w;
+    const WanLinearArgs *a;
+    int64_t rows, row_tiles, col_tiles; // rows of a tile, tiles each way
+    int64_t worker_floats;
+    int failed;                         // a product had no memory
+} Linear;
+
+/* --------------------------------------------------------- number types */
+
+/* f16 without special hardware: exponents moved to f32's bias; 0 and the
+ * subnormals by a subtraction that is exact. */
+WAN_INLINE float widen_f16(uint16_t h)
+{
+    const uint32_t m = (uint32_t)(h & 0x7fff) << 13;
+    const uint32_t e = m & 0x0f800000;
+    const uint32_t normal = m + (112u << 23) +
+                            (e == 0x0f800000 ? 112u << 23 : 0);
+    const float sub = wan_bits_f32(m + (113u << 23)) - 0x1p-14f;
+    const uint32_t u = e ? normal : wan_f32_bits(sub);
+
+    return wan_bits_f32(u | (uint32_t)(h & 0x8000) << 16);
+}
+
+WAN_INLINE float widen_e4m3(uint8_t v)
+{
+    const uint32_t m = (uint32_t)(v & 0x7f) << 20;
+    const float sub = wan_bits_f32(m + (121u << 23)) - 0x1p-6f;
+    const uint32_t u = m == 0x7f00000 ? 0x7fc00000 :
+                       m & 0x7800000 ? m + (120u << 23) : wan_f32_bits(sub);
+
+    return wan_bits_f32(u | (uint32_t)(v & 0x80) << 24);
+}
+
+WAN_SIMD static void widen_16(float *dst, const void *src, int bf16,
+                              int64_t n)
+{
+    const char *p = src;
+    uint16_t h;
+
+    if (bf16)
+        for (int64_t i = 0; i < n; i++) {
+            memcpy(&h, p + 2 * i, 2);
+            dst[i] = wan_bits_f32((uint32_t)h << 16);
+        }
+    else
+        for (int64_t i = 0; i < n; i++) {
+            memcpy(&h, p + 2 * i, 2);
+            dst[i] = widen_f16(h);
+        }
+}
+
+WAN_SIMD static void widen_8(float *dst, const void *src, int e4m3, int64_t n)
+{
+    const uint8_t *p = src;
+
+    if (e4m3)
+        for (int64_t i = 0; i < n; i++)
+            dst[i] = widen_e4m3(p[i]);
+    else
+        for (int64_t i = 0; i < n; i++)
+            dst[i] = widen_f16((uint16_t)(p[i] << 8));
+}
+
+void wan_cpu_to_f32(float *dst, const void *src, WanType type, int64_t n)
+{
+    switch (type) {
+    case WAN_BF16:
+    case WAN_F16:
+        widen_16(dst, src, type == WAN_BF16, n);
+        break;
+    case WAN_F8_E4M3:
+    case WAN_F8_E5M2:
+        widen_8(dst, src, type == WAN_F8_E4M3, n);
+        break;
+    default:
+        wan_to_f32(dst, src, type, n, 1);
+    }
+}
+
+/* ----------------------------------------------------------- one tile */
+
+/* y (+)= gate * act(s * scale + bias), n columns of one row; absent vectors
+ * are NULL; scale has one value or, with scale_step, n. */
+WAN_SIMD static void finish_row(float *y, float *s, int64_t n,
+                                const float *scale, int scale_step,
+                                const float *bias, WanAct act,
+                                const float *gate, int add)
+{
+    if (scale)
+        for (int64_t c = 0; c < n; c++)
+            s[c] *= scale[c * scale_step];
+    if (bias)
+        for (int64_t c = 0; c < n; c++)
+            s[c] += bias[c];
+
+    if (act == WAN_ACT_SILU)
+        for (int64_t c = 0; c < n; c++)
+            s[c] = wan_siluf(s[c]);
+    else if (act == WAN_ACT_GELU_TANH)
+        for (int64_t c = 0; c < n; c++)
+            s[c] = wan_gelu_tanhf(s[c]);
+    else if (act == WAN_ACT_GELU_ERF)
+        for (int64_t c = 0; c < n; c++)
+            s[c] = wan_gelu_erff(s[c]);
+
+    if (gate)
+        for (int64_t c = 0; c < n; c++)
+            y[c] += gate[c] * s[c];
+    else if (add)
+        for (int64_t c = 0; c < n; c++)
+            y[c] += s[c];
+    else
+        memcpy(y, s, n * sizeof(*y));
+}
+
+/* Values of a vector from column n on, or NULL if it is absent. */
+static const float *from(const WanTensor *t, int64_t n)
+{
+    return t && t->nb_dims ? (const float *)t->data + n : NULL;
+}
+
+/* Whether the product can read the weights where they lie. */
+static int in_place(const WanTensor *w)
+{
+    return w->type == WAN_F32 && (uintptr_t)w->data % sizeof(float) == 0;
+}
+
+static void tile(void *arg, int64_t i, int worker)
+{
+    Linear *l = arg;
+    const WanTensor *w = &l->w->weight, *scale = &l->w->scale;
+    const int64_t K = wan_cols(l->x), N = wan_cols(l->y);
+    const int64_t i0 = i / l->col_tiles * l->rows;
+    const int64_t n0 = i % l->col_tiles * COLS;
+    const int64_t left = wan_rows(l->y) - i0;
+    const int64_t m = left < l->rows ? left : l->rows;
+    const int64_t n = N - n0 < COLS ? N - n0 : COLS;
+    const int64_t depth = in_place(w) ? K : DEPTH;
+    const int size = wan_type_size(w->type);
+    const int per_column = scale->nb_dims && wan_count(scale) > 1;
+    float *sum = (float *)l->d->scratch + worker * l->worker_floats; // [m, n]
+    float *panel = sum + l->rows * COLS;                    // [n, depth]
+    int ret = 0;
+
+    for (int64_t k = 0; k < K && !ret; k += depth) {
+        const int64_t kn = K - k < depth ? K - k : depth;
+        const char *src = (const char *)w->data + (n0 * K + k) * size;
+        const float *b = (const float *)src;
+        int64_t ldb = K;
+
+        if (!in_place(w)) {
+            for (int64_t c = 0; c < n; c++)
+                wan_cpu_to_f32(panel + c * kn, src + c * K * size, w->type,
+                               kn);
+            b = panel;
+            ldb = kn;
+        }
+        ret = wan_sgemm(1, m, n, kn, 1, wan_row(l->x, i0) + k, l->x->pitch,
+                        b, ldb, k > 0, sum, n);
+    }
+    if (ret < 0) {
+        __atomic_store_n(&l->failed, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    for (int64_t r = 0; r < m; r++)
+        finish_row(wan_row(l->y, i0 + r) + n0, sum + r * n, n,
+                   from(scale, per_column ? n0 : 0), per_column,
+                   from(&l->w->bias, n0), l->a->act, from(l->a->gate, n0),
+                   l->a->add);
+}
+
+/* ------------------------------------------------------------ the entry */
+
+static Linear plan(const WanTensor *y, const WanTensor *x, const WanLinear *w)
+{
+    Linear l = { .row_tiles = wan_ceil_div(wan_rows(y), ROWS) };
+
+    l.rows = l.row_tiles ? wan_ceil_div(wan_rows(y), l.row_tiles) : 0;
+    l.col_tiles = wan_ceil_div(wan_cols(y), COLS);
+    /* The widened panel is counted for f32 too: whether a file aligned its
+     * data is not known when only shapes are. */
+    l.worker_floats = l.rows * COLS + COLS * (int64_t)DEPTH;
+    (void)x, (void)w;
+    return l;
+}
+
+int64_t wan_cpu_linear_scratch(int threads, const WanTensor *y,
+                               const WanTensor *x, const WanLinear *w,
+                               const WanLinearArgs *a)
+{
+    (void)a;
+    return threads * plan(y, x, w).worker_floats * (int64_t)sizeof(float);
+}
+
+void wan_cpu_linear(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanLinear *w, const WanLinearArgs *a)
+{
+    Linear l = plan(y, x, w);
+
+    l.d = d;
+    l.y = y;
+    l.x = x;
+    l.w = w;
+    l.a = a;
+    wan_cpu_parallel(d, l.row_tiles * l.col_tiles, tile, &l);
+    if (l.failed)
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "linear: no memory for a product");
+}

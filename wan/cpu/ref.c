@@ -1,0 +1,512 @@
+/*
+ * The backend 'ref': what each op means, as plain loops.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * One thread, sums and transcendental functions in double, rounded to f32
+ * once at the end. Every other implementation is tested against this one.
+ */
+
+#include <math.h>
+#include <string.h>
+
+#include "cpu.h"
+#include "../image.h"
+#include "../rng.h"
+
+/* The values of a vector, or NULL if it is absent. */
+static const float *vector(const WanTensor *t)
+{
+    return t && t->nb_dims ? t->data : NULL;
+}
+
+static double activate(double x, WanAct act)
+{
+    switch (act) {
+    case WAN_ACT_SILU:
+        return x / (1 + exp(-x));
+    case WAN_ACT_GELU_TANH:
+        return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) *
+                                   (x + 0.044715 * x * x * x)));
+    case WAN_ACT_GELU_ERF:
+        return 0.5 * x * erfc(-x * M_SQRT1_2);
+    default:
+        return x;
+    }
+}
+
+/* ------------------------------------------------------------- linear */
+
+/* y[i, n] = act(sum_k x[i, k] w[n, k] * scale[n] + b[n]), gated, added. */
+static void linear(WanDev *d, WanTensor *y, const WanTensor *x,
+                   const WanLinear *w, const WanLinearArgs *a)
+{
+    const int64_t M = wan_rows(x), K = wan_cols(x), N = wan_cols(y);
+    const int64_t size = wan_type_size(w->weight.type);
+    const float *bias = vector(&w->bias), *scale = vector(&w->scale);
+    const float *gate = vector(a->gate);
+    float *row = d->scratch;                                // w[n, :]
+
+    for (int64_t n = 0; n < N && !wan_dev_cancelled(d); n++) {
+        wan_to_f32(row, (const char *)w->weight.data + n * K * size,
+                   w->weight.type, K, 1);
+        for (int64_t i = 0; i < M; i++) {
+            const float *in = wan_row(x, i);
+            float *out = wan_row(y, i) + n;
+            double sum = 0;
+
+            for (int64_t k = 0; k < K; k++)
+                sum += (double)in[k] * row[k];
+            if (scale)
+                sum *= scale[wan_count(&w->scale) > 1 ? n : 0];
+            if (bias)
+                sum += bias[n];
+            sum = activate(sum, a->act);
+            if (gate)
+                sum *= gate[n];
+            *out = gate || a->add ? *out + sum : sum;
+        }
+    }
+}
+
+static int64_t linear_scratch(int threads, const WanTensor *y,
+                              const WanTensor *x, const WanLinear *w,
+                              const WanLinearArgs *a)
+{
+    (void)threads, (void)y, (void)w, (void)a;
+    return wan_cols(x) * (int64_t)sizeof(float);
+}
+
+/* ---------------------------------------------------------- attention */
+
+/* Each head h and query i: s[j] = scale q_i . k_j + bias; y_i = softmax(s) v.
+ * The row of y may be the row of q: q is not read again after s. */
+static void attention(WanDev *d, WanTensor *y, const WanTensor *q,
+                      const WanTensor *k, const WanTensor *v,
+                      const WanAttentionArgs *a)
+{
+    const int64_t Lq = wan_rows(q), Lk = wan_rows(k);
+    const int64_t D = wan_cols(q) / a->heads;
+    double *s = d->scratch;                                 // [Lk]
+
+    for (int64_t i = 0; i < Lq && !wan_dev_cancelled(d); i++) {
+        for (int64_t h = 0; h < a->heads; h++) {
+            const float *qi = wan_row(q, i) + h * D;
+            float *yi = wan_row(y, i) + h * D;
+            double max = -INFINITY, total = 0;
+
+            for (int64_t j = 0; j < Lk; j++) {
+                const float *kj = wan_row(k, j) + h * D;
+
+                s[j] = 0;
+                for (int64_t c = 0; c < D; c++)
+                    s[j] += (double)qi[c] * kj[c];
+                s[j] *= a->scale;
+                if (a->rel_bias)
+                    s[j] += wan_row(a->rel_bias, wan_t5_bucket(j - i))[h];
+                if (a->tail > 1 && j == Lk - 1)
+                    s[j] += log((double)a->tail);
+                max = fmax(max, s[j]);
+            }
+            for (int64_t j = 0; j < Lk; j++)
+                total += s[j] = exp(s[j] - max);
+            for (int64_t c = 0; c < D; c++) {
+                double sum = 0;
+
+                for (int64_t j = 0; j < Lk; j++)
+                    sum += s[j] * wan_row(v, j)[h * D + c];
+                yi[c] = a->add ? yi[c] + sum / total : sum / total;
+            }
+        }
+    }
+}
+
+static int64_t attention_scratch(int threads, const WanTensor *q,
+                                 const WanTensor *k,
+                                 const WanAttentionArgs *a)
+{
+    (void)threads, (void)q, (void)a;
+    return wan_rows(k) * (int64_t)sizeof(double);
+}
+
+/* -------------------------------------------------------- convolution */
+
+/* One output: the sum over frames dt, rows dr, columns dc and channels, where
+ * (t, r, c) is where the kernel begins in the upsampled input.
+ * w: [I, kt, k, k] of this output's channel. */
+static double conv_at(const WanTensor *x, const float *w, int64_t kt,
+                      int64_t k, int64_t t, int64_t r, int64_t c, int up)
+{
+    const int64_t I = x->dim[3];
+    double sum = 0;
+
+    for (int64_t dt = 0; dt < kt; dt++)
+        for (int64_t dr = 0; dr < k; dr++)
+            for (int64_t dc = 0; dc < k; dc++) {
+                const int64_t row = r + dr, col = c + dc;
+                const float *in;
+
+                if (row < 0 || row >= x->dim[1] * up ||
+                    col < 0 || col >= x->dim[2] * up)
+                    continue;
+                in = wan_row(x, ((t + dt) * x->dim[1] + row / up) *
+                                x->dim[2] + col / up);
+                for (int64_t i = 0; i < I; i++)
+                    sum += (double)in[i] *
+                           w[((i * kt + dt) * k + dr) * k + dc];
+            }
+    return sum;
+}
+
+static void conv(WanDev *d, WanTensor *y, const WanTensor *x,
+                 const WanConv *w, const WanConvArgs *a)
+{
+    const int64_t T = y->dim[0], H = y->dim[1], W = y->dim[2], O = y->dim[3];
+    const int64_t kt = w->weight.dim[2], k = w->weight.dim[3];
+    const int64_t n = wan_count(&w->weight) / O;
+    const int pad = k == 3 && a->stride == 1;
+    const float *bias = vector(&w->bias);
+    float *wo = d->scratch;                                 // [I, kt, k, k]
+
+    for (int64_t o = 0; o < O; o++) {
+        wan_to_f32(wo, (const char *)w->weight.data +
+                       o * n * wan_type_size(w->weight.type),
+                   w->weight.type, n, 1);
+        for (int64_t p = 0; p < T * H * W && !wan_dev_cancelled(d); p++) {
+            const int64_t t = p / W / H, r = p / W % H, c = p % W;
+            const double sum = bias[o] +
+                conv_at(x, wo, kt, k, t * a->stride_t, r * a->stride - pad,
+                        c * a->stride - pad, a->upsample);
+            float *out = wan_row(y, p) + o;
+
+            *out = a->add ? *out + sum : sum;
+        }
+    }
+}
+
+static int64_t conv_scratch(int threads, const WanTensor *y,
+                            const WanTensor *x, const WanConv *w,
+                            const WanConvArgs *a)
+{
+    (void)threads, (void)x, (void)a;
+    return wan_count(&w->weight) / wan_cols(y) * (int64_t)sizeof(float);
+}
+
+/* -------------------------------------------------------------- norms */
+
+/* y = (x - mean) / sqrt(var + eps), then * (one + gain) + bias. */
+static void norm_rows(WanTensor *y, const WanTensor *x, const float *gain,
+                      const float *bias, double one, float eps)
+{
+    const int64_t C = wan_cols(x);
+
+    for (int64_t i = 0; i < wan_rows(x); i++) {
+        const float *in = wan_row(x, i);
+        float *out = wan_row(y, i);
+        double mean = 0, var = 0;
+
+        for (int64_t c = 0; c < C; c++)
+            mean += in[c];
+        mean /= C;
+        for (int64_t c = 0; c < C; c++)
+            var += (in[c] - mean) * (in[c] - mean);
+        const double r = 1 / sqrt(var / C + eps);
+        for (int64_t c = 0; c < C; c++) {
+            const double n = (in[c] - mean) * r;
+            out[c] = gain ? n * (one + gain[c]) + bias[c] : n;
+        }
+    }
+}
+
+static void layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                       const WanTensor *gain, const WanTensor *bias,
+                       float eps)
+{
+    (void)d;
+    norm_rows(y, x, vector(gain), vector(bias), 0, eps);
+}
+
+static void modulate(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *shift, const WanTensor *scale,
+                     float eps)
+{
+    (void)d;
+    norm_rows(y, x, vector(scale), vector(shift), 1, eps);
+}
+
+/* y = x / sqrt(mean(x^2) + eps) * gain, row by row. */
+static void rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *gain, float eps)
+{
+    const int64_t C = wan_cols(x);
+    const float *g = vector(gain);
+
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(x); i++) {
+        const float *in = wan_row(x, i);
+        float *out = wan_row(y, i);
+        double ss = 0;
+
+        for (int64_t c = 0; c < C; c++)
+            ss += (double)in[c] * in[c];
+        const double r = 1 / sqrt(ss / C + eps);
+        for (int64_t c = 0; c < C; c++)
+            out[c] = in[c] * r * g[c];
+    }
+}
+
+/* Token i stands at (i / (h w), i / w % h, i % w). */
+static void rope(WanDev *d, WanTensor *x, const WanRope *r)
+{
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(x); i++) {
+        const int64_t at[3] = {
+            i / r->grid[2] / r->grid[1], i / r->grid[2] % r->grid[1],
+            i % r->grid[2],
+        };
+        float *p = wan_row(x, i);
+
+        for (int h = 0; h < r->heads; h++)
+            for (int a = 0; a < 3; a++) {
+                const float *turn = (const float *)r->table[a].data +
+                                    at[a] * r->pairs[a] * 2;
+
+                for (int j = 0; j < r->pairs[a]; j++, p += 2) {
+                    const double cos = turn[2 * j], sin = turn[2 * j + 1];
+                    const double re = p[0], im = p[1];
+
+                    p[0] = re * cos - im * sin;
+                    p[1] = re * sin + im * cos;
+                }
+            }
+    }
+}
+
+/* y = act(x / max(|x|, 1e-12) * sqrt(C) * gain), row by row. */
+static void l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanTensor *gain, WanAct act)
+{
+    const int64_t C = wan_cols(x);
+    const float *g = vector(gain);
+
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(x); i++) {
+        const float *in = wan_row(x, i);
+        float *out = wan_row(y, i);
+        double ss = 0;
+
+        for (int64_t c = 0; c < C; c++)
+            ss += (double)in[c] * in[c];
+        const double r = sqrt((double)C) / fmax(sqrt(ss), 1e-12);
+        for (int64_t c = 0; c < C; c++)
+            out[c] = activate(in[c] * r * g[c], act);
+    }
+}
+
+/* -------------------------------------------------------- elementwise */
+
+static void act(WanDev *d, WanTensor *y, const WanTensor *x, WanAct a)
+{
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(x); i++)
+        for (int64_t c = 0; c < wan_cols(x); c++)
+            wan_row(y, i)[c] = activate(wan_row(x, i)[c], a);
+}
+
+static void mul(WanDev *d, WanTensor *y, const WanTensor *a,
+                const WanTensor *b)
+{
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(y); i++)
+        for (int64_t c = 0; c < wan_cols(y); c++)
+            wan_row(y, i)[c] = wan_row(a, i)[c] * wan_row(b, i)[c];
+}
+
+static void geglu(WanDev *d, WanTensor *y, const WanTensor *g,
+                  const WanTensor *u)
+{
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(y); i++)
+        for (int64_t c = 0; c < wan_cols(y); c++)
+            wan_row(y, i)[c] = activate(wan_row(g, i)[c], WAN_ACT_GELU_TANH) *
+                               wan_row(u, i)[c];
+}
+
+static void gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanTensor *gate)
+{
+    const float *g = vector(gate);
+
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(y); i++)
+        for (int64_t c = 0; c < wan_cols(y); c++)
+            wan_row(y, i)[c] += (double)wan_row(x, i)[c] * (g ? g[c] : 1);
+}
+
+void wan_ref_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
+                     const WanTensor *const *x)
+{
+    (void)d;
+    for (int64_t i = 0; i < wan_count(y); i++) {
+        double sum = 0;
+
+        for (int k = 0; k < n; k++)
+            sum += coef[k] * ((const float *)x[k]->data)[i];
+        ((float *)y->data)[i] = sum;
+    }
+}
+
+static void copy(WanDev *d, WanTensor *y, const WanTensor *x)
+{
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(y); i++)
+        memcpy(wan_row(y, i), wan_row(x, i), wan_cols(y) * sizeof(float));
+}
+
+static void fill(WanDev *d, WanTensor *y, float value)
+{
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(y); i++)
+        for (int64_t c = 0; c < wan_cols(y); c++)
+            wan_row(y, i)[c] = value;
+}
+
+void wan_ref_upload(WanDev *d, WanTensor *y, const float *host)
+{
+    (void)d;
+    memcpy(y->data, host, wan_count(y) * sizeof(*host));
+}
+
+void wan_ref_download(WanDev *d, float *host, const WanTensor *x)
+{
+    (void)d;
+    memcpy(host, x->data, wan_count(x) * sizeof(*host));
+}
+
+void wan_ref_finite(WanDev *d, const WanTensor *x, const char *what)
+{
+    for (int64_t i = 0; i < wan_rows(x); i++)
+        for (int64_t c = 0; c < wan_cols(x); c++)
+            if (!isfinite(wan_row(x, i)[c])) {
+                wan_dev_fail(d, WAN_ERR(EDOM), "%s", what);
+                return;
+            }
+}
+
+/* --------------------------------------------- text, latents, pixels */
+
+void wan_ref_embed(WanDev *d, WanTensor *y, const WanTensor *table,
+                   const int32_t *ids)
+{
+    const int64_t step = table->pitch * wan_type_size(table->type);
+
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(y); i++)
+        wan_to_f32(wan_row(y, i), (const char *)table->data + ids[i] * step,
+                   table->type, wan_cols(y), 1);
+}
+
+/* tokens[(t, i, j), c*4 + q*2 + r] = x[c, t, 2i+q, 2j+r] */
+void wan_ref_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x)
+{
+    const int64_t I = x->dim[0], T = x->dim[1], H = x->dim[2], W = x->dim[3];
+    const float *in = x->data;
+
+    (void)d;
+    for (int64_t c = 0; c < I; c++)
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t i = 0; i < H; i++)
+                for (int64_t j = 0; j < W; j++)
+                    wan_row(tokens, (t * (H / 2) + i / 2) * (W / 2) + j / 2)
+                        [c * 4 + i % 2 * 2 + j % 2] = *in++;
+}
+
+/* x[c, t, 2i+q, 2j+r] = z[(t, i, j), (q*2 + r)*O + c] */
+void wan_ref_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z)
+{
+    const int64_t O = x->dim[0], T = x->dim[1], H = x->dim[2], W = x->dim[3];
+    float *out = x->data;
+
+    (void)d;
+    for (int64_t c = 0; c < O; c++)
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t i = 0; i < H; i++)
+                for (int64_t j = 0; j < W; j++)
+                    *out++ = wan_row(z, (t * (H / 2) + i / 2) * (W / 2) +
+                                        j / 2)
+                             [(i % 2 * 2 + j % 2) * O + c];
+}
+
+/* y[t, i, j, c] = x[c, t0 + t, i, j] * scale[c] + shift[c] */
+void wan_ref_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
+                           int64_t t0, const WanTensor *scale,
+                           const WanTensor *shift)
+{
+    const int64_t T = y->dim[0], HW = y->dim[1] * y->dim[2], C = y->dim[3];
+    const float *a = vector(scale), *b = vector(shift);
+
+    (void)d;
+    for (int64_t c = 0; c < C; c++)
+        for (int64_t t = 0; t < T; t++) {
+            const float *in = (const float *)x->data +
+                              (c * x->dim[1] + t0 + t) * HW;
+
+            for (int64_t p = 0; p < HW; p++)
+                wan_row(y, t * HW + p)[c] = (double)in[p] * a[c] + b[c];
+        }
+}
+
+void wan_ref_image(WanDev *d, const WanImage *img, const WanTensor *rgb)
+{
+    (void)d;
+    wan_image_write(img, rgb->data);
+}
+
+void wan_ref_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
+                   int threads)
+{
+    (void)d;
+    if (rng == WAN_RNG_CPU)
+        wan_randn_cpu(y->data, wan_count(y), seed);
+    else
+        wan_randn_cuda(y->data, wan_count(y), seed, threads);
+}
+
+/* modulate, rms_norm_rope and geglu: the front door's compositions would
+ * round in between; rms_norm_rope is left to it, as both halves are here. */
+static const WanOps ops = {
+    .linear         = linear,
+    .attention      = attention,
+    .conv           = conv,
+    .layer_norm     = layer_norm,
+    .modulate       = modulate,
+    .rms_norm       = rms_norm,
+    .rope           = rope,
+    .l2_norm        = l2_norm,
+    .act            = act,
+    .mul            = mul,
+    .geglu          = geglu,
+    .gate_add       = gate_add,
+    .lincomb        = wan_ref_lincomb,
+    .copy           = copy,
+    .fill           = fill,
+    .upload         = wan_ref_upload,
+    .download       = wan_ref_download,
+    .finite         = wan_ref_finite,
+    .embed          = wan_ref_embed,
+    .patchify       = wan_ref_patchify,
+    .unpatchify     = wan_ref_unpatchify,
+    .channels_last  = wan_ref_channels_last,
+    .image          = wan_ref_image,
+    .noise          = wan_ref_noise,
+    .linear_scratch    = linear_scratch,
+    .attention_scratch = attention_scratch,
+    .conv_scratch      = conv_scratch,
+};
+
+const WanBackend wan_backend_ref = {
+    .name  = "ref",
+    .ops   = &ops,
+    .alloc = wan_cpu_alloc,
+    .free  = wan_cpu_free,
+};

@@ -1,0 +1,27 @@
+/*
+ * The one matrix product everything large is made of.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#ifndef WAN_CPU_SGEMM_H
+#define WAN_CPU_SGEMM_H
+
+#include <stdint.h>
+
+/**
+ * c = alpha a b + beta c, row-major, all f32.
+ *
+ * @param trans  0: b is [k, n], rows ldb apart; 1: b is [n, k], transposed
+ * @param m,n,k  a: [m, k], c: [m, n]; lda >= k, ldc >= n
+ * @param beta   0: c need not be initialised
+ * @return 0, or WAN_ERR(ENOMEM)
+ */
+int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
+              const float *a, int64_t lda, const float *b, int64_t ldb,
+              float beta, float *c, int64_t ldc);
+
+/* "oneDNN 2.6.3" or "built-in", for the log and the benchmarks. */
+const char *wan_sgemm_name(char *buf, int size);
+
+#endif /* WAN_CPU_SGEMM_H */

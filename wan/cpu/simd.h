@@ -1,0 +1,119 @@
+/*
+ * Vector code without intrinsics: loops that compilers vectorise, in a copy
+ * for each kind of machine, and the few functions libm has only for scalars.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * WAN_SIMD before a function makes the copies (x86-64 with glibc, whose
+ * loader picks one); elsewhere it is the compiler's target. Helpers are
+ * WAN_INLINE so that each copy holds its own. Sums run in a fixed number of
+ * lanes, so that the order of additions, and with it the result, is the same
+ * on every machine but for fused multiply-adds.
+ */
+
+#ifndef WAN_CPU_SIMD_H
+#define WAN_CPU_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
+    __has_feature(memory_sanitizer)
+#define WAN_SANITIZED 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define WAN_SANITIZED 1
+#endif
+
+/* Sanitizers start after the loader has chosen among copies: none there. */
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(WAN_SANITIZED) && \
+    !defined(WAN_NO_CLONES) && !defined(__AVX2__)
+#if defined(__clang__)
+#define WAN_SIMD __attribute__((target_clones("arch=skylake-avx512", \
+                                              "arch=haswell", "default")))
+#else
+#define WAN_SIMD __attribute__((target_clones("arch=x86-64-v4", \
+                                              "arch=x86-64-v3", "default")))
+#endif
+#else
+#define WAN_SIMD
+#endif
+
+#define WAN_INLINE static inline __attribute__((always_inline))
+
+#define WAN_LANES 16
+
+WAN_INLINE float wan_bits_f32(uint32_t u)
+{
+    float f;
+
+    memcpy(&f, &u, sizeof(f));
+    return f;
+}
+
+WAN_INLINE uint32_t wan_f32_bits(float f)
+{
+    uint32_t u;
+
+    memcpy(&u, &f, sizeof(u));
+    return u;
+}
+
+/* e^x within 2 ulp for -87 <= x <= 88; flat outside, so never 0, infinite or
+ * denormal; NaN stays. x = n ln 2 + r with |r| <= ln 2 / 2, n in the exponent;
+ * adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
+WAN_INLINE float wan_expf(float x)
+{
+    x = x < -87 ? -87 : x;
+    x = x > 88 ? 88 : x;
+    const float t = x * 1.44269504f + 12582912.0f;
+    const float n = t - 12582912.0f;
+    const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.98910306e-4f;
+
+    p = p * r + 1.39336859e-3f;
+    p = p * r + 8.33331089e-3f;
+    p = p * r + 4.16664646e-2f;
+    p = p * r + 1.66666667e-1f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1;
+    return p * wan_bits_f32((wan_f32_bits(t) << 23) + 0x3f800000);
+}
+
+/* x / (1 + e^-x) */
+WAN_INLINE float wan_siluf(float x)
+{
+    return x / (1 + wan_expf(-x));
+}
+
+/* 0.5 x (1 + tanh(u)) = x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3) */
+WAN_INLINE float wan_gelu_tanhf(float x)
+{
+    return x / (1 + wan_expf(x * (-1.5957691216f - 0.0713548163f * x * x)));
+}
+
+/* 0.5 x erfc(-x / sqrt 2): x Phi(x). With a = |x| / sqrt 2,
+ * erfc(a) = e^(-a^2) t P(t), t = 1 / (1 + 0.38 a), P fitted to 3e-8 for
+ * a up to 10. */
+WAN_INLINE float wan_gelu_erff(float x)
+{
+    const float a = (x < 0 ? -x : x) * 0.70710678f;
+    const float t = 1 / (1 + 0.38f * a);
+    float p = 0.0596302628f;
+
+    p = p * t - 0.265592308f;
+    p = p * t + 0.370877396f;
+    p = p * t - 0.169674971f;
+    p = p * t + 0.235820385f;
+    p = p * t + 0.136137502f;
+    p = p * t + 0.204558153f;
+    p = p * t + 0.213827211f;
+    p = p * t + 0.21441639f;
+    const float half = 0.5f * p * t * wan_expf(-a * a);     // Phi(-|x|)
+
+    return x * (x < 0 ? half : 1 - half);
+}
+
+#endif /* WAN_CPU_SIMD_H */

@@ -1,0 +1,160 @@
+/*
+ * Pixels: from the VAE's numbers to the planes a caller wants.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <math.h>
+#include <string.h>
+
+#include "image.h"
+
+int64_t wan_image_row_bytes(enum WanPixelFormat format, int width, int plane)
+{
+    const int64_t w = width;
+
+    switch (format) {
+    case WAN_PIX_YUV420P:
+        return plane > 2 ? 0 : plane ? w / 2 : w;
+    case WAN_PIX_YUV420P10:
+        return plane > 2 ? 0 : plane ? w / 2 * 2 : w * 2;
+    case WAN_PIX_YUV444P:
+    case WAN_PIX_GBRP:
+        return plane > 2 ? 0 : w;
+    case WAN_PIX_RGB24:
+        return plane > 0 ? 0 : w * 3;
+    case WAN_PIX_GBRPF32:
+        return plane > 2 ? 0 : w * 4;
+    }
+    return 0;
+}
+
+int wan_image_rows(enum WanPixelFormat format, int height, int plane)
+{
+    const int half = format == WAN_PIX_YUV420P || format == WAN_PIX_YUV420P10;
+
+    if (!wan_image_row_bytes(format, 2, plane))
+        return 0;
+    return half && plane ? height / 2 : height;
+}
+
+/* [-1, 1] to [0, 1]; NaN to 0. */
+static float unit(float x)
+{
+    if (!(x > -1))
+        return 0;
+    return x < 1 ? (x + 1) / 2 : 1;
+}
+
+static char *plane_row(const WanImage *img, int plane, int row)
+{
+    return (char *)img->data[plane] + row * img->stride[plane];
+}
+
+/* Planes may have any alignment. */
+static void put(char *row, int i, int bytes, float value)
+{
+    const long v = lrintf(value);
+    const uint8_t v8 = (uint8_t)v;
+    const uint16_t v16 = (uint16_t)v;
+
+    if (bytes == 1)
+        memcpy(row + i, &v8, 1);
+    else
+        memcpy(row + 2 * (ptrdiff_t)i, &v16, 2);
+}
+
+static void write_rgb(const WanImage *img, const float *rgb)
+{
+    static const unsigned char plane_of[3] = { 2, 0, 1 };  // R, G, B in gbrp
+    const int packed = img->format == WAN_PIX_RGB24;
+    const int w = img->width;
+
+    for (int i = 0; i < img->height; i++, rgb += (ptrdiff_t)w * 3) {
+        for (int c = 0; c < 3; c++) {
+            const int plane = packed ? 0 : plane_of[c];
+            const int step = packed ? 3 : 1;
+            char *out = plane_row(img, plane, i) + (packed ? c : 0);
+
+            for (int j = 0; j < w; j++) {
+                const float u = unit(rgb[(ptrdiff_t)j * 3 + c]);
+
+                if (img->format == WAN_PIX_GBRPF32)
+                    memcpy(out + (ptrdiff_t)j * 4, &u, 4);
+                else
+                    out[(ptrdiff_t)j * step] = (char)(uint8_t)(u * 255);
+            }
+        }
+    }
+}
+
+/* BT.709 from [0,1] RGB: y in [0,1], cb and cr in [-0.5, 0.5]. */
+static float luma(const float u[3])
+{
+    return 0.2126f * u[0] + 0.7152f * u[1] + 0.0722f * u[2];
+}
+
+static void write_yuv(const WanImage *img, const float *rgb)
+{
+    const int bytes = img->format == WAN_PIX_YUV420P10 ? 2 : 1;
+    const int half = img->format != WAN_PIX_YUV444P;
+    const float unit_size = bytes == 2 ? 4 : 1;
+    const ptrdiff_t w = img->width;
+
+    for (int i = 0; i < img->height; i++) {
+        char *out = plane_row(img, 0, i);
+
+        for (ptrdiff_t j = 0; j < w; j++) {
+            const float *p = rgb + (i * w + j) * 3;
+            const float u[3] = { unit(p[0]), unit(p[1]), unit(p[2]) };
+
+            put(out, (int)j, bytes, (16 + 219 * luma(u)) * unit_size);
+        }
+    }
+
+    for (int i = 0; i < img->height >> half; i++) {
+        char *cb = plane_row(img, 1, i), *cr = plane_row(img, 2, i);
+
+        for (ptrdiff_t j = 0; j < w >> half; j++) {
+            float u[3] = { 0 };     // the colour under this chroma sample
+
+            for (int q = 0; q <= half; q++) {
+                const float *row = rgb + ((i << half) + q) * w * 3;
+
+                for (int c = 0; c < 3; c++) {
+                    if (half) {
+                        const ptrdiff_t at = 2 * j, left = at ? at - 1 : 0;
+                        const ptrdiff_t right = at + 1 < w ? at + 1 : at;
+
+                        u[c] += (unit(row[left * 3 + c]) +
+                                 2 * unit(row[at * 3 + c]) +
+                                 unit(row[right * 3 + c])) * 0.125f;
+                    } else {
+                        u[c] = unit(row[j * 3 + c]);
+                    }
+                }
+            }
+            const float y = luma(u);
+            put(cb, (int)j, bytes,
+                (128 + 224 * (u[2] - y) / 1.8556f) * unit_size);
+            put(cr, (int)j, bytes,
+                (128 + 224 * (u[0] - y) / 1.5748f) * unit_size);
+        }
+    }
+}
+
+void wan_image_write(const WanImage *img, const float *rgb)
+{
+    switch (img->format) {
+    case WAN_PIX_RGB24:
+    case WAN_PIX_GBRP:
+    case WAN_PIX_GBRPF32:
+        write_rgb(img, rgb);
+        break;
+    case WAN_PIX_YUV420P:
+    case WAN_PIX_YUV444P:
+    case WAN_PIX_YUV420P10:
+        write_yuv(img, rgb);
+        break;
+    }
+}
