@@ -1,0 +1,144 @@
+/*
+ * config.json: what is read, what is refused, what must agree.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ */
+
+#include "config.h"
+#include "golden.h"
+#include "test.h"
+
+static char last[512];
+
+static void keep(void *opaque, enum WanLogLevel level, const char *line)
+{
+    (void)opaque;
+    if (level == WAN_LOG_ERROR)
+        snprintf(last, sizeof(last), "%s", line);
+}
+
+static const WanLog log_keep = { keep, NULL, WAN_LOG_WARNING };
+
+static int parse(WanConfigFile *c, const char *text)
+{
+    last[0] = 0;
+    return wan_config_parse(c, text, strlen(text), "config.json", &log_keep);
+}
+
+TEST(official_words)
+{
+    WanConfigFile c;
+
+    CHECK(parse(&c, "{\"_class_name\": \"WanModel\", \"dim\": 1536, \"eps\": "
+                "1e-06, \"ffn_dim\": 8960, \"num_heads\": 12, \"num_layers\": "
+                "30, \"model_type\": \"t2v\", \"in_dim\": 16}") == 0);
+    CHECK(c.dim == 1536 && c.heads == 12 && c.layers == 30 && c.ffn == 8960);
+    CHECK(c.in_dim == 16 && c.out_dim == -1 && c.eps == 1e-6);
+    CHECK(!strcmp(c.model_type, "t2v"));
+}
+
+TEST(diffusers_words)
+{
+    WanConfigFile c;
+
+    CHECK(parse(&c, "{\"attention_head_dim\": 128, \"num_attention_heads\": 40,"
+                "\"in_channels\": 36, \"image_dim\": null}") == 0);
+    CHECK(c.heads == 40 && c.head_dim == 128 && c.in_dim == 36);
+}
+
+TEST(refused)
+{
+    static const char *const bad[] = {
+        "", "[]", "{", "{\"dim\": \"big\"}", "{\"dim\": 0}", "{\"dim\": -4}",
+        "{\"num_heads\": 1.5}", "{\"num_layers\": 1e300}", "{\"eps\": 0}",
+        "{\"ffn_dim\": 99999999999}",
+    };
+    WanConfigFile c;
+
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
+        CHECKF(parse(&c, bad[i]) == WAN_INVALIDDATA &&
+               strstr(last, "config.json"), "%s", bad[i]);
+}
+
+TEST(deep_nesting)
+{
+    static char text[200001];
+    WanConfigFile c;
+
+    memset(text, '[', sizeof(text) - 1);
+    CHECK(parse(&c, text) == WAN_INVALIDDATA);
+}
+
+static int detect(WanDitConfig *c, const WanConfigFile *file)
+{
+    WanNaming naming;
+    WanWeights *w;
+    int ret;
+
+    ret = wan_weights_open(&w, golden_path(
+        "tiny/wan-t2v/diffusion_pytorch_model.safetensors"), &log_keep);
+    if (!CHECK(ret == 0))
+        return ret;
+    ret = wan_config_dit(c, &naming, w, file, &log_keep);
+    wan_weights_close(&w);
+    return ret;
+}
+
+TEST(file_and_shapes_must_agree)
+{
+    WanConfigFile file;
+    WanDitConfig c;
+
+    CHECK(parse(&file, "{\"dim\": 96, \"num_heads\": 2}") == 0);
+    CHECK(detect(&c, &file) == 0);
+    CHECK(c.dim == 96 && c.heads == 2 && c.layers == 2 && c.ffn == 128);
+    CHECK(c.task == WAN_TASK_T2V && c.text_dim == 64 && c.freq_dim == 256);
+    parse(&file, "{\"num_layers\": 3, \"num_heads\": 2}");
+    CHECK(detect(&c, &file) == WAN_INVALIDDATA && strstr(last, "num_layers 3"));
+    parse(&file, "{\"num_heads\": 7}");
+    CHECK(detect(&c, &file) == WAN_INVALIDDATA && strstr(last, "7 heads"));
+    parse(&file, "{\"num_heads\": 48}");    // an odd half: no rotary pairs
+    CHECK(detect(&c, &file) == WAN_INVALIDDATA);
+    /* Heads of the tiny model are in no shape: 96 is no multiple of 128. */
+    CHECK(detect(&c, NULL) == WAN_INVALIDDATA && strstr(last, "num_heads"));
+}
+
+TEST(not_a_transformer)
+{
+    WanNaming naming;
+    WanDitConfig c;
+    WanT5Config t5;
+    WanVaeConfig vae;
+    WanWeights *w;
+
+    CHECK(wan_weights_open(&w, golden_path("tiny/wan-t2v/Wan2.1_VAE.pth"),
+                           &log_keep) == 0);
+    CHECK(wan_config_vae(&vae, &naming, w, &log_keep) == 0 && vae.dim == 8);
+    CHECK(wan_config_dit(&c, &naming, w, NULL, &log_keep) == WAN_INVALIDDATA);
+    CHECK(strstr(last, "Wan2.1_VAE.pth"));
+    CHECK(wan_config_t5(&t5, &naming, w, &log_keep) == WAN_INVALIDDATA);
+    wan_weights_close(&w);
+}
+
+TEST(known_sizes)
+{
+    WanDitConfig c;
+    WanT5Config t5;
+    WanVaeConfig vae;
+
+    CHECK(wan_config_named("t2v-14B", &c, &t5, &vae) == 0);
+    CHECK(c.dim == 5120 && c.heads == 40 && t5.layers == 24 && vae.dim == 96);
+    CHECK(wan_config_named("t2v-2B", &c, &t5, &vae) == WAN_ERR(EINVAL));
+}
+
+int main(void)
+{
+    RUN(official_words);
+    RUN(diffusers_words);
+    RUN(refused);
+    RUN(deep_nesting);
+    RUN(file_and_shapes_must_agree);
+    RUN(not_a_transformer);
+    RUN(known_sizes);
+    return test_end();
+}

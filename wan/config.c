@@ -1,0 +1,384 @@
+/*
+ * What a checkpoint is: detection from tensors, the known variants, defaults.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
+
+#include "config.h"
+
+/* ------------------------------------------------------- config.json */
+
+static int read_int(int *out, const cJSON *root, const char *key,
+                    const char *path, const WanLog *log)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(root, key);
+
+    if (!v || cJSON_IsNull(v))
+        return 0;
+    if (!cJSON_IsNumber(v) || v->valuedouble != floor(v->valuedouble) ||
+        v->valuedouble < 1 || v->valuedouble > 1 << 24) {
+        wan_log(log, WAN_LOG_ERROR, "%s: \"%s\" must be a whole number from "
+                "1 to %d", path, key, 1 << 24);
+        return WAN_INVALIDDATA;
+    }
+    *out = (int)v->valuedouble;
+    return 0;
+}
+
+int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
+                     const char *path, const WanLog *log)
+{
+    const struct { const char *key; int *value; } keys[] = {
+        { "dim", &c->dim }, { "num_heads", &c->heads },
+        { "num_layers", &c->layers }, { "ffn_dim", &c->ffn },
+        { "in_dim", &c->in_dim }, { "out_dim", &c->out_dim },
+        { "freq_dim", &c->freq_dim }, { "text_dim", &c->text_dim },
+        { "num_attention_heads", &c->heads },
+        { "attention_head_dim", &c->head_dim },
+        { "in_channels", &c->in_dim }, { "out_channels", &c->out_dim },
+    };
+    const cJSON *v;
+    cJSON *root = NULL;
+    int ret = WAN_INVALIDDATA;
+
+    *c = (WanConfigFile){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, "" };
+    root = cJSON_ParseWithLength(text, bytes);
+    if (!cJSON_IsObject(root)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: not a JSON object", path);
+        goto end;
+    }
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
+        if (read_int(keys[i].value, root, keys[i].key, path, log) < 0)
+            goto end;
+
+    v = cJSON_GetObjectItemCaseSensitive(root, "eps");
+    if (cJSON_IsNumber(v)) {
+        if (!(v->valuedouble > 0 && v->valuedouble < 1)) {
+            wan_log(log, WAN_LOG_ERROR, "%s: \"eps\" must be above 0 and "
+                    "below 1", path);
+            goto end;
+        }
+        c->eps = v->valuedouble;
+    }
+    v = cJSON_GetObjectItemCaseSensitive(root, "model_type");
+    if (cJSON_IsString(v))
+        snprintf(c->model_type, sizeof(c->model_type), "%s", v->valuestring);
+    ret = 0;
+end:
+    cJSON_Delete(root);
+    return ret;
+}
+
+/* --------------------------------------------------------- detection */
+
+static const WanStored *find(const WanWeights *w, WanNaming naming,
+                             WanPart part, const char *official)
+{
+    char name[256];
+
+    return wan_weights_find(w, wan_name_in(naming, part, official, name,
+                                           sizeof(name)));
+}
+
+/* How many blocks "pattern" (with one %d) counts to. */
+static int count_blocks(const WanWeights *w, WanNaming naming, WanPart part,
+                        const char *pattern)
+{
+    char name[128];
+    int n = 0;
+
+    do
+        snprintf(name, sizeof(name), pattern, n);
+    while (find(w, naming, part, name) && ++n < 1000);
+    return n;
+}
+
+/* Dimension i of a tensor, or -1 with a line when it is not there so. */
+static int dim_of(const WanWeights *w, WanNaming naming, WanPart part,
+                  const char *official, int nb_dims, int i,
+                  const WanLog *log)
+{
+    const WanStored *t = find(w, naming, part, official);
+
+    if (!t) {
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s is missing",
+                wan_weights_path(w), official);
+        return -1;
+    }
+    if (t->nb_dims < nb_dims || t->dim[i] < 1 || t->dim[i] > 1 << 24) {
+        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s has an impossible shape",
+                t->file, t->name);
+        return -1;
+    }
+    return (int)t->dim[i];
+}
+
+/* Relatives of the family that share names but not the code. */
+static const struct {
+    const char *tensor, *what;
+} relatives[] = {
+    { "vace_patch_embedding.weight", "a VACE model" },
+    { "control_adapter.conv.weight", "a Fun control model" },
+    { "ref_conv.weight", "a Fun reference model" },
+    { "face_adapter.fuser_blocks.0.q_norm.weight", "Wan Animate" },
+    { "casual_audio_encoder.encoder.conv.weight", "a speech-to-video model" },
+    { "audio_proj.proj1.weight", "a talking-head model" },
+};
+
+static int check_key(const WanWeights *w, const char *key, int file,
+                     int found, const WanLog *log)
+{
+    if (file < 0 || file == found)
+        return 0;
+    wan_log(log, WAN_LOG_ERROR, "%s: config.json says %s %d, the tensors say "
+            "%d", wan_weights_path(w), key, file, found);
+    return WAN_INVALIDDATA;
+}
+
+int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
+                   const WanConfigFile *file, const WanLog *log)
+{
+    const char *path = wan_weights_path(w);
+    const WanPart part = WAN_PART_DIT;
+    int out;
+
+    memset(c, 0, sizeof(*c));
+    if (wan_weights_find(w, "head.modulation")) {
+        *naming = WAN_NAMES_OFFICIAL;
+    } else if (wan_weights_find(w, "condition_embedder.time_proj.weight")) {
+        *naming = WAN_NAMES_DIFFUSERS;
+    } else {
+        wan_log(log, WAN_LOG_ERROR, "%s: no Wan transformer: it has neither "
+                "head.modulation nor condition_embedder.time_proj.weight",
+                path);
+        return WAN_INVALIDDATA;
+    }
+    for (size_t i = 0; i < sizeof(relatives) / sizeof(*relatives); i++)
+        if (wan_weights_find(w, relatives[i].tensor)) {
+            wan_log(log, WAN_LOG_ERROR, "%s: %s is not supported (it has %s)",
+                    path, relatives[i].what, relatives[i].tensor);
+            return WAN_ERR(ENOSYS);
+        }
+
+    c->dim = dim_of(w, *naming, part, "patch_embedding.weight", 5, 0, log);
+    c->in_dim = dim_of(w, *naming, part, "patch_embedding.weight", 5, 1, log);
+    c->ffn = dim_of(w, *naming, part, "blocks.0.ffn.0.weight", 2, 0, log);
+    c->text_dim = dim_of(w, *naming, part, "text_embedding.0.weight", 2, 1,
+                         log);
+    c->freq_dim = dim_of(w, *naming, part, "time_embedding.0.weight", 2, 1,
+                         log);
+    out = dim_of(w, *naming, part, "head.head.weight", 2, 0, log);
+    if (c->dim < 0 || c->in_dim < 0 || c->ffn < 0 || c->text_dim < 0 ||
+        c->freq_dim < 0 || out < 0)
+        return WAN_INVALIDDATA;
+    c->layers = count_blocks(w, *naming, part, "blocks.%d.ffn.0.weight");
+    c->out_dim = out / 4;
+
+    if (find(w, *naming, part, "img_emb.emb_pos"))
+        c->task = WAN_TASK_FLF2V;
+    else if (find(w, *naming, part, "img_emb.proj.0.bias"))
+        c->task = WAN_TASK_I2V;
+    else
+        c->task = WAN_TASK_T2V;
+    if (c->in_dim != (c->task == WAN_TASK_T2V ? 16 : 36) ||
+        c->out_dim != WAN_LATENT_CHANNELS || out % 4) {
+        wan_log(log, WAN_LOG_ERROR, "%s: a transformer with %d input and %d "
+                "output channels%s is not supported; Wan 2.1 has 16 (text) or "
+                "36 (image) and 16", path, c->in_dim, c->out_dim,
+                c->task == WAN_TASK_T2V ? " and no image branch" : "");
+        return WAN_ERR(ENOSYS);
+    }
+
+    c->eps = 1e-6f;
+    c->heads = c->dim % 128 ? -1 : c->dim / 128;
+    if (file) {
+        int ret = 0;
+
+        if ((ret = check_key(w, "dim", file->dim, c->dim, log)) < 0 ||
+            (ret = check_key(w, "num_layers", file->layers, c->layers,
+                             log)) < 0 ||
+            (ret = check_key(w, "ffn_dim", file->ffn, c->ffn, log)) < 0 ||
+            (ret = check_key(w, "in_dim", file->in_dim, c->in_dim, log)) < 0 ||
+            (ret = check_key(w, "out_dim", file->out_dim, c->out_dim,
+                             log)) < 0 ||
+            (ret = check_key(w, "text_dim", file->text_dim, c->text_dim,
+                             log)) < 0 ||
+            (ret = check_key(w, "freq_dim", file->freq_dim, c->freq_dim,
+                             log)) < 0)
+            return ret;
+        if (file->heads > 0)
+            c->heads = file->heads;
+        if (file->eps > 0)
+            c->eps = (float)file->eps;
+        if (file->head_dim > 0 && (int64_t)file->head_dim * c->heads != c->dim) {
+            wan_log(log, WAN_LOG_ERROR, "%s: config.json says %d heads of %d, "
+                    "which is not the width %d", path, c->heads,
+                    file->head_dim, c->dim);
+            return WAN_INVALIDDATA;
+        }
+    }
+    if (c->heads < 1) {
+        wan_log(log, WAN_LOG_ERROR, "%s: the number of heads is not known: "
+                "width %d is no multiple of 128 and there is no config.json "
+                "with num_heads", path, c->dim);
+        return WAN_INVALIDDATA;
+    }
+    if (c->dim % (2 * c->heads) || c->dim / c->heads < 6) {
+        wan_log(log, WAN_LOG_ERROR, "%s: width %d does not split into %d heads "
+                "of an even size of at least 6", path, c->dim, c->heads);
+        return WAN_INVALIDDATA;
+    }
+    if (c->freq_dim % 2) {
+        wan_log(log, WAN_LOG_ERROR, "%s: time_embedding.0.weight takes %d "
+                "numbers, an odd sinusoid", path, c->freq_dim);
+        return WAN_INVALIDDATA;
+    }
+    return 0;
+}
+
+int wan_config_t5(WanT5Config *c, WanNaming *naming, const WanWeights *w,
+                  const WanLog *log)
+{
+    const WanPart part = WAN_PART_T5;
+    int buckets;
+
+    memset(c, 0, sizeof(*c));
+    if (wan_weights_find(w, "token_embedding.weight")) {
+        *naming = WAN_NAMES_OFFICIAL;
+    } else if (wan_weights_find(w, "shared.weight") ||
+               wan_weights_find(w, "encoder.embed_tokens.weight")) {
+        *naming = WAN_NAMES_DIFFUSERS;
+    } else {
+        wan_log(log, WAN_LOG_ERROR, "%s: no UMT5 text encoder: it has neither "
+                "token_embedding.weight nor shared.weight",
+                wan_weights_path(w));
+        return WAN_INVALIDDATA;
+    }
+    c->layers = count_blocks(w, *naming, part, "blocks.%d.attn.q.weight");
+    if (c->layers > 1 &&
+        !find(w, *naming, part, "blocks.1.pos_embedding.embedding.weight")) {
+        wan_log(log, WAN_LOG_ERROR, "%s: a T5, but not UMT5: block 1 has no "
+                "position table of its own", wan_weights_path(w));
+        return WAN_INVALIDDATA;
+    }
+    c->attn_dim = dim_of(w, *naming, part, "blocks.0.attn.q.weight", 2, 0,
+                         log);
+    c->dim = dim_of(w, *naming, part, "blocks.0.attn.q.weight", 2, 1, log);
+    c->ffn = dim_of(w, *naming, part, "blocks.0.ffn.fc1.weight", 2, 0, log);
+    buckets = dim_of(w, *naming, part,
+                     "blocks.0.pos_embedding.embedding.weight", 2, 0, log);
+    c->heads = dim_of(w, *naming, part,
+                      "blocks.0.pos_embedding.embedding.weight", 2, 1, log);
+    if (c->attn_dim < 0 || c->dim < 0 || c->ffn < 0 || buckets < 0 ||
+        c->heads < 0)
+        return WAN_INVALIDDATA;
+
+    /* Either name of the table may be there: token_embedding maps to one. */
+    const WanStored *e = find(w, *naming, part, "token_embedding.weight");
+    if (!e)
+        e = wan_weights_find(w, "encoder.embed_tokens.weight");
+    if (!e || e->nb_dims != 2 || e->dim[0] < 1 || e->dim[0] > INT_MAX ||
+        buckets != 32 || c->attn_dim % c->heads) {
+        wan_log(log, WAN_LOG_ERROR, "%s: the text encoder's embedding, "
+                "position table or heads have impossible shapes",
+                wan_weights_path(w));
+        return WAN_INVALIDDATA;
+    }
+    c->vocab = (int)e->dim[0];
+    return 0;
+}
+
+int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
+                   const WanLog *log)
+{
+    const WanPart part = WAN_PART_VAE;
+
+    memset(c, 0, sizeof(*c));
+    if (wan_weights_find(w, "decoder.upsamples.0.upsamples.0.residual.0.gamma")) {
+        wan_log(log, WAN_LOG_ERROR, "%s: the VAE of Wan 2.2, which Wan 2.1 "
+                "models can't use", wan_weights_path(w));
+        return WAN_ERR(ENOSYS);
+    }
+    if (wan_weights_find(w, "decoder.upsamples.0.residual.0.gamma")) {
+        *naming = WAN_NAMES_OFFICIAL;
+    } else if (wan_weights_find(w, "decoder.up_blocks.0.resnets.0.norm1.gamma")) {
+        *naming = WAN_NAMES_DIFFUSERS;
+    } else {
+        wan_log(log, WAN_LOG_ERROR, "%s: no Wan 2.1 VAE: it has neither "
+                "decoder.upsamples.0.residual.0.gamma nor "
+                "decoder.up_blocks.0.resnets.0.norm1.gamma",
+                wan_weights_path(w));
+        return WAN_INVALIDDATA;
+    }
+    c->dim = dim_of(w, *naming, part, "decoder.head.0.gamma", 1, 0, log);
+    return c->dim < 0 ? WAN_INVALIDDATA : 0;
+}
+
+/* ---------------------------------------------------- known variants */
+
+int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
+                     WanVaeConfig *vae)
+{
+    *t5 = (WanT5Config){ .vocab = 256384, .dim = 4096, .heads = 64,
+                         .attn_dim = 4096, .ffn = 10240, .layers = 24 };
+    *vae = (WanVaeConfig){ .dim = 96 };
+    *dit = (WanDitConfig){ .task = WAN_TASK_T2V, .in_dim = 16, .out_dim = 16,
+                           .text_dim = 4096, .freq_dim = 256, .eps = 1e-6f };
+    if (!strcmp(name, "t2v-1.3B")) {
+        dit->dim = 1536, dit->heads = 12, dit->layers = 30, dit->ffn = 8960;
+    } else if (!strcmp(name, "t2v-14B")) {
+        dit->dim = 5120, dit->heads = 40, dit->layers = 40, dit->ffn = 13824;
+    } else {
+        return WAN_ERR(EINVAL);
+    }
+    return 0;
+}
+
+/* The unwanted traits, in our words; Wan follows Chinese here best. */
+static const char negative[] =
+    "画质低劣，模糊不清，噪点，压缩痕迹，过度曝光，颜色失真，画面静止不动，"
+    "字幕，水印，徽标，绘画质感，肢体畸形，手指变形，多余的肢体，面部扭曲，"
+    "背景杂乱，人群拥挤，倒退行走";
+
+void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
+                         char *name, size_t name_size)
+{
+    static const char *const task[] = { "T2V", "I2V", "FLF2V" };
+    const int small = c->dim == 1536 && c->layers == 30;
+    const int large = c->dim == 5120 && c->layers == 40;
+
+    if (small || large)
+        snprintf(name, name_size, "Wan2.1 %s %s", task[c->task],
+                 small ? "1.3B" : "14B");
+    else
+        snprintf(name, name_size, "Wan2.1 %s (width %d, %d layers)",
+                 task[c->task], c->dim, c->layers);
+    info->name = name;
+    info->task = c->task;
+    info->dim = c->dim;
+    info->heads = c->heads;
+    info->layers = c->layers;
+    info->ffn = c->ffn;
+    info->text_dim = c->text_dim;
+    info->size_multiple = 2 * WAN_SPACE_STRIDE;
+    info->negative_prompt = negative;
+
+    /* The official command lines: 1.3B's README asks for shift 8 and
+     * guidance 6, the code's own defaults serve the others. */
+    info->width = large ? 1280 : 832;
+    info->height = large ? 720 : 480;
+    info->frames = 81;
+    info->rate_num = 16;
+    info->rate_den = 1;
+    info->steps = c->task == WAN_TASK_I2V ? 40 : 50;
+    info->guidance = small ? 6 : c->task == WAN_TASK_FLF2V ? 5.5 : 5;
+    info->shift = small ? 8 : c->task == WAN_TASK_FLF2V ? 16 : 5;
+}

@@ -1,0 +1,80 @@
+/*
+ * What a checkpoint is: architecture numbers, read from its tensors.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * Shapes decide; a config.json is optional, adds what no shape tells (the
+ * number of heads) and must agree with the rest. Source: docs/models.md.
+ */
+
+#ifndef WAN_CONFIG_H
+#define WAN_CONFIG_H
+
+#include "weights.h"
+
+#define WAN_LATENT_CHANNELS 16
+#define WAN_TIME_STRIDE 4       // pixel frames of a latent frame
+#define WAN_SPACE_STRIDE 8      // pixels of a latent position, each way
+
+typedef struct WanDitConfig {
+    enum WanTask task;
+    int dim, heads, layers, ffn;
+    int in_dim, out_dim;        // latent channels: 16, or 36 with an image
+    int text_dim, freq_dim;
+    float eps;
+    int64_t parameters;
+} WanDitConfig;
+
+typedef struct WanT5Config {
+    int vocab, dim, heads, attn_dim, ffn, layers;
+} WanT5Config;
+
+typedef struct WanVaeConfig {
+    int dim;                    // base width, 96
+} WanVaeConfig;
+
+/* The keys of a config.json, -1: not there. Diffusers' words are known too. */
+typedef struct WanConfigFile {
+    int dim, heads, head_dim, layers, ffn, in_dim, out_dim, text_dim,
+        freq_dim;
+    double eps;
+    char model_type[32];        // "" : not there
+} WanConfigFile;
+
+/**
+ * Parse the text of a config.json.
+ *
+ * @param path what error lines call it
+ * @return 0 or WAN_INVALIDDATA: not JSON, or a key that is no number
+ */
+int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
+                     const char *path, const WanLog *log);
+
+/**
+ * Tell what transformer a weight file holds.
+ *
+ * @param naming set to the words it uses
+ * @param file   keys of its config.json; NULL: none
+ * @return 0; WAN_INVALIDDATA: no Wan transformer, or shapes that disagree
+ *         with each other or with the file; WAN_ERR(ENOSYS): a relative that
+ *         is not covered (VACE, Wan 2.2, Fun, ...), the line names it
+ */
+int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
+                   const WanConfigFile *file, const WanLog *log);
+
+/* The same for the text encoder and the VAE. */
+int wan_config_t5(WanT5Config *c, WanNaming *naming, const WanWeights *w,
+                  const WanLog *log);
+int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
+                   const WanLog *log);
+
+/* The known sizes by name, for plans and tools without a checkpoint:
+ * "t2v-1.3B", "t2v-14B". 0 or WAN_ERR(EINVAL). */
+int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
+                     WanVaeConfig *vae);
+
+/* Fill info's name and documented defaults from the architecture. */
+void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
+                         char *name, size_t name_size);
+
+#endif /* WAN_CONFIG_H */

@@ -1,0 +1,368 @@
+/*
+ * The diffusion transformer.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * L tokens of width D on a grid f x h x w; F the width of the feed-forward.
+ * Execution order of the norms: norm1 (self), norm3 (cross), norm2 (ffn);
+ * norm1 and norm2 have no weights.
+ */
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "dit.h"
+#include "tokenizer.h"
+
+/* Rows of the feed-forward's hidden layer in memory at a time: its width is
+ * three to six times the model's, and rows don't depend on each other. */
+#define FFN_ROWS 4096
+
+/* -------------------------------------------------------------- binding */
+
+static void bind_attn(WanBinder *b, WanAttn *w, const char *prefix, int64_t D)
+{
+    char name[96];
+
+#define NAME(suffix) (snprintf(name, sizeof(name), "%s." suffix, prefix), name)
+    wan_bind_linear(b, &w->q, NAME("q"), D, D, 1);
+    wan_bind_linear(b, &w->k, NAME("k"), D, D, 1);
+    wan_bind_linear(b, &w->v, NAME("v"), D, D, 1);
+    wan_bind_linear(b, &w->o, NAME("o"), D, D, 1);
+    wan_bind_vector(b, &w->norm_q, NAME("norm_q.weight"), D);
+    wan_bind_vector(b, &w->norm_k, NAME("norm_k.weight"), D);
+#undef NAME
+}
+
+int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
+{
+    const int64_t D = c->dim, F = c->ffn;
+    char name[64];
+
+    m->config = *c;
+    m->blocks = calloc(c->layers, sizeof(*m->blocks));
+    if (!m->blocks)
+        return WAN_ERR(ENOMEM);
+
+    /* A convolution whose kernel is its stride: a row is one patch. */
+    wan_bind_matrix(b, &m->patch_embedding.weight, "patch_embedding.weight",
+                    D, c->in_dim, 1, 2, 2);
+    wan_bind_vector(b, &m->patch_embedding.bias, "patch_embedding.bias", D);
+    wan_bind_linear(b, &m->text_embedding[0], "text_embedding.0", D,
+                    c->text_dim, 1);
+    wan_bind_linear(b, &m->text_embedding[1], "text_embedding.2", D, D, 1);
+    wan_bind_linear(b, &m->time_embedding[0], "time_embedding.0", D,
+                    c->freq_dim, 1);
+    wan_bind_linear(b, &m->time_embedding[1], "time_embedding.2", D, D, 1);
+    wan_bind_linear(b, &m->time_projection, "time_projection.1", 6 * D, D, 1);
+
+#define NAME(suffix) (snprintf(name, sizeof(name), "blocks.%d." suffix, i), name)
+    for (int i = 0; i < c->layers; i++) {
+        WanDitBlock *w = &m->blocks[i];
+
+        wan_bind_vector(b, &w->modulation, NAME("modulation"), 6, D);
+        bind_attn(b, &w->self_attn, NAME("self_attn"), D);
+        wan_bind_vector(b, &w->norm3.weight, NAME("norm3.weight"), D);
+        wan_bind_vector(b, &w->norm3.bias, NAME("norm3.bias"), D);
+        bind_attn(b, &w->cross_attn, NAME("cross_attn"), D);
+        wan_bind_linear(b, &w->ffn[0], NAME("ffn.0"), F, D, 1);
+        wan_bind_linear(b, &w->ffn[1], NAME("ffn.2"), D, F, 1);
+    }
+#undef NAME
+    wan_bind_vector(b, &m->head.modulation, "head.modulation", 2, D);
+    wan_bind_linear(b, &m->head.head, "head.head", 4 * c->out_dim, D, 1);
+    return wan_binder_end(b);
+}
+
+void wan_dit_free(WanDit *m)
+{
+    free(m->blocks);
+    m->blocks = NULL;
+}
+
+/* ------------------------------------------------------- context, time */
+
+/* k = rms(Wk ctx), v = Wv ctx for every block,
+ * ctx = W2 gelu(W1 pad(text) + b1) + b2 */
+void wan_dit_text(WanDev *d, WanDitText *out, const WanDit *m,
+                  const WanTensor *text)
+{
+    const WanDitConfig *c = &m->config;
+    const int64_t D = c->dim, n = wan_rows(text);
+    const int64_t rows = n < WAN_TEXT_LEN ? n + 1 : n;
+    WanMark mark;
+
+    out->tail = WAN_TEXT_LEN - rows + 1;
+    out->k = wan_tmp(d, c->layers, rows, D);
+    out->v = wan_tmp(d, c->layers, rows, D);
+
+    mark = wan_mark(d);
+    WanTensor padded = wan_tmp(d, rows, c->text_dim);
+    WanTensor h = wan_tmp(d, rows, D), ctx = wan_tmp(d, rows, D);
+    WanTensor real = wan_slice(&padded, 0, n);
+
+    wan_section(d, "text context");
+    wan_op_fill(d, &padded, 0);
+    wan_op_copy(d, &real, text);
+    wan_op_linear(d, &h, &padded, &m->text_embedding[0],
+                  .act = WAN_ACT_GELU_TANH);                    // [n + 1, D]
+    wan_op_linear(d, &ctx, &h, &m->text_embedding[1]);
+    wan_tap(d, &ctx, "text");
+
+    for (int i = 0; i < c->layers; i++) {
+        const WanAttn *w = &m->blocks[i].cross_attn;
+        WanTensor k = wan_slice(&out->k, i, 1), v = wan_slice(&out->v, i, 1);
+
+        wan_section(d, "text keys of block %d", i);
+        wan_op_linear(d, &k, &ctx, &w->k);
+        wan_op_rms_norm(d, &k, &k, &w->norm_k, c->eps);
+        wan_op_linear(d, &v, &ctx, &w->v);
+    }
+    wan_release(d, mark);
+}
+
+/* s = [cos(t w), sin(t w)], w_i = 10000^(-i/half), in double as the reference
+ * does it; e = W2 silu(W1 s + b1) + b2; e0 = W3 silu(e) + b3 */
+void wan_dit_time(WanDev *d, WanDitTime *out, const WanDit *m, double t)
+{
+    const WanDitConfig *c = &m->config;
+    const int half = c->freq_dim / 2;
+    float *s = malloc(c->freq_dim * sizeof(*s));
+    WanMark mark;
+
+    if (!s) {
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for the time embedding");
+        return;
+    }
+    for (int i = 0; i < half; i++) {
+        const double angle = t * pow(10000, -(double)i / half);
+
+        s[i] = (float)cos(angle);
+        s[half + i] = (float)sin(angle);
+    }
+
+    wan_section(d, "time");
+    out->e = wan_tmp(d, 1, c->dim);
+    out->e0 = wan_tmp(d, 6, c->dim);
+    mark = wan_mark(d);
+    WanTensor sinusoid = wan_tmp(d, 1, c->freq_dim), h = wan_tmp(d, 1, c->dim);
+    WanTensor e0 = wan_reshape(&out->e0, 1, 6 * (int64_t)c->dim);
+
+    wan_op_upload(d, &sinusoid, s);
+    wan_op_linear(d, &h, &sinusoid, &m->time_embedding[0],
+                  .act = WAN_ACT_SILU);
+    wan_op_linear(d, &out->e, &h, &m->time_embedding[1]);
+    wan_op_act(d, &h, &out->e, WAN_ACT_SILU);
+    wan_op_linear(d, &e0, &h, &m->time_projection);
+    wan_tap(d, &out->e, "time_e");
+    wan_tap(d, &out->e0, "time_e0");
+    wan_release(d, mark);
+    free(s);
+}
+
+/* Pair j of an axis with d elements of a head turns by pos * 10000^(-2j/d).
+ * Of the pairs of a head a third each (rounded down) goes to rows and
+ * columns, the rest to frames. */
+void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
+                  int frames, int rows, int cols)
+{
+    const int pairs = c->dim / c->heads / 2;
+
+    *rope = (WanRope){
+        .heads = c->heads,
+        .grid = { frames, rows, cols },
+        .pairs = { pairs - 2 * (pairs / 3), pairs / 3, pairs / 3 },
+    };
+    for (int a = 0; a < 3; a++) {
+        const int n = rope->grid[a], p = rope->pairs[a];
+        float *table = malloc((size_t)n * p * 2 * sizeof(*table));
+
+        rope->table[a] = wan_tmp(d, n, 2 * p);
+        if (!table) {
+            wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for rotary tables");
+            return;
+        }
+        for (int i = 0; i < n; i++) {
+            for (int j = 0; j < p; j++) {
+                const double angle = i * pow(10000, -(double)j / p);
+
+                table[2 * (i * p + j)] = (float)cos(angle);
+                table[2 * (i * p + j) + 1] = (float)sin(angle);
+            }
+        }
+        wan_op_upload(d, &rope->table[a], table);
+        free(table);
+    }
+}
+
+/* ---------------------------------------------------------------- blocks */
+
+/* Show what a branch adds, which the model itself never holds: the fused
+ * gate and residual are part of the product. */
+static void tap_branch(WanDev *d, const WanTensor *x, const WanLinear *w,
+                       int block, const char *name)
+{
+    const WanMark mark = wan_mark(d);
+
+    if (d->tap) {
+        WanTensor y = wan_tmp(d, wan_rows(x), w->weight.dim[0]);
+
+        wan_op_linear(d, &y, x, w);
+        wan_tap(d, &y, "block%d.%s", block, name);
+    }
+    wan_release(d, mark);
+}
+
+/* x += gate * Wo Attention(rope(norm(Wq h)), rope(norm(Wk h)), Wv h) */
+static void self_attention(WanDev *d, WanTensor *x, const WanTensor *h,
+                           const WanAttn *w, const WanTensor *gate,
+                           const WanRope *rope, float eps, int block)
+{
+    const WanMark mark = wan_mark(d);
+    WanTensor q = wan_tmp_like(d, h), k = wan_tmp_like(d, h);
+    WanTensor v = wan_tmp_like(d, h);
+
+    wan_op_linear(d, &q, h, &w->q);                             // [L, D]
+    wan_op_linear(d, &k, h, &w->k);
+    wan_op_linear(d, &v, h, &w->v);
+    wan_tap(d, &q, "block%d.self_attn.q", block);
+    wan_tap(d, &k, "block%d.self_attn.k", block);
+    wan_tap(d, &v, "block%d.self_attn.v", block);
+    wan_op_rms_norm_rope(d, &q, &w->norm_q, eps, rope);         // norm over D,
+    wan_op_rms_norm_rope(d, &k, &w->norm_k, eps, rope);         // rope per head
+    wan_op_attention(d, &q, &q, &k, &v, .heads = rope->heads);  // replaces q
+    tap_branch(d, &q, &w->o, block, "self_attn");
+    wan_op_linear(d, x, &q, &w->o, .gate = gate);
+    wan_release(d, mark);
+}
+
+/* x += Wo Attention(norm(Wq h), k, v), k and v of the prompt; no gate */
+static void cross_attention(WanDev *d, WanTensor *x, const WanTensor *h,
+                            const WanAttn *w, const WanDitText *text,
+                            int heads, float eps, int block)
+{
+    const WanMark mark = wan_mark(d);
+    const WanTensor k = wan_slice(&text->k, block, 1);
+    const WanTensor v = wan_slice(&text->v, block, 1);
+    WanTensor q = wan_tmp_like(d, h);
+
+    wan_op_linear(d, &q, h, &w->q);                             // [L, D]
+    wan_op_rms_norm(d, &q, &q, &w->norm_q, eps);
+    wan_op_attention(d, &q, &q, &k, &v, .heads = heads, .tail = text->tail);
+    tap_branch(d, &q, &w->o, block, "cross_attn");
+    wan_op_linear(d, x, &q, &w->o, .add = 1);
+    wan_release(d, mark);
+}
+
+/* x += gate * (W2 gelu(W1 h + b1) + b2) */
+static void feed_forward(WanDev *d, WanTensor *x, const WanTensor *h,
+                         const WanDitBlock *w, const WanTensor *gate, int F)
+{
+    const WanMark mark = wan_mark(d);
+    const int64_t L = wan_rows(x), step = L < FFN_ROWS ? L : FFN_ROWS;
+    WanTensor hidden = wan_tmp(d, step, F);
+
+    for (int64_t i = 0; i < L; i += step) {
+        const int64_t n = L - i < step ? L - i : step;
+        const WanTensor hi = wan_slice(h, i, n);
+        WanTensor xi = wan_slice(x, i, n), u = wan_slice(&hidden, 0, n);
+
+        wan_op_linear(d, &u, &hi, &w->ffn[0], .act = WAN_ACT_GELU_TANH);
+        wan_op_linear(d, &xi, &u, &w->ffn[1], .gate = gate);
+    }
+    wan_release(d, mark);
+}
+
+/* The feed-forward's sum alone, for a tap. */
+static void tap_feed_forward(WanDev *d, const WanTensor *h,
+                             const WanDitBlock *w, int F, int block)
+{
+    const WanMark mark = wan_mark(d);
+
+    if (d->tap) {
+        WanTensor u = wan_tmp(d, wan_rows(h), F);
+
+        wan_op_linear(d, &u, h, &w->ffn[0], .act = WAN_ACT_GELU_TANH);
+        tap_branch(d, &u, &w->ffn[1], block, "ffn");
+    }
+    wan_release(d, mark);
+}
+
+static void block_forward(WanDev *d, WanTensor *x, const WanDit *m, int i,
+                          const WanDitTime *time, const WanDitText *text,
+                          const WanRope *rope)
+{
+    const WanDitConfig *c = &m->config;
+    const WanDitBlock *w = &m->blocks[i];
+    const WanMark mark = wan_mark(d);
+    WanTensor h = wan_tmp_like(d, x);
+    WanTensor mod = wan_tmp(d, 6, c->dim);      // modulation + e0
+    WanTensor part[6];                          // shift, scale, gate; twice
+
+    wan_section(d, "block %d", i);
+    wan_op_copy(d, &mod, &time->e0);
+    wan_op_gate_add(d, &mod, &w->modulation, NULL);
+    for (int k = 0; k < 6; k++)
+        part[k] = wan_slice(&mod, k, 1);
+
+    wan_op_modulate(d, &h, x, &part[0], &part[1], c->eps);
+    wan_tap(d, &h, "block%d.norm1_modulated", i);
+    self_attention(d, x, &h, &w->self_attn, &part[2], rope, c->eps, i);
+
+    wan_op_layer_norm(d, &h, x, &w->norm3.weight, &w->norm3.bias, c->eps);
+    wan_tap(d, &h, "block%d.norm3", i);
+    cross_attention(d, x, &h, &w->cross_attn, text, c->heads, c->eps, i);
+
+    wan_op_modulate(d, &h, x, &part[3], &part[4], c->eps);
+    tap_feed_forward(d, &h, w, c->ffn, i);
+    feed_forward(d, x, &h, w, &part[5], c->ffn);
+    wan_tap(d, x, "block%d", i);
+    wan_release(d, mark);
+}
+
+/* v = unpatchify(Whead (LN(x) (1 + m1) + m0) + b), m = modulation + e */
+static void head_forward(WanDev *d, WanTensor *v, const WanTensor *x,
+                         const WanDit *m, const WanDitTime *time)
+{
+    const WanDitConfig *c = &m->config;
+    const WanMark mark = wan_mark(d);
+    WanTensor h = wan_tmp_like(d, x);
+    WanTensor z = wan_tmp(d, wan_rows(x), 4 * c->out_dim);
+    WanTensor mod = wan_tmp(d, 2, c->dim);
+    WanTensor shift = wan_slice(&mod, 0, 1), scale = wan_slice(&mod, 1, 1);
+
+    wan_section(d, "head");
+    wan_op_copy(d, &mod, &m->head.modulation);
+    wan_op_gate_add(d, &shift, &time->e, NULL);
+    wan_op_gate_add(d, &scale, &time->e, NULL);
+    wan_op_modulate(d, &h, x, &shift, &scale, c->eps);
+    wan_op_linear(d, &z, &h, &m->head.head);                    // [L, 64]
+    wan_tap(d, &z, "head");
+    wan_op_unpatchify(d, v, &z);
+    wan_release(d, mark);
+}
+
+void wan_dit_forward(WanDev *d, WanTensor *v, const WanDit *m,
+                     const WanTensor *x, const WanDitTime *time,
+                     const WanDitText *text, const WanRope *rope)
+{
+    const WanDitConfig *c = &m->config;
+    const WanMark mark = wan_mark(d);
+    const int64_t L = wan_count(x) / (4 * c->in_dim);
+    WanTensor tokens = wan_tmp(d, L, c->dim);
+    const WanMark patch = wan_mark(d);
+    WanTensor patches = wan_tmp(d, L, 4 * c->in_dim);
+
+    wan_section(d, "patches");
+    wan_op_patchify(d, &patches, x);
+    wan_op_linear(d, &tokens, &patches, &m->patch_embedding);   // [L, D]
+    wan_release(d, patch);
+    wan_tap(d, &tokens, "tokens");
+
+    for (int i = 0; i < c->layers; i++)
+        block_forward(d, &tokens, m, i, time, text, rope);
+    head_forward(d, v, &tokens, m, time);
+    wan_tap(d, v, "out");
+    wan_release(d, mark);
+}

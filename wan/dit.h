@@ -1,0 +1,86 @@
+/*
+ * The diffusion transformer: latent, time and text to velocity.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#ifndef WAN_DIT_H
+#define WAN_DIT_H
+
+#include "config.h"
+#include "ops.h"
+
+typedef struct WanAttn {
+    WanLinear q, k, v, o;
+    WanTensor norm_q, norm_k;           // [D]
+} WanAttn;
+
+typedef struct WanDitBlock {
+    WanTensor modulation;               // [6, D]
+    WanAttn self_attn, cross_attn;
+    struct { WanTensor weight, bias; } norm3;   // [D], before cross_attn
+    WanLinear ffn[2];                   // ffn.0 [F, D], ffn.2 [D, F]
+} WanDitBlock;
+
+typedef struct WanDit {
+    WanDitConfig config;
+    WanLinear patch_embedding;          // [D, in, 1, 2, 2]
+    WanLinear text_embedding[2];        // .0 [D, text], .2 [D, D]
+    WanLinear time_embedding[2];        // .0 [D, freq], .2 [D, D]
+    WanLinear time_projection;          // .1 [6D, D]
+    WanDitBlock *blocks;
+    struct {
+        WanLinear head;                 // [4 out, D]
+        WanTensor modulation;           // [2, D]
+    } head;
+} WanDit;
+
+/* Bind all tensors of a text-to-video transformer; WAN_ERR(ENOMEM) or the
+ * binder's error. Free with wan_dit_free() in any case. */
+int wan_dit_bind(WanDit *m, const WanDitConfig *config, WanBinder *b);
+void wan_dit_free(WanDit *m);
+
+/**
+ * A prompt as the transformer reads it: every block's cross-attention keys
+ * and values. They depend on nothing else, so they are made once a prompt.
+ *
+ * The text is zero-padded to 512 rows, all of which are attended to. The
+ * padded rows are equal: one is kept and counts tail times.
+ */
+typedef struct WanDitText {
+    WanTensor k, v;                     // [layers, rows, D]
+    int64_t tail;                       // multiplicity of the last row
+} WanDitText;
+
+/**
+ * @param out  tensors are taken from the arena and stay until it is released
+ *             below them
+ * @param text [n, text_dim], 1 <= n <= 512
+ */
+void wan_dit_text(WanDev *d, WanDitText *out, const WanDit *m,
+                  const WanTensor *text);
+
+/* The time embedding, shared by all forwards of a step. */
+typedef struct WanDitTime {
+    WanTensor e;                        // [1, D], for the head
+    WanTensor e0;                       // [6, D], for the blocks
+} WanDitTime;
+
+/* As wan_dit_text(); t is 0 to 1000. */
+void wan_dit_time(WanDev *d, WanDitTime *out, const WanDit *m, double t);
+
+/* Rotary tables of a grid of tokens, from the arena. */
+void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
+                  int frames, int rows, int cols);
+
+/**
+ * v = velocity of the latent x at that time under that prompt.
+ *
+ * @param v [16, T, H, W], dense
+ * @param x [in_dim, T, H, W], dense; H and W even
+ */
+void wan_dit_forward(WanDev *d, WanTensor *v, const WanDit *m,
+                     const WanTensor *x, const WanDitTime *time,
+                     const WanDitText *text, const WanRope *rope);
+
+#endif /* WAN_DIT_H */
