@@ -1,0 +1,132 @@
+/*
+ * The diffusion transformer against the official code, stage by stage.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ *
+ * The official float32 run is 1e-7 to 1e-6 from the truth (relative L2). The
+ * limit is below what small mistakes cost: a float32 time sinusoid 2.4e-6, an
+ * eps of 1e-5 5.7e-6, the wrong GELU 5e-6.
+ */
+
+#include "model_test.h"
+
+#define LIMIT 2e-6
+
+static void forward_all(const char *device, const char *golden,
+                        const char *folder, int stages)
+{
+    Golden *g = golden_open(golden);
+    cJSON *cases = golden_meta(g, "cases"), *c;
+    WanModel *m = open_tiny(folder, device);
+    WanDev *d = open_dev(device);
+    Taps taps = { g, "case0.", LIMIT, 0, 0, 0 };
+    int i = 0;
+
+    /* [[f, h, w], tokens of text, timestep] */
+    cJSON_ArrayForEach(c, cases) {
+        const cJSON *grid = c->child;
+        const double t = c->child->next->next->valuedouble;
+        const WanMark mark = wan_mark(d);
+        char name[64];
+        WanDitText text;
+        WanDitTime time;
+        WanRope rope;
+
+        snprintf(name, sizeof(name), "case%d.in.x", i);
+        const GoldenTensor *x = golden_find(g, name);
+        snprintf(name, sizeof(name), "case%d.in.context", i);
+        const GoldenTensor *context = golden_find(g, name);
+        snprintf(name, sizeof(name), "case%d.out", i);
+        const GoldenTensor *out = golden_find(g, name);
+        CHECK(grid->child->valueint == x->dim[1]);
+
+        d->tap = i ? NULL : check_tap;
+        d->tap_opaque = &taps;
+        WanTensor xt = wan_tmp(d, x->dim[0], x->dim[1], x->dim[2], x->dim[3]);
+        WanTensor v = wan_tmp_like(d, &xt);
+        WanTensor ctx = wan_tmp(d, context->dim[0], context->dim[1]);
+        wan_op_upload(d, &xt, x->data);
+        wan_op_upload(d, &ctx, context->data);
+        wan_dit_text(d, &text, &m->dit, &ctx);
+        wan_dit_time(d, &time, &m->dit, t);
+        wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
+                     (int)x->dim[2] / 2, (int)x->dim[3] / 2);
+        wan_dit_forward(d, &v, &m->dit, &xt, &time, &text, &rope);
+        CHECK(!wan_dev_error(d));
+        const double err = test_rel_l2(v.data, out->data, out->n);
+        CHECKF(err <= LIMIT, "%s: relative L2 %.2e, limit %.1e", name, err,
+               LIMIT);
+        wan_release(d, mark);
+        i++;
+    }
+    CHECKF(taps.seen == stages, "%d stages seen of %d", taps.seen, stages);
+    printf("# %s: worst stage %.2e\n", device, taps.worst);
+    cJSON_Delete(cases);
+    wan_dev_close(&d);
+    wan_model_close(&m);
+    golden_close(&g);
+}
+
+TEST(head48_ref) { forward_all("ref", "dit-t2v.safetensors", "tiny/wan-t2v", 15); }
+TEST(head48_cpu) { forward_all("cpu", "dit-t2v.safetensors", "tiny/wan-t2v", 15); }
+TEST(head48_diffusers)
+{
+    forward_all("cpu", "dit-t2v.safetensors", "tiny/wan-t2v-diffusers", 15);
+}
+TEST(head128_shards_ref)
+{
+    forward_all("ref", "dit-t2v-hd128.safetensors", "tiny/wan-t2v-hd128", 15);
+}
+TEST(head128_shards_cpu)
+{
+    forward_all("cpu", "dit-t2v-hd128.safetensors", "tiny/wan-t2v-hd128", 15);
+}
+
+/* The rotary embedding alone, for four head sizes. */
+static void rope(const char *device)
+{
+    Golden *g = golden_open("rope_time.safetensors");
+    cJSON *cases = golden_meta(g, "cases"), *c;
+    WanDev *d = open_dev(device);
+
+    cJSON_ArrayForEach(c, cases) {
+        const int hd = cJSON_GetObjectItem(c, "head_dim")->valueint;
+        const int heads = cJSON_GetObjectItem(c, "heads")->valueint;
+        const cJSON *grid = cJSON_GetObjectItem(c, "grid_fhw")->child;
+        const WanDitConfig config = { .dim = hd * heads, .heads = heads };
+        const WanMark mark = wan_mark(d);
+        char name[32];
+        WanRope r;
+
+        snprintf(name, sizeof(name), "hd%d.in", hd);
+        const GoldenTensor *in = golden_find(g, name);
+        snprintf(name, sizeof(name), "hd%d.out", hd);
+        const GoldenTensor *out = golden_find(g, name);
+        WanTensor x = wan_tmp(d, in->n / (hd * heads), hd * heads);
+        wan_op_upload(d, &x, in->data);
+        wan_dit_rope(d, &r, &config, grid->valueint, grid->next->valueint,
+                     grid->next->next->valueint);
+        wan_op_rope(d, &x, &r);
+        const double err = test_rel_l2(x.data, out->data, out->n);
+        CHECKF(!wan_dev_error(d) && err < 2e-7, "head size %d: %.2e", hd, err);
+        wan_release(d, mark);
+    }
+    cJSON_Delete(cases);
+    wan_dev_close(&d);
+    golden_close(&g);
+}
+
+TEST(rope_ref) { rope("ref"); }
+TEST(rope_cpu) { rope("cpu"); }
+
+int main(void)
+{
+    RUN(rope_ref);
+    RUN(rope_cpu);
+    RUN(head48_ref);
+    RUN(head48_cpu);
+    RUN(head48_diffusers);
+    RUN(head128_shards_ref);
+    RUN(head128_shards_cpu);
+    return test_end();
+}

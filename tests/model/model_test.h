@@ -1,0 +1,107 @@
+/*
+ * What the model tests share: the tiny checkpoints, and taps held against
+ * golden tensors.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ */
+
+#ifndef WAN_MODEL_TEST_H
+#define WAN_MODEL_TEST_H
+
+#include "golden.h"
+#include "model.h"
+#include "test.h"
+
+#define ARENA (256 << 20)       // bytes, far above any tiny model's need
+
+/* Where the goldens come from; both backends are held against them. */
+static const char *const devices[] = { "ref", "cpu" };
+
+static inline void print_log(void *opaque, enum WanLogLevel level,
+                             const char *line)
+{
+    (void)opaque;
+    if (level <= WAN_LOG_WARNING)
+        printf("# %s\n", line);
+}
+
+static const WanLog test_log = { print_log, NULL, WAN_LOG_WARNING };
+
+/* A tiny checkpoint of the golden directory; what the folder lacks comes
+ * from wan-t2v. Ends the program on failure. */
+static inline WanModel *open_tiny(const char *folder, const char *device)
+{
+    char path[4096], rest[4096];
+    WanModelParams p;
+    WanModel *m;
+
+    snprintf(path, sizeof(path), "%s", golden_path(folder));
+    snprintf(rest, sizeof(rest), "%s", golden_path("tiny/wan-t2v"));
+    wan_model_params_default(&p);
+    p.path = path;
+    p.device = device;
+    p.threads = 2;
+    p.log = print_log;
+    p.log_level = WAN_LOG_WARNING;
+    if (!strstr(folder, "diffusers")) {
+        p.text_encoder = p.vae = p.tokenizer = rest;
+    }
+    if (wan_model_open(&m, &p) < 0)
+        golden_fail("can't be opened as a model", path);
+    return m;
+}
+
+static inline WanDev *open_dev(const char *device)
+{
+    WanDev *d;
+
+    if (wan_dev_open(&d, device, 2, ARENA, &test_log) < 0)
+        golden_fail("can't be opened", device);
+    return d;
+}
+
+/* Taps of one run against tensors "prefix + name". */
+typedef struct Taps {
+    Golden *golden;
+    const char *prefix;
+    double limit;           // relative L2
+    int channels_last;      // taps are [.., C], goldens [C, ..]
+    int seen;
+    double worst;
+} Taps;
+
+static inline void check_tap(void *opaque, const char *name,
+                             const WanTensor *t)
+{
+    Taps *taps = opaque;
+    char full[256];
+    const GoldenTensor *g;
+    float *v;
+    double err;
+
+    snprintf(full, sizeof(full), "%s%s", taps->prefix, name);
+    if (!(g = golden_look(taps->golden, full)))
+        return;
+    if (!strcmp(name, "conv2.chunk0"))
+        return;             // the golden holds all chunks
+    const int64_t n = wan_count(t), C = wan_cols(t), rows = n / C;
+    v = malloc(n * sizeof(*v));
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t c = 0; c < C; c++)
+            v[taps->channels_last ? c * rows + i : i * C + c] =
+                wan_row(t, i)[c];
+
+    /* Either may hold more rows of the same width: goldens show only the
+     * first of some, and we keep one of the text's equal padded rows. */
+    CHECKF(g->n == n || !taps->channels_last, "%s: %lld values, golden %lld",
+           full, (long long)n, (long long)g->n);
+    err = test_rel_l2(v, g->data, g->n < n ? g->n : n);
+    taps->seen++;
+    CHECKF(err <= taps->limit, "%s: relative L2 %.2e, limit %.1e", full, err,
+           taps->limit);
+    if (err > taps->worst)
+        taps->worst = err;
+    free(v);
+}
+
+#endif /* WAN_MODEL_TEST_H */

@@ -1,0 +1,188 @@
+/*
+ * Whole videos against the official generate(): text, noise, steps, guidance,
+ * solver, decoding, through the public interface.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ *
+ * The official float32 run is 4e-6 (latents) and 7e-6 (video) from the truth;
+ * 8-bit frames differ by at most one level.
+ */
+
+#include "model_test.h"
+
+#define LIMIT 5e-5
+
+static int number(const cJSON *a, const char *key, int otherwise)
+{
+    const cJSON *v = cJSON_GetObjectItem(a, key);
+
+    return v ? v->valueint : otherwise;
+}
+
+/* Fill rq from the golden's arguments of generate(). */
+static void request(WanRequest *rq, const WanModel *m, const Golden *g,
+                    const cJSON *a)
+{
+    const cJSON *size = cJSON_GetObjectItem(a, "size");
+    const char *solver = cJSON_GetStringValue(
+        cJSON_GetObjectItem(a, "sample_solver"));
+
+    wan_request_default(rq, m);
+    rq->prompt = cJSON_GetStringValue(cJSON_GetObjectItem(a, "prompt"));
+    rq->negative_prompt = golden_meta_string(g, "negative_prompt");
+    rq->width = size->child->valueint;
+    rq->height = size->child->next->valueint;
+    rq->frames = number(a, "frame_num", 81);
+    rq->steps = number(a, "sampling_steps", 50);
+    rq->seed = number(a, "seed", 0);
+    rq->guidance = cJSON_GetObjectItem(a, "guide_scale")->valuedouble;
+    rq->shift = cJSON_GetObjectItem(a, "shift")->valuedouble;
+    rq->sampler = solver && !strcmp(solver, "dpm++") ? WAN_SAMPLER_DPMPP
+                                                     : WAN_SAMPLER_UNIPC;
+    rq->rng = WAN_RNG_CPU;
+}
+
+typedef struct Seen {
+    Golden *golden;
+    int last_step;
+    int steps, contexts;        // stages that were held against a golden
+    double worst;
+} Seen;
+
+static void check_stage(void *opaque, const char *name, const WanTensor *t)
+{
+    Seen *seen = opaque;
+    const GoldenTensor *g = NULL;
+    const float *want = NULL;
+    double err;
+
+    if (!strncmp(name, "latents", 7) || !strncmp(name, "noise_pred", 10)) {
+        const char *digits = strpbrk(name, "0123456789");
+        char key[16];
+
+        snprintf(key, sizeof(key), "%.*s", (int)(digits - name), name);
+        if (!(g = golden_look(seen->golden, key)))
+            return;
+        /* Goldens hold all steps, or the last alone. */
+        if (g->n > wan_count(t))
+            want = g->data + atoi(digits) * wan_count(t);
+        else if (atoi(digits) == seen->last_step)
+            want = g->data;
+        else
+            return;
+        CHECK(g->n >= wan_count(t));
+        seen->steps++;
+    } else if (!strncmp(name, "context", 7)) {
+        if (!(g = golden_look(seen->golden, name)))
+            return;
+        CHECK(g->n == wan_count(t));
+        want = g->data;
+        seen->contexts++;
+    } else {
+        return;
+    }
+    err = test_rel_l2(t->data, want, wan_count(t));
+    CHECKF(err <= LIMIT, "%s: relative L2 %.2e, limit %.1e", name, err, LIMIT);
+    if (err > seen->worst)
+        seen->worst = err;
+}
+
+static void generate(const char *golden, const char *folder,
+                     const char *device)
+{
+    Golden *g = golden_open(golden);
+    cJSON *a = golden_meta(g, "arguments");
+    WanModel *m = open_tiny(folder, device);
+    const GoldenTensor *video = golden_look(g, "video");
+    Seen seen = { .golden = g };
+    WanRequest rq;
+    WanPlan plan;
+    WanJob *job;
+    int ret, frame = 0;
+
+    request(&rq, m, g, a);
+    seen.last_step = rq.steps - 1;
+    const int64_t HW = (int64_t)rq.width * rq.height;
+    float *planes = malloc(3 * HW * sizeof(*planes));
+    float *all = calloc(3 * HW * rq.frames, sizeof(*all));
+    int64_t off_by_more = 0, differ = 0;
+
+    CHECK(wan_plan(&plan, m, &rq) == 0 && plan.work_bytes > 0);
+    if (!CHECK(wan_job_open(&job, m, &rq) == 0))
+        goto end;
+    wan_job_tap(job, check_stage, &seen);
+    while ((ret = wan_job_step(job, NULL)) >= 0) {
+        WanImage img = {
+            WAN_PIX_GBRPF32, rq.width, rq.height,
+            { planes, planes + HW, planes + 2 * HW },
+            { rq.width * 4, rq.width * 4, rq.width * 4 }
+        };
+
+        while ((ret = wan_job_frame(job, &img)) >= 0) {
+            for (int c = 0; c < 3; c++)     // G, B, R
+                for (int64_t p = 0; p < HW; p++)
+                    all[((c + 1) % 3 * rq.frames + frame) * HW + p] =
+                        planes[c * HW + p] * 2 - 1;
+            frame++;
+        }
+        if (ret == WAN_EOF)
+            break;
+        CHECK(ret == WAN_ERR(EAGAIN));
+    }
+    CHECKF(ret == WAN_EOF, "ended with %s", wan_strerror(ret));
+    CHECKF(frame == rq.frames, "%d frames of %d", frame, rq.frames);
+    CHECK(wan_job_frame(job, &(WanImage){ 0 }) == WAN_EOF);
+    CHECK(wan_job_step(job, NULL) == 0);
+    CHECKF(seen.contexts == 2, "%d texts", seen.contexts);
+    CHECKF(seen.steps >= 1, "%d steps", seen.steps);
+
+    if (video) {
+        const double err = test_rel_l2(all, video->data, video->n);
+
+        CHECK(video->n == 3 * HW * frame);
+        CHECKF(err <= LIMIT, "video: relative L2 %.2e, limit %.1e", err,
+               LIMIT);
+        printf("# %s on %s: stages %.2e, video %.2e\n", golden, device,
+               seen.worst, err);
+        for (int64_t i = 0; i < video->n; i++) {
+            const int x = (int)((all[i] + 1) / 2 * 255);
+            const int y = (int)((video->data[i] + 1) / 2 * 255);
+
+            differ += x != y;
+            off_by_more += abs(x - y) > 1;
+        }
+        CHECKF(!off_by_more && differ <= video->n / 200, "8 bit: %lld of %lld "
+               "differ, %lld by more than 1", (long long)differ,
+               (long long)video->n, (long long)off_by_more);
+    }
+    wan_job_close(&job);
+end:
+    free(planes);
+    free(all);
+    cJSON_Delete(a);
+    wan_model_close(&m);
+    golden_close(&g);
+}
+
+TEST(unipc4_ref) { generate("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "ref"); }
+TEST(unipc4_cpu) { generate("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "cpu"); }
+TEST(unipc4_diffusers)
+{
+    generate("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v-diffusers", "cpu");
+}
+TEST(unipc10_cpu) { generate("pipeline-t2v-unipc10.safetensors", "tiny/wan-t2v", "cpu"); }
+TEST(dpm4_cpu) { generate("pipeline-t2v-dpm4.safetensors", "tiny/wan-t2v", "cpu"); }
+TEST(image_cpu) { generate("pipeline-t2v-image.safetensors", "tiny/wan-t2v", "cpu"); }
+TEST(head128_cpu) { generate("pipeline-t2v-hd128.safetensors", "tiny/wan-t2v-hd128", "cpu"); }
+
+int main(void)
+{
+    RUN(unipc4_ref);
+    RUN(unipc4_cpu);
+    RUN(unipc4_diffusers);
+    RUN(unipc10_cpu);
+    RUN(dpm4_cpu);
+    RUN(image_cpu);
+    RUN(head128_cpu);
+    return test_end();
+}

@@ -1,0 +1,335 @@
+/*
+ * Jobs through wan.h: requests that are refused, cancelling, sharing a model,
+ * what goes wrong in the middle.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ */
+
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "golden.h"
+#include "model.h"
+#include "test.h"
+
+static char last[1024];         // the last error line
+static pthread_mutex_t last_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void keep(void *opaque, enum WanLogLevel level, const char *line)
+{
+    (void)opaque;
+    pthread_mutex_lock(&last_lock);
+    if (level <= WAN_LOG_WARNING)
+        snprintf(last, sizeof(last), "%s", line);
+    pthread_mutex_unlock(&last_lock);
+}
+
+static WanModel *open_model(const char *device, int64_t memory)
+{
+    WanModelParams p;
+    WanModel *m = NULL;
+
+    wan_model_params_default(&p);
+    p.path = golden_path("tiny/wan-t2v");
+    p.device = device;
+    p.threads = 1;
+    p.memory = memory;
+    p.log = keep;
+    p.log_level = WAN_LOG_VERBOSE;
+    if (!CHECKF(wan_model_open(&m, &p) == 0, "%s", last))
+        exit(1);
+    return m;
+}
+
+static WanRequest small_request(const WanModel *m)
+{
+    WanRequest rq;
+
+    wan_request_default(&rq, m);
+    rq.prompt = "a cat";
+    rq.negative_prompt = "";
+    rq.width = 32;
+    rq.height = 16;
+    rq.frames = 5;
+    rq.steps = 2;
+    rq.rng = WAN_RNG_CPU;
+    return rq;
+}
+
+static double now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec + ts.tv_nsec * 1e-9;
+}
+
+/* Run to the end; frames as rgb24 one after another in out, if given. */
+static int run(WanModel *m, const WanRequest *rq, uint8_t *out)
+{
+    uint8_t *rgb = malloc(3 * rq->width * rq->height);
+    WanImage img = { WAN_PIX_RGB24, rq->width, rq->height, { rgb },
+                     { 3 * rq->width } };
+    WanJob *job;
+    int ret = wan_job_open(&job, m, rq);
+
+    while (ret >= 0 && (ret = wan_job_step(job, NULL)) >= 0) {
+        while ((ret = wan_job_frame(job, &img)) >= 0) {
+            if (out) {
+                memcpy(out, rgb, 3 * rq->width * rq->height);
+                out += 3 * rq->width * rq->height;
+            }
+        }
+        if (ret == WAN_EOF)
+            break;
+        if (ret == WAN_ERR(EAGAIN))
+            ret = 0;
+    }
+    wan_job_close(&job);
+    free(rgb);
+    return ret;
+}
+
+/* Each impossible number is refused by its option's name. */
+TEST(requests_are_checked)
+{
+    WanModel *m = open_model("cpu", 0);
+    const WanRequest good = small_request(m);
+    WanRequest rq;
+
+#define REFUSED(field, value, option) \
+    do { \
+        rq = good; \
+        rq.field = value; \
+        last[0] = 0; \
+        CHECKF(wan_request_check(&rq, m) == WAN_ERR(EINVAL), "%s = %s", \
+               #field, #value); \
+        CHECKF(strstr(last, option) != NULL, "'%s' in '%s'", option, last); \
+    } while (0)
+
+    CHECK(wan_request_check(&good, m) == 0);
+    REFUSED(prompt, NULL, "prompt");
+    REFUSED(width, 0, "size");
+    REFUSED(width, -16, "size");
+    REFUSED(width, 33, "size");
+    REFUSED(height, 24, "size");
+    REFUSED(height, 1 << 30, "size");
+    REFUSED(frames, 0, "frames");
+    REFUSED(frames, -3, "frames");
+    REFUSED(frames, 80, "frames");
+    REFUSED(frames, 2147483645, "frames");
+    REFUSED(steps, 0, "steps");
+    REFUSED(steps, 1001, "steps");
+    REFUSED(guidance, -1, "guidance");
+    REFUSED(guidance, NAN, "guidance");
+    REFUSED(guidance, INFINITY, "guidance");
+    REFUSED(shift, 0, "shift");
+    REFUSED(shift, NAN, "shift");
+    REFUSED(sampler, (enum WanSampler)9, "sampler");
+    REFUSED(rng, (enum WanRng)9, "rng");
+    REFUSED(rng_threads, 0, "rng_threads");
+    REFUSED(rng_threads, 1000, "rng_threads");
+#undef REFUSED
+    wan_model_close(&m);
+}
+
+TEST(prompts)
+{
+    WanModel *m = open_model("cpu", 0);
+    WanRequest rq = small_request(m);
+    char *longer = malloc(100001);
+
+    rq.steps = 1;
+    rq.frames = 1;
+    rq.prompt = "";
+    CHECK(run(m, &rq, NULL) == WAN_EOF);
+    for (int i = 0; i < 100000; i++)
+        longer[i] = "a cat. "[i % 7];
+    longer[100000] = 0;
+    rq.prompt = longer;
+    CHECK(run(m, &rq, NULL) == WAN_EOF);
+    CHECKF(strstr(last, "cut"), "%s", last);
+    rq.prompt = "a \xff cat";
+    CHECK(run(m, &rq, NULL) == WAN_ERR(EINVAL));
+    CHECKF(strstr(last, "UTF-8"), "%s", last);
+    free(longer);
+    wan_model_close(&m);
+}
+
+TEST(memory_is_said_before_sampling)
+{
+    WanModel *m = open_model("cpu", 1 << 20);
+    WanRequest rq = small_request(m);
+    WanPlan plan;
+    WanJob *job;
+
+    rq.width = rq.height = 512;
+    CHECK(wan_plan(&plan, m, &rq) == 0);
+    CHECK(plan.available_bytes == 1 << 20 && plan.work_bytes > 1 << 20);
+    CHECK(plan.tokens == 2 * 32 * 32);
+    CHECK(wan_job_open(&job, m, &rq) == WAN_ERR(ENOMEM) && !job);
+    CHECKF(strstr(last, "need") && strstr(last, "memory"), "%s", last);
+    wan_model_close(&m);
+}
+
+/* guidance 1 runs one forward a step, and no negative prompt. */
+TEST(guidance_one_is_half_the_work)
+{
+    WanModel *m = open_model("cpu", 0);
+    WanRequest rq = small_request(m);
+    WanPlan one, two;
+
+    rq.width = rq.height = 256;     // so that the shared time is little
+    rq.guidance = 1;
+    CHECK(wan_plan(&one, m, &rq) == 0);
+    rq.guidance = 5;
+    CHECK(wan_plan(&two, m, &rq) == 0);
+    CHECK(two.step_flops > 1.9 * one.step_flops &&
+          two.step_flops < 2.1 * one.step_flops);
+    rq = small_request(m);
+    rq.guidance = 1;
+    CHECK(run(m, &rq, NULL) == WAN_EOF);
+    wan_model_close(&m);
+}
+
+TEST(frame_wants_fitting_planes)
+{
+    WanModel *m = open_model("cpu", 0);
+    WanRequest rq = small_request(m);
+    static uint8_t rgb[3 * 32 * 16];
+    WanImage img = { WAN_PIX_RGB24, 32, 16, { rgb }, { 96 } };
+    WanJob *job;
+
+    rq.frames = 1;
+    CHECK(wan_job_open(&job, m, &rq) == 0);
+    CHECK(wan_job_frame(job, &img) == WAN_ERR(EAGAIN));
+    while (wan_job_frame(job, &(WanImage){ 0 }) == WAN_ERR(EAGAIN))
+        if (!CHECK(wan_job_step(job, NULL) == 0))
+            break;
+    img.stride[0] = 95;
+    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));
+    img.stride[0] = 96;
+    img.width = 16;
+    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));
+    img.width = 32;
+    img.format = WAN_PIX_YUV420P;
+    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));     // no planes 1, 2
+    img.format = (enum WanPixelFormat)77;
+    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));
+    img = (WanImage){ WAN_PIX_RGB24, 32, 16, { rgb + 15 * 96 }, { -96 } };
+    CHECK(wan_job_frame(job, &img) == 0);                   // upside down
+    CHECK(wan_job_frame(job, &img) == WAN_EOF);
+    wan_job_close(&job);
+    wan_model_close(&m);
+}
+
+/* A NaN among the weights ends the job with its step, not with noise. */
+TEST(not_finite_weights)
+{
+    WanModel *m = open_model("cpu", 0);
+    WanRequest rq = small_request(m);
+
+    ((float *)m->dit.head.head.bias.data)[5] = NAN;
+    CHECK(run(m, &rq, NULL) == WAN_ERR(EDOM));
+    CHECKF(strstr(last, "step 1 of 2"), "%s", last);
+    wan_model_close(&m);
+}
+
+typedef struct Canceller {
+    WanJob *job;
+    double at, done;
+} Canceller;
+
+static void *cancel_soon(void *opaque)
+{
+    Canceller *c = opaque;
+
+    usleep(200000);
+    c->at = now();
+    wan_job_cancel(c->job);
+    return NULL;
+}
+
+/* The scalar backend is slow enough to be caught inside one op. */
+TEST(cancel_from_another_thread)
+{
+    WanModel *m = open_model("ref", 0);
+    WanRequest rq = small_request(m);
+    Canceller c = { 0 };
+    pthread_t thread;
+    int ret;
+
+    rq.width = rq.height = 512;
+    rq.frames = 17;
+    rq.steps = 50;
+    CHECK(wan_job_open(&c.job, m, &rq) == 0);
+    pthread_create(&thread, NULL, cancel_soon, &c);
+    while ((ret = wan_job_step(c.job, NULL)) == 0)
+        ;
+    c.done = now();
+    pthread_join(thread, NULL);
+    CHECK(ret == WAN_CANCELLED);
+    CHECKF(c.done - c.at < 1, "%.2f s to stop", c.done - c.at);
+    CHECK(wan_job_step(c.job, NULL) == WAN_CANCELLED);
+    wan_job_close(&c.job);
+    wan_model_close(&m);
+}
+
+typedef struct Runner {
+    WanModel *model;
+    WanRequest rq;
+    uint8_t frames[5 * 3 * 32 * 16];
+    int ret;
+} Runner;
+
+static void *run_thread(void *opaque)
+{
+    Runner *r = opaque;
+
+    r->ret = run(r->model, &r->rq, r->frames);
+    return NULL;
+}
+
+/* Jobs on one model do not see each other; the model outlives its handle. */
+TEST(two_jobs_share_a_model)
+{
+    WanModel *m = open_model("cpu", 0);
+    static Runner r[3];
+    pthread_t thread[2];
+
+    for (int i = 0; i < 3; i++) {
+        r[i].model = m;
+        r[i].rq = small_request(m);
+        r[i].rq.seed = i == 1 ? 8 : 7;
+    }
+    run_thread(&r[2]);
+    for (int i = 0; i < 2; i++)
+        pthread_create(&thread[i], NULL, run_thread, &r[i]);
+    for (int i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    for (int i = 0; i < 3; i++)
+        CHECKF(r[i].ret == WAN_EOF, "job %d: %s", i, wan_strerror(r[i].ret));
+    CHECK(!memcmp(r[0].frames, r[2].frames, sizeof(r[0].frames)));
+    CHECK(memcmp(r[0].frames, r[1].frames, sizeof(r[0].frames)));
+
+    WanRequest rq = small_request(m);
+    WanJob *job;
+    CHECK(wan_job_open(&job, m, &rq) == 0);
+    wan_model_close(&m);
+    CHECK(wan_job_step(job, NULL) == 0);
+    wan_job_close(&job);
+}
+
+int main(void)
+{
+    RUN(requests_are_checked);
+    RUN(prompts);
+    RUN(memory_is_said_before_sampling);
+    RUN(guidance_one_is_half_the_work);
+    RUN(frame_wants_fitting_planes);
+    RUN(not_finite_weights);
+    RUN(cancel_from_another_thread);
+    RUN(two_jobs_share_a_model);
+    return test_end();
+}

@@ -1,0 +1,54 @@
+/*
+ * An opened checkpoint: what every job shares and none changes.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#ifndef WAN_MODEL_H
+#define WAN_MODEL_H
+
+#include "dit.h"
+#include "t5.h"
+#include "tokenizer.h"
+#include "vae.h"
+
+struct WanModel {
+    int refs;                   // atomic; freed at 0
+    WanLog log;
+    char *device;
+    int threads;
+    int64_t memory;             // the user's limit, 0: what is free
+    WanModelInfo info;
+    char name[64];
+
+    WanWeights *files[3];       // transformer, text encoder, VAE
+    WanPool pool;               // their small tensors in f32
+    WanDit dit;
+    WanT5 t5;
+    WanVae vae;
+    WanTokenizer *tokenizer;
+};
+
+/* Take another reference. */
+WanModel *wan_model_ref(WanModel *m);
+
+/**
+ * A model of known shape without weights or tokenizer, for the plan backend
+ * alone ("t2v-1.3B", "t2v-14B"). Close with wan_model_close().
+ */
+int wan_model_open_shapes(WanModel **out, const char *name,
+                          const WanModelParams *p);
+
+/* Show a job's intermediates to tap as they are made; for tests. */
+void wan_job_tap(WanJob *job, void (*tap)(void *opaque, const char *name,
+                                          const WanTensor *t), void *opaque);
+
+/**
+ * Run a request's whole pipeline on the plan backend, one denoising step for
+ * all of them, and hand each op's line to trace.
+ */
+int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
+                   void (*trace)(void *opaque, const char *line),
+                   void *opaque);
+
+#endif /* WAN_MODEL_H */

@@ -1,0 +1,320 @@
+/*
+ * The model: opening a checkpoint, what it is, its life.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "files.h"
+#include "model.h"
+
+unsigned wan_version(void)
+{
+    return WAN_VERSION_MAJOR << 16 | WAN_VERSION_MINOR << 8 |
+           WAN_VERSION_MICRO;
+}
+
+const char *wan_strerror(int error)
+{
+    switch (error) {
+    case 0:                 return "success";
+    case WAN_EOF:           return "all frames were read";
+    case WAN_INVALIDDATA:   return "damaged or unexpected data in a file";
+    case WAN_CANCELLED:     return "cancelled";
+    case WAN_ERR(EAGAIN):   return "no frame is ready yet";
+    case WAN_ERR(EINVAL):   return "invalid argument";
+    case WAN_ERR(ENOMEM):   return "not enough memory";
+    case WAN_ERR(ENOENT):   return "no such file or directory";
+    case WAN_ERR(ENOSYS):   return "not supported by this build";
+    case WAN_ERR(EDOM):     return "a number stopped being finite";
+    case WAN_ERR(EIO):      return "input/output or device error";
+    case WAN_ERR(EACCES):   return "permission denied";
+    default:                return "error";
+    }
+}
+
+void wan_model_params_default(WanModelParams *p)
+{
+    *p = (WanModelParams){ .device = "auto", .log_level = WAN_LOG_INFO };
+}
+
+/* -------------------------------------------------------------- opening */
+
+static int interrupted(const WanModelParams *p)
+{
+    return p->interrupted && p->interrupted(p->interrupted_opaque);
+}
+
+static int open_dit(WanModel *m, const WanFiles *f)
+{
+    WanBinder b = { .part = WAN_PART_DIT, .pool = &m->pool, .log = &m->log };
+    WanConfigFile keys;
+    WanDitConfig c;
+    int ret, have_keys = 0;
+
+    if ((ret = wan_weights_open(&m->files[0], f->dit, &m->log)) < 0)
+        return ret;
+    if (f->config) {
+        size_t bytes;
+        char *text;
+
+        ret = wan_read_file(&text, &bytes, f->config, 1 << 20, &m->log);
+        if (ret >= 0) {
+            ret = wan_config_parse(&keys, text, bytes, f->config, &m->log);
+            free(text);
+        }
+        if (ret < 0)
+            return ret;
+        have_keys = 1;
+    }
+    ret = wan_config_dit(&c, &b.naming, m->files[0], have_keys ? &keys : NULL,
+                         &m->log);
+    if (ret < 0)
+        return ret;
+    wan_config_defaults(&m->info, &c, m->name, sizeof(m->name));
+    b.weights = m->files[0];
+    return wan_dit_bind(&m->dit, &c, &b);
+}
+
+static int open_t5(WanModel *m, const WanFiles *f)
+{
+    WanBinder b = { .part = WAN_PART_T5, .pool = &m->pool, .log = &m->log };
+    WanT5Config c;
+    int ret;
+
+    if ((ret = wan_weights_open(&m->files[1], f->t5, &m->log)) < 0 ||
+        (ret = wan_config_t5(&c, &b.naming, m->files[1], &m->log)) < 0)
+        return ret;
+    b.weights = m->files[1];
+    if ((ret = wan_t5_bind(&m->t5, &c, &b)) < 0)
+        return ret;
+    if (c.dim != m->info.text_dim) {
+        wan_log(&m->log, WAN_LOG_ERROR, "%s: the text encoder is %d wide, the "
+                "transformer %s reads %d", f->t5, c.dim, f->dit,
+                m->info.text_dim);
+        return WAN_INVALIDDATA;
+    }
+    m->info.text_layers = c.layers;
+    return 0;
+}
+
+static int open_vae(WanModel *m, const WanFiles *f)
+{
+    WanBinder b = { .part = WAN_PART_VAE, .pool = &m->pool, .log = &m->log };
+    WanVaeConfig c;
+    int ret;
+
+    if ((ret = wan_weights_open(&m->files[2], f->vae, &m->log)) < 0 ||
+        (ret = wan_config_vae(&c, &b.naming, m->files[2], &m->log)) < 0)
+        return ret;
+    b.weights = m->files[2];
+    m->info.vae_dim = c.dim;
+    return wan_vae_bind(&m->vae, &c, &b);
+}
+
+/* From spiece.model, or from the tensor ComfyUI's text encoders carry. */
+static int open_tokenizer(WanModel *m, const WanFiles *f)
+{
+    const WanStored *inside = wan_weights_find(m->files[1], "spiece_model");
+    char *data = NULL;
+    size_t bytes;
+    int ret;
+
+    if (f->tokenizer) {
+        ret = wan_read_file(&data, &bytes, f->tokenizer, 64 << 20, &m->log);
+        if (ret >= 0)
+            ret = wan_tokenizer_open(&m->tokenizer, data, bytes, f->tokenizer,
+                                     &m->log);
+        free(data);
+    } else if (inside && inside->type == WAN_U8) {
+        ret = wan_tokenizer_open(&m->tokenizer, inside->data,
+                                 (size_t)inside->bytes, inside->file, &m->log);
+    } else {
+        wan_log(&m->log, WAN_LOG_ERROR, "%s: no tokenizer: spiece.model is "
+                "neither beside it, in google/umt5-xxl or tokenizer, nor "
+                "inside; give option tokenizer", f->t5);
+        return WAN_ERR(ENOENT);
+    }
+    if (ret >= 0 && wan_tokenizer_vocab(m->tokenizer) > m->t5.config.vocab) {
+        wan_log(&m->log, WAN_LOG_ERROR, "%s: the tokenizer has %d ids, the "
+                "text encoder %s rows for %d", f->tokenizer ? f->tokenizer
+                : inside->file, wan_tokenizer_vocab(m->tokenizer), f->t5,
+                m->t5.config.vocab);
+        return WAN_INVALIDDATA;
+    }
+    return ret;
+}
+
+static WanModel *model_alloc(const WanModelParams *p)
+{
+    WanModel *m = calloc(1, sizeof(*m));
+
+    if (!m)
+        return NULL;
+    m->refs = 1;
+    m->log = (WanLog){ p->log, p->log_opaque, p->log_level };
+    m->threads = p->threads;
+    m->memory = p->memory;
+    m->device = strdup(p->device && *p->device ? p->device : "auto");
+    if (!m->device)
+        wan_model_close(&m);
+    return m;
+}
+
+static int check_params(const WanModelParams *p, const WanLog *log)
+{
+    if (p->threads < 0 || p->threads > 1024) {
+        wan_log(log, WAN_LOG_ERROR, "option threads: %d; 0 to 1024 can be",
+                p->threads);
+        return WAN_ERR(EINVAL);
+    }
+    if (p->memory < 0) {
+        wan_log(log, WAN_LOG_ERROR, "option memory: it can't be negative");
+        return WAN_ERR(EINVAL);
+    }
+    return wan_dev_known(p->device && *p->device ? p->device : "auto", log)
+           ? 0 : WAN_ERR(ENOSYS);
+}
+
+static int64_t stored_bytes(const WanWeights *w)
+{
+    int64_t sum = 0;
+
+    for (int i = 0; w && i < wan_weights_count(w); i++)
+        sum += wan_weights_at(w, i)->bytes;
+    return sum;
+}
+
+static int64_t dit_parameters(const WanWeights *w)
+{
+    int64_t sum = 0;
+
+    for (int i = 0; i < wan_weights_count(w); i++) {
+        const WanStored *t = wan_weights_at(w, i);
+        sum += t->bytes / wan_type_size(t->type);
+    }
+    return sum;
+}
+
+int wan_model_open(WanModel **out, const WanModelParams *p)
+{
+    const WanLog log = { p->log, p->log_opaque, p->log_level };
+    WanFiles f = { 0 };
+    WanModel *m = NULL;
+    int ret;
+
+    *out = NULL;
+    if ((ret = check_params(p, &log)) < 0 ||
+        (ret = wan_files_find(&f, p, &log)) < 0)
+        goto fail;
+    ret = WAN_ERR(ENOMEM);
+    if (!(m = model_alloc(p)))
+        goto fail;
+
+    if ((ret = open_dit(m, &f)) < 0)
+        goto fail;
+    if (m->info.task != WAN_TASK_T2V) {
+        wan_log(&log, WAN_LOG_ERROR, "%s: %s is an image-to-video checkpoint; "
+                "this version makes video from text only and needs a T2V one",
+                f.dit, m->info.name);
+        ret = WAN_ERR(ENOSYS);
+        goto fail;
+    }
+    ret = WAN_CANCELLED;
+    if (interrupted(p))
+        goto fail;
+    if ((ret = open_t5(m, &f)) < 0)
+        goto fail;
+    ret = WAN_CANCELLED;
+    if (interrupted(p))
+        goto fail;
+    if ((ret = open_vae(m, &f)) < 0 || (ret = open_tokenizer(m, &f)) < 0)
+        goto fail;
+
+    m->info.parameters = dit_parameters(m->files[0]);
+    for (int i = 0; i < 3; i++)
+        m->info.weight_bytes += stored_bytes(m->files[i]);
+    wan_log(&log, WAN_LOG_VERBOSE, "%s: %s, %.2f billion parameters, %.2f GB "
+            "of weights in all", p->path, m->info.name,
+            m->info.parameters / 1e9, m->info.weight_bytes / 1e9);
+    wan_files_free(&f);
+    *out = m;
+    return 0;
+fail:
+    wan_files_free(&f);
+    wan_model_close(&m);
+    return ret;
+}
+
+int wan_model_open_shapes(WanModel **out, const char *name,
+                          const WanModelParams *p)
+{
+    WanDitConfig dit;
+    WanT5Config t5;
+    WanVaeConfig vae;
+    WanBinder b = { .plan_type = WAN_BF16 };
+    WanModel *m = NULL;
+    int ret;
+
+    *out = NULL;
+    if ((ret = wan_config_named(name, &dit, &t5, &vae)) < 0)
+        return ret;
+    if (!(m = model_alloc(p)))
+        return WAN_ERR(ENOMEM);
+    wan_config_defaults(&m->info, &dit, m->name, sizeof(m->name));
+    b.pool = &m->pool;
+    b.log = &m->log;
+    if ((ret = wan_dit_bind(&m->dit, &dit, &b)) < 0 ||
+        (ret = wan_t5_bind(&m->t5, &t5, &b)) < 0 ||
+        (ret = wan_vae_bind(&m->vae, &vae, &b)) < 0) {
+        wan_model_close(&m);
+        return ret;
+    }
+    *out = m;
+    return 0;
+}
+
+int wan_model_probe(const WanModelParams *p)
+{
+    const WanLog log = { p->log, p->log_opaque, p->log_level };
+    WanFiles f = { 0 };
+    int ret = check_params(p, &log);
+
+    if (ret >= 0)
+        ret = wan_files_find(&f, p, &log);
+    wan_files_free(&f);
+    return ret;
+}
+
+/* ----------------------------------------------------------------- life */
+
+WanModel *wan_model_ref(WanModel *m)
+{
+    __atomic_add_fetch(&m->refs, 1, __ATOMIC_RELAXED);
+    return m;
+}
+
+void wan_model_close(WanModel **mp)
+{
+    WanModel *m = *mp;
+
+    *mp = NULL;
+    if (!m || __atomic_sub_fetch(&m->refs, 1, __ATOMIC_ACQ_REL))
+        return;
+    wan_dit_free(&m->dit);
+    wan_t5_free(&m->t5);
+    wan_tokenizer_close(&m->tokenizer);
+    wan_pool_free(&m->pool);
+    for (int i = 0; i < 3; i++)
+        wan_weights_close(&m->files[i]);
+    free(m->device);
+    free(m);
+}
+
+const WanModelInfo *wan_model_info(const WanModel *m)
+{
+    return &m->info;
+}
