@@ -27,7 +27,7 @@
 #endif
 
 typedef struct GoldenTensor {
-    char name[128];
+    char name[256];
     char dtype[8];          // "F32", "I32", "U8"
     int nb_dims;
     int64_t dim[8];

@@ -197,6 +197,22 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
         return WAN_ERR(ENOSYS);
     }
 
+    if (c->task != WAN_TASK_T2V &&
+        (c->clip_dim = dim_of(w, *naming, part, "img_emb.proj.1.weight", 2, 1,
+                              log)) < 0)
+        return WAN_INVALIDDATA;
+    if (c->task == WAN_TASK_FLF2V) {
+        const WanStored *t = find(w, *naming, part, "img_emb.emb_pos");
+
+        if (t->nb_dims < 2 || t->dim[t->nb_dims - 2] != 2 * WAN_CLIP_TOKENS) {
+            wan_log(log, WAN_LOG_ERROR, "%s: tensor %s is not a position "
+                    "table of %d tokens", t->file, t->name,
+                    2 * WAN_CLIP_TOKENS);
+            return WAN_INVALIDDATA;
+        }
+        c->clip_tokens = 2 * WAN_CLIP_TOKENS;
+    }
+
     c->eps = 1e-6f;
     c->heads = c->dim % 128 ? -1 : c->dim / 128;
     if (file) {
@@ -322,11 +338,53 @@ int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
     return c->dim < 0 ? WAN_INVALIDDATA : 0;
 }
 
+int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
+                    const WanLog *log)
+{
+    const WanPart part = WAN_PART_CLIP;
+
+    memset(c, 0, sizeof(*c));
+    if (wan_weights_find(w, "visual.cls_embedding")) {
+        *naming = WAN_NAMES_OFFICIAL;
+    } else if (wan_weights_find(w, "vision_model.embeddings.class_embedding")) {
+        *naming = WAN_NAMES_DIFFUSERS;
+    } else {
+        wan_log(log, WAN_LOG_ERROR, "%s: no CLIP image encoder: it has neither "
+                "visual.cls_embedding nor "
+                "vision_model.embeddings.class_embedding",
+                wan_weights_path(w));
+        return WAN_INVALIDDATA;
+    }
+    c->dim = dim_of(w, *naming, part, "visual.patch_embedding.weight", 4, 0,
+                    log);
+    c->mlp = dim_of(w, *naming, part, "visual.transformer.0.mlp.0.weight", 2,
+                    0, log);
+    c->layers = count_blocks(w, *naming, part,
+                             "visual.transformer.%d.mlp.0.weight") - 1;
+    if (c->dim < 0 || c->mlp < 0)
+        return WAN_INVALIDDATA;
+    /* Heads are in no shape and no file; ViT-H has 16 of 80. */
+    c->heads = c->dim / 80;
+    if (c->layers < 1 || c->dim % 80) {
+        wan_log(log, WAN_LOG_ERROR, "%s: an image encoder of width %d with %d "
+                "blocks is not supported: heads are 80 wide, and the last "
+                "block is not run", wan_weights_path(w), c->dim,
+                c->layers + 1);
+        return WAN_ERR(ENOSYS);
+    }
+    return 0;
+}
+
 /* ---------------------------------------------------- known variants */
 
 int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
-                     WanVaeConfig *vae)
+                     WanVaeConfig *vae, WanClipConfig *clip)
 {
+    const int flf2v = !strcmp(name, "flf2v-14B");
+    const int i2v = flf2v || !strcmp(name, "i2v-14B");
+
+    *clip = (WanClipConfig){ .dim = 1280, .heads = 16, .mlp = 5120,
+                             .layers = 31 };
     *t5 = (WanT5Config){ .vocab = 256384, .dim = 4096, .heads = 64,
                          .attn_dim = 4096, .ffn = 10240, .layers = 24 };
     *vae = (WanVaeConfig){ .dim = 96 };
@@ -334,10 +392,16 @@ int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
                            .text_dim = 4096, .freq_dim = 256, .eps = 1e-6f };
     if (!strcmp(name, "t2v-1.3B")) {
         dit->dim = 1536, dit->heads = 12, dit->layers = 30, dit->ffn = 8960;
-    } else if (!strcmp(name, "t2v-14B")) {
+    } else if (i2v || !strcmp(name, "t2v-14B")) {
         dit->dim = 5120, dit->heads = 40, dit->layers = 40, dit->ffn = 13824;
     } else {
         return WAN_ERR(EINVAL);
+    }
+    if (i2v) {
+        dit->task = flf2v ? WAN_TASK_FLF2V : WAN_TASK_I2V;
+        dit->in_dim = 36;
+        dit->clip_dim = clip->dim;
+        dit->clip_tokens = flf2v ? 2 * WAN_CLIP_TOKENS : 0;
     }
     return 0;
 }
@@ -349,11 +413,13 @@ static const char negative[] =
     "背景杂乱，人群拥挤，倒退行走";
 
 void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
-                         char *name, size_t name_size)
+                         const char *path, char *name, size_t name_size)
 {
     static const char *const task[] = { "T2V", "I2V", "FLF2V" };
     const int small = c->dim == 1536 && c->layers == 30;
     const int large = c->dim == 5120 && c->layers == 40;
+    const int hd = c->task == WAN_TASK_I2V ? strstr(path, "720") != NULL
+                                           : large;
 
     if (small || large)
         snprintf(name, name_size, "Wan2.1 %s %s", task[c->task],
@@ -368,17 +434,19 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
     info->layers = c->layers;
     info->ffn = c->ffn;
     info->text_dim = c->text_dim;
+    info->clip_dim = c->clip_dim;
     info->size_multiple = 2 * WAN_SPACE_STRIDE;
     info->negative_prompt = negative;
 
     /* The official command lines: 1.3B's README asks for shift 8 and
      * guidance 6, the code's own defaults serve the others. */
-    info->width = large ? 1280 : 832;
-    info->height = large ? 720 : 480;
+    info->width = hd ? 1280 : 832;
+    info->height = hd ? 720 : 480;
     info->frames = 81;
     info->rate_num = 16;
     info->rate_den = 1;
     info->steps = c->task == WAN_TASK_I2V ? 40 : 50;
-    info->guidance = small ? 6 : c->task == WAN_TASK_FLF2V ? 5.5 : 5;
-    info->shift = small ? 8 : c->task == WAN_TASK_FLF2V ? 16 : 5;
+    info->guidance = small ? 6 : 5;
+    info->shift = small ? 8 : c->task == WAN_TASK_FLF2V ? 16 :
+                  c->task == WAN_TASK_I2V && !hd ? 3 : 5;
 }

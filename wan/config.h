@@ -21,9 +21,20 @@ typedef struct WanDitConfig {
     int dim, heads, layers, ffn;
     int in_dim, out_dim;        // latent channels: 16, or 36 with an image
     int text_dim, freq_dim;
+    int clip_dim;               // of the image features read, 0: none
+    int clip_tokens;            // of emb_pos: 514; 0: it has none
     float eps;
-    int64_t parameters;
 } WanDitConfig;
+
+/* The visual tower: a 224 x 224 image in patches of 14, and a class token. */
+#define WAN_CLIP_SIZE 224
+#define WAN_CLIP_PATCH 14
+#define WAN_CLIP_TOKENS 257
+
+typedef struct WanClipConfig {
+    int dim, heads, mlp;
+    int layers;                 // run; the file's last one is not
+} WanClipConfig;
 
 typedef struct WanT5Config {
     int vocab, dim, heads, attn_dim, ffn, layers;
@@ -62,19 +73,22 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
 int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanConfigFile *file, const WanLog *log);
 
-/* The same for the text encoder and the VAE. */
+/* The same for the text encoder, the VAE and the image encoder. */
 int wan_config_t5(WanT5Config *c, WanNaming *naming, const WanWeights *w,
                   const WanLog *log);
 int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanLog *log);
+int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
+                    const WanLog *log);
 
 /* The known sizes by name, for plans and tools without a checkpoint:
- * "t2v-1.3B", "t2v-14B". 0 or WAN_ERR(EINVAL). */
+ * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B". 0 or WAN_ERR(EINVAL). */
 int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
-                     WanVaeConfig *vae);
+                     WanVaeConfig *vae, WanClipConfig *clip);
 
-/* Fill info's name and documented defaults from the architecture. */
+/* Fill info's name and documented defaults from the architecture. I2V 480P
+ * and 720P have one shape: a "720" in the path tells them apart. */
 void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
-                         char *name, size_t name_size);
+                         const char *path, char *name, size_t name_size);
 
 #endif /* WAN_CONFIG_H */

@@ -19,6 +19,9 @@
  * three to six times the model's, and rows don't depend on each other. */
 #define FFN_ROWS 4096
 
+/* Of the two LayerNorms in img_emb; all others have the config's. */
+#define IMAGE_EPS 1e-5f
+
 /* -------------------------------------------------------------- binding */
 
 static void bind_attn(WanBinder *b, WanAttn *w, const char *prefix, int64_t D)
@@ -56,6 +59,21 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
                     c->freq_dim, 1);
     wan_bind_linear(b, &m->time_embedding[1], "time_embedding.2", D, D, 1);
     wan_bind_linear(b, &m->time_projection, "time_projection.1", 6 * D, D, 1);
+    if (c->clip_dim) {
+        const int64_t C = c->clip_dim;
+
+        if (c->clip_tokens)
+            wan_bind_vector(b, &m->img_emb.emb_pos, "img_emb.emb_pos",
+                            c->clip_tokens, C);
+        wan_bind_vector(b, &m->img_emb.norm[0].weight, "img_emb.proj.0.weight",
+                        C);
+        wan_bind_vector(b, &m->img_emb.norm[0].bias, "img_emb.proj.0.bias", C);
+        wan_bind_linear(b, &m->img_emb.linear[0], "img_emb.proj.1", C, C, 1);
+        wan_bind_linear(b, &m->img_emb.linear[1], "img_emb.proj.3", D, C, 1);
+        wan_bind_vector(b, &m->img_emb.norm[1].weight, "img_emb.proj.4.weight",
+                        D);
+        wan_bind_vector(b, &m->img_emb.norm[1].bias, "img_emb.proj.4.bias", D);
+    }
 
 #define NAME(suffix) (snprintf(name, sizeof(name), "blocks.%d." suffix, i), name)
     for (int i = 0; i < c->layers; i++) {
@@ -66,6 +84,14 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
         wan_bind_vector(b, &w->norm3.weight, NAME("norm3.weight"), D);
         wan_bind_vector(b, &w->norm3.bias, NAME("norm3.bias"), D);
         bind_attn(b, &w->cross_attn, NAME("cross_attn"), D);
+        if (c->clip_dim) {
+            wan_bind_linear(b, &w->cross_img.k_img, NAME("cross_attn.k_img"),
+                            D, D, 1);
+            wan_bind_linear(b, &w->cross_img.v_img, NAME("cross_attn.v_img"),
+                            D, D, 1);
+            wan_bind_vector(b, &w->cross_img.norm_k_img,
+                            NAME("cross_attn.norm_k_img.weight"), D);
+        }
         wan_bind_linear(b, &w->ffn[0], NAME("ffn.0"), F, D, 1);
         wan_bind_linear(b, &w->ffn[1], NAME("ffn.2"), D, F, 1);
     }
@@ -85,7 +111,7 @@ void wan_dit_free(WanDit *m)
 
 /* k = rms(Wk ctx), v = Wv ctx for every block,
  * ctx = W2 gelu(W1 pad(text) + b1) + b2 */
-void wan_dit_text(WanDev *d, WanDitText *out, const WanDit *m,
+void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
                   const WanTensor *text)
 {
     const WanDitConfig *c = &m->config;
@@ -118,6 +144,47 @@ void wan_dit_text(WanDev *d, WanDitText *out, const WanDit *m,
         wan_op_linear(d, &k, &ctx, &w->k);
         wan_op_rms_norm(d, &k, &k, &w->norm_k, c->eps);
         wan_op_linear(d, &v, &ctx, &w->v);
+    }
+    wan_release(d, mark);
+}
+
+/* k = rms(Wk img), v = Wv img for every block,
+ * img = LN(W4 gelu_erf(W2 LN(clip + pos)));  these norms' eps is 1e-5 */
+void wan_dit_image(WanDev *d, WanDitContext *out, const WanDit *m,
+                   const WanTensor *clip)
+{
+    const WanDitConfig *c = &m->config;
+    const int64_t D = c->dim, rows = wan_rows(clip);
+    WanMark mark;
+
+    out->tail = 1;
+    out->k = wan_tmp(d, c->layers, rows, D);
+    out->v = wan_tmp(d, c->layers, rows, D);
+
+    mark = wan_mark(d);
+    WanTensor h = wan_tmp(d, rows, c->clip_dim), u = wan_tmp_like(d, &h);
+    WanTensor img = wan_tmp(d, rows, D);
+
+    wan_section(d, "image context");
+    wan_op_copy(d, &h, clip);
+    if (m->img_emb.emb_pos.nb_dims)
+        wan_op_gate_add(d, &h, &m->img_emb.emb_pos, NULL);
+    wan_op_layer_norm(d, &h, &h, &m->img_emb.norm[0].weight,
+                      &m->img_emb.norm[0].bias, IMAGE_EPS);
+    wan_op_linear(d, &u, &h, &m->img_emb.linear[0], .act = WAN_ACT_GELU_ERF);
+    wan_op_linear(d, &img, &u, &m->img_emb.linear[1]);          // [rows, D]
+    wan_op_layer_norm(d, &img, &img, &m->img_emb.norm[1].weight,
+                      &m->img_emb.norm[1].bias, IMAGE_EPS);
+    wan_tap(d, &img, "image_context");
+
+    for (int i = 0; i < c->layers; i++) {
+        const WanDitBlock *w = &m->blocks[i];
+        WanTensor k = wan_slice(&out->k, i, 1), v = wan_slice(&out->v, i, 1);
+
+        wan_section(d, "image keys of block %d", i);
+        wan_op_linear(d, &k, &img, &w->cross_img.k_img);
+        wan_op_rms_norm(d, &k, &k, &w->cross_img.norm_k_img, c->eps);
+        wan_op_linear(d, &v, &img, &w->cross_img.v_img);
     }
     wan_release(d, mark);
 }
@@ -237,21 +304,31 @@ static void self_attention(WanDev *d, WanTensor *x, const WanTensor *h,
     wan_release(d, mark);
 }
 
-/* x += Wo Attention(norm(Wq h), k, v), k and v of the prompt; no gate */
+/* x += Wo (Attention(q, k, v) + Attention(q, k_img, v_img)), q = norm(Wq h);
+ * k and v of the prompt and of the image, each with its own softmax; no gate */
 static void cross_attention(WanDev *d, WanTensor *x, const WanTensor *h,
-                            const WanAttn *w, const WanDitText *text,
-                            int heads, float eps, int block)
+                            const WanAttn *w, const WanDitContext *text,
+                            const WanDitContext *image, int heads, float eps,
+                            int block)
 {
     const WanMark mark = wan_mark(d);
     const WanTensor k = wan_slice(&text->k, block, 1);
     const WanTensor v = wan_slice(&text->v, block, 1);
-    WanTensor q = wan_tmp_like(d, h);
+    WanTensor q = wan_tmp_like(d, h), a = q;
 
     wan_op_linear(d, &q, h, &w->q);                             // [L, D]
     wan_op_rms_norm(d, &q, &q, &w->norm_q, eps);
-    wan_op_attention(d, &q, &q, &k, &v, .heads = heads, .tail = text->tail);
-    tap_branch(d, &q, &w->o, block, "cross_attn");
-    wan_op_linear(d, x, &q, &w->o, .add = 1);
+    if (image)                  // q is used twice, so the result can't be in it
+        a = wan_tmp_like(d, h);
+    wan_op_attention(d, &a, &q, &k, &v, .heads = heads, .tail = text->tail);
+    if (image) {
+        const WanTensor ki = wan_slice(&image->k, block, 1);
+        const WanTensor vi = wan_slice(&image->v, block, 1);
+
+        wan_op_attention(d, &a, &q, &ki, &vi, .heads = heads, .add = 1);
+    }
+    tap_branch(d, &a, &w->o, block, "cross_attn");
+    wan_op_linear(d, x, &a, &w->o, .add = 1);
     wan_release(d, mark);
 }
 
@@ -290,8 +367,8 @@ static void tap_feed_forward(WanDev *d, const WanTensor *h,
 }
 
 static void block_forward(WanDev *d, WanTensor *x, const WanDit *m, int i,
-                          const WanDitTime *time, const WanDitText *text,
-                          const WanRope *rope)
+                          const WanDitTime *time, const WanDitContext *text,
+                          const WanDitContext *image, const WanRope *rope)
 {
     const WanDitConfig *c = &m->config;
     const WanDitBlock *w = &m->blocks[i];
@@ -312,7 +389,7 @@ static void block_forward(WanDev *d, WanTensor *x, const WanDit *m, int i,
 
     wan_op_layer_norm(d, &h, x, &w->norm3.weight, &w->norm3.bias, c->eps);
     wan_tap(d, &h, "block%d.norm3", i);
-    cross_attention(d, x, &h, &w->cross_attn, text, c->heads, c->eps, i);
+    cross_attention(d, x, &h, &w->cross_attn, text, image, c->heads, c->eps, i);
 
     wan_op_modulate(d, &h, x, &part[3], &part[4], c->eps);
     tap_feed_forward(d, &h, w, c->ffn, i);
@@ -345,7 +422,8 @@ static void head_forward(WanDev *d, WanTensor *v, const WanTensor *x,
 
 void wan_dit_forward(WanDev *d, WanTensor *v, const WanDit *m,
                      const WanTensor *x, const WanDitTime *time,
-                     const WanDitText *text, const WanRope *rope)
+                     const WanDitContext *text, const WanDitContext *image,
+                     const WanRope *rope)
 {
     const WanDitConfig *c = &m->config;
     const WanMark mark = wan_mark(d);
@@ -355,13 +433,13 @@ void wan_dit_forward(WanDev *d, WanTensor *v, const WanDit *m,
     WanTensor patches = wan_tmp(d, L, 4 * c->in_dim);
 
     wan_section(d, "patches");
-    wan_op_patchify(d, &patches, x);
+    wan_op_patchify(d, &patches, x, 2);
     wan_op_linear(d, &tokens, &patches, &m->patch_embedding);   // [L, D]
     wan_release(d, patch);
     wan_tap(d, &tokens, "tokens");
 
     for (int i = 0; i < c->layers; i++)
-        block_forward(d, &tokens, m, i, time, text, rope);
+        block_forward(d, &tokens, m, i, time, text, image, rope);
     head_forward(d, v, &tokens, m, time);
     wan_tap(d, v, "out");
     wan_release(d, mark);

@@ -15,10 +15,19 @@ typedef struct WanAttn {
     WanTensor norm_q, norm_k;           // [D]
 } WanAttn;
 
+/* Affine LayerNorm. */
+typedef struct WanNorm {
+    WanTensor weight, bias;             // [C]
+} WanNorm;
+
 typedef struct WanDitBlock {
     WanTensor modulation;               // [6, D]
     WanAttn self_attn, cross_attn;
-    struct { WanTensor weight, bias; } norm3;   // [D], before cross_attn
+    struct {                            // the image branch; absent in T2V
+        WanLinear k_img, v_img;
+        WanTensor norm_k_img;           // [D]
+    } cross_img;
+    WanNorm norm3;                      // before cross_attn
     WanLinear ffn[2];                   // ffn.0 [F, D], ffn.2 [D, F]
 } WanDitBlock;
 
@@ -28,6 +37,11 @@ typedef struct WanDit {
     WanLinear text_embedding[2];        // .0 [D, text], .2 [D, D]
     WanLinear time_embedding[2];        // .0 [D, freq], .2 [D, D]
     WanLinear time_projection;          // .1 [6D, D]
+    struct {                            // absent in T2V
+        WanTensor emb_pos;              // [514, clip]; FLF2V alone
+        WanNorm norm[2];                // proj.0 [clip], proj.4 [D]
+        WanLinear linear[2];            // proj.1 [clip, clip], proj.3 [D, clip]
+    } img_emb;
     WanDitBlock *blocks;
     struct {
         WanLinear head;                 // [4 out, D]
@@ -35,30 +49,41 @@ typedef struct WanDit {
     } head;
 } WanDit;
 
-/* Bind all tensors of a text-to-video transformer; WAN_ERR(ENOMEM) or the
- * binder's error. Free with wan_dit_free() in any case. */
+/* Bind all tensors, the image branch where the config has one;
+ * WAN_ERR(ENOMEM) or the binder's error. Free with wan_dit_free() in any
+ * case. */
 int wan_dit_bind(WanDit *m, const WanDitConfig *config, WanBinder *b);
 void wan_dit_free(WanDit *m);
 
 /**
- * A prompt as the transformer reads it: every block's cross-attention keys
- * and values. They depend on nothing else, so they are made once a prompt.
+ * A prompt or an image as the transformer reads it: every block's
+ * cross-attention keys and values. They depend on nothing else, so they are
+ * made once.
  *
- * The text is zero-padded to 512 rows, all of which are attended to. The
- * padded rows are equal: one is kept and counts tail times.
+ * A text is zero-padded to 512 rows, all of which are attended to. The padded
+ * rows are equal: one is kept and counts tail times.
  */
-typedef struct WanDitText {
+typedef struct WanDitContext {
     WanTensor k, v;                     // [layers, rows, D]
     int64_t tail;                       // multiplicity of the last row
-} WanDitText;
+} WanDitContext;
 
 /**
  * @param out  tensors are taken from the arena and stay until it is released
  *             below them
  * @param text [n, text_dim], 1 <= n <= 512
  */
-void wan_dit_text(WanDev *d, WanDitText *out, const WanDit *m,
+void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
                   const WanTensor *text);
+
+/**
+ * The same of CLIP features; for models with an image branch. Both guidance
+ * branches share it.
+ *
+ * @param clip [257 * images, clip_dim]
+ */
+void wan_dit_image(WanDev *d, WanDitContext *out, const WanDit *m,
+                   const WanTensor *clip);
 
 /* The time embedding, shared by all forwards of a step. */
 typedef struct WanDitTime {
@@ -74,13 +99,16 @@ void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
                   int frames, int rows, int cols);
 
 /**
- * v = velocity of the latent x at that time under that prompt.
+ * v = velocity of the latent x at that time under that prompt and image.
  *
  * @param v [16, T, H, W], dense
- * @param x [in_dim, T, H, W], dense; H and W even
+ * @param x [in_dim, T, H, W], dense; H and W even; image models: 16 of noise,
+ *          4 of mask, 16 of the conditioning latent
+ * @param image NULL for models without an image branch
  */
 void wan_dit_forward(WanDev *d, WanTensor *v, const WanDit *m,
                      const WanTensor *x, const WanDitTime *time,
-                     const WanDitText *text, const WanRope *rope);
+                     const WanDitContext *text, const WanDitContext *image,
+                     const WanRope *rope);
 
 #endif /* WAN_DIT_H */

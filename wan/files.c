@@ -45,6 +45,21 @@ static const char *const vae_own_names[] = {
     "wan_2.1_vae.safetensors",
     NULL
 };
+static const char *const clip_names[] = {
+    "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+    "image_encoder/model.safetensors.index.json",
+    "image_encoder/model.safetensors",
+    "clip_vision_h.safetensors",
+    NULL
+};
+static const char *const clip_own_names[] = {
+    "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "image_encoder/model.safetensors",
+    "clip_vision_h.safetensors",
+    NULL
+};
 static const char *const tokenizer_names[] = {
     "google/umt5-xxl/spiece.model",
     "tokenizer/spiece.model",
@@ -222,13 +237,21 @@ int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log)
     }
     ret = ret < 0 ? ret : 0;
 end:
-    free(base);
+    f->base = base;
     free(dir);
     return ret;
 }
 
+int wan_files_find_clip(WanFiles *f, const WanModelParams *p,
+                        const WanLog *log)
+{
+    return find_part(&f->clip, p->clip, clip_own_names, f->base, clip_names,
+                     "image encoder", "clip", log);
+}
+
 void wan_files_free(WanFiles *f)
 {
+    free(f->base);
     free(f->dit);
     free(f->config);
     free(f->t5);

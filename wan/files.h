@@ -11,11 +11,12 @@
 
 /* Paths of the parts, each malloc'd or NULL. */
 typedef struct WanFiles {
+    char *base;         // the checkpoint's directory
     char *dit;          // weight file or index
     char *config;       // the transformer's config.json; may be NULL
     char *t5, *vae;     // weight files or indices
     char *tokenizer;    // spiece.model; NULL: look inside the text encoder
-    char *clip;         // only looked for when want_clip
+    char *clip;         // wan_files_find_clip()
 } WanFiles;
 
 /**
@@ -29,6 +30,10 @@ typedef struct WanFiles {
  */
 int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log);
 void wan_files_free(WanFiles *f);
+
+/* The same for the image encoder, which only image models have. */
+int wan_files_find_clip(WanFiles *f, const WanModelParams *p,
+                        const WanLog *log);
 
 /**
  * Read a whole small file.

@@ -158,3 +158,32 @@ void wan_image_write(const WanImage *img, const float *rgb)
         break;
     }
 }
+
+/* Channel c (R, G, B) of a pixel, 0 to 1. */
+static float read_pixel(const WanImage *img, int c, int x, int y)
+{
+    static const int gbr[3] = { 2, 0, 1 };      // the plane of R, G, B
+    const int plane = img->format == WAN_PIX_RGB24 ? 0 : gbr[c];
+    const uint8_t *row = (const uint8_t *)img->data[plane] +
+                         y * img->stride[plane];
+    float v;
+
+    switch (img->format) {
+    case WAN_PIX_RGB24:
+        return row[3 * x + c] / 255.f;
+    case WAN_PIX_GBRP:
+        return row[x] / 255.f;
+    default:
+        memcpy(&v, row + 4 * x, sizeof(v));
+        return v;
+    }
+}
+
+void wan_image_read(float *rgb, const WanImage *img, int x0, int y0, int w,
+                    int h)
+{
+    for (int c = 0; c < 3; c++)
+        for (int y = 0; y < h; y++)
+            for (int x = 0; x < w; x++)
+                *rgb++ = (read_pixel(img, c, x0 + x, y0 + y) - 0.5f) / 0.5f;
+}

@@ -29,4 +29,11 @@ int wan_image_rows(enum WanPixelFormat format, int height, int plane);
 /* img's planes from rgb [img->height, img->width, 3], dense. */
 void wan_image_write(const WanImage *img, const float *rgb);
 
+/**
+ * The other way: rgb [3, h, w] in [-1, 1], dense, from the w x h pixels of
+ * img at (x0, y0). img is RGB24, GBRP (p / 255) or GBRPF32.
+ */
+void wan_image_read(float *rgb, const WanImage *img, int x0, int y0, int w,
+                    int h);
+
 #endif /* WAN_IMAGE_H */

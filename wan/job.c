@@ -8,12 +8,14 @@
  */
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "image.h"
 #include "model.h"
 #include "sampler.h"
 
@@ -26,12 +28,20 @@ struct WanJob {
     int32_t ids[2][WAN_TEXT_LEN];   // COND, UNCOND
     int nb_ids[2];
     WanSchedule schedule;
+    struct {                        // the request's images, first and last:
+        float *rgb;                 // [3, h, w], -1 to 1; NULL: none
+        int w, h;
+    } image[2];
 
     /* In the arena, oldest first. */
     WanTensor solver[WAN_S_NB];     // [16, T, h, w] each
     WanMark latent_end;             // only the latent lies below
+    WanMark encoder_mark;           // the VAE encoder's memory lies above
     WanTensor text[2];              // [n, text_dim]
-    WanDitText context[2];
+    WanTensor input;                // [36, T, h, w] of image models: noise,
+                                    // mask, conditioning latent
+    WanTensor clip;                 // [257 * images, clip_dim]
+    WanDitContext context[2], image_context;
     WanRope rope;
     WanVaeStream stream;
     WanTensor rgb;                  // [4, H, W, 3] of the last chunk
@@ -69,6 +79,35 @@ static int bad(const WanModel *m, const char *field, const char *fmt, ...)
     return WAN_ERR(EINVAL);
 }
 
+/* Image models want their images, text models none. */
+static int check_images(const WanRequest *r, const WanModel *m)
+{
+    const WanImage *image[2] = { r->image, r->last_image };
+    static const char *const name[2] = { "image", "last_image" };
+    static const char *const task[] = { "text-to-video", "image-to-video",
+                                        "first-last-frame" };
+
+    for (int i = 0; i < 2; i++) {
+        const int wanted = i < (int)m->info.task;   // T2V 0, I2V 1, FLF2V 2
+
+        if (!image[i] != !wanted)
+            return bad(m, name[i], "%s is a %s checkpoint and takes %s",
+                       m->info.name, task[m->info.task], wanted ? "one"
+                       : "none");
+        if (!image[i])
+            continue;
+        if (image[i]->width < 1 || image[i]->height < 1 ||
+            image[i]->width > 1 << 15 || image[i]->height > 1 << 15)
+            return bad(m, name[i], "%dx%d; sides from 1 to %d can be",
+                       image[i]->width, image[i]->height, 1 << 15);
+        if (image[i]->format != WAN_PIX_RGB24 &&
+            image[i]->format != WAN_PIX_GBRP &&
+            image[i]->format != WAN_PIX_GBRPF32)
+            return bad(m, name[i], "it must be rgb24, gbrp or gbrpf32");
+    }
+    return 0;
+}
+
 int wan_request_check(const WanRequest *r, const WanModel *m)
 {
     const int k = m->info.size_multiple, max = 8192;
@@ -95,6 +134,24 @@ int wan_request_check(const WanRequest *r, const WanModel *m)
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
+    return check_images(r, m);
+}
+
+int wan_request_fit(WanRequest *r, const WanModel *m, int width, int height)
+{
+    const double area = (double)r->width * r->height;
+    const double aspect = (double)height / width;
+    const int k = m->info.size_multiple;
+
+    if (width < 1 || height < 1)
+        return bad(m, "image", "%dx%d is empty", width, height);
+    const int h = (int)(floor(sqrt(area * aspect) / WAN_SPACE_STRIDE) / 2) * k;
+    const int w = (int)(floor(sqrt(area / aspect) / WAN_SPACE_STRIDE) / 2) * k;
+    if (h < k || w < k)
+        return bad(m, "image", "%dx%d is too narrow for a video of %.0f "
+                   "pixels a frame; give option size", width, height, area);
+    r->width = w;
+    r->height = h;
     return 0;
 }
 
@@ -108,6 +165,12 @@ static int latent_frames(const WanRequest *r)
 static int guided(const WanRequest *r)
 {
     return r->guidance != 1;
+}
+
+/* How many images the model looks at. */
+static int images(const WanJob *j)
+{
+    return (int)j->model->info.task;    // T2V 0, I2V 1, FLF2V 2
 }
 
 /* The latent and the solver's state, then the noise. */
@@ -128,6 +191,11 @@ static void begin(WanJob *j)
                  j->rq.rng_threads);
     for (int i = 0; i <= guided(&j->rq); i++)
         j->text[i] = wan_tmp(d, j->nb_ids[i], j->model->info.text_dim);
+    if (images(j)) {
+        j->input = wan_tmp(d, j->model->dit.config.in_dim, T, h, w);
+        j->clip = wan_tmp(d, images(j) * WAN_CLIP_TOKENS,
+                          j->model->info.clip_dim);
+    }
 }
 
 static void encode_text(WanJob *j, int branch)
@@ -139,13 +207,105 @@ static void encode_text(WanJob *j, int branch)
                                                      : "context_null");
 }
 
-/* What all steps share: keys and values of the prompts, rotary tables. */
+/* An image of the request in device memory, [3, h, w]. */
+static WanTensor upload_image(WanJob *j, int i)
+{
+    WanTensor t = wan_tmp(j->dev, 3, j->image[i].h, j->image[i].w);
+
+    wan_op_upload(j->dev, &t, j->image[i].rgb);
+    return t;
+}
+
+/* mask[k, t] of frames [4 t - 3 .. 4 t] (the first frame alone): 1 where the
+ * frame is given. */
+static void make_mask(WanJob *j, WanTensor *mask)
+{
+    const int64_t T = mask->dim[1], n = mask->dim[2] * mask->dim[3];
+    float *host = calloc(4 * T * n, sizeof(*host));
+
+    if (!host) {
+        wan_dev_fail(j->dev, WAN_ERR(ENOMEM), "no memory for the mask");
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        for (int k = 0; k < 4; k++)
+            host[k * T * n + i] = 1;
+        if (images(j) > 1)
+            host[(3 * T + T - 1) * n + i] = 1;
+    }
+    wan_op_upload(j->dev, mask, host);
+    free(host);
+}
+
+/* The images' CLIP tokens, the mask, and the encoder's history. */
+static void begin_image(WanJob *j)
+{
+    WanDev *d = j->dev;
+    WanTensor mask = wan_slice(&j->input, WAN_LATENT_CHANNELS, 4);
+
+    wan_section(d, "mask");
+    make_mask(j, &mask);
+    for (int i = 0; i < images(j); i++) {
+        const WanMark mark = wan_mark(d);
+        const WanTensor image = upload_image(j, i);
+        WanTensor tokens = wan_slice(&j->clip, i * WAN_CLIP_TOKENS,
+                                     WAN_CLIP_TOKENS);
+
+        wan_clip_encode(d, &tokens, &j->model->clip, &image);
+        wan_release(d, mark);
+    }
+    wan_op_finite(d, &j->clip, "image encoder: a token");
+    wan_tap(d, &j->clip, "clip_fea");
+    j->encoder_mark = wan_mark(d);
+    wan_vae_encode_stream(d, &j->stream, &j->model->vae, j->rq.height,
+                          j->rq.width);
+}
+
+/* Frames of group t of the video [first, grey, grey, ..., last]. */
+static void encode_group(WanJob *j, int t)
+{
+    WanDev *d = j->dev;
+    const WanVae *vae = &j->model->vae;
+    const int T = latent_frames(&j->rq), n = t ? WAN_TIME_STRIDE : 1;
+    const WanMark mark = wan_mark(d);
+    const int which = t == 0 ? 0 : t == T - 1 && images(j) > 1 ? 1 : -1;
+    WanTensor latent = wan_slice(&j->input, WAN_LATENT_CHANNELS + 4,
+                                 WAN_LATENT_CHANNELS);
+    WanTensor rgb = wan_tmp(d, n, j->rq.height, j->rq.width, 3);
+
+    wan_section(d, "frames of group %d", t);
+    wan_op_fill(d, &rgb, 0);
+    if (which >= 0) {
+        const WanMark image_mark = wan_mark(d);
+        const WanTensor image = upload_image(j, which);
+        WanTensor sized = wan_tmp(d, 3, j->rq.height, j->rq.width);
+        const WanTensor frames = wan_reshape(&sized, 3, 1, j->rq.height,
+                                             j->rq.width);
+        WanTensor frame = wan_slice(&rgb, n - 1, 1);
+
+        wan_op_resize(d, &sized, &image);
+        wan_op_channels_last(d, &frame, &frames, 0, &vae->one, &vae->zero);
+        wan_release(d, image_mark);
+    }
+    wan_vae_encode(d, &latent, vae, &j->stream, &rgb);
+    wan_release(d, mark);
+    if (t < T - 1)
+        return;
+    wan_release(d, j->encoder_mark);
+    wan_op_finite(d, &latent, "VAE encoder: the conditioning latent");
+    wan_tap(d, &latent, "y_latent");
+}
+
+/* What all steps share: keys and values of the prompts and the image, rotary
+ * tables. */
 static void begin_steps(WanJob *j)
 {
     const WanTensor *x = &j->solver[WAN_S_X];
 
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_dit_text(j->dev, &j->context[i], &j->model->dit, &j->text[i]);
+    if (images(j))
+        wan_dit_image(j->dev, &j->image_context, &j->model->dit, &j->clip);
     wan_section(j->dev, "rotary tables");
     wan_dit_rope(j->dev, &j->rope, &j->model->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
@@ -159,19 +319,27 @@ static void denoise(WanJob *j, int i)
     const WanDit *dit = &j->model->dit;
     const double g = j->rq.guidance;
     WanTensor *s = j->solver;
+    const WanDitContext *image = images(j) ? &j->image_context : NULL;
+    const WanTensor *x = &s[WAN_S_X];
     WanCombination c[WAN_MAX_COMBINATIONS];
     WanDitTime time;
 
     wan_section(d, "step %d", i);
+    if (image) {
+        WanTensor noise = wan_slice(&j->input, 0, WAN_LATENT_CHANNELS);
+
+        wan_op_copy(d, &noise, &s[WAN_S_X]);
+        x = &j->input;
+    }
     wan_dit_time(d, &time, dit, j->schedule.timestep[i]);
-    wan_dit_forward(d, &s[WAN_S_V], dit, &s[WAN_S_X], &time,
-                    &j->context[COND], &j->rope);
+    wan_dit_forward(d, &s[WAN_S_V], dit, x, &time, &j->context[COND], image,
+                    &j->rope);
     if (guided(&j->rq)) {
         WanTensor vu = wan_tmp_like(d, &s[WAN_S_V]);
         const WanTensor *both[] = { &s[WAN_S_V], &vu };
 
         wan_section(d, "unconditional");
-        wan_dit_forward(d, &vu, dit, &s[WAN_S_X], &time, &j->context[UNCOND],
+        wan_dit_forward(d, &vu, dit, x, &time, &j->context[UNCOND], image,
                         &j->rope);
         wan_section(d, "guidance and solver");
         wan_op_lincomb(d, &s[WAN_S_V], 2, (double[]){ g, 1 - g }, both);
@@ -270,6 +438,16 @@ static int plan_job(WanPlan *out, WanJob *j,
     for (int i = 0; i <= guided(&j->rq); i++)
         encode_text(j, i);
     out->text_flops = j->dev->flops;
+    if (images(j)) {
+        before = j->dev->flops;
+        begin_image(j);
+        out->image_flops = j->dev->flops - before;
+        for (int t = 0; t < T; t++) {
+            before = j->dev->flops;
+            encode_group(j, t);
+            out->image_flops += j->dev->flops - before;
+        }
+    }
     begin_steps(j);
     before = j->dev->flops;
     denoise(j, 0);
@@ -292,17 +470,27 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
                    void (*trace)(void *opaque, const char *line),
                    void *opaque)
 {
+    const WanImage stand_in = { .format = WAN_PIX_RGB24, .width = r->width,
+                                .height = r->height };
     WanRequest rq = *r;
     WanJob *j;
     int ret;
 
     rq.prompt = rq.prompt ? rq.prompt : "";
+    if (m->info.task >= WAN_TASK_I2V && !rq.image)
+        rq.image = &stand_in;
+    if (m->info.task >= WAN_TASK_FLF2V && !rq.last_image)
+        rq.last_image = &stand_in;
     if ((ret = wan_request_check(&rq, m)) < 0)
         return ret;
     if (!(j = calloc(1, sizeof(*j))))
         return WAN_ERR(ENOMEM);
     j->model = (WanModel *)m;       // not changed, not freed
     j->rq = rq;
+    for (int i = 0; i < images(j); i++) {
+        j->image[i].w = (i ? rq.last_image : rq.image)->width;
+        j->image[i].h = (i ? rq.last_image : rq.image)->height;
+    }
     j->nb_ids[COND] = j->nb_ids[UNCOND] = WAN_TEXT_LEN;
     if (m->tokenizer && r->prompt) {
         const char *negative = r->negative_prompt ? r->negative_prompt
@@ -312,7 +500,8 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
             ret = j->nb_ids[i] = wan_tokenizer_encode(m->tokenizer, j->ids[i],
                                  NULL, i ? negative : r->prompt, &m->log);
     }
-    ret = wan_schedule_init(&j->schedule, rq.sampler, rq.steps, rq.shift);
+    if (ret >= 0)
+        ret = wan_schedule_init(&j->schedule, rq.sampler, rq.steps, rq.shift);
     if (ret >= 0)
         ret = plan_job(out, j, trace, opaque);
     wan_schedule_free(&j->schedule);
@@ -323,6 +512,37 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
 int wan_plan(WanPlan *out, const WanModel *m, const WanRequest *r)
 {
     return wan_plan_trace(out, m, r, NULL, NULL);
+}
+
+/* --------------------------------------------------------------- images */
+
+/* The request's image as [3, h, w], -1 to 1. The last one is cut to the
+ * aspect of the video around its centre; the first decides the aspect and is
+ * stretched what the multiple of 16 asks for, as the reference does both. */
+static int read_image(WanJob *j, int i, const WanImage *img)
+{
+    int w = img->width, h = img->height, x0 = 0, y0 = 0;
+    float *rgb;
+
+    if (i) {
+        const int cut_w = (int)((int64_t)h * j->rq.width / j->rq.height);
+        const int cut_h = (int)((int64_t)w * j->rq.height / j->rq.width);
+
+        if (img->width != j->image[0].w || img->height != j->image[0].h) {
+            if (cut_w > 0 && cut_w < w)
+                x0 = (w - cut_w) / 2, w = cut_w;
+            else if (cut_h > 0 && cut_h < h)
+                y0 = (h - cut_h) / 2, h = cut_h;
+        }
+    }
+    rgb = malloc((size_t)3 * w * h * sizeof(*rgb));
+    if (!rgb)
+        return WAN_ERR(ENOMEM);
+    wan_image_read(rgb, img, x0, y0, w, h);
+    j->image[i].rgb = rgb;
+    j->image[i].w = w;
+    j->image[i].h = h;
+    return 0;
 }
 
 /* ----------------------------------------------------------- the public */
@@ -363,6 +583,10 @@ int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r)
     j->rq = *r;
     j->rq.prompt = j->rq.negative_prompt = NULL;
 
+    if ((r->image && (ret = read_image(j, 0, r->image)) < 0) ||
+        (r->last_image && (ret = read_image(j, 1, r->last_image)) < 0))
+        goto fail;
+    j->rq.image = j->rq.last_image = NULL;
     if ((ret = tokenize(j, COND, r->prompt, "prompt")) < 0 ||
         (ret = tokenize(j, UNCOND, negative, "negative_prompt")) < 0 ||
         (ret = wan_schedule_init(&j->schedule, r->sampler, r->steps,
@@ -407,6 +631,7 @@ static int stage_units(const WanJob *j, enum WanStage stage)
 {
     switch (stage) {
     case WAN_STAGE_TEXT:    return 1 + guided(&j->rq);
+    case WAN_STAGE_IMAGE:   return images(j) ? latent_frames(&j->rq) : 0;
     case WAN_STAGE_STEPS:   return j->rq.steps;
     case WAN_STAGE_DECODE:  return latent_frames(&j->rq);
     default:                return 0;
@@ -424,12 +649,12 @@ int wan_job_step(WanJob *j, WanProgress *progress)
         return j->error;
     if (j->frames_given < j->frames_ready || stage == WAN_STAGE_DONE)
         goto end;
-    if (j->unit == stage_units(j, stage)) {     // on to the next stage
-        p->stage = ++stage;
+    while (stage != WAN_STAGE_DONE && j->unit == stage_units(j, stage)) {
+        p->stage = ++stage;                     // on to the next stage
         j->unit = 0;
-        if (stage == WAN_STAGE_DONE)
-            goto end;
     }
+    if (stage == WAN_STAGE_DONE)
+        goto end;
 
     switch (stage) {
     case WAN_STAGE_TEXT:
@@ -437,6 +662,12 @@ int wan_job_step(WanJob *j, WanProgress *progress)
             begin(j);
         encode_text(j, j->unit);
         spent = &p->text;
+        break;
+    case WAN_STAGE_IMAGE:
+        if (!j->unit)
+            begin_image(j);
+        encode_group(j, j->unit);
+        spent = &p->image;
         break;
     case WAN_STAGE_STEPS:
         if (!j->unit)
@@ -528,6 +759,8 @@ void wan_job_close(WanJob **jp)
         return;
     wan_dev_close(&j->dev);
     wan_schedule_free(&j->schedule);
+    free(j->image[0].rgb);
+    free(j->image[1].rgb);
     wan_model_close(&j->model);
     free(j);
 }

@@ -7,6 +7,7 @@
 #ifndef WAN_MODEL_H
 #define WAN_MODEL_H
 
+#include "clip.h"
 #include "dit.h"
 #include "t5.h"
 #include "tokenizer.h"
@@ -21,11 +22,12 @@ struct WanModel {
     WanModelInfo info;
     char name[64];
 
-    WanWeights *files[3];       // transformer, text encoder, VAE
+    WanWeights *files[4];       // transformer, text encoder, VAE, CLIP
     WanPool pool;               // their small tensors in f32
     WanDit dit;
     WanT5 t5;
     WanVae vae;
+    WanClip clip;               // of image models
     WanTokenizer *tokenizer;
 };
 
@@ -34,7 +36,7 @@ WanModel *wan_model_ref(WanModel *m);
 
 /**
  * A model of known shape without weights or tokenizer, for the plan backend
- * alone ("t2v-1.3B", "t2v-14B"). Close with wan_model_close().
+ * alone: a name of wan_config_named(). Close with wan_model_close().
  */
 int wan_model_open_shapes(WanModel **out, const char *name,
                           const WanModelParams *p);

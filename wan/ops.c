@@ -501,16 +501,16 @@ void wan_op_embed(WanDev *d, WanTensor *y, const WanTensor *table,
     CALL(d, embed, y, table, ids);
 }
 
-void wan_op_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x)
+void wan_op_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x, int p)
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "patchify", x->nb_dims == 4 && is_dense(x));
-    REQUIRE(d, "patchify", x->dim[2] % 2 == 0 && x->dim[3] % 2 == 0);
-    REQUIRE(d, "patchify", wan_cols(tokens) == x->dim[0] * 4);
+    REQUIRE(d, "patchify", x->nb_dims == 4 && is_dense(x) && p > 0);
+    REQUIRE(d, "patchify", x->dim[2] % p == 0 && x->dim[3] % p == 0);
+    REQUIRE(d, "patchify", wan_cols(tokens) == x->dim[0] * p * p);
     REQUIRE(d, "patchify", wan_count(tokens) == wan_count(x));
     trace(d, "patchify", tokens, x, NULL, NULL);
-    CALL(d, patchify, tokens, x);
+    CALL(d, patchify, tokens, x, p);
 }
 
 void wan_op_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z)
@@ -540,6 +540,34 @@ void wan_op_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
                                 is_vector(shift, x->dim[0]));
     trace(d, "channels_last", y, x, NULL, NULL);
     CALL(d, channels_last, y, x, t0, scale, shift);
+}
+
+void wan_op_channels_first(WanDev *d, WanTensor *y, int64_t t0,
+                           const WanTensor *x, const WanTensor *scale,
+                           const WanTensor *shift)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "channels_first", x->nb_dims == 4 && y->nb_dims == 4);
+    REQUIRE(d, "channels_first", is_dense(y) && x->dim[3] >= y->dim[0]);
+    REQUIRE(d, "channels_first", x->dim[1] == y->dim[2] &&
+                                 x->dim[2] == y->dim[3]);
+    REQUIRE(d, "channels_first", t0 >= 0 && t0 + x->dim[0] <= y->dim[1]);
+    REQUIRE(d, "channels_first", is_vector(scale, y->dim[0]) &&
+                                 is_vector(shift, y->dim[0]));
+    trace(d, "channels_first", y, x, NULL, NULL);
+    CALL(d, channels_first, y, t0, x, scale, shift);
+}
+
+void wan_op_resize(WanDev *d, WanTensor *y, const WanTensor *x)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "resize", x->nb_dims == 3 && y->nb_dims == 3);
+    REQUIRE(d, "resize", x->dim[0] == y->dim[0] && is_dense(x) && is_dense(y));
+    REQUIRE(d, "resize", wan_count(x) > 0 && wan_count(y) > 0);
+    trace(d, "resize", y, x, NULL, NULL);
+    CALL(d, resize, y, x);
 }
 
 void wan_op_image(WanDev *d, const WanImage *img, const WanTensor *rgb)

@@ -191,9 +191,9 @@ void wan_op_finite(WanDev *d, const WanTensor *x, const char *fmt, ...);
 void wan_op_embed(WanDev *d, WanTensor *y, const WanTensor *table,
                   const int32_t *ids);
 
-/* tokens [f*h*w, I*4] from x [I, f, 2h, 2w]: feature c*4 + q*2 + r of token
- * (t, i, j) is x[c, t, 2i+q, 2j+r]. */
-void wan_op_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x);
+/* tokens [f*h*w, I*p*p] from x [I, f, p*h, p*w], p by p positions a token:
+ * feature (c*p + q)*p + r of token (t, i, j) is x[c, t, p*i + q, p*j + r]. */
+void wan_op_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x, int p);
 
 /* x [O, f, 2h, 2w] from z [f*h*w, 4*O]: x[c, t, 2i+q, 2j+r] is feature
  * (q*2 + r)*O + c of token (t, i, j). Not patchify's order. */
@@ -204,6 +204,17 @@ void wan_op_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z);
 void wan_op_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
                           int64_t t0, const WanTensor *scale,
                           const WanTensor *shift);
+
+/* The way back: frames [t0, t0 + T) of y [C, T', H, W] from the first C
+ * channels of x [T, H, W, C'], C' >= C: y = x * scale[c] + shift[c]. */
+void wan_op_channels_first(WanDev *d, WanTensor *y, int64_t t0,
+                           const WanTensor *x, const WanTensor *scale,
+                           const WanTensor *shift);
+
+/* Bicubic resize of planes, y [C, H, W] from x [C, h, w]: a = -0.75, pixel
+ * centres at halves, no antialiasing, edges repeated, no clamp, as PyTorch's
+ * interpolate(mode="bicubic", align_corners=False). */
+void wan_op_resize(WanDev *d, WanTensor *y, const WanTensor *x);
 
 /* One frame of pixels into caller memory: rgb [H, W, 3] f32, -1 to 1, is
  * clamped and converted as image.h says. Waits until it is there. */
@@ -256,11 +267,15 @@ struct WanOps {
     void (*finite)(WanDev *, const WanTensor *x, const char *what);
     void (*embed)(WanDev *, WanTensor *y, const WanTensor *table,
                   const int32_t *ids);
-    void (*patchify)(WanDev *, WanTensor *tokens, const WanTensor *x);
+    void (*patchify)(WanDev *, WanTensor *tokens, const WanTensor *x, int p);
     void (*unpatchify)(WanDev *, WanTensor *x, const WanTensor *z);
     void (*channels_last)(WanDev *, WanTensor *y, const WanTensor *x,
                           int64_t t0, const WanTensor *scale,
                           const WanTensor *shift);
+    void (*channels_first)(WanDev *, WanTensor *y, int64_t t0,
+                           const WanTensor *x, const WanTensor *scale,
+                           const WanTensor *shift);
+    void (*resize)(WanDev *, WanTensor *y, const WanTensor *x);
     void (*image)(WanDev *, const WanImage *img, const WanTensor *rgb);
     void (*noise)(WanDev *, WanTensor *y, enum WanRng rng, uint64_t seed,
                   int threads);

@@ -1,5 +1,5 @@
 /*
- * The causal VAE decoder, streamed.
+ * The causal VAE, streamed in both directions.
  *
  * This file is part of libwan; see the licence in wan.h.
  *
@@ -26,6 +26,9 @@ static const float latent_std[WAN_LATENT_CHANNELS] = {
 /* Widths of the decoder in units of the base: in and out of each level's
  * residual blocks. An Up halves its level's width. */
 static const int level_in[4] = { 4, 2, 2, 1 }, level_out[4] = { 4, 4, 2, 1 };
+
+/* And of the encoder. A Down keeps its level's width. */
+static const int encoder_in[4] = { 1, 1, 2, 4 }, encoder_out[4] = { 1, 2, 4, 4 };
 
 /* -------------------------------------------------------------- binding */
 
@@ -66,36 +69,44 @@ static void bind_attn(WanBinder *b, WanVaeAttn *a, const char *prefix,
 #undef NAME
 }
 
-/* A table of 16 numbers of ours, where the model's own vectors live. */
-static WanTensor constant(WanBinder *b, const float *v)
+static void bind_middle(WanBinder *b, WanVaeMiddle *m, const char *prefix,
+                        int64_t C, int *pasts)
 {
-    float *p = wan_pool_alloc(b->pool, WAN_LATENT_CHANNELS * sizeof(*p));
+    char name[96];
+
+    snprintf(name, sizeof(name), "%s.0", prefix);
+    bind_res(b, &m->res0, name, C, C, pasts);
+    snprintf(name, sizeof(name), "%s.1", prefix);
+    bind_attn(b, &m->attn, name, C);
+    snprintf(name, sizeof(name), "%s.2", prefix);
+    bind_res(b, &m->res2, name, C, C, pasts);
+}
+
+/* n numbers of ours, v or v / w, where the model's own vectors live. */
+static WanTensor constant(WanBinder *b, int n, const float *v, const float *w)
+{
+    float *p = wan_pool_alloc(b->pool, n * sizeof(*p));
 
     if (!p) {
         b->error = b->error ? b->error : WAN_ERR(ENOMEM);
         return (WanTensor){ 0 };
     }
-    memcpy(p, v, WAN_LATENT_CHANNELS * sizeof(*p));
-    return wan_tensor_of(p, WAN_F32, WAN_LATENT_CHANNELS);
+    for (int i = 0; i < n; i++)
+        p[i] = w ? v[i] / w[i] : v[i];
+    return wan_tensor_of(p, WAN_F32, n);
 }
 
-int wan_vae_bind(WanVae *m, const WanVaeConfig *c, WanBinder *b)
+static void bind_decoder(WanVae *m, WanBinder *b)
 {
-    const int64_t dim = c->dim, Z = WAN_LATENT_CHANNELS;
+    const int64_t dim = m->config.dim;
     char name[96];
     int pasts = 0, index = 0;   // of decoder.upsamples
 
-    m->config = *c;
-    m->mean = constant(b, latent_mean);
-    m->std = constant(b, latent_std);
-    wan_bind_linear(b, &m->conv2, "conv2", Z, Z, 1);
-    bind_conv(b, &m->decoder.conv1, "decoder.conv1", 4 * dim, Z, 3, 3, &pasts);
-    bind_res(b, &m->decoder.middle.res0, "decoder.middle.0", 4 * dim, 4 * dim,
-             &pasts);
-    bind_attn(b, &m->decoder.middle.attn, "decoder.middle.1", 4 * dim);
-    bind_res(b, &m->decoder.middle.res2, "decoder.middle.2", 4 * dim, 4 * dim,
-             &pasts);
-
+    wan_bind_linear(b, &m->conv2, "conv2", WAN_LATENT_CHANNELS,
+                    WAN_LATENT_CHANNELS, 1);
+    bind_conv(b, &m->decoder.conv1, "decoder.conv1", 4 * dim,
+              WAN_LATENT_CHANNELS, 3, 3, &pasts);
+    bind_middle(b, &m->decoder.middle, "decoder.middle", 4 * dim, &pasts);
     for (int l = 0; l < 4; l++) {
         const int64_t in = level_in[l] * dim, out = level_out[l] * dim;
 
@@ -118,25 +129,82 @@ int wan_vae_bind(WanVae *m, const WanVaeConfig *c, WanBinder *b)
     }
     wan_bind_vector(b, &m->decoder.head_gamma, "decoder.head.0.gamma", dim);
     bind_conv(b, &m->decoder.head, "decoder.head.2", 3, dim, 3, 3, &pasts);
+}
+
+static void bind_encoder(WanVae *m, WanBinder *b)
+{
+    const int64_t dim = m->config.dim, Z = 2 * WAN_LATENT_CHANNELS;
+    char name[96];
+    int pasts = 0, index = 0;   // of encoder.downsamples
+
+    wan_bind_linear(b, &m->conv1, "conv1", Z, Z, 1);
+    bind_conv(b, &m->encoder.conv1, "encoder.conv1", dim, 3, 3, 3, &pasts);
+    for (int l = 0; l < 4; l++) {
+        const int64_t in = encoder_in[l] * dim, out = encoder_out[l] * dim;
+
+        for (int i = 0; i < 2; i++) {
+            snprintf(name, sizeof(name), "encoder.downsamples.%d", index++);
+            bind_res(b, &m->encoder.level[l].res[i], name, i ? out : in, out,
+                     &pasts);
+        }
+        if (l == 3)
+            break;
+        WanVaeDown *down = &m->encoder.level[l].down;
+        snprintf(name, sizeof(name), "encoder.downsamples.%d.resample.1",
+                 index);
+        bind_conv(b, &down->resample, name, out, out, 1, 3, &pasts);
+        if (l > 0) {
+            snprintf(name, sizeof(name), "encoder.downsamples.%d.time_conv",
+                     index);
+            bind_conv(b, &down->time_conv, name, out, out, 3, 1, &pasts);
+        }
+        index++;
+    }
+    bind_middle(b, &m->encoder.middle, "encoder.middle", 4 * dim, &pasts);
+    wan_bind_vector(b, &m->encoder.head_gamma, "encoder.head.0.gamma",
+                    4 * dim);
+    bind_conv(b, &m->encoder.head, "encoder.head.2", Z, 4 * dim, 3, 3, &pasts);
+}
+
+int wan_vae_bind(WanVae *m, const WanVaeConfig *c, int encoder, WanBinder *b)
+{
+    static const float one[WAN_LATENT_CHANNELS] = {
+        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1
+    };
+    static const float zero[3];
+    float negative_mean[WAN_LATENT_CHANNELS];
+
+    for (int i = 0; i < WAN_LATENT_CHANNELS; i++)
+        negative_mean[i] = -latent_mean[i];
+    m->config = *c;
+    m->mean = constant(b, WAN_LATENT_CHANNELS, latent_mean, NULL);
+    m->std = constant(b, WAN_LATENT_CHANNELS, latent_std, NULL);
+    m->to_std = constant(b, WAN_LATENT_CHANNELS, one, latent_std);
+    m->to_mean = constant(b, WAN_LATENT_CHANNELS, negative_mean, latent_std);
+    m->one = constant(b, 3, one, NULL);
+    m->zero = constant(b, 3, zero, NULL);
+    bind_decoder(m, b);
+    if (encoder)
+        bind_encoder(m, b);
     return wan_binder_end(b);
 }
 
 /* -------------------------------------------------------------- history */
 
 static void zero_past(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
-                      int64_t h, int64_t w)
+                      int frames, int64_t h, int64_t w)
 {
     WanTensor *past = &s->past[c->past];
 
-    *past = wan_tmp(d, 2, h, w, c->conv.weight.dim[1]);
+    *past = wan_tmp(d, frames, h, w, c->conv.weight.dim[1]);
     wan_op_fill(d, past, 0);
 }
 
 static void zero_res(WanDev *d, WanVaeStream *s, const WanVaeRes *r,
                      int64_t h, int64_t w)
 {
-    zero_past(d, s, &r->conv[0], h, w);
-    zero_past(d, s, &r->conv[1], h, w);
+    zero_past(d, s, &r->conv[0], 2, h, w);
+    zero_past(d, s, &r->conv[1], 2, h, w);
 }
 
 void wan_vae_stream(WanDev *d, WanVaeStream *s, const WanVae *m,
@@ -144,39 +212,63 @@ void wan_vae_stream(WanDev *d, WanVaeStream *s, const WanVae *m,
 {
     wan_section(d, "decoder history");
     s->frames = 0;
-    zero_past(d, s, &m->decoder.conv1, h, w);
+    zero_past(d, s, &m->decoder.conv1, 2, h, w);
     zero_res(d, s, &m->decoder.middle.res0, h, w);
     zero_res(d, s, &m->decoder.middle.res2, h, w);
     for (int l = 0; l < 4; l++, h *= 2, w *= 2) {
         for (int i = 0; i < 3; i++)
             zero_res(d, s, &m->decoder.level[l].res[i], h, w);
         if (l < 2)
-            zero_past(d, s, &m->decoder.level[l].up.time_conv, h, w);
+            zero_past(d, s, &m->decoder.level[l].up.time_conv, 2, h, w);
         if (l == 3)
-            zero_past(d, s, &m->decoder.head, h, w);
+            zero_past(d, s, &m->decoder.head, 2, h, w);
     }
 }
 
-/* Input of a causal convolution: [2 + T, H, W, C], the past in front; the
- * caller fills the T frames of *now and then calls remember(). */
+void wan_vae_encode_stream(WanDev *d, WanVaeStream *s, const WanVae *m,
+                           int64_t H, int64_t W)
+{
+    wan_section(d, "encoder history");
+    s->frames = 0;
+    zero_past(d, s, &m->encoder.conv1, 2, H, W);
+    for (int l = 0; l < 4; l++) {
+        for (int i = 0; i < 2; i++)
+            zero_res(d, s, &m->encoder.level[l].res[i], H, W);
+        if (l == 3)
+            break;
+        H /= 2;
+        W /= 2;
+        if (l > 0)
+            zero_past(d, s, &m->encoder.level[l].down.time_conv, 1, H, W);
+    }
+    zero_res(d, s, &m->encoder.middle.res0, H, W);
+    zero_res(d, s, &m->encoder.middle.res2, H, W);
+    zero_past(d, s, &m->encoder.head, 2, H, W);
+}
+
+/* Input of a causal convolution: [P + T, H, W, C], its P frames of the past
+ * in front (2; 1 where time is halved); the caller fills the T frames of *now and then calls remember(). */
 static WanTensor causal_input(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
                               int64_t T, WanTensor *now)
 {
     const WanTensor *past = &s->past[c->past];
-    WanTensor in = wan_tmp(d, 2 + T, past->dim[1], past->dim[2], past->dim[3]);
-    WanTensor before = wan_slice(&in, 0, 2);
+    const int64_t P = past->dim[0];
+    WanTensor in = wan_tmp(d, P + T, past->dim[1], past->dim[2], past->dim[3]);
+    WanTensor before = wan_slice(&in, 0, P);
 
     wan_op_copy(d, &before, past);
-    *now = wan_slice(&in, 2, T);
+    *now = wan_slice(&in, P, T);
     return in;
 }
 
 static void remember(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
                      const WanTensor *in)
 {
-    const WanTensor last = wan_slice(in, in->dim[0] - 2, 2);
+    WanTensor *past = &s->past[c->past];
+    const WanTensor last = wan_slice(in, in->dim[0] - past->dim[0],
+                                     past->dim[0]);
 
-    wan_op_copy(d, &s->past[c->past], &last);
+    wan_op_copy(d, past, &last);
 }
 
 /* --------------------------------------------------------------- layers */
@@ -271,6 +363,31 @@ static WanTensor upsample(WanDev *d, const WanTensor *x, const WanVaeUp *up,
     return y;
 }
 
+static void middle(WanDev *d, WanTensor *x, const WanVaeMiddle *m,
+                   WanVaeStream *s, const char *side)
+{
+    const long chunk = (long)s->frames;
+
+    residual(d, x, x, &m->res0, s);
+    wan_tap(d, x, "%s.middle.0.chunk%ld", side, chunk);
+    attention(d, x, &m->attn);
+    wan_tap(d, x, "%s.middle.1.chunk%ld", side, chunk);
+    residual(d, x, x, &m->res2, s);
+    wan_tap(d, x, "%s.middle.2.chunk%ld", side, chunk);
+}
+
+/* A block that may widen: in place, or into new memory. */
+static WanTensor widen(WanDev *d, const WanTensor *x, const WanVaeRes *r,
+                       int64_t width, WanVaeStream *s)
+{
+    WanTensor y = *x;
+
+    if (r->shortcut.weight.nb_dims)
+        y = wan_tmp(d, x->dim[0], x->dim[1], x->dim[2], width);
+    residual(d, &y, x, r, s);
+    return y;
+}
+
 void wan_vae_decode(WanDev *d, WanTensor *rgb, const WanVae *m,
                     WanVaeStream *s, const WanTensor *latent)
 {
@@ -291,23 +408,12 @@ void wan_vae_decode(WanDev *d, WanTensor *rgb, const WanVae *m,
     remember(d, s, &m->decoder.conv1, &in);
     wan_tap(d, &x, "decoder.conv1.chunk%ld", chunk);
 
-    residual(d, &x, &x, &m->decoder.middle.res0, s);
-    wan_tap(d, &x, "decoder.middle.0.chunk%ld", chunk);
-    attention(d, &x, &m->decoder.middle.attn);
-    wan_tap(d, &x, "decoder.middle.1.chunk%ld", chunk);
-    residual(d, &x, &x, &m->decoder.middle.res2, s);
-    wan_tap(d, &x, "decoder.middle.2.chunk%ld", chunk);
+    middle(d, &x, &m->decoder.middle, s, "decoder");
 
     for (int l = 0; l < 4; l++) {
         for (int i = 0; i < 3; i++, index++) {
-            const WanVaeRes *r = &m->decoder.level[l].res[i];
-            WanTensor y = x;
-
-            if (r->shortcut.weight.nb_dims)
-                y = wan_tmp(d, x.dim[0], x.dim[1], x.dim[2],
-                            level_out[l] * dim);
-            residual(d, &y, &x, r, s);
-            x = y;
+            x = widen(d, &x, &m->decoder.level[l].res[i], level_out[l] * dim,
+                      s);
             wan_tap(d, &x, "decoder.upsamples.%d.chunk%ld", index, chunk);
         }
         if (l < 3) {
@@ -318,6 +424,78 @@ void wan_vae_decode(WanDev *d, WanTensor *rgb, const WanVae *m,
 
     norm_conv(d, rgb, &x, &m->decoder.head_gamma, &m->decoder.head, s, 0);
     wan_tap(d, rgb, "decoder.head.2.chunk%ld", chunk);
+    s->frames++;
+    wan_release(d, mark);
+}
+
+/* Half the rows and columns; then half the frames, but the stream's first
+ * frame stays and becomes the past of those that follow. */
+static WanTensor downsample(WanDev *d, const WanTensor *x,
+                            const WanVaeDown *down, WanVaeStream *s)
+{
+    const int64_t T = x->dim[0], H = x->dim[1] / 2, W = x->dim[2] / 2;
+    const int64_t C = x->dim[3];
+    const WanVaeConv *c = &down->time_conv;
+    WanTensor y, now, in;
+
+    if (!c->conv.weight.nb_dims || !s->frames) {
+        y = wan_tmp(d, T, H, W, C);
+        wan_op_conv(d, &y, x, &down->resample.conv, .stride = 2);
+        if (c->conv.weight.nb_dims)
+            remember(d, s, c, &y);
+        return y;
+    }
+    y = wan_tmp(d, T / 2, H, W, C);
+    const WanMark mark = wan_mark(d);
+    in = causal_input(d, s, c, T, &now);
+    wan_op_conv(d, &now, x, &down->resample.conv, .stride = 2);
+    wan_op_conv(d, &y, &in, &c->conv, .stride_t = 2);
+    remember(d, s, c, &in);
+    wan_release(d, mark);
+    return y;
+}
+
+void wan_vae_encode(WanDev *d, WanTensor *latent, const WanVae *m,
+                    WanVaeStream *s, const WanTensor *rgb)
+{
+    const int64_t T = rgb->dim[0], H = rgb->dim[1], W = rgb->dim[2];
+    const int64_t dim = m->config.dim, Z = 2 * WAN_LATENT_CHANNELS;
+    const long chunk = (long)s->frames;
+    const WanMark mark = wan_mark(d);
+    WanTensor x = wan_tmp(d, T, H, W, dim);
+    int index = 0;
+
+    wan_section(d, "encode group %ld", chunk);
+    {
+        const WanMark in_mark = wan_mark(d);
+        WanTensor now, in = causal_input(d, s, &m->encoder.conv1, T, &now);
+
+        wan_op_copy(d, &now, rgb);
+        wan_op_conv(d, &x, &in, &m->encoder.conv1.conv);        // [T, H, W, dim]
+        remember(d, s, &m->encoder.conv1, &in);
+        wan_release(d, in_mark);
+    }
+    wan_tap(d, &x, "encoder.conv1.chunk%ld", chunk);
+
+    for (int l = 0; l < 4; l++) {
+        for (int i = 0; i < 2; i++, index++) {
+            x = widen(d, &x, &m->encoder.level[l].res[i], encoder_out[l] * dim,
+                      s);
+            wan_tap(d, &x, "encoder.downsamples.%d.chunk%ld", index, chunk);
+        }
+        if (l < 3) {
+            x = downsample(d, &x, &m->encoder.level[l].down, s);
+            wan_tap(d, &x, "encoder.downsamples.%d.chunk%ld", index++, chunk);
+        }
+    }
+    middle(d, &x, &m->encoder.middle, s, "encoder");
+
+    WanTensor h = wan_tmp(d, 1, x.dim[1], x.dim[2], Z), mu = wan_tmp_like(d, &h);
+    norm_conv(d, &h, &x, &m->encoder.head_gamma, &m->encoder.head, s, 0);
+    wan_tap(d, &h, "encoder.head.2.chunk%ld", chunk);
+    wan_op_linear(d, &mu, &h, &m->conv1);
+    /* The first 16 channels are the mean; the variance is not used. */
+    wan_op_channels_first(d, latent, chunk, &mu, &m->to_std, &m->to_mean);
     s->frames++;
     wan_release(d, mark);
 }

@@ -74,7 +74,7 @@ static int open_dit(WanModel *m, const WanFiles *f)
                          &m->log);
     if (ret < 0)
         return ret;
-    wan_config_defaults(&m->info, &c, m->name, sizeof(m->name));
+    wan_config_defaults(&m->info, &c, f->dit, m->name, sizeof(m->name));
     b.weights = m->files[0];
     return wan_dit_bind(&m->dit, &c, &b);
 }
@@ -112,7 +112,26 @@ static int open_vae(WanModel *m, const WanFiles *f)
         return ret;
     b.weights = m->files[2];
     m->info.vae_dim = c.dim;
-    return wan_vae_bind(&m->vae, &c, &b);
+    return wan_vae_bind(&m->vae, &c, m->info.task != WAN_TASK_T2V, &b);
+}
+
+static int open_clip(WanModel *m, const WanFiles *f)
+{
+    WanBinder b = { .part = WAN_PART_CLIP, .pool = &m->pool, .log = &m->log };
+    WanClipConfig c;
+    int ret;
+
+    if ((ret = wan_weights_open(&m->files[3], f->clip, &m->log)) < 0 ||
+        (ret = wan_config_clip(&c, &b.naming, m->files[3], &m->log)) < 0)
+        return ret;
+    if (c.dim != m->info.clip_dim) {
+        wan_log(&m->log, WAN_LOG_ERROR, "%s: the image encoder is %d wide, the "
+                "transformer %s reads %d", f->clip, c.dim, f->dit,
+                m->info.clip_dim);
+        return WAN_INVALIDDATA;
+    }
+    b.weights = m->files[3];
+    return wan_clip_bind(&m->clip, &c, &b);
 }
 
 /* From spiece.model, or from the tensor ComfyUI's text encoders carry. */
@@ -216,13 +235,10 @@ int wan_model_open(WanModel **out, const WanModelParams *p)
 
     if ((ret = open_dit(m, &f)) < 0)
         goto fail;
-    if (m->info.task != WAN_TASK_T2V) {
-        wan_log(&log, WAN_LOG_ERROR, "%s: %s is an image-to-video checkpoint; "
-                "this version makes video from text only and needs a T2V one",
-                f.dit, m->info.name);
-        ret = WAN_ERR(ENOSYS);
+    if (m->info.task != WAN_TASK_T2V &&
+        ((ret = wan_files_find_clip(&f, p, &log)) < 0 ||
+         (ret = open_clip(m, &f)) < 0))
         goto fail;
-    }
     ret = WAN_CANCELLED;
     if (interrupted(p))
         goto fail;
@@ -235,7 +251,7 @@ int wan_model_open(WanModel **out, const WanModelParams *p)
         goto fail;
 
     m->info.parameters = dit_parameters(m->files[0]);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         m->info.weight_bytes += stored_bytes(m->files[i]);
     wan_log(&log, WAN_LOG_VERBOSE, "%s: %s, %.2f billion parameters, %.2f GB "
             "of weights in all", p->path, m->info.name,
@@ -255,21 +271,23 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     WanDitConfig dit;
     WanT5Config t5;
     WanVaeConfig vae;
+    WanClipConfig clip;
     WanBinder b = { .plan_type = WAN_BF16 };
     WanModel *m = NULL;
     int ret;
 
     *out = NULL;
-    if ((ret = wan_config_named(name, &dit, &t5, &vae)) < 0)
+    if ((ret = wan_config_named(name, &dit, &t5, &vae, &clip)) < 0)
         return ret;
     if (!(m = model_alloc(p)))
         return WAN_ERR(ENOMEM);
-    wan_config_defaults(&m->info, &dit, m->name, sizeof(m->name));
+    wan_config_defaults(&m->info, &dit, name, m->name, sizeof(m->name));
     b.pool = &m->pool;
     b.log = &m->log;
     if ((ret = wan_dit_bind(&m->dit, &dit, &b)) < 0 ||
         (ret = wan_t5_bind(&m->t5, &t5, &b)) < 0 ||
-        (ret = wan_vae_bind(&m->vae, &vae, &b)) < 0) {
+        (ret = wan_vae_bind(&m->vae, &vae, dit.clip_dim > 0, &b)) < 0 ||
+        (dit.clip_dim && (ret = wan_clip_bind(&m->clip, &clip, &b)) < 0)) {
         wan_model_close(&m);
         return ret;
     }
@@ -306,9 +324,10 @@ void wan_model_close(WanModel **mp)
         return;
     wan_dit_free(&m->dit);
     wan_t5_free(&m->t5);
+    wan_clip_free(&m->clip);
     wan_tokenizer_close(&m->tokenizer);
     wan_pool_free(&m->pool);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         wan_weights_close(&m->files[i]);
     free(m->device);
     free(m);

@@ -16,7 +16,8 @@
 
 /**
  * @file
- * libwan turns a sentence into video with the open Wan 2.1 models.
+ * libwan turns a sentence, or a picture and a sentence, into video with the
+ * open Wan 2.1 models.
  *
  * Two objects. A WanModel is an opened checkpoint: immutable, shared by any
  * number of threads and jobs. A WanJob is one video being made: its noise,
@@ -152,6 +153,7 @@ typedef struct WanModelInfo {
     int dim, heads, layers, ffn;
     int text_dim, text_layers;
     int vae_dim;
+    int clip_dim;               /**< of the image encoder, 0: none */
     int64_t parameters;         /**< of the transformer */
     int64_t weight_bytes;       /**< of all parts as stored */
     int size_multiple;          /**< width and height are multiples of this */
@@ -219,6 +221,12 @@ typedef struct WanImage {
 typedef struct WanRequest {
     const char *prompt;         /**< required, may be "" */
     const char *negative_prompt;/**< NULL: the project's default */
+    /**
+     * The first frame (I2V, FLF2V) and the last (FLF2V): RGB24, GBRP or
+     * GBRPF32 in any size. The image is resized to the video's size; see
+     * wan_request_fit(). NULL for T2V. wan_job_open() copies the pixels.
+     */
+    const WanImage *image, *last_image;
     int width, height;          /**< multiples of WanModelInfo.size_multiple */
     int frames;                 /**< 4n+1 */
     int steps;                  /**< 1 to 1000 */
@@ -232,6 +240,7 @@ typedef struct WanRequest {
 
 enum WanStage {
     WAN_STAGE_TEXT,     /**< prompts through the text encoder */
+    WAN_STAGE_IMAGE,    /**< images through CLIP and the VAE's encoder */
     WAN_STAGE_STEPS,    /**< denoising */
     WAN_STAGE_DECODE,   /**< latents to pixels */
     WAN_STAGE_DONE
@@ -242,7 +251,7 @@ typedef struct WanProgress {
     enum WanStage stage;        /**< of the unit just done */
     int done, total;            /**< units of this stage */
     double seconds;             /**< the unit just done */
-    double text, steps, decode; /**< seconds spent in each stage so far */
+    double text, image, steps, decode; /**< seconds of each stage so far */
 } WanProgress;
 
 /** What a request needs before anything is loaded, see wan_plan(). */
@@ -251,11 +260,24 @@ typedef struct WanPlan {
     int64_t work_bytes;         /**< the job's own memory at its peak */
     int64_t available_bytes;    /**< the limit, or what the machine has free */
     int64_t tokens;             /**< L, the transformer's sequence */
-    double text_flops, step_flops, decode_flops; /**< a prompt, a step, all */
+    /** of all prompts, of the images, of one step, of all frames */
+    double text_flops, image_flops, step_flops, decode_flops;
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */
 WAN_API void wan_request_default(WanRequest *r, const WanModel *m);
+
+/**
+ * Choose the size for an image as the reference does: about the area of r's
+ * present width x height, the image's aspect, multiples of
+ * WanModelInfo.size_multiple.
+ *
+ * @param width, height  of the image, its pixels being square
+ * @return 0, or WAN_ERR(EINVAL): the image is empty or so narrow that a side
+ *         would vanish
+ */
+WAN_API int wan_request_fit(WanRequest *r, const WanModel *m, int width,
+                            int height);
 
 /**
  * Check a request against the model. wan_job_open() does it too.
@@ -284,8 +306,8 @@ WAN_API int wan_plan(WanPlan *out, const WanModel *m, const WanRequest *r);
 WAN_API int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r);
 
 /**
- * Do one unit of work: encode one prompt, one denoising step, or decode one
- * latent frame. Call until wan_job_frame() returns WAN_EOF. With frames
+ * Do one unit of work: encode one prompt or an image, one denoising step, or
+ * decode one latent frame. Call until wan_job_frame() returns WAN_EOF. With frames
  * waiting to be read it does nothing and returns 0.
  *
  * @param progress  where the job stands now, or NULL

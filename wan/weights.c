@@ -228,7 +228,8 @@ static int index_finish(WanWeights *w, const WanLog *log)
                     s[-1].file);
             return WAN_INVALIDDATA;
         }
-        if (n >= sizeof(quant) && !strcmp(s->name + n + 1 - sizeof(quant), quant)) {
+        if (n >= sizeof(quant) &&
+            !strcmp(s->name + n + 1 - sizeof(quant), quant)) {
             int ret = wan_comfy_quant_check(s, log);
 
             if (ret < 0)

@@ -5,14 +5,40 @@
  *
  * Each line gives the best of a few passes and its ratio to plain
  * wan_sgemm() with all threads, measured in turn with it: for linear at the
- * same shape, for attention and convolution to the best of any shape. Absolute
- * rates of a shared machine say little, ratios of one run do.
+ * same shape, for attention and convolution to the best of any shape. The
+ * ratio is given twice, of wall time and of the threads' processor time: on a
+ * machine that others use too, the second is the one to read, with
+ * OMP_WAIT_POLICY=passive so that waiting does not count.
  */
 
 #include "../../wan/cpu/sgemm.h"
 
-static double bench_best;           // of any sgemm, GFLOP/s
 static WanDev *bench_dev;
+
+typedef struct Timing {
+    double wall, cpu;
+} Timing;
+
+static const Timing timing_none = { 1e9, 1e9 };
+
+static Timing bench_best = { 1e9, 1e9 };    // of any sgemm, s a GFLOP
+
+static Timing timing_start(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (Timing){ now(), t.tv_sec + t.tv_nsec * 1e-9 };
+}
+
+/* The best of each so far and since the start. */
+static void timing_stop(Timing *best, Timing start)
+{
+    const Timing end = timing_start();
+
+    best->wall = fmin(best->wall, end.wall - start.wall);
+    best->cpu = fmin(best->cpu, end.cpu - start.cpu);
+}
 
 static float *bench_floats(int64_t n)
 {
@@ -34,14 +60,20 @@ static WanTensor bench_tensor(int nb_dims, const int64_t *dim)
     bench_tensor((int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), \
                  (const int64_t[]){__VA_ARGS__})
 
-static void bench_line(const char *name, double flops, double seconds,
-                       double base, const char *of)
+/* base: seconds of plain sgemm for a GFLOP. */
+static void bench_line(const char *name, double flops, Timing t, Timing base)
 {
-    const double rate = flops / seconds * 1e-9;
+    const double g = flops * 1e-9;
 
-    printf("%-46s %8.1f ms %7.1f GFLOP/s %5.0f %% of %s\n", name,
-           seconds * 1e3, rate, 100 * rate / base, of);
+    printf("%-38s %8.1f ms %7.1f GFLOP/s %5.0f %% %5.0f %% cpu\n", name,
+           t.wall * 1e3, g / t.wall, 100 * base.wall * g / t.wall,
+           100 * base.cpu * g / t.cpu);
     fflush(stdout);
+}
+
+static Timing per_gflop(Timing t, double flops)
+{
+    return (Timing){ t.wall / flops * 1e9, t.cpu / flops * 1e9 };
 }
 
 static void bench_linear(int64_t m, int64_t n, int64_t k)
@@ -55,7 +87,9 @@ static void bench_linear(int64_t m, int64_t n, int64_t k)
     WanTensor w32 = bench_tensor(n, k);
     WanTensor w16 = weight_random(WAN_BF16, 1, 1, 1);
     const double flops = 2.0 * m * n * k;
-    double plain = 1e9, best[4] = { 1e9, 1e9, 1e9, 1e9 };
+    Timing plain = timing_none, best[4] = { timing_none, timing_none,
+                                            timing_none, timing_none };
+    Timing base;
     char name[80];
 
     w16.data = realloc(w16.data, n * k * 2);
@@ -64,11 +98,11 @@ static void bench_linear(int64_t m, int64_t n, int64_t k)
     for (int64_t i = 0; i < n * k; i++)
         ((uint16_t *)w16.data)[i] = wan_f32_to_bf16(((float *)w32.data)[i]);
 
-    for (int pass = 0; pass < 5; pass++) {
-        double t = now();
+    for (int pass = 0; pass < 4; pass++) {
+        Timing t = timing_start();
 
         wan_sgemm(1, m, n, k, 1, x.data, k, w32.data, k, 0, y.data, n);
-        plain = fmin(plain, now() - t);
+        timing_stop(&plain, t);
         for (int i = 0; i < COUNT(kind); i++) {
             const WanLinear w = { .weight = kind[i].type == WAN_F32 ? w32
                                                                     : w16,
@@ -76,63 +110,68 @@ static void bench_linear(int64_t m, int64_t n, int64_t k)
                                                        : (WanTensor){ 0 } };
             const int add = kind[i].full && kind[i].type == WAN_BF16;
 
-            t = now();
+            t = timing_start();
             wan_op_linear(bench_dev, &y, &x, &w,
                           .act = kind[i].full && !add ? WAN_ACT_GELU_TANH
                                                       : WAN_ACT_NONE,
                           .gate = add ? &gate : NULL);
-            best[i] = fmin(best[i], now() - t);
+            timing_stop(&best[i], t);
         }
     }
-    bench_best = fmax(bench_best, flops / plain * 1e-9);
+    base = per_gflop(plain, flops);
+    bench_best.wall = fmin(bench_best.wall, base.wall);
+    bench_best.cpu = fmin(bench_best.cpu, base.cpu);
     snprintf(name, sizeof(name), "sgemm %dx%d, %d terms", (int)m, (int)n,
              (int)k);
-    bench_line(name, flops, plain, flops / plain * 1e-9, "itself");
+    bench_line(name, flops, plain, base);
     for (int i = 0; i < COUNT(kind); i++) {
-        snprintf(name, sizeof(name), "linear %s", kind[i].name);
-        bench_line(name, flops, best[i], flops / plain * 1e-9, "it");
+        snprintf(name, sizeof(name), "  linear %s", kind[i].name);
+        bench_line(name, flops, best[i], base);
     }
     free(x.data), free(y.data), free(bias.data), free(gate.data);
     free(w32.data), free(w16.data);
 }
 
 /* The sgemm that attention and conv are measured by, once more, now. */
-static double bench_peak(void)
+static void bench_peak(void)
 {
     static float *a, *b, *c;
-    const int64_t m = 2048, n = 1536, k = 1536;
-    double t;
+    const int64_t m = 1024, n = 1536, k = 1536;
+    Timing best = timing_none, t;
 
     if (!a) {
         a = bench_floats(m * k);
         b = bench_floats(n * k);
         c = bench_floats(m * n);
     }
-    t = now();
+    t = timing_start();
     wan_sgemm(1, m, n, k, 1, a, k, b, k, 0, c, n);
-    return 2.0 * m * n * k / (now() - t) * 1e-9;
+    timing_stop(&best, t);
+    best = per_gflop(best, 2.0 * m * n * k);
+    bench_best.wall = fmin(bench_best.wall, best.wall);
+    bench_best.cpu = fmin(bench_best.cpu, best.cpu);
 }
 
 static void bench_attention(int64_t lq, int64_t lk, int heads, int64_t size)
 {
-    WanTensor q = bench_tensor(lq, heads * size), y = bench_tensor(lq, heads * size);
-    WanTensor k = bench_tensor(lk, heads * size), v = bench_tensor(lk, heads * size);
-    double best = 1e9, peak = 0;
+    const int64_t C = heads * size;
+    WanTensor q = bench_tensor(lq, C), y = bench_tensor(lq, C);
+    WanTensor k = bench_tensor(lk, C), v = bench_tensor(lk, C);
+    Timing best = timing_none;
     char name[80];
 
     for (int pass = 0; pass < 4; pass++) {
-        double t;
+        Timing t;
 
-        peak = fmax(peak, bench_peak());
-        t = now();
+        bench_peak();
+        t = timing_start();
         wan_op_attention(bench_dev, &y, &q, &k, &v, .heads = heads);
-        best = fmin(best, now() - t);
+        timing_stop(&best, t);
     }
-    bench_best = fmax(bench_best, peak);
-    snprintf(name, sizeof(name), "attention %dx%d, %d heads of %d", (int)lq,
+    snprintf(name, sizeof(name), "attention %dx%d, %d x %d", (int)lq,
              (int)lk, heads, (int)size);
-    bench_line(name, 4.0 * lq * lk * heads * size, best, bench_best,
-               "best sgemm");
+    bench_line(name, 4.0 * lq * lk * C, best,
+               bench_best);
     free(q.data), free(y.data), free(k.data), free(v.data);
 }
 
@@ -142,23 +181,22 @@ static void bench_conv(int64_t t, int64_t h, int64_t w, int64_t i, int64_t o,
     WanTensor x = bench_tensor(t + kt - 1, h, w, i);
     WanTensor y = bench_tensor(t, h * up, w * up, o);
     WanConv c = { bench_tensor(o, i, kt, kk, kk), bench_tensor(o) };
-    double best = 1e9, peak = 0;
+    Timing best = timing_none;
     char name[80];
 
     for (int pass = 0; pass < 3; pass++) {
-        double s;
+        Timing s;
 
-        peak = fmax(peak, bench_peak());
-        s = now();
+        bench_peak();
+        s = timing_start();
         wan_op_conv(bench_dev, &y, &x, &c, .upsample = up);
-        best = fmin(best, now() - s);
+        timing_stop(&best, s);
     }
-    bench_best = fmax(bench_best, peak);
-    snprintf(name, sizeof(name), "conv %dx%dx%d %d to %d, %dx%dx%d%s", (int)t,
+    snprintf(name, sizeof(name), "conv %dx%dx%d %d>%d %dx%dx%d%s", (int)t,
              (int)(h * up), (int)(w * up), (int)i, (int)o, (int)kt, (int)kk,
              (int)kk, up == 2 ? " up" : "");
-    bench_line(name, 2.0 * wan_count(&y) * i * kt * kk * kk, best, bench_best,
-               "best sgemm");
+    bench_line(name, 2.0 * wan_count(&y) * i * kt * kk * kk, best,
+               bench_best);
     free(x.data), free(y.data), free(c.weight.data), free(c.bias.data);
 }
 
@@ -171,8 +209,8 @@ static int bench(int rows)
 
     if (wan_dev_open(&bench_dev, "cpu", 0, INT64_C(1) << 30, NULL) < 0)
         return 1;
-    printf("%d threads, products by %s\n", bench_dev->threads,
-           wan_sgemm_name(name, sizeof(name)));
+    printf("%d threads, products by %s; ratios to plain sgemm\n",
+           bench_dev->threads, wan_sgemm_name(name, sizeof(name)));
     for (int i = 0; i < COUNT(tokens); i++)
         for (int j = 0; j < COUNT(shape) && (!rows || !i); j++)
             bench_linear(rows ? rows : tokens[i], shape[j][0], shape[j][1]);

@@ -11,8 +11,8 @@ TEST(patchify)
     const float *in = x.ref.data;
     int bad = 0;
 
-    wan_op_patchify(ref, &y.ref, &x.ref);
-    wan_op_patchify(dut, &y.dut, &x.dut);
+    wan_op_patchify(ref, &y.ref, &x.ref, 2);
+    wan_op_patchify(dut, &y.dut, &x.dut, 2);
     for (int64_t l = 0; l < L; l++)
         for (int64_t k = 0; k < I * 4; k++) {
             const int64_t t = l / (H / 2 * W / 2), i = l / (W / 2) % (H / 2);

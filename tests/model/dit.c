@@ -28,7 +28,7 @@ static void forward_all(const char *device, const char *golden,
         const double t = c->child->next->next->valuedouble;
         const WanMark mark = wan_mark(d);
         char name[64];
-        WanDitText text;
+        WanDitContext text, image;
         WanDitTime time;
         WanRope rope;
 
@@ -38,26 +38,43 @@ static void forward_all(const char *device, const char *golden,
         const GoldenTensor *context = golden_find(g, name);
         snprintf(name, sizeof(name), "case%d.out", i);
         const GoldenTensor *out = golden_find(g, name);
+        snprintf(name, sizeof(name), "case%d.in.y", i);
+        const GoldenTensor *y = golden_look(g, name);
+        snprintf(name, sizeof(name), "case%d.in.clip_fea", i);
+        const GoldenTensor *clip = golden_look(g, name);
         CHECK(grid->child->valueint == x->dim[1]);
 
         d->tap = i ? NULL : check_tap;
         d->tap_opaque = &taps;
-        WanTensor xt = wan_tmp(d, x->dim[0], x->dim[1], x->dim[2], x->dim[3]);
-        WanTensor v = wan_tmp_like(d, &xt);
+        WanTensor v = wan_tmp(d, x->dim[0], x->dim[1], x->dim[2], x->dim[3]);
+        WanTensor xt = wan_tmp(d, m->dit.config.in_dim, x->dim[1], x->dim[2],
+                               x->dim[3]);
+        WanTensor noise = wan_slice(&xt, 0, x->dim[0]);
         WanTensor ctx = wan_tmp(d, context->dim[0], context->dim[1]);
-        wan_op_upload(d, &xt, x->data);
+        wan_op_upload(d, &noise, x->data);
+        if (y) {
+            WanTensor rest = wan_slice(&xt, x->dim[0], y->dim[0]);
+            WanTensor tokens = wan_tmp(d, clip->dim[0] * clip->dim[1],
+                                       clip->dim[2]);
+
+            wan_op_upload(d, &rest, y->data);
+            wan_op_upload(d, &tokens, clip->data);
+            wan_dit_image(d, &image, &m->dit, &tokens);
+        }
         wan_op_upload(d, &ctx, context->data);
         wan_dit_text(d, &text, &m->dit, &ctx);
         wan_dit_time(d, &time, &m->dit, t);
         wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
                      (int)x->dim[2] / 2, (int)x->dim[3] / 2);
-        wan_dit_forward(d, &v, &m->dit, &xt, &time, &text, &rope);
+        wan_dit_forward(d, &v, &m->dit, &xt, &time, &text,
+                        y ? &image : NULL, &rope);
         CHECK(!wan_dev_error(d));
         const double err = test_rel_l2(v.data, out->data, out->n);
         CHECKF(err <= LIMIT, "%s: relative L2 %.2e, limit %.1e", name, err,
                LIMIT);
         wan_release(d, mark);
-        i++;
+        if (++i == (y ? 1 : 3))
+            break;              // the image goldens hold one case
     }
     CHECKF(taps.seen == stages, "%d stages seen of %d", taps.seen, stages);
     printf("# %s: worst stage %.2e\n", device, taps.worst);
@@ -80,6 +97,13 @@ TEST(head128_shards_ref)
 TEST(head128_shards_cpu)
 {
     forward_all("cpu", "dit-t2v-hd128.safetensors", "tiny/wan-t2v-hd128", 15);
+}
+
+TEST(image_ref) { forward_all("ref", "dit-i2v.safetensors", "tiny/wan-i2v", 16); }
+TEST(image_cpu) { forward_all("cpu", "dit-i2v.safetensors", "tiny/wan-i2v", 16); }
+TEST(two_images_cpu)
+{
+    forward_all("cpu", "dit-flf2v.safetensors", "tiny/wan-flf2v", 15);
 }
 
 /* The rotary embedding alone, for four head sizes. */
@@ -128,5 +152,8 @@ int main(void)
     RUN(head48_diffusers);
     RUN(head128_shards_ref);
     RUN(head128_shards_cpu);
+    RUN(image_ref);
+    RUN(image_cpu);
+    RUN(two_images_cpu);
     return test_end();
 }

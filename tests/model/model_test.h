@@ -31,12 +31,13 @@ static const WanLog test_log = { print_log, NULL, WAN_LOG_WARNING };
  * from wan-t2v. Ends the program on failure. */
 static inline WanModel *open_tiny(const char *folder, const char *device)
 {
-    char path[4096], rest[4096];
+    char path[4096], rest[4096], clip[4096];
     WanModelParams p;
     WanModel *m;
 
     snprintf(path, sizeof(path), "%s", golden_path(folder));
     snprintf(rest, sizeof(rest), "%s", golden_path("tiny/wan-t2v"));
+    snprintf(clip, sizeof(clip), "%s", golden_path("tiny/wan-i2v"));
     wan_model_params_default(&p);
     p.path = path;
     p.device = device;
@@ -45,6 +46,7 @@ static inline WanModel *open_tiny(const char *folder, const char *device)
     p.log_level = WAN_LOG_WARNING;
     if (!strstr(folder, "diffusers")) {
         p.text_encoder = p.vae = p.tokenizer = rest;
+        p.clip = clip;
     }
     if (wan_model_open(&m, &p) < 0)
         golden_fail("can't be opened as a model", path);

@@ -21,17 +21,25 @@ static int number(const cJSON *a, const char *key, int otherwise)
 
 /* Fill rq from the golden's arguments of generate(). */
 static void request(WanRequest *rq, const WanModel *m, const Golden *g,
-                    const cJSON *a)
+                    const cJSON *a, const WanImage image[2])
 {
     const cJSON *size = cJSON_GetObjectItem(a, "size");
     const char *solver = cJSON_GetStringValue(
         cJSON_GetObjectItem(a, "sample_solver"));
 
     wan_request_default(rq, m);
+    if (size) {
+        rq->width = size->child->valueint;
+        rq->height = size->child->next->valueint;
+    } else {        // image models: about that area, in the image's aspect
+        rq->width = number(a, "max_area", 0);
+        rq->height = 1;
+        CHECK(wan_request_fit(rq, m, image[0].width, image[0].height) == 0);
+        rq->image = &image[0];
+        rq->last_image = m->info.task == WAN_TASK_FLF2V ? &image[1] : NULL;
+    }
     rq->prompt = cJSON_GetStringValue(cJSON_GetObjectItem(a, "prompt"));
     rq->negative_prompt = golden_meta_string(g, "negative_prompt");
-    rq->width = size->child->valueint;
-    rq->height = size->child->next->valueint;
     rq->frames = number(a, "frame_num", 81);
     rq->steps = number(a, "sampling_steps", 50);
     rq->seed = number(a, "seed", 0);
@@ -45,6 +53,7 @@ static void request(WanRequest *rq, const WanModel *m, const Golden *g,
 typedef struct Seen {
     Golden *golden;
     int last_step;
+    int images;
     int steps, contexts;        // stages that were held against a golden
     double worst;
 } Seen;
@@ -78,6 +87,11 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
         CHECK(g->n == wan_count(t));
         want = g->data;
         seen->contexts++;
+    } else if (!strcmp(name, "clip_fea") || !strcmp(name, "y_latent")) {
+        g = golden_find(seen->golden, name);
+        CHECK(g->n == wan_count(t));
+        want = g->data;
+        seen->images++;
     } else {
         return;
     }
@@ -95,12 +109,21 @@ static void generate(const char *golden, const char *folder,
     WanModel *m = open_tiny(folder, device);
     const GoldenTensor *video = golden_look(g, "video");
     Seen seen = { .golden = g };
+    WanImage image[2] = { { 0 } };
     WanRequest rq;
     WanPlan plan;
     WanJob *job;
     int ret, frame = 0;
 
-    request(&rq, m, g, a);
+    for (int i = 0; i < 2; i++) {
+        const GoldenTensor *t = golden_look(g, i ? "image1" : "image0");
+
+        if (t)
+            image[i] = (WanImage){ WAN_PIX_RGB24, (int)t->dim[1],
+                                   (int)t->dim[0], { (void *)t->raw },
+                                   { 3 * t->dim[1] } };
+    }
+    request(&rq, m, g, a, image);
     seen.last_step = rq.steps - 1;
     const int64_t HW = (int64_t)rq.width * rq.height;
     float *planes = malloc(3 * HW * sizeof(*planes));
@@ -134,6 +157,7 @@ static void generate(const char *golden, const char *folder,
     CHECK(wan_job_frame(job, &(WanImage){ 0 }) == WAN_EOF);
     CHECK(wan_job_step(job, NULL) == 0);
     CHECKF(seen.contexts == 2, "%d texts", seen.contexts);
+    CHECK(seen.images == (m->info.task ? 2 : 0));
     CHECKF(seen.steps >= 1, "%d steps", seen.steps);
 
     if (video) {
@@ -175,6 +199,11 @@ TEST(dpm4_cpu) { generate("pipeline-t2v-dpm4.safetensors", "tiny/wan-t2v", "cpu"
 TEST(image_cpu) { generate("pipeline-t2v-image.safetensors", "tiny/wan-t2v", "cpu"); }
 TEST(head128_cpu) { generate("pipeline-t2v-hd128.safetensors", "tiny/wan-t2v-hd128", "cpu"); }
 
+TEST(image_unipc4_ref) { generate("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", "ref"); }
+TEST(image_unipc4_cpu) { generate("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", "cpu"); }
+TEST(image_dpm6_cpu) { generate("pipeline-i2v-dpm6.safetensors", "tiny/wan-i2v", "cpu"); }
+TEST(two_images_cpu) { generate("pipeline-flf2v-unipc4.safetensors", "tiny/wan-flf2v", "cpu"); }
+
 int main(void)
 {
     RUN(unipc4_ref);
@@ -184,5 +213,9 @@ int main(void)
     RUN(dpm4_cpu);
     RUN(image_cpu);
     RUN(head128_cpu);
+    RUN(image_unipc4_ref);
+    RUN(image_unipc4_cpu);
+    RUN(image_dpm6_cpu);
+    RUN(two_images_cpu);
     return test_end();
 }

@@ -1,5 +1,5 @@
 /*
- * The VAE decoder against the official code, layer by layer and chunk by
+ * The VAE against the official code, layer by layer and chunk by
  * chunk.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
@@ -96,8 +96,85 @@ static void stages(const char *device)
 TEST(stages_ref) { stages("ref"); }
 TEST(stages_cpu) { stages("cpu"); }
 
+/* Encode [3, F, H, W] in groups of 1, 4, 4, ... frames. */
+static void encode(WanDev *d, const WanVae *vae, const GoldenTensor *video,
+                   WanTensor *latent)
+{
+    const int64_t F = video->dim[1], H = video->dim[2], W = video->dim[3];
+    WanTensor all = wan_tmp(d, 3, F, H, W);
+    WanVaeStream s;
+
+    *latent = wan_tmp(d, 16, (F - 1) / 4 + 1, H / 8, W / 8);
+    wan_op_upload(d, &all, video->data);
+    wan_vae_encode_stream(d, &s, vae, H, W);
+    for (int64_t f = 0; f < F; f += f ? 4 : 1) {
+        const WanMark mark = wan_mark(d);
+        WanTensor rgb = wan_tmp(d, f ? 4 : 1, H, W, 3);
+
+        wan_op_channels_last(d, &rgb, &all, f, &vae->one, &vae->zero);
+        wan_vae_encode(d, latent, vae, &s, &rgb);
+        CHECK(!wan_dev_error(d));
+        wan_release(d, mark);
+    }
+}
+
+static void encode_all(const char *device)
+{
+    Golden *g = golden_open("vae.safetensors");
+    WanModel *m = open_tiny("tiny/wan-i2v", device);
+    WanDev *d = open_dev(device);
+
+    for (int i = 0; i < 3; i++) {
+        const WanMark mark = wan_mark(d);
+        WanTensor latent;
+        char name[32];
+
+        snprintf(name, sizeof(name), "encode%d.video", i);
+        const GoldenTensor *video = golden_find(g, name);
+        snprintf(name, sizeof(name), "encode%d.out", i);
+        const GoldenTensor *out = golden_find(g, name);
+
+        encode(d, &m->vae, video, &latent);
+        const double err = test_rel_l2(latent.data, out->data, out->n);
+        CHECKF(wan_count(&latent) == out->n && err <= LIMIT, "%s: relative L2 "
+               "%.2e, limit %.1e", name, err, LIMIT);
+        wan_release(d, mark);
+    }
+    wan_dev_close(&d);
+    wan_model_close(&m);
+    golden_close(&g);
+}
+
+TEST(encode_ref) { encode_all("ref"); }
+TEST(encode_cpu) { encode_all("cpu"); }
+
+/* 16 layers in each of two chunks. */
+TEST(encode_stages)
+{
+    Golden *g = golden_open("vae_stages.safetensors");
+    WanModel *m = open_tiny("tiny/wan-i2v", "cpu");
+    WanDev *d = open_dev("cpu");
+    Taps taps = { g, "", LIMIT, 1, 0, 0 };
+    const GoldenTensor *out = golden_find(g, "encode.out");
+    WanTensor latent;
+
+    d->tap = check_tap;
+    d->tap_opaque = &taps;
+    encode(d, &m->vae, golden_find(g, "encode.video"), &latent);
+    const double err = test_rel_l2(latent.data, out->data, out->n);
+    CHECKF(err <= LIMIT, "whole: relative L2 %.2e", err);
+    CHECKF(taps.seen == 2 * 16, "%d stages seen of 32", taps.seen);
+    printf("# worst stage %.2e\n", taps.worst);
+    wan_dev_close(&d);
+    wan_model_close(&m);
+    golden_close(&g);
+}
+
 int main(void)
 {
+    RUN(encode_ref);
+    RUN(encode_cpu);
+    RUN(encode_stages);
     RUN(decode_ref);
     RUN(decode_cpu);
     RUN(decode_diffusers);

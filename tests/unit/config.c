@@ -125,10 +125,13 @@ TEST(known_sizes)
     WanDitConfig c;
     WanT5Config t5;
     WanVaeConfig vae;
+    WanClipConfig clip;
 
-    CHECK(wan_config_named("t2v-14B", &c, &t5, &vae) == 0);
+    CHECK(wan_config_named("i2v-14B", &c, &t5, &vae, &clip) == 0);
+    CHECK(c.in_dim == 36 && c.clip_dim == 1280 && c.task == WAN_TASK_I2V);
+    CHECK(wan_config_named("t2v-14B", &c, &t5, &vae, &clip) == 0);
     CHECK(c.dim == 5120 && c.heads == 40 && t5.layers == 24 && vae.dim == 96);
-    CHECK(wan_config_named("t2v-2B", &c, &t5, &vae) == WAN_ERR(EINVAL));
+    CHECK(wan_config_named("t2v-2B", &c, &t5, &vae, &clip) == WAN_ERR(EINVAL));
 }
 
 int main(void)

@@ -300,6 +300,9 @@ TEST(index_and_shards)
         { "{\"weight_map\":{\"a\":\"m-00001-of-00002.safetensors\","
           "\"b\":\"m-00001-of-00002.safetensors\"}}", WAN_INVALIDDATA,
           "tensor b is not in its shard m-00001" },
+        { "{\"weight_map\":{\"a\":\"m-00002-of-00002.safetensors\","
+          "\"b\":\"m-00001-of-00002.safetensors\"}}", WAN_INVALIDDATA,
+          "tensor b is not in its shard m-00001" },
         { "{\"weight_map\":{\"a\":\"m-00003-of-00002.safetensors\"}}",
           WAN_ERR(ENOENT), "m-00003-of-00002.safetensors: No such file" },
         { "{\"weight_map\":{\"a\":\"../m-00001-of-00002.safetensors\"}}",

@@ -128,6 +128,9 @@ TEST(reads_views)
     for (int zip64 = 0; zip64 < 2; zip64++) {
         Bytes b = several_file(zip64);
         const WanStored *s;
+        WanPool pool = { 0 };
+        WanBinder binder;
+        WanTensor t;
         WanWeights *w;
         uint8_t *held;
         const int ret = open_copy(&w, &held, FILE_NAME, b.p, b.n);
@@ -152,7 +155,12 @@ TEST(reads_views)
         s = wan_weights_find(w, "e");
         CHECK(s && s->bytes == 0);
         s = wan_weights_find(w, "t");
-        CHECK(s && s->bytes == 32 && !s->data);
+        CHECK(s && s->bytes == 32 && !s->data);     // transposed
+        binder = (WanBinder){ .weights = w, .pool = &pool, .log = &test_log };
+        wan_bind_matrix(&binder, &t, "t", 4, 2);
+        CHECK(!t.data && wan_binder_end(&binder) == WAN_ERR(ENOSYS));
+        CHECKF(strstr(last_line, "tensor t is stored with strides"), "%s",
+               last_line);
         s = wan_weights_find(w, "u");
         CHECK(s && s->type == WAN_U8 && ((const uint8_t *)s->data)[0] == 3);
         wan_weights_close(&w);
@@ -449,12 +457,9 @@ TEST(refuses_bad_views)
     refused(&b, FILE_NAME, WAN_INVALIDDATA, "zero byte");
 }
 
-/* The file of several_file() with n bytes changed at an offset from a
- * signature's last place. */
-static Bytes lie(int zip64, uint32_t signature, int offset, uint64_t v, int n)
+/* The file with n bytes changed at an offset from a signature's last place. */
+static Bytes lie_at(Bytes b, uint32_t signature, int offset, uint64_t v, int n)
 {
-    Bytes b = several_file(zip64);
-
     for (size_t at = b.n - 4; at > 0; at--) {
         const uint8_t *p = b.p + at;
 
@@ -520,11 +525,20 @@ TEST(refuses_zip_lies)
     Bytes b;
 
     for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
-        b = lie(lies[i].zip64, lies[i].signature, lies[i].offset, lies[i].v,
-                lies[i].n);
+        b = lie_at(several_file(lies[i].zip64), lies[i].signature,
+                   lies[i].offset, lies[i].v, lies[i].n);
         if (!refused(&b, FILE_NAME, WAN_INVALIDDATA, lies[i].words))
             printf("# lie %zu\n", i);
     }
+    /* a local header of which the file holds 2 bytes; 10, in a comment */
+    b = several_file(0);
+    b = lie_at(b, ENTRY, 42, b.n - 2, 4);
+    refused(&b, FILE_NAME, WAN_INVALIDDATA, "not where");
+    b = several_file(0);
+    b = lie_at(b, ENTRY, 42, b.n, 4);
+    b.p[b.n - 2] = 10;
+    put_lit(&b, "PK\3\4\0\0\0\0\0\0");
+    refused(&b, FILE_NAME, WAN_INVALIDDATA, "not where");
 }
 
 TEST(refuses_other_archives)
@@ -553,6 +567,10 @@ TEST(refuses_other_archives)
     zip_add(&z, "a/byteorder", "big", 3);
     b = zip_finish(&z);
     refused(&b, FILE_NAME, WAN_ERR(ENOSYS), "byte order 'big'");
+    zip_add(&z, "a/data.pkl", "}.", 2);
+    zip_add(&z, "a/byteorder", "middle", 6);
+    b = zip_finish(&z);
+    refused(&b, FILE_NAME, WAN_ERR(ENOSYS), "byte order 'middle'");
     zip_add(&z, "", "", 0);
     b = zip_finish(&z);
     refused(&b, FILE_NAME, WAN_INVALIDDATA, "not a torch file");

@@ -54,11 +54,16 @@ void wan_ref_download(WanDev *d, float *host, const WanTensor *x);
 void wan_ref_finite(WanDev *d, const WanTensor *x, const char *what);
 void wan_ref_embed(WanDev *d, WanTensor *y, const WanTensor *table,
                    const int32_t *ids);
-void wan_ref_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x);
+void wan_ref_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x,
+                      int n);
 void wan_ref_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z);
 void wan_ref_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
                            int64_t t0, const WanTensor *scale,
                            const WanTensor *shift);
+void wan_ref_channels_first(WanDev *d, WanTensor *y, int64_t t0,
+                            const WanTensor *x, const WanTensor *scale,
+                            const WanTensor *shift);
+void wan_ref_resize(WanDev *d, WanTensor *y, const WanTensor *x);
 void wan_ref_image(WanDev *d, const WanImage *img, const WanTensor *rgb);
 void wan_ref_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
                    int threads);

@@ -388,7 +388,7 @@ void wan_ref_finite(WanDev *d, const WanTensor *x, const char *what)
     for (int64_t i = 0; i < wan_rows(x); i++)
         for (int64_t c = 0; c < wan_cols(x); c++)
             if (!isfinite(wan_row(x, i)[c])) {
-                wan_dev_fail(d, WAN_ERR(EDOM), "%s", what);
+                wan_dev_fail(d, WAN_ERR(EDOM), "%s is not finite", what);
                 return;
             }
 }
@@ -406,8 +406,8 @@ void wan_ref_embed(WanDev *d, WanTensor *y, const WanTensor *table,
                    table->type, wan_cols(y), 1);
 }
 
-/* tokens[(t, i, j), c*4 + q*2 + r] = x[c, t, 2i+q, 2j+r] */
-void wan_ref_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x)
+/* tokens[(t, i, j), (c*n + q)*n + r] = x[c, t, n*i + q, n*j + r] */
+void wan_ref_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x, int n)
 {
     const int64_t I = x->dim[0], T = x->dim[1], H = x->dim[2], W = x->dim[3];
     const float *in = x->data;
@@ -417,8 +417,8 @@ void wan_ref_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x)
         for (int64_t t = 0; t < T; t++)
             for (int64_t i = 0; i < H; i++)
                 for (int64_t j = 0; j < W; j++)
-                    wan_row(tokens, (t * (H / 2) + i / 2) * (W / 2) + j / 2)
-                        [c * 4 + i % 2 * 2 + j % 2] = *in++;
+                    wan_row(tokens, (t * (H / n) + i / n) * (W / n) + j / n)
+                        [(c * n + i % n) * n + j % n] = *in++;
 }
 
 /* x[c, t, 2i+q, 2j+r] = z[(t, i, j), (q*2 + r)*O + c] */
@@ -454,6 +454,66 @@ void wan_ref_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
             for (int64_t p = 0; p < HW; p++)
                 wan_row(y, t * HW + p)[c] = (double)in[p] * a[c] + b[c];
         }
+}
+
+/* y[c, t0 + t, i, j] = x[t, i, j, c] * scale[c] + shift[c] */
+void wan_ref_channels_first(WanDev *d, WanTensor *y, int64_t t0,
+                            const WanTensor *x, const WanTensor *scale,
+                            const WanTensor *shift)
+{
+    const int64_t T = x->dim[0], HW = x->dim[1] * x->dim[2], C = y->dim[0];
+    const float *a = vector(scale), *b = vector(shift);
+
+    (void)d;
+    for (int64_t c = 0; c < C; c++)
+        for (int64_t t = 0; t < T; t++) {
+            float *out = (float *)y->data + (c * y->dim[1] + t0 + t) * HW;
+
+            for (int64_t p = 0; p < HW; p++)
+                out[p] = (double)wan_row(x, t * HW + p)[c] * a[c] + b[c];
+        }
+}
+
+/* Keys' cubic with a = -0.75 at distance t. */
+static double cubic(double t)
+{
+    const double a = -0.75;
+
+    t = fabs(t);
+    if (t <= 1)
+        return ((a + 2) * t - (a + 3)) * t * t + 1;
+    return t < 2 ? (((t - 5) * t + 8) * t - 4) * a : 0;
+}
+
+/* y[c, i, j] = sum over 4 x 4 taps around the source position of pixel (i, j) */
+void wan_ref_resize(WanDev *d, WanTensor *y, const WanTensor *x)
+{
+    const int64_t h = x->dim[1], w = x->dim[2], H = y->dim[1], W = y->dim[2];
+
+    for (int64_t row = 0; row < y->dim[0] * H; row++) {
+        const int64_t c = row / H;
+        const double si = (row % H + 0.5) * h / H - 0.5;
+        const int64_t i0 = (int64_t)floor(si);
+
+        if (wan_dev_cancelled(d))
+            return;
+        for (int64_t j = 0; j < W; j++) {
+            const double sj = (j + 0.5) * w / W - 0.5;
+            const int64_t j0 = (int64_t)floor(sj);
+            double sum = 0;
+
+            for (int64_t p = i0 - 1; p <= i0 + 2; p++) {
+                const int64_t pi = p < 0 ? 0 : p >= h ? h - 1 : p;
+                const float *in = wan_row(x, c * h + pi);
+
+                for (int64_t q = j0 - 1; q <= j0 + 2; q++) {
+                    const int64_t qj = q < 0 ? 0 : q >= w ? w - 1 : q;
+                    sum += cubic(si - p) * cubic(sj - q) * in[qj];
+                }
+            }
+            wan_row(y, row)[j] = sum;
+        }
+    }
 }
 
 void wan_ref_image(WanDev *d, const WanImage *img, const WanTensor *rgb)
@@ -497,6 +557,8 @@ static const WanOps ops = {
     .patchify       = wan_ref_patchify,
     .unpatchify     = wan_ref_unpatchify,
     .channels_last  = wan_ref_channels_last,
+    .channels_first = wan_ref_channels_first,
+    .resize         = wan_ref_resize,
     .image          = wan_ref_image,
     .noise          = wan_ref_noise,
     .linear_scratch    = linear_scratch,

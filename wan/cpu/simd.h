@@ -17,6 +17,11 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Fused multiply-adds where the machine has them: -std=c11 turns them off. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize ("fp-contract=fast")
+#endif
+
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
     __has_feature(memory_sanitizer)
@@ -27,12 +32,13 @@
 #define WAN_SANITIZED 1
 #endif
 
-/* Sanitizers start after the loader has chosen among copies: none there. */
+/* Sanitizers start after the loader has chosen among copies: none there.
+ * clang takes arch= to mean that very processor, so there features choose. */
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(WAN_SANITIZED) && \
     !defined(WAN_NO_CLONES) && !defined(__AVX2__)
 #if defined(__clang__)
-#define WAN_SIMD __attribute__((target_clones("arch=skylake-avx512", \
-                                              "arch=haswell", "default")))
+#define WAN_SIMD __attribute__((target_clones("avx512f", "avx2", \
+                                              "default")))
 #else
 #define WAN_SIMD __attribute__((target_clones("arch=x86-64-v4", \
                                               "arch=x86-64-v3", "default")))

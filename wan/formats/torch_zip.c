@@ -24,9 +24,20 @@
 #define MAX_VALUES  (1 << 22)
 #define MAX_MARKS   1000
 
-static uint32_t u16(const uint8_t *p) { return p[0] | p[1] << 8; }
-static uint32_t u32(const uint8_t *p) { return u16(p) | u16(p + 2) << 16; }
-static uint64_t u64(const uint8_t *p) { return u32(p) | (uint64_t)u32(p + 4) << 32; }
+static uint32_t u16(const uint8_t *p)
+{
+    return p[0] | p[1] << 8;
+}
+
+static uint32_t u32(const uint8_t *p)
+{
+    return u16(p) | u16(p + 2) << 16;
+}
+
+static uint64_t u64(const uint8_t *p)
+{
+    return u32(p) | (uint64_t)u32(p + 4) << 32;
+}
 
 /* ---------------------------------------------------------------- zip */
 
@@ -86,7 +97,8 @@ static int zip_end(const Zip *z, int64_t *begin, int64_t *end,
             break;
     if (at < 0 || at < size - 22 - 65535)
         return zip_error(z, "no end record, the file is cut off", size);
-    if (u16(d + at + 4) || u16(d + at + 6) || u16(d + at + 8) != u16(d + at + 10))
+    if (u16(d + at + 4) || u16(d + at + 6) ||
+        u16(d + at + 8) != u16(d + at + 10))
         return zip_error(z, "one of several volumes", at);
     *count = u16(d + at + 10);
     bytes = u32(d + at + 12);
