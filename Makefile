@@ -32,7 +32,7 @@ CFLAGS ?=
 
 OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/names.o \
-       t5.o dit.o vae.o sampler.o rng.o \
+       t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o
@@ -42,7 +42,7 @@ TOOLS = wan-info wan-random
 UNIT = arena config header job names rng safetensors sampler \
        text_clean tokenizer torch_zip weights
 CHECKOP = checkop bench attention conv elem image layout linear norm rope
-MODEL = t5 dit vae pipeline
+MODEL = t5 clip dit vae pipeline
 FUZZ = safetensors torch_zip index_json config_json tokenizer text_clean
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)

@@ -8,6 +8,7 @@
 #define WAN_WEIGHTS_FUZZ_H
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,11 +60,11 @@ static inline void fuzz_weights(const char *path, const uint8_t *data,
         b.error = 0;
         if (n == 2 && strlen(s->name) > 7 &&
             !strcmp(s->name + strlen(s->name) - 7, ".weight")) {
-            char prefix[256] = "";
+            char prefix[200];
             WanLinear l;
 
-            strncat(prefix, s->name, strlen(s->name) - 7 < 200 ?
-                                     strlen(s->name) - 7 : 200);
+            snprintf(prefix, sizeof(prefix), "%.*s",
+                     (int)strlen(s->name) - 7, s->name);
             wan_bind_linear(&b, &l, prefix, dim[0], dim[1], 1);
         }
     }

@@ -1,0 +1,213 @@
+#!/bin/sh
+#
+# Build the ffmpeg and ffprobe tools with the wan filters.
+#
+# This file is part of libwan; see the licence in wan/wan.h.
+#
+# usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--cuda] [CONFIGURE OPTION...]
+#
+#   SOURCE     FFmpeg source tree (tools/get-ffmpeg.sh); it is not changed
+#   BUILD      libwan's build folder, with lib/; gets bin/ffmpeg, bin/ffprobe
+#              and ffmpeg-SERIES/ with the patched source and the objects
+#   PKGCONFIG  folder with libwan's wan.pc
+#   --cuda     GPU frames and NVENC too; wants FFmpeg's nv-codec-headers
+#
+# Further options go to FFmpeg's configure, after ours. JOBS=N: parallel jobs.
+# What has not changed is not done again: changing vf_wan.c costs seconds.
+
+set -eu
+
+fail() { echo "build-ffmpeg: $*" >&2; exit 1; }
+say()  { echo "build-ffmpeg: $*"; }
+
+[ $# -ge 3 ] || fail "usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--cuda] [CONFIGURE OPTION...]"
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+src=$(cd "$1" 2>/dev/null && pwd)   || fail "no FFmpeg source in '$1'"
+mkdir -p "$2" || exit 1
+build=$(cd "$2" && pwd)
+pcdir=$(cd "$3" 2>/dev/null && pwd) || fail "no folder '$3' with wan.pc"
+shift 3
+
+[ -f "$pcdir/wan.pc" ] || fail "'$pcdir' has no wan.pc: build libwan first"
+[ -f "$src/configure" ] && [ -f "$src/libavfilter/allfilters.c" ] ||
+    fail "'$src' is not an FFmpeg source tree"
+filter=$root/libavfilter/vf_wan.c
+[ -f "$filter" ] || fail "'$filter' is missing"
+command -v pkg-config >/dev/null || fail "pkg-config is missing"
+
+series=$(sed -n '1s/^\([0-9][0-9]*\.[0-9][0-9]*\).*/\1/p' "$src/RELEASE" 2>/dev/null) || :
+patches=$root/patches/ffmpeg-$series
+[ -n "$series" ] && [ -d "$patches" ] ||
+    fail "no patches for FFmpeg '${series:-of unknown release}', only for:" \
+         "$(cd "$root/patches" && echo ffmpeg-*)"
+
+obj=$build/ffmpeg-$series
+tree=$obj/source
+mkdir -p "$obj" "$build/bin"
+
+# one NAME COMMAND...: run it with its output in a log, on failure show the end
+one()
+{
+    log=$obj/$1.log
+    shift
+    if ! "$@" >"$log" 2>&1 </dev/null; then
+        echo "build-ffmpeg: '$1' failed, the last lines of $log:" >&2
+        tail -n 25 "$log" >&2
+        exit 1
+    fi
+}
+
+# changed STAMP TEXT: true if the stamp does not hold the text
+changed() { [ "$(cat "$obj/$1.stamp" 2>/dev/null)" != "$2" ]; }
+stamp()   { printf '%s\n' "$2" >"$obj/$1.stamp"; }
+
+# ---- the patched copy of the source: made aside, then renamed
+
+copy_source()
+{
+    rm -rf "$tree.part"
+    mkdir "$tree.part" || return 1
+    (cd "$src" && tar -cf - --exclude=./.git --exclude=./config.h .) |
+        (cd "$tree.part" && tar -xf -) || return 1
+    [ -f "$tree.part/Makefile" ] || return 1
+    cd "$tree.part" || return 1
+    if ! grep -q ff_vf_wan_i2v libavfilter/allfilters.c; then
+        patch -p1 -N -i "$(echo "$patches"/0001-*.patch)" || return 1
+    fi
+    if ! grep -q FF_FILTER_INTERRUPT libavfilter/filters.h; then
+        patch -p1 -N -i "$(echo "$patches"/0002-*.patch)" || return 1
+    fi
+    cd "$obj" || return 1
+    rm -rf "$tree"
+    mv "$tree.part" "$tree"
+}
+
+long=no     # worth a line before make runs
+want="$src $(cat "$src/RELEASE") $(cat "$patches"/*.patch | cksum)"
+if changed source "$want" || [ ! -d "$tree" ]; then
+    say "patching FFmpeg $(cat "$src/RELEASE")"
+    rm -f "$obj/source.stamp" "$obj/configure.stamp"
+    one patch copy_source
+    stamp source "$want"
+fi
+
+# renew FROM TO: copy if different, so that make sees only real changes
+renew() { cmp -s "$1" "$2" || { cp "$1" "$2" && long=yes; }; }
+
+renew "$filter" "$tree/libavfilter/vf_wan.c"
+for ref in "$root"/tests/fate/filter-wan-*; do
+    [ ! -f "$ref" ] || renew "$ref" "$tree/tests/ref/fate/${ref##*/}"
+done
+
+# ---- configuration: what the documented recipes use, little else
+
+PKG_CONFIG_PATH=$pcdir${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
+export PKG_CONFIG_PATH
+have() { pkg-config --exists "$1"; }
+
+filters=null,anull,format,aformat,scale,aresample,fps,setpts,asetpts,settb,setsar,setparams
+filters=$filters,sendcmd,metadata,showinfo,sidedata,select,psnr,ssim,signalstats,realtime
+filters=$filters,hstack,vstack,xstack,overlay,concat,split,loop,trim,atrim,tpad,crop,pad,fade,xfade
+filters=$filters,drawbox,minterpolate,transpose,hflip,reverse,palettegen,paletteuse
+filters=$filters,testsrc,testsrc2,color,nullsrc,nullsink,anullsrc,sine,volume,amix,afade
+for name in wan_i2v wan_t2v; do     # what vf_wan.c has, and no more
+    grep -q "ff_v[a-z]*_$name\>" "$filter" && filters=$filters,$name
+done
+encoders=mpeg4,ffv1,png,mjpeg,gif,rawvideo,wrapped_avframe,aac,flac,pcm_s16le
+decoders=h264,hevc,mpeg4,ffv1,png,mjpeg,gif,webp,bmp,ppm,rawvideo,wrapped_avframe
+decoders=$decoders,aac,mp3float,flac,pcm_s16le,pcm_s24le,pcm_f32le
+parsers=h264,hevc,mpeg4video,png,mjpeg,gif,webp,bmp,pnm,aac,mpegaudio,flac
+demuxers=mov,matroska,mpegts,flv,hls,nut,rawvideo,yuv4mpegpipe,h264,hevc,gif,concat,ffmetadata
+demuxers=$demuxers,image2,image2pipe,image_png_pipe,image_jpeg_pipe,image_webp_pipe
+demuxers=$demuxers,image_bmp_pipe,image_ppm_pipe,wav,mp3,aac,flac
+muxers=mp4,mov,matroska,mpegts,flv,hls,segment,stream_segment,tee,fifo,nut,rawvideo
+muxers=$muxers,yuv4mpegpipe,h264,hevc,gif,image2,image2pipe,wav,flac,adts,ffmetadata
+muxers=$muxers,null,crc,md5,framecrc,framemd5,framehash
+bsfs=h264_mp4toannexb,hevc_mp4toannexb,h264_metadata,hevc_metadata,aac_adtstoasc
+bsfs=$bsfs,extract_extradata,dump_extra,setts,trace_headers,null
+protocols=file,pipe,fd,tcp,udp,unix,http,rtmp
+
+libs=
+missing=
+if have x264; then
+    libs="$libs --enable-gpl --enable-libx264"
+    encoders=$encoders,libx264,libx264rgb
+else
+    missing="$missing x264"
+fi
+if have x265; then
+    libs="$libs --enable-gpl --enable-libx265"
+    encoders=$encoders,libx265
+else
+    missing="$missing x265"
+fi
+if have libzmq; then
+    libs="$libs --enable-libzmq"
+    filters=$filters,zmq
+else
+    missing="$missing libzmq"
+fi
+if have zlib; then
+    libs="$libs --enable-zlib"
+else
+    missing="$missing zlib"
+fi
+case $(uname -m) in
+i?86|x86_64|amd64)
+    command -v nasm >/dev/null || {
+        libs="$libs --disable-x86asm"
+        missing="$missing nasm"
+    } ;;
+esac
+cuda=no
+if [ "${1-}" = --cuda ]; then
+    shift
+    cuda=yes
+    have ffnvcodec || fail "--cuda wants FFmpeg's nv-codec-headers (ffnvcodec.pc)"
+    libs="$libs --enable-ffnvcodec --enable-cuda --enable-nvenc"
+    encoders=$encoders,h264_nvenc,hevc_nvenc
+    filters=$filters,hwupload,hwdownload
+fi
+
+# $ORIGIN/../lib is the same place for bin/ and for the folder of the objects,
+# where FATE runs the tool. configure evaluates the backslashes, make one $, and
+# the quotes save the other from the shell.
+set -- --disable-everything --disable-autodetect --disable-doc --disable-ffplay \
+    --disable-debug --enable-libwan $libs --enable-indev=lavfi \
+    --enable-protocol=$protocols --enable-filter=$filters \
+    --enable-encoder=$encoders --enable-decoder=$decoders \
+    --enable-parser=$parsers --enable-bsf=$bsfs \
+    --enable-demuxer=$demuxers --enable-muxer=$muxers \
+    --extra-ldexeflags="-Wl,-rpath,'\\\$\\\$ORIGIN/../lib'" \
+    ${CC:+"--cc=$CC"} "$@"
+
+want="$* $(cat "$pcdir/wan.pc" "$tree/configure" "$tree/libavfilter/allfilters.c" | cksum)"
+if changed configure "$want" || [ ! -f "$obj/ffbuild/config.mak" ]; then
+    say "configuring${missing:+, without:$missing}"
+    rm -f "$obj/configure.stamp"
+    cd "$obj"
+    one configure "$tree/configure" "$@"
+    # with headers of a version it does not like, configure drops CUDA silently
+    [ $cuda = no ] || grep -q 'CONFIG_H264_NVENC_ENCODER 1' config_components.h ||
+        fail "--cuda: FFmpeg $series does not take nv-codec-headers" \
+             "$(pkg-config --modversion ffnvcodec), 12.1 is good for 7.1 and later"
+    stamp configure "$want"
+    long=yes
+fi
+
+# ---- the build
+
+: "${JOBS:=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)}"
+unset MAKEFLAGS MFLAGS MAKELEVEL || :
+cd "$obj"
+[ -x ffmpeg ] && [ -x ffprobe ] && [ $long = no ] ||
+    say "building, log in $obj/make.log"
+one make make -j"$JOBS" ffmpeg ffprobe
+for tool in ffmpeg ffprobe; do
+    if ! cmp -s "$tool" "$build/bin/$tool"; then
+        cp "$tool" "$build/bin/$tool.part"      # a running one stays whole
+        mv -f "$build/bin/$tool.part" "$build/bin/$tool"
+    fi
+done
+say "$build/bin/ffmpeg is up to date"
