@@ -55,6 +55,13 @@ int wan_dev_known(const char *name, const WanLog *log)
     return find_backend(name, log) != NULL;
 }
 
+int64_t wan_dev_available(const char *name)
+{
+    const WanBackend *b = find_backend(name, NULL);
+
+    return b ? b->available() : INT64_MAX;
+}
+
 static int dev_open(WanDev **out, const char *name, int threads, int plan,
                     int64_t bytes, const WanLog *log)
 {

@@ -24,7 +24,9 @@ typedef struct WanBackend {
     const WanOps *ops;
     int (*open)(WanDev *d);         // sets d->priv; may be NULL
     void (*close)(WanDev *d);       // takes half-opened devices; may be NULL
-    /* Arena memory, aligned to 64 bytes. */
+    /* Bytes an arena could have now, INT64_MAX: not known. */
+    int64_t (*available)(void);
+    /* Arena memory, aligned to 64 bytes; NULL: there is not so much. */
     void *(*alloc)(WanDev *d, int64_t bytes);
     void (*free)(WanDev *d, void *p, int64_t bytes);
 } WanBackend;
@@ -74,6 +76,9 @@ int wan_dev_open(WanDev **out, const char *name, int threads, int64_t bytes,
 int wan_dev_open_plan(WanDev **out, const char *name, int threads,
                       const WanLog *log);
 void wan_dev_close(WanDev **d);
+
+/* Bytes an arena of that device could have now, INT64_MAX: not known. */
+int64_t wan_dev_available(const char *name);
 
 /* Whether this build knows the device name; logs a line if not. */
 int wan_dev_known(const char *name, const WanLog *log);

@@ -398,23 +398,6 @@ static void decode(WanJob *j)
 
 /* ----------------------------------------------------------------- plan */
 
-static int64_t available_memory(const WanModel *m)
-{
-    int64_t kb = -1;
-    char line[128];
-    FILE *f;
-
-    if (m->memory)
-        return m->memory;
-    if ((f = fopen("/proc/meminfo", "r"))) {
-        while (fgets(line, sizeof(line), f))
-            if (sscanf(line, "MemAvailable: %lld kB", (long long *)&kb) == 1)
-                break;
-        fclose(f);
-    }
-    return kb > 0 ? kb * 1024 : INT64_MAX;
-}
-
 /* The whole pipeline on the plan backend: j has request and id counts. */
 static int plan_job(WanPlan *out, WanJob *j,
                     void (*trace)(void *, const char *), void *opaque)
@@ -430,7 +413,7 @@ static int plan_job(WanPlan *out, WanJob *j,
     j->dev->trace_opaque = opaque;
     *out = (WanPlan){
         .weight_bytes = m->info.weight_bytes + m->pool.bytes,
-        .available_bytes = available_memory(m),
+        .available_bytes = m->memory ? m->memory : wan_dev_available(m->device),
         .tokens = (int64_t)T * (j->rq.height / 16) * (j->rq.width / 16),
     };
 

@@ -139,8 +139,9 @@ static const WanOps ops = {
 };
 
 const WanBackend wan_backend_cpu = {
-    .name  = "cpu",
-    .ops   = &ops,
-    .alloc = wan_cpu_alloc,
-    .free  = wan_cpu_free,
+    .name      = "cpu",
+    .ops       = &ops,
+    .available = wan_cpu_memory_available,
+    .alloc     = wan_cpu_alloc,
+    .free      = wan_cpu_free,
 };

@@ -567,8 +567,9 @@ static const WanOps ops = {
 };
 
 const WanBackend wan_backend_ref = {
-    .name  = "ref",
-    .ops   = &ops,
-    .alloc = wan_cpu_alloc,
-    .free  = wan_cpu_free,
+    .name      = "ref",
+    .ops       = &ops,
+    .available = wan_cpu_memory_available,
+    .alloc     = wan_cpu_alloc,
+    .free      = wan_cpu_free,
 };
