@@ -42,7 +42,7 @@ TOOLS = wan-info wan-random
 UNIT = arena config header job names rng safetensors sampler \
        text_clean tokenizer torch_zip weights
 CHECKOP = checkop bench attention conv elem image layout linear norm rope
-MODEL = t5 clip dit vae pipeline
+MODEL_TESTS = t5 clip dit vae pipeline
 FUZZ = safetensors torch_zip index_json config_json tokenizer text_clean
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)
@@ -82,8 +82,11 @@ define pc
 	    'Cflags: -I$${includedir}' > $(1)
 endef
 
+# The build tree as FFmpeg sees it: the one header that is public.
 $(B)/pkgconfig/wan.pc: config.mak $(SRC)/wan/wan.h
-	$(call pc,$@,$(abspath $(B)/lib),$(abspath $(SRC)/wan))
+	@mkdir -p $(B)/include
+	ln -sf $(abspath $(SRC)/wan/wan.h) $(B)/include/wan.h
+	$(call pc,$@,$(abspath $(B)/lib),$(abspath $(B)/include))
 
 $(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
 	@mkdir -p $(@D)
@@ -98,10 +101,10 @@ $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 GOLDEN = $(B)/golden
 COMPARE = $(B)/tests/fate/compare
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
-        $(MODEL:%=$(B)/tests/model/%)
+        $(MODEL_TESTS:%=$(B)/tests/model/%)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/badinput.sh \
-       $(SRC)/tests/fate/interrupt.sh
+       $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/install.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
       FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \
       sh $(SRC)/tests/run
@@ -140,7 +143,7 @@ unit: $(UNIT:%=$(B)/tests/unit/%) $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 checkop: $(B)/tests/checkop/checkop $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
-model: $(MODEL:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
+model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 fate: ffmpeg tools $(COMPARE) $(GOLDEN)/.stamp
 	@$(RUN) $(FATE)
@@ -160,6 +163,12 @@ check-sanitize:
 	    $(MAKE) B=build check-lib
 	cd $(B)/tsan && $(abspath $(SRC))/configure --sanitize=thread > /dev/null && \
 	    $(MAKE) B=build check-threads
+# The filter tests in another release: make check-ffmpeg-7.1
+check-ffmpeg-%: all
+	mkdir -p $(B)/ffmpeg-check-$*
+	cd $(B)/ffmpeg-check-$* && $(abspath $(SRC))/configure \
+	    --ffmpeg-version=$* > /dev/null && $(MAKE) B=build fate
+
 check-threads: $(B)/tests/unit/job $(GOLDEN)/.stamp
 	@$(RUN) $<
 
@@ -175,9 +184,9 @@ ffmpeg: libs
 	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig
 
 # make demo [MODEL=DIR] [PROMPT='...'] [DEMO='frames=17:steps=20']
+export MODEL PROMPT DEMO
 demo: ffmpeg tools $(GOLDEN)/.stamp
-	@B=$(B) MODEL='$(MODEL)' GOLDEN=$(GOLDEN) DEMO='$(DEMO)' \
-	    sh $(SRC)/tools/demo.sh
+	@B=$(B) GOLDEN=$(GOLDEN) sh $(SRC)/tools/demo.sh
 
 # -------------------------------------------------------- fuzz and bench
 

@@ -1,0 +1,491 @@
+/*
+ * wan-info: what a checkpoint is, and what a request would need.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ *
+ * Reads names, shapes and types, never the weights; the needs come from
+ * wan_plan(). With --shapes no checkpoint is needed.
+ */
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model.h"
+
+static const char usage_text[] =
+"usage: wan-info MODEL [options]\n"
+"       wan-info --shapes NAME [options]\n"
+"\n"
+"Say what a checkpoint is and what making a video with it would need.\n"
+"\n"
+"  MODEL               a directory or a transformer file\n"
+"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B or flf2v-14B, without a\n"
+"                      checkpoint\n"
+"  --text-encoder F, --vae F, --clip F, --tokenizer F\n"
+"                      other files than the model's own\n"
+"  --size WxH --frames N --steps N --guidance X\n"
+"                      the request; what is not given is the model's default\n"
+"  --prompt TEXT       count with this text, not with 512 tokens\n"
+"  --memory BYTES      the limit to hold it against, with k, M, G, Ki, Mi, Gi\n"
+"  --device NAME       auto, cpu or ref [auto]\n"
+"  --threads N         CPU threads [one a core]\n"
+"  --trace             list the operations of the request instead\n"
+"\n"
+"In the trace, a section that has the lines of the one before it is a single\n"
+"line: '# block 1: as block 0'. One denoising step stands for all.\n";
+
+typedef struct Options {
+    WanModelParams model;
+    const char *shapes, *prompt;
+    int width, height, frames, steps;   // 0: the model's
+    double guidance;                    // -1: the model's
+    int trace;
+    int errors;                         // lines logged
+} Options;
+
+static void show_line(void *opaque, enum WanLogLevel level, const char *line)
+{
+    Options *o = opaque;
+
+    o->errors += level == WAN_LOG_ERROR;
+    fprintf(stderr, "wan-info: %s\n", line);
+}
+
+/* -------------------------------------------------------- command line */
+
+__attribute__((format(printf, 1, 2)))
+static int usage(const char *fmt, ...)
+{
+    va_list ap;
+
+    fputs("wan-info: ", stderr);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputs("; see wan-info --help\n", stderr);
+    return 2;
+}
+
+/* 0, or the exit status of wrong use; ranges are the library's to check. */
+static int parse_int(int *out, const char *option, const char *text)
+{
+    char *end;
+    const long v = strtol(text, &end, 10);
+
+    if (!*text || *end || v < 1 || v > 1 << 24)
+        return usage("--%s %s: a whole number from 1 can be", option, text);
+    *out = (int)v;
+    return 0;
+}
+
+static int parse_size(Options *o, const char *text)
+{
+    int n = 0;
+
+    if (sscanf(text, "%9dx%9d%n", &o->width, &o->height, &n) != 2 ||
+        text[n] || o->width < 1 || o->height < 1)
+        return usage("--size %s: WxH can be, such as 832x480", text);
+    return 0;
+}
+
+static int parse_bytes(int64_t *out, const char *text)
+{
+    static const char unit[] = "kMGT";
+    const char *u;
+    double v, base = 1000;
+    char *end;
+
+    v = strtod(text, &end);
+    if (end != text && *end && (u = strchr(unit, *end == 'K' ? 'k' : *end))) {
+        if (*++end == 'i') {
+            base = 1024;
+            end++;
+        }
+        for (; u >= unit; u--)
+            v *= base;
+    }
+    if (end == text || *end || !(v >= 1 && v < 1e18))
+        return usage("--memory %s: bytes can be, such as 8G or 8Gi", text);
+    *out = (int64_t)v;
+    return 0;
+}
+
+/* 0, -1: help was shown, or the exit status of wrong use. */
+static int parse(Options *o, int argc, char **argv)
+{
+    static const struct option known[] = {
+        { "shapes", 1, NULL, 'S' }, { "size", 1, NULL, 's' },
+        { "frames", 1, NULL, 'f' }, { "steps", 1, NULL, 'n' },
+        { "guidance", 1, NULL, 'g' }, { "prompt", 1, NULL, 'p' },
+        { "memory", 1, NULL, 'm' }, { "device", 1, NULL, 'd' },
+        { "threads", 1, NULL, 't' }, { "trace", 0, NULL, 'T' },
+        { "text-encoder", 1, NULL, 'x' }, { "vae", 1, NULL, 'v' },
+        { "clip", 1, NULL, 'c' }, { "tokenizer", 1, NULL, 'k' },
+        { "help", 0, NULL, 'h' }, { 0 },
+    };
+    int c, ret = 0;
+    char *end;
+
+    *o = (Options){ .guidance = -1 };
+    wan_model_params_default(&o->model);
+    o->model.log = show_line;
+    o->model.log_opaque = o;
+    o->model.log_level = WAN_LOG_WARNING;
+    opterr = 0;
+    while (!ret && (c = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+        switch (c) {
+        case 'S': o->shapes = optarg; break;
+        case 's': ret = parse_size(o, optarg); break;
+        case 'f': ret = parse_int(&o->frames, "frames", optarg); break;
+        case 'n': ret = parse_int(&o->steps, "steps", optarg); break;
+        case 'g':
+            o->guidance = strtod(optarg, &end);
+            if (!*optarg || *end || !(o->guidance >= 0))
+                ret = usage("--guidance %s: a number from 0 can be", optarg);
+            break;
+        case 'p': o->prompt = optarg; break;
+        case 'm': ret = parse_bytes(&o->model.memory, optarg); break;
+        case 'd': o->model.device = optarg; break;
+        case 't': ret = parse_int(&o->model.threads, "threads", optarg); break;
+        case 'T': o->trace = 1; break;
+        case 'x': o->model.text_encoder = optarg; break;
+        case 'v': o->model.vae = optarg; break;
+        case 'c': o->model.clip = optarg; break;
+        case 'k': o->model.tokenizer = optarg; break;
+        case 'h':
+            fputs(usage_text, stdout);
+            return -1;
+        default:
+            return usage("%s is not known or lacks its value",
+                         argv[optind - 1]);
+        }
+    }
+    if (ret)
+        return ret;
+    if (optind < argc)
+        o->model.path = argv[optind++];
+    if (optind < argc)
+        return usage("one MODEL, not more");
+    if (!o->model.path == !o->shapes)
+        return usage("give either MODEL or --shapes");
+    return 0;
+}
+
+/* ---------------------------------------------------------- description */
+
+/* 1418996800 as "1,418,996,800". */
+static const char *grouped(int64_t v, char buf[32])
+{
+    char digits[24];
+    const int n = snprintf(digits, sizeof(digits), "%" PRId64, v);
+    char *p = buf;
+
+    for (int i = 0; i < n; i++) {
+        if (i && (n - i) % 3 == 0)
+            *p++ = ',';
+        *p++ = digits[i];
+    }
+    *p = 0;
+    return buf;
+}
+
+/* "  825 tensors, 1,418,996,800 numbers: F32 0.02 GB, BF16 2.82 GB" */
+static void show_stored(const WanWeights *w)
+{
+    int64_t bytes[WAN_NB_TYPES] = { 0 }, numbers = 0;
+    const char *between = ": ";
+    char buf[32];
+
+    for (int i = 0; i < wan_weights_count(w); i++) {
+        const WanStored *t = wan_weights_at(w, i);
+
+        bytes[t->type] += t->bytes;
+        numbers += t->bytes / wan_type_size(t->type);
+    }
+    printf("                %d tensors, %s numbers", wan_weights_count(w),
+           grouped(numbers, buf));
+    for (int t = 0; t < WAN_NB_TYPES; t++) {
+        if (!bytes[t])
+            continue;
+        printf("%s%s %.3f GB", between, wan_type_name(t), bytes[t] / 1e9);
+        between = ", ";
+    }
+    printf("\n                %s\n", wan_weights_path(w));
+}
+
+typedef struct Count {
+    int tensors;
+    int64_t numbers;
+} Count;
+
+static void count_tensor(void *opaque, const char *name, int nb_dims,
+                         const int64_t *dim)
+{
+    Count *c = opaque;
+    int64_t n = 1;
+
+    (void)name;
+    for (int i = 0; i < nb_dims; i++)
+        n *= dim[i];
+    c->tensors++;
+    c->numbers += n;
+}
+
+/* The same without files: what the library reads. */
+static int show_shapes(const WanModel *m, WanPart part)
+{
+    Count c = { 0 };
+    WanPool pool = { 0 };
+    WanBinder b = { .part = part, .pool = &pool, .plan_type = WAN_BF16,
+                    .visit = count_tensor, .visit_opaque = &c };
+    WanDit dit = { 0 };
+    WanT5 t5 = { 0 };
+    WanVae vae = { 0 };
+    WanClip clip = { 0 };
+    char buf[32];
+    int ret;
+
+    if (part == WAN_PART_DIT)
+        ret = wan_dit_bind(&dit, &m->dit.config, &b);
+    else if (part == WAN_PART_T5)
+        ret = wan_t5_bind(&t5, &m->t5.config, &b);
+    else if (part == WAN_PART_VAE)
+        ret = wan_vae_bind(&vae, &m->vae.config, m->dit.config.clip_dim > 0,
+                           &b);
+    else
+        ret = wan_clip_bind(&clip, &m->clip.config, &b);
+    wan_dit_free(&dit);
+    wan_t5_free(&t5);
+    wan_clip_free(&clip);
+    wan_pool_free(&pool);
+    if (ret >= 0)
+        printf("                %d tensors read, %s numbers\n", c.tensors,
+               grouped(c.numbers, buf));
+    return ret;
+}
+
+static int show_part(const WanModel *m, int file, WanPart part)
+{
+    if (!m->files[file])
+        return show_shapes(m, part);
+    show_stored(m->files[file]);
+    return 0;
+}
+
+static int show_model(const WanModel *m)
+{
+    const WanModelInfo *i = wan_model_info(m);
+    const WanDitConfig *d = &m->dit.config;
+    const WanT5Config *t = &m->t5.config;
+    const WanClipConfig *c = &m->clip.config;
+    int ret;
+
+    printf("%s\n", i->name);
+    printf("  transformer   width %d, %d layers, %d heads of %d, "
+           "feed-forward %d\n", d->dim, d->layers, d->heads,
+           d->dim / d->heads, d->ffn);
+    if ((ret = show_part(m, 0, WAN_PART_DIT)) < 0)
+        return ret;
+    printf("  text encoder  width %d, %d layers, %d heads of %d, "
+           "feed-forward %d, %d words\n", t->dim, t->layers, t->heads,
+           t->attn_dim / t->heads, t->ffn, t->vocab);
+    if ((ret = show_part(m, 1, WAN_PART_T5)) < 0)
+        return ret;
+    printf("  VAE           base width %d\n", m->vae.config.dim);
+    if ((ret = show_part(m, 2, WAN_PART_VAE)) < 0)
+        return ret;
+    if (d->clip_dim) {
+        printf("  CLIP          width %d, %d layers run, %d heads of %d, "
+               "feed-forward %d\n", c->dim, c->layers, c->heads,
+               c->dim / c->heads, c->mlp);
+        if ((ret = show_part(m, 3, WAN_PART_CLIP)) < 0)
+            return ret;
+    }
+    if (m->tokenizer)
+        printf("  tokenizer     %d ids\n", wan_tokenizer_vocab(m->tokenizer));
+    printf("  defaults      %dx%d, %d frames at %g a second, %d steps, "
+           "guidance %g, shift %g\n", i->width, i->height, i->frames,
+           (double)i->rate_num / i->rate_den, i->steps, i->guidance,
+           i->shift);
+    return 0;
+}
+
+/* ----------------------------------------------------------------- plan */
+
+static void show_plan(const WanPlan *p, const WanRequest *r,
+                      const WanModel *m, const Options *o)
+{
+    const double step = p->step_flops / 1e12, text = p->text_flops / 1e12;
+    const double image = p->image_flops / 1e12;
+    const double decode = p->decode_flops / 1e12;
+
+    printf("%dx%d, %d frames, %d steps, guidance %g\n", r->width, r->height,
+           r->frames, r->steps, r->guidance);
+    printf("  tokens        %" PRId64 "\n", p->tokens);
+    printf("  work          %.3f GB", p->work_bytes / 1e9);
+    if (p->available_bytes < INT64_MAX)
+        printf(" of %.3f GB %s: %s", p->available_bytes / 1e9,
+               m->memory ? "given" : "free",
+               p->work_bytes <= p->available_bytes ? "fits" : "too much");
+    if (m->files[0])
+        printf("\n  weights       %.3f GB, mapped, and %.3f GB of copies",
+               m->info.weight_bytes / 1e9, m->pool.bytes / 1e9);
+    printf("\n  text          %.4g TFLOP for %s %s\n", text,
+           r->guidance != 1 ? "two prompts" : "a prompt",
+           o->prompt && m->tokenizer ? "as given" : "of 512 tokens");
+    if (image)
+        printf("  image         %.4g TFLOP\n", image);
+    printf("  a step        %.4g TFLOP, %s\n", step,
+           r->guidance != 1 ? "both branches of guidance" : "not guided");
+    printf("  decode        %.4g TFLOP\n", decode);
+    printf("  whole         %.4g TFLOP\n",
+           text + image + r->steps * step + decode);
+}
+
+/* ---------------------------------------------------------------- trace */
+
+/* A section of the trace: its heading and its lines, joined. */
+typedef struct Section {
+    char title[128];
+    char *lines;
+    size_t n, size;
+} Section;
+
+typedef struct Trace {
+    Section now, before;        // being read, and the one before it
+    char like[128];             // what before was printed as
+    int no_memory;
+} Trace;
+
+/* "block 1" and "block 0" are of a kind, "head" and "block 29" are not. */
+static int same_kind(const char *a, const char *b)
+{
+    const size_t n = strcspn(a, "0123456789");
+
+    return a[n] && n == strcspn(b, "0123456789") && b[n] && !strncmp(a, b, n);
+}
+
+/* Print the section that is complete and make it the one before. */
+static void end_section(Trace *t)
+{
+    const Section old = t->before;
+
+    if (t->now.n && same_kind(t->now.title, t->before.title) &&
+        t->now.n == t->before.n &&
+        !memcmp(t->now.lines, t->before.lines, t->now.n)) {
+        printf("# %s: as %s\n", t->now.title, t->like);
+    } else {
+        if (*t->now.title)
+            printf("# %s\n", t->now.title);
+        fwrite(t->now.lines, 1, t->now.n, stdout);
+        memcpy(t->like, t->now.title, sizeof(t->like));
+    }
+    t->before = t->now;
+    t->now = old;
+    t->now.n = 0;
+    *t->now.title = 0;
+}
+
+static void trace_line(void *opaque, const char *line)
+{
+    Trace *t = opaque;
+    Section *s = &t->now;
+    const size_t n = strlen(line);
+
+    if (!strncmp(line, "# ", 2)) {
+        end_section(t);
+        snprintf(t->now.title, sizeof(t->now.title), "%s", line + 2);
+        return;
+    }
+    if (s->n + n + 1 > s->size) {
+        const size_t size = 2 * (s->n + n + 1);
+        char *p = realloc(s->lines, size);
+
+        if (!p) {
+            t->no_memory = 1;
+            return;
+        }
+        s->lines = p;
+        s->size = size;
+    }
+    memcpy(s->lines + s->n, line, n);
+    s->lines[s->n + n] = '\n';
+    s->n += n + 1;
+}
+
+static int show_trace(WanPlan *plan, const WanModel *m, const WanRequest *r)
+{
+    Trace t = { 0 };
+    int ret = wan_plan_trace(plan, m, r, trace_line, &t);
+
+    if (ret >= 0) {
+        end_section(&t);
+        ret = t.no_memory ? WAN_ERR(ENOMEM) : 0;
+    }
+    free(t.now.lines);
+    free(t.before.lines);
+    return ret;
+}
+
+/* ------------------------------------------------------------ the program */
+
+static void make_request(WanRequest *r, const WanModel *m, const Options *o)
+{
+    wan_request_default(r, m);
+    r->prompt = o->prompt;
+    if (o->width) {
+        r->width = o->width;
+        r->height = o->height;
+    }
+    if (o->frames)
+        r->frames = o->frames;
+    if (o->steps)
+        r->steps = o->steps;
+    if (o->guidance >= 0)
+        r->guidance = o->guidance;
+}
+
+int main(int argc, char **argv)
+{
+    Options o;
+    WanModel *m = NULL;
+    WanRequest r;
+    WanPlan plan;
+    int ret = parse(&o, argc, argv);
+
+    if (ret)
+        return ret < 0 ? 0 : ret;
+    if (o.shapes) {
+        ret = wan_model_open_shapes(&m, o.shapes, &o.model);
+        if (ret == WAN_ERR(EINVAL))
+            return usage("--shapes %s is not known", o.shapes);
+    } else {
+        ret = wan_model_open(&m, &o.model);
+    }
+    if (ret < 0)
+        goto fail;
+    make_request(&r, m, &o);
+    if (o.trace) {
+        ret = show_trace(&plan, m, &r);
+    } else if ((ret = wan_plan(&plan, m, &r)) >= 0 &&
+               (ret = show_model(m)) >= 0) {
+        show_plan(&plan, &r, m, &o);
+    }
+    if (ret < 0)
+        goto fail;
+    wan_model_close(&m);
+    if (fflush(stdout) || ferror(stdout)) {
+        fprintf(stderr, "wan-info: standard output can't be written\n");
+        return 1;
+    }
+    return 0;
+fail:
+    if (!o.errors)
+        fprintf(stderr, "wan-info: %s\n", wan_strerror(ret));
+    wan_model_close(&m);
+    return 1;
+}
