@@ -125,6 +125,8 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
 	$(LINK)
+$(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/lib/libwan.a
+	$(LINK)
 $(COMPARE): $(B)/tests/fate/compare.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(DEP_LIBS) -lm
 
@@ -216,7 +218,7 @@ fuzz: $(FUZZ:%=$(B)/fuzz/%)
 	done
 
 # Ratios of one run; see docs/performance.md.
-bench: libs tools $(B)/tests/checkop/checkop
+bench: libs tools $(B)/tests/checkop/checkop $(B)/tests/bench/stages
 	$(B)/tests/checkop/checkop --bench
 	sh $(SRC)/tests/bench/stages.sh $(B)
 

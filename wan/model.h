@@ -41,7 +41,9 @@ WanModel *wan_model_ref(WanModel *m);
 int wan_model_open_shapes(WanModel **out, const char *name,
                           const WanModelParams *p);
 
-/* Show a job's intermediates to tap as they are made; for tests. */
+/* Show a job's intermediates to tap as they are made; for tests. Some taps
+ * compute what the model never holds, in memory that the plan does not count:
+ * a job whose peak lies in the transformer may find its arena full. */
 void wan_job_tap(WanJob *job, void (*tap)(void *opaque, const char *name,
                                           const WanTensor *t), void *opaque);
 

@@ -1,0 +1,170 @@
+/*
+ * What each stage of one video costs: seconds, rate, memory against the plan.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ *
+ * usage: stages MODEL [WxH [FRAMES [STEPS [THREADS]]]]
+ * MODEL makes video from text. Prints a table in Markdown, as
+ * docs/performance.md keeps it. The first unit of a stage is shown apart: it
+ * reads the weights from the disk, if they are not in the page cache yet.
+ */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "wan.h"
+
+static const char prompt[] =
+    "A red ball bounces on a wet street at night, neon signs are mirrored in "
+    "the puddles, the camera follows it slowly.";
+
+static void show_line(void *opaque, enum WanLogLevel level, const char *line)
+{
+    *(int *)opaque += level == WAN_LOG_ERROR;
+    fprintf(stderr, "stages: %s\n", line);
+}
+
+static double now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec + ts.tv_nsec * 1e-9;
+}
+
+/* A line of /proc/self/status in GB; 0 where there is none. */
+static double status_gb(const char *key)
+{
+    const size_t n = strlen(key);
+    char line[256];
+    long long kb = 0;
+    FILE *f = fopen("/proc/self/status", "re");
+
+    while (f && fgets(line, sizeof(line), f))
+        if (!strncmp(line, key, n) && sscanf(line + n, ": %lld", &kb) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return kb * 1024 / 1e9;
+}
+
+typedef struct Stage {
+    const char *name;
+    double flops;               // of all its units
+    int units;
+    double first, rest;         // seconds of the first unit, of the others
+} Stage;
+
+static void show(const Stage *s)
+{
+    const double all = s->first + s->rest;
+
+    printf("| %-6s | %5d | %7.2f | %7.2f | ", s->name, s->units, all,
+           s->first);
+    if (s->units > 1)
+        printf("%10.2f | ", s->rest / (s->units - 1));
+    else
+        printf("%10s | ", "-");
+    printf("%7.3f | %7.1f |\n", s->flops / 1e12, s->flops / all / 1e9);
+}
+
+/* Drive the job; the frames are read and dropped. */
+static int generate(WanJob *job, const WanRequest *rq, Stage *stage,
+                    double *anonymous)
+{
+    WanImage img = { .format = WAN_PIX_RGB24, .width = rq->width,
+                     .height = rq->height, .stride = { 3 * rq->width } };
+    WanProgress p;
+    int ret;
+
+    img.data[0] = malloc((size_t)3 * rq->width * rq->height);
+    if (!img.data[0])
+        return WAN_ERR(ENOMEM);
+    while ((ret = wan_job_step(job, &p)) >= 0) {
+        const double gb = status_gb("RssAnon");
+
+        if (gb > *anonymous)
+            *anonymous = gb;
+        if (p.stage < WAN_STAGE_DONE) {
+            if (!stage[p.stage].units++)
+                stage[p.stage].first = p.seconds;
+            else
+                stage[p.stage].rest += p.seconds;
+        }
+        while ((ret = wan_job_frame(job, &img)) >= 0)
+            ;
+        if (ret != WAN_ERR(EAGAIN))
+            break;
+    }
+    free(img.data[0]);
+    return ret == WAN_EOF ? 0 : ret;
+}
+
+int main(int argc, char **argv)
+{
+    Stage stage[] = {
+        [WAN_STAGE_TEXT] = { .name = "text" },
+        [WAN_STAGE_IMAGE] = { .name = "image" },
+        [WAN_STAGE_STEPS] = { .name = "steps" },
+        [WAN_STAGE_DECODE] = { .name = "decode" },
+    };
+    WanModelParams mp;
+    WanModel *m = NULL;
+    WanRequest rq;
+    WanJob *job = NULL;
+    WanPlan plan;
+    double start = now(), opened, anonymous = 0;
+    int ret, errors = 0;
+
+    if (argc < 2 || argc > 6) {
+        fprintf(stderr, "usage: stages MODEL [WxH [FRAMES [STEPS "
+                "[THREADS]]]]\n");
+        return 2;
+    }
+    wan_model_params_default(&mp);
+    mp.path = argv[1];
+    mp.threads = argc > 5 ? atoi(argv[5]) : 0;
+    mp.log = show_line;
+    mp.log_opaque = &errors;
+    mp.log_level = WAN_LOG_WARNING;
+    if ((ret = wan_model_open(&m, &mp)) < 0)
+        goto end;
+    opened = now() - start;
+
+    wan_request_default(&rq, m);
+    rq.prompt = prompt;
+    rq.width = 256;
+    rq.height = 144;
+    if (argc > 2 && sscanf(argv[2], "%dx%d", &rq.width, &rq.height) != 2)
+        rq.width = 0;           // refused below, with a line
+    rq.frames = argc > 3 ? atoi(argv[3]) : 5;
+    rq.steps = argc > 4 ? atoi(argv[4]) : 3;
+    if ((ret = wan_plan(&plan, m, &rq)) < 0 ||
+        (ret = wan_job_open(&job, m, &rq)) < 0 ||
+        (ret = generate(job, &rq, stage, &anonymous)) < 0)
+        goto end;
+
+    stage[WAN_STAGE_TEXT].flops = plan.text_flops;
+    stage[WAN_STAGE_STEPS].flops = plan.step_flops * rq.steps;
+    stage[WAN_STAGE_DECODE].flops = plan.decode_flops;
+    printf("%s, %dx%d, %d frames, %d steps, guidance %g\n\n",
+           wan_model_info(m)->name, rq.width, rq.height, rq.frames, rq.steps,
+           rq.guidance);
+    printf("| stage  | units | seconds | first   | each other | TFLOP   | "
+           "GFLOP/s |\n|---|---|---|---|---|---|---|\n");
+    for (int i = 0; i < WAN_STAGE_DONE; i++)
+        if (stage[i].units)
+            show(&stage[i]);
+    printf("\nopened in %.3f s; memory of our own: %.3f GB at most, planned "
+           "work %.3f GB; resident with mapped weights: %.3f GB at most, "
+           "weights %.3f GB\n", opened, anonymous, plan.work_bytes / 1e9,
+           status_gb("VmHWM"), plan.weight_bytes / 1e9);
+end:
+    if (ret < 0 && !errors)
+        fprintf(stderr, "stages: %s\n", wan_strerror(ret));
+    wan_job_close(&job);
+    wan_model_close(&m);
+    return ret < 0;
+}
