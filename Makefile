@@ -41,7 +41,7 @@ TOOLS = wan-info wan-random
 
 UNIT = arena config header job names rng safetensors sampler \
        text_clean tokenizer torch_zip weights
-CHECKOP = checkop bench attention conv elem image layout linear norm rope
+CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
 FUZZ = safetensors torch_zip index_json config_json tokenizer text_clean
 

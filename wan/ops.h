@@ -179,8 +179,8 @@ void wan_op_upload(WanDev *d, WanTensor *y, const float *host);
 /* host = x, dense f32, and everything before it has happened. Waits. */
 void wan_op_download(WanDev *d, float *host, const WanTensor *x);
 
-/* Fails the device with WAN_ERR(EDOM) and the text if x holds a NaN or an
- * infinity: "step 3: latent is not finite". */
+/* Fails the device with WAN_ERR(EDOM) if x holds a NaN or an infinity; the text
+ * names it: "step 3: the latent" makes "step 3: the latent is not finite". */
 __attribute__((format(printf, 3, 4)))
 void wan_op_finite(WanDev *d, const WanTensor *x, const char *fmt, ...);
 

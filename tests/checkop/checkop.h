@@ -52,11 +52,11 @@ static inline double now(void)
     return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-/* Units in the last place of a result whose sums have n terms: rounding
- * errors of a blocked sum grow with a root of its length. */
+/* For a result of n terms: rounding errors of a sum grow with the root of its
+ * length, up to the blocks of some hundred that products add in. */
 static inline double tolerance(int64_t n)
 {
-    return 0x1p-24 * (2 + sqrt((double)n) / 5);
+    return 0x1p-24 * (2 + sqrt(n < 1536 ? (double)n : 1536.0) / 5);
 }
 
 /* --------------------------------------------------------------- pairs */

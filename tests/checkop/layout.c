@@ -72,6 +72,94 @@ TEST(channels_last)
     pair_free(&x), pair_free(&y), pair_free(&a), pair_free(&b);
 }
 
+TEST(channels_first)
+{
+    /* Frames 1 and 2 of 4 are written, from 16 of 21 channels. */
+    Pair x = pair_random(0, 2, 3, 7, 21), y = pair_random(0, 16, 4, 3, 7);
+    Pair a = pair_random(0, 16), b = pair_random(0, 16);
+    float *out = y.ref.data, before[16 * 4 * 21];
+    double worst = 0;
+    int touched = 0;
+
+    memcpy(before, out, sizeof(before));
+    memcpy(y.dut.data, out, sizeof(before));
+    wan_op_channels_first(ref, &y.ref, 1, &x.ref, &a.ref, &b.ref);
+    wan_op_channels_first(dut, &y.dut, 1, &x.dut, &a.dut, &b.dut);
+    for (int64_t c = 0; c < 16; c++)
+        for (int64_t t = 0; t < 4; t++)
+            for (int64_t p = 0; p < 21; p++) {
+                const int64_t i = (c * 4 + t) * 21 + p;
+
+                if (t < 1 || t > 2) {
+                    touched += out[i] != before[i];
+                    continue;
+                }
+                const double want = wan_row(&x.ref, (t - 1) * 21 + p)[c] *
+                                    (double)wan_row(&a.ref, 0)[c] +
+                                    wan_row(&b.ref, 0)[c];
+                worst = fmax(worst, fabs(out[i] - want));
+            }
+    CHECKF(worst < 1e-6 && !touched, "%g, %d", worst, touched);
+    expect_close(&y, 1e-7, "channels_first");
+    pair_free(&x), pair_free(&y), pair_free(&a), pair_free(&b);
+}
+
+/* Weights of the four taps at fraction f, as PyTorch's documentation gives
+ * them: a = -0.75. */
+static void cubic_weights(double w[4], double f)
+{
+    const double a = -0.75;
+
+    for (int k = 0; k < 4; k++) {
+        const double d = fabs(f - (k - 1));
+
+        w[k] = d <= 1 ? (a + 2) * d * d * d - (a + 3) * d * d + 1
+                      : a * d * d * d - 5 * a * d * d + 8 * a * d - 4 * a;
+    }
+}
+
+TEST(resize)
+{
+    static const int size[][4] = {      // h, w -> H, W
+        { 5, 7, 11, 3 }, { 1, 1, 4, 4 }, { 9, 9, 9, 9 }, { 33, 2, 16, 31 },
+        { 40, 60, 224, 224 },
+    };
+
+    for (int k = 0; k < COUNT(size); k++) {
+        const int h = size[k][0], w = size[k][1], H = size[k][2];
+        const int W = size[k][3];
+        Pair x = pair_random(0, 3, h, w), y = pair_out(0, 3, H, W);
+        double worst = 0;
+
+        wan_op_resize(ref, &y.ref, &x.ref);
+        wan_op_resize(dut, &y.dut, &x.dut);
+        for (int c = 0; c < 3; c++)
+            for (int i = 0; i < H; i++)
+                for (int j = 0; j < W; j++) {
+                    const double si = (i + 0.5) * h / H - 0.5;
+                    const double sj = (j + 0.5) * w / W - 0.5;
+                    double wi[4], wj[4], want = 0;
+
+                    cubic_weights(wi, si - floor(si));
+                    cubic_weights(wj, sj - floor(sj));
+                    for (int p = 0; p < 4; p++)
+                        for (int q = 0; q < 4; q++) {
+                            const int a = (int)fmin(fmax(floor(si) + p - 1, 0),
+                                                    h - 1);
+                            const int b = (int)fmin(fmax(floor(sj) + q - 1, 0),
+                                                    w - 1);
+                            want += wi[p] * wj[q] *
+                                    wan_row(&x.ref, c * h + a)[b];
+                        }
+                    worst = fmax(worst, fabs(wan_row(&y.ref, c * H + i)[j] -
+                                             want));
+                }
+        CHECKF(worst < 1e-6, "%dx%d to %dx%d: %g", w, h, W, H, worst);
+        expect_close(&y, 1e-6, "resize");
+        pair_free(&x), pair_free(&y);
+    }
+}
+
 TEST(embed)
 {
     static const WanType type[] = { WAN_F32, WAN_F16, WAN_BF16, WAN_F8_E5M2 };
@@ -128,6 +216,8 @@ static void test_layout(void)
     RUN(patchify);
     RUN(unpatchify);
     RUN(channels_last);
+    RUN(channels_first);
+    RUN(resize);
     RUN(embed);
     RUN(transfers);
     RUN(noise);

@@ -98,6 +98,8 @@ TEST(linear_types)
         linear_case(&(LinearCase){ 65, 257, 1100, 3, type[i], .bias = 1,
                                    .scale = 1 });
         linear_case(&(LinearCase){ 1, 96, 2050, 0, type[i], .scale = 2 });
+        linear_case(&(LinearCase){ 5, 600, 33, 0, type[i], .bias = 1,
+                                   .scale = 2, .gate = 1 });
     }
 }
 

@@ -3,7 +3,7 @@
  *
  * This file is part of libwan; see the licence in wan.h.
  *
- * A tile is up to 512 rows by 128 columns. Its sum is gathered in the
+ * A tile is up to 512 rows by 256 columns. Its sum is gathered in the
  * worker's scratch and goes through scale, bias, activation, gate and add
  * into y while it is in the cache. f32 weights are used where they lie; other
  * types are widened for each tile, a panel of 1024 inputs at a time, which
@@ -16,7 +16,7 @@
 #include "sgemm.h"
 #include "simd.h"
 
-enum { ROWS = 512, COLS = 128, DEPTH = 1024 };
+enum { ROWS = 512, COLS = 256, DEPTH = 1024 };
 
 typedef struct Linear {
     WanDev *d;
