@@ -99,7 +99,7 @@ $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 # ---------------------------------------------------------------- tests
 
 GOLDEN = $(B)/golden
-COMPARE = $(B)/tests/fate/compare
+FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage pty)
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
@@ -127,7 +127,7 @@ $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/lib/libwan.a
 	$(LINK)
-$(COMPARE): $(B)/tests/fate/compare.o
+$(FATE_TOOLS): $(B)/tests/fate/%: $(B)/tests/fate/%.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(DEP_LIBS) -lm
 
 # Reference data; the tiny checkpoints are packed.
@@ -147,14 +147,14 @@ checkop: $(B)/tests/checkop/checkop $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
-fate: ffmpeg tools $(COMPARE) $(GOLDEN)/.stamp
+fate: ffmpeg tools $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@$(RUN) $(FATE)
 
 # Everything but what needs FFmpeg: quick, and what sanitizers are run on.
 check-lib: tests tools
 	@$(RUN) $(TESTS) $(SRC)/tests/fate/trace.sh
 
-check: tests tools ffmpeg $(COMPARE)
+check: tests tools ffmpeg $(FATE_TOOLS)
 	@$(RUN) $(TESTS) $(FATE)
 
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests

@@ -577,8 +577,8 @@ int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r)
         (ret = plan_job(&plan, j, NULL, NULL)) < 0)
         goto fail;
     if (plan.work_bytes > plan.available_bytes) {
-        wan_log(&m->log, WAN_LOG_ERROR, "%dx%d, %d frames need %.2f GB of "
-                "memory besides %.2f GB of mapped weights, %.2f GB are %s: "
+        wan_log(&m->log, WAN_LOG_ERROR, "%dx%d, %d frames need %.3g GB of "
+                "memory besides %.3g GB of mapped weights, %.3g GB are %s: "
                 "make size or frames smaller", r->width, r->height, r->frames,
                 plan.work_bytes / 1e9, plan.weight_bytes / 1e9,
                 plan.available_bytes / 1e9,

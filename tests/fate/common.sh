@@ -1,0 +1,105 @@
+# What the tests of the filter share; sourced by them.
+#
+# This file is part of libwan; see the licence in wan/wan.h.
+#
+# SRC: the repository; B: the build folder, absolute; WAN_GOLDEN: reference
+# data with the tiny checkpoints. $tmp is a folder of this test alone.
+
+ffmpeg=$B/bin/ffmpeg ffprobe=$B/bin/ffprobe
+tools=$B/tests/fate
+case $WAN_GOLDEN in
+/*) ;;
+*) WAN_GOLDEN=$PWD/$WAN_GOLDEN ;;
+esac
+tiny=$WAN_GOLDEN/tiny
+count=0 failed=0
+unset WAN_MODEL
+export LC_ALL=C
+
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/wan-fate.XXXXXX") || exit 1
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' HUP INT TERM
+
+# need PROGRAM...: without them nothing can be tested, which is a failure
+need()
+{
+    for program; do
+        [ -x "$program" ] || { echo "Bail out! no $program"; exit 1; }
+    done
+}
+
+# report STATUS NAME [FILE]: one TAP line; on failure the end of the file too
+report()
+{
+    count=$((count + 1))
+    if [ "$1" -eq 0 ]; then
+        echo "ok $count - $2"
+    else
+        failed=$((failed + 1))
+        [ -z "${3-}" ] || [ ! -f "$3" ] ||
+            tail -n 30 "$3" | tr '\r' '\n' | sed 's/^/# /'
+        echo "not ok $count - $2"
+    fi
+}
+
+# check NAME COMMAND...: passes if the command does; its output on failure
+check()
+{
+    check_name=$1
+    shift
+    "$@" > "$tmp/check.log" 2>&1
+    report $? "$check_name" "$tmp/check.log"
+}
+
+skip() { count=$((count + 1)); echo "ok $count - $1 # SKIP $2"; }
+
+finish() { echo "1..$count"; [ $failed -eq 0 ]; }
+
+# Text as the value of an option inside a filter graph: ' \ and : are special
+# to the parser of options, whose result the graph's parser takes in quotes.
+quote()
+{
+    printf %s "$1" |
+        sed -e "s/[\\\\:']/\\\\&/g" -e "s/'/'\\\\''/g" -e "1s/^/'/" -e "\$s/\$/'/"
+}
+
+# source OPTIONS [FOLDER]: the filter with a tiny checkpoint
+source_of()
+{
+    printf 'wan_t2v=model=%s:%s' "$(quote "$tiny/${2:-wan-t2v}")" "$1"
+}
+
+# A small clip: two chunks, quick.
+small="prompt=a cat:size=32x32:frames=5:steps=1:seed=7"
+
+# run ARGUMENT...: ffmpeg, its messages in $tmp/log; a hang is a failure
+run()
+{
+    timeout 60 "$ffmpeg" -hide_banner -nostdin -y -xerror "$@" \
+        > "$tmp/out" 2> "$tmp/log"
+}
+
+# make SOURCE OUTPUT...: the source through -f lavfi
+make_clip()
+{
+    clip_source=$1
+    shift
+    run -f lavfi -i "$clip_source" "$@" && return 0
+    cat "$tmp/log"
+    return 1
+}
+
+# hashes SOURCE [OPTION...]: a hash a frame, without pts
+hashes()
+{
+    clip_source=$1
+    shift
+    run -f lavfi -i "$clip_source" "$@" -f framemd5 "$tmp/md5" ||
+        { cat "$tmp/log" >&2; return 1; }
+    sed -n 's/^[0-9].*, *//p' "$tmp/md5"
+}
+
+# has PATTERN FILE: is the (extended) pattern there? Shows the file if not.
+has() { grep -Eq -e "$1" "$2" || { echo "no '$1' in:"; cat "$2"; return 1; }; }
+lacks() { ! grep -E -e "$1" "$2"; }
+same() { [ "$1" = "$2" ] && [ -n "$1" ] || { echo "'$1' is not '$2'"; return 1; }; }

@@ -1,0 +1,40 @@
+#!/bin/sh
+# What the models compute at full size: operations and shapes of whole runs,
+# by the plan backend, without weights.
+#
+# This file is part of libwan; see the licence in wan/wan.h.
+#
+# With GEN=1 the references are written instead: look at the difference.
+
+. "$SRC/tests/fate/common.sh"
+info=$B/bin/wan-info
+need "$info"
+
+# trace NAME SIZE FRAMES: against tests/fate/trace-NAME-SIZE-FRAMES.txt
+trace()
+{
+    reference=$SRC/tests/fate/trace-$1-$2-$3.txt
+    "$info" --shapes "$1" --size "$2" --frames "$3" --trace > "$tmp/trace" ||
+        return 1
+    [ -s "$tmp/trace" ] || return 1
+    [ "${GEN:-0}" = 0 ] || cp "$tmp/trace" "$reference"
+    diff "$reference" "$tmp/trace"
+}
+check '1.3B, 81 frames of 832x480' trace t2v-1.3B 832x480 81
+check '14B, 81 frames of 832x480'  trace t2v-14B 832x480 81
+check '14B, one image of 1280x720' trace t2v-14B 1280x720 1
+
+# Numbers that the published checkpoints have.
+published()
+{
+    "$info" --shapes "$1" --size 832x480 --frames 81 > "$tmp/info" || return 1
+    has "$2 numbers" "$tmp/info" && has ' 5,680,910,336 numbers' "$tmp/info" &&
+        has 'tokens +32760$' "$tmp/info"
+}
+check '1.3B as published' published t2v-1.3B 1,418,996,800
+check '14B as published'  published t2v-14B 14,288,491,584
+
+unknown() { ! "$info" --shapes t2v-7B --trace > "$tmp/out" 2>&1 && has t2v-7B "$tmp/out"; }
+check 'no such shapes' unknown
+
+finish
