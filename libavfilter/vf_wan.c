@@ -1,5 +1,5 @@
 /*
- * Video from text with the Wan 2.1 models, through libwan
+ * Video from text and from images with the Wan 2.1 models, through libwan
  *
  * This file is part of FFmpeg.
  *
@@ -21,6 +21,8 @@
 /**
  * @file
  * wan_t2v: a video source that makes clips from a sentence.
+ * wan_i2v: a filter that makes clips from an image, its first input frame, and
+ * a sentence, or lets its input go on where it ends.
  *
  * A clip takes seconds to hours. init() checks what can be checked without
  * the model, the output's config_props() opens the model, so that what is
@@ -28,6 +30,11 @@
  * does the steps, while activate() waits in slices of WAIT_US. A chunk of
  * frames is handed over by a baton, see Worker: the worker never touches
  * links or frames.
+ *
+ * wan_i2v takes its input in almost any format and converts the one image it
+ * needs itself, in float, by the tags of the frame: in extend mode the frames
+ * that pass must stay as they are, and libswscale keeps only 8 bits of many
+ * formats on the way to float.
  */
 
 #include "config_components.h"
@@ -45,6 +52,7 @@
 #include "libavutil/error.h"
 #include "libavutil/file.h"
 #include "libavutil/frame.h"
+#include "libavutil/intfloat.h"
 #include "libavutil/mathematics.h"
 #include "libavutil/mem.h"
 #include "libavutil/opt.h"
@@ -55,6 +63,8 @@
 #include "libavutil/thread.h"
 #include "libavutil/time.h"
 #include "libavutil/version.h"
+#include "libavcodec/avcodec.h"
+#include "libavformat/avformat.h"
 #include "libavfilter/version.h"
 #include "avfilter.h"
 #include "filters.h"
@@ -94,6 +104,8 @@ static const uint8_t label_uuid[16] = {
     0x9a, 0xd6, 0xc2, 0xa1, 0x6f, 0xcd, 0x46, 0xcf,
     0x80, 0x95, 0xe4, 0x21, 0xa0, 0x81, 0x89, 0x03,
 };
+
+enum Mode { MODE_FIRST, MODE_EXTEND };
 
 static const struct PixelFormat {
     enum AVPixelFormat av;
@@ -150,10 +162,25 @@ typedef struct WanContext {
     enum AVPixelFormat format;
     int label;
     int clips;
+    char *last_image_path;
+    int mode;
 
     int seed_given;
     uint64_t seed;                      ///< of the first clip
     AVRational rate;                    ///< 0/1: the model's
+    AVRational time_base;               ///< of the output
+
+    /* wan_i2v */
+    uint8_t *blank_row;
+    WanImage blank;                     ///< stands for the image to come
+    AVFrame *last_frame;                ///< of FLF2V
+    WanImage last_image;                ///< its pixels
+    AVFrame *start;                     ///< the next clip goes on from this
+    AVFrame *rgb;                       ///< gbrpf32 on the way to the output
+    int input_ended;
+    int64_t input_duration;             ///< of its last frame
+    int skip;                           ///< frames of this clip left to drop
+    int warned;                         ///< about what is lost in the image
 
     WanModel *model;
     const WanModelInfo *info;
@@ -164,8 +191,9 @@ typedef struct WanContext {
     Worker worker;
     int clip_index;                     ///< clips begun
     int64_t clip_start;                 ///< when the last one was, us
-    int64_t clip_pts;                   ///< its first frame
-    int64_t next_pts;
+    int64_t clip_first;                 ///< frames delivered before it
+    int64_t delivered;                  ///< frames made so far
+    int64_t first_pts;                  ///< of the first of them
     int units_seen;                     ///< of worker.units
     WanProgress progress;               ///< copy of the worker's
     int64_t last_line;                  ///< when progress was logged, us
@@ -186,8 +214,8 @@ typedef struct WanContext {
     { "promptfile", "set file with the prompt in UTF-8", OFFSET(promptfile), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS  }, \
     { "negative_prompt",     "set text that describes what to avoid",     OFFSET(negative_prompt),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
     { "negative_promptfile", "set file with the negative prompt in UTF-8", OFFSET(negative_promptfile), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS  }, \
-    { "size",     "set video size (default: the model's)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
-    { "s",        "set video size (default: the model's)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
+    { "size",     "set video size (default: from the model)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
+    { "s",        "set video size (default: from the model)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
     { "frames",   "set frames of a clip, 4n+1, -1: the model's", OFFSET(frames), AV_OPT_TYPE_INT,  {.i64 = -1}, -1, INT_MAX, FLAGS }, \
     { "duration", "set duration of a clip, rounded up to 4n+1 frames", OFFSET(duration_us), AV_OPT_TYPE_DURATION, {.i64 = -1}, -1, INT64_MAX, FLAGS }, \
     { "d",        "set duration of a clip, rounded up to 4n+1 frames", OFFSET(duration_us), AV_OPT_TYPE_DURATION, {.i64 = -1}, -1, INT64_MAX, FLAGS }, \
@@ -213,15 +241,8 @@ typedef struct WanContext {
     { "tokenizer",    "set file or directory of the tokenizer",    OFFSET(tokenizer),    AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "clip",         "set file or directory of the image encoder", OFFSET(clip),        AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "format",   "set pixel format, none: the one the graph prefers", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT, {.i64 = AV_PIX_FMT_YUV420P}, AV_PIX_FMT_NONE, INT_MAX, FLAGS }, \
-    { "label",    "mark the frames as AI-generated", OFFSET(label), AV_OPT_TYPE_BOOL, {.i64 = 1}, 0, 1, FLAGS }
-
-static const AVOption wan_t2v_options[] = {
-    COMMON_OPTIONS,
-    { "clips",    "set number of clips one after another, 0: without end", OFFSET(clips), AV_OPT_TYPE_INT, {.i64 = 1}, 0, INT_MAX, FLAGS },
-    { NULL }
-};
-
-AVFILTER_DEFINE_CLASS(wan_t2v);
+    { "label",    "mark the frames as AI-generated", OFFSET(label), AV_OPT_TYPE_BOOL, {.i64 = 1}, 0, 1, FLAGS }, \
+    { "clips",    "set number of clips one after another, 0: without end", OFFSET(clips), AV_OPT_TYPE_INT, {.i64 = 1}, 0, INT_MAX, FLAGS }
 
 /* ------------------------------------------------------------ libwan glue */
 
@@ -286,6 +307,12 @@ static int open_interrupted(void *opaque)
     const WanContext *s = ctx->priv;
 
     return s->opening && interrupted(ctx);
+}
+
+/** Is this wan_i2v? Constant where that is not built, nor what it links. */
+static int from_image(const AVFilterContext *ctx)
+{
+    return CONFIG_WAN_I2V_FILTER && ctx->nb_inputs;
 }
 
 static void model_params(AVFilterContext *ctx, WanModelParams *p)
@@ -538,6 +565,580 @@ static av_cold int init(AVFilterContext *ctx)
     return check_model_path(ctx);
 }
 
+/* ----------------------------------------------------------------- images */
+
+static enum WanPixelFormat wan_format(enum AVPixelFormat format)
+{
+    int i;
+
+    for (i = 0; i < FF_ARRAY_ELEMS(pixel_formats); i++)
+        if (pixel_formats[i].av == format)
+            return pixel_formats[i].wan;
+    return -1;
+}
+
+/** The pixels of a frame as libwan sees them. */
+static void describe(WanImage *image, const AVFrame *frame)
+{
+    int i;
+
+    memset(image, 0, sizeof(*image));
+    image->format = wan_format(frame->format);
+    image->width  = frame->width;
+    image->height = frame->height;
+    for (i = 0; i < 4; i++) {
+        image->data[i]   = frame->data[i];
+        image->stride[i] = frame->linesize[i];
+    }
+}
+
+/** Does black to white take all levels? Untagged YUV does not, in FFmpeg. */
+static int full_range(const AVFrame *frame)
+{
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(frame->format);
+
+    switch (frame->format) {
+    case AV_PIX_FMT_YUVJ411P:
+    case AV_PIX_FMT_YUVJ420P:
+    case AV_PIX_FMT_YUVJ422P:
+    case AV_PIX_FMT_YUVJ440P:
+    case AV_PIX_FMT_YUVJ444P:
+        return 1;
+    }
+    if (desc->nb_components < 3)        /* grey is, unless it says no */
+        return frame->color_range != AVCOL_RANGE_MPEG;
+    return frame->color_range == AVCOL_RANGE_JPEG;
+}
+
+static int is_yuv(const AVPixFmtDescriptor *desc)
+{
+    return desc->nb_components >= 3 && !(desc->flags & AV_PIX_FMT_FLAG_RGB);
+}
+
+/** Can the pixels be converted to RGB, and if both, back again? */
+static int convertible(const AVPixFmtDescriptor *desc, int both)
+{
+    if (desc->nb_components < 1 ||
+        desc->flags & (AV_PIX_FMT_FLAG_HWACCEL | AV_PIX_FMT_FLAG_BAYER) ||
+        av_strstart(desc->name, "xyz", NULL))
+        return 0;
+    if (desc->flags & AV_PIX_FMT_FLAG_FLOAT &&
+        (desc->comp[0].depth != 32 || is_yuv(desc)))
+        return 0;
+    /* alpha would have to be made up */
+    return !both || !(desc->flags & (AV_PIX_FMT_FLAG_ALPHA |
+                                     AV_PIX_FMT_FLAG_BITSTREAM |
+                                     AV_PIX_FMT_FLAG_PAL));
+}
+
+/** Colours of a pixel: 3, or 1 if it is grey. */
+static int nb_colours(const AVPixFmtDescriptor *desc)
+{
+    return desc->nb_components < 3 && !(desc->flags & AV_PIX_FMT_FLAG_PAL) ? 1
+                                                                           : 3;
+}
+
+/** Weights of R and B in Y; what has no tag is BT.601, as in all of FFmpeg. */
+static int matrix(enum AVColorSpace space, float *kr, float *kb)
+{
+    switch (space) {
+    case AVCOL_SPC_BT709:      *kr = 0.2126; *kb = 0.0722; return 0;
+    case AVCOL_SPC_FCC:        *kr = 0.30;   *kb = 0.11;   return 0;
+    case AVCOL_SPC_SMPTE240M:  *kr = 0.212;  *kb = 0.087;  return 0;
+    case AVCOL_SPC_BT2020_NCL: *kr = 0.2627; *kb = 0.0593; return 0;
+    case AVCOL_SPC_BT470BG:
+    case AVCOL_SPC_SMPTE170M:
+    case AVCOL_SPC_UNSPECIFIED:
+        *kr = 0.299;
+        *kb = 0.114;
+        return 0;
+    }
+    return AVERROR(ENOSYS);
+}
+
+static int check_matrix(AVFilterContext *ctx, int format,
+                        enum AVColorSpace space)
+{
+    const char *name = av_color_space_name(space);
+    float kr, kb;
+
+    if (!is_yuv(av_pix_fmt_desc_get(format)) || matrix(space, &kr, &kb) >= 0)
+        return 0;
+    av_log(ctx, AV_LOG_ERROR, "input: YUV of matrix %s has no conversion here; "
+           "convert it first, for example scale=out_color_matrix=bt709\n",
+           name ? name : "unknown");
+    return AVERROR(ENOSYS);
+}
+
+/** A component of a frame: its plane, its levels, where its samples lie. */
+typedef struct Component {
+    const AVPixFmtDescriptor *desc;
+    int w, h;
+    float zero, range;                  ///< 0 and 1 are zero and zero + range
+    float step_x, step_y;               ///< pixels from sample to sample
+    float x, y;                         ///< where the first lies
+    uint32_t *line;                     ///< w integers
+    float *v;                           ///< w x h samples
+} Component;
+
+static void close_component(Component *p)
+{
+    av_freep(&p->line);
+    av_freep(&p->v);
+}
+
+static int open_component(Component *p, const AVFrame *frame, int c)
+{
+    const int loc = frame->chroma_location;
+    int depth, chroma, sx, sy;
+
+    memset(p, 0, sizeof(*p));
+    p->desc = av_pix_fmt_desc_get(frame->format);
+    depth   = p->desc->flags & AV_PIX_FMT_FLAG_PAL ? 8 : p->desc->comp[c].depth;
+    chroma  = c > 0 && is_yuv(p->desc);
+    sx      = chroma ? p->desc->log2_chroma_w : 0;
+    sy      = chroma ? p->desc->log2_chroma_h : 0;
+    p->w    = AV_CEIL_RSHIFT(frame->width, sx);
+    p->h    = AV_CEIL_RSHIFT(frame->height, sy);
+
+    if (p->desc->flags & AV_PIX_FMT_FLAG_FLOAT) {
+        p->range = 1;
+    } else if (p->desc->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL) ||
+               full_range(frame)) {
+        p->zero  = chroma ? ldexpf(1, depth - 1) : 0;
+        p->range = ldexpf(1, depth) - 1;
+    } else {
+        p->zero  = ldexpf(chroma ? 128 : 16, depth - 8);
+        p->range = ldexpf(chroma ? 224 : 219, depth - 8);
+    }
+
+    p->step_x = 1 << sx;
+    p->step_y = 1 << sy;
+    if (loc == AVCHROMA_LOC_CENTER || loc == AVCHROMA_LOC_TOP ||
+        loc == AVCHROMA_LOC_BOTTOM)
+        p->x = (p->step_x - 1) / 2;     /* else left, the default */
+    if (loc == AVCHROMA_LOC_BOTTOMLEFT || loc == AVCHROMA_LOC_BOTTOM)
+        p->y = p->step_y - 1;
+    else if (loc != AVCHROMA_LOC_TOPLEFT && loc != AVCHROMA_LOC_TOP)
+        p->y = (p->step_y - 1) / 2;
+
+    p->line = av_malloc_array(p->w, sizeof(*p->line));
+    p->v    = av_malloc_array((size_t)p->w * p->h, sizeof(*p->v));
+    if (!p->line || !p->v) {
+        close_component(p);
+        return AVERROR(ENOMEM);
+    }
+    return 0;
+}
+
+static void load_component(Component *p, const AVFrame *frame, int c)
+{
+    const int is_float = p->desc->flags & AV_PIX_FMT_FLAG_FLOAT;
+    const int palette  = p->desc->flags & AV_PIX_FMT_FLAG_PAL;
+    float *v = p->v;
+    int x, y;
+
+    if (frame->format == AV_PIX_FMT_MONOWHITE) {        /* 1 is black */
+        p->zero  = 1;
+        p->range = -1;
+    }
+    for (y = 0; y < p->h; y++) {
+        av_read_image_line2(p->line, (const uint8_t **)frame->data,
+                            frame->linesize, p->desc, 0, y, palette ? 0 : c,
+                            p->w, 0, 4);
+        for (x = 0; x < p->w && palette; x++) {         /* of native ARGB */
+            const uint32_t *argb = (const uint32_t *)frame->data[1];
+
+            p->line[x] = argb[p->line[x]] >> (16 - 8 * c) & 255;
+        }
+        for (x = 0; x < p->w; x++, v++)
+            *v = ((is_float ? av_int2float(p->line[x]) : p->line[x]) -
+                  p->zero) / p->range;
+    }
+}
+
+/** What is not 8 bits of RGB, which libwan cuts as its reference, is rounded. */
+static void store_component(Component *p, AVFrame *frame, int c)
+{
+    const int is_float = p->desc->flags & AV_PIX_FMT_FLAG_FLOAT;
+    const int depth = p->desc->comp[c].depth;
+    const int cut = p->desc->flags & AV_PIX_FMT_FLAG_RGB && depth == 8;
+    const double max = ldexp(1, depth) - 1;
+    const float *v = p->v;
+    int x, y;
+
+    for (y = 0; y < p->h; y++) {
+        for (x = 0; x < p->w; x++, v++) {
+            const float level = *v * p->range + p->zero;
+
+            p->line[x] = is_float ? av_float2int(*v) :
+                         cut      ? (uint32_t)level  :
+                         (uint32_t)av_clipd(rint(level), 0, max);
+        }
+        av_write_image_line2(p->line, frame->data, frame->linesize, p->desc, 0,
+                             y, c, p->w, 4);
+    }
+}
+
+/** The value at a pixel: between samples in proportion, edges repeat. */
+static float sample(const Component *p, int x, int y)
+{
+    const float u = (x - p->x) / p->step_x, w = (y - p->y) / p->step_y;
+    const int i = floorf(u), j = floorf(w);
+    const float *a = p->v + (size_t)av_clip(j,     0, p->h - 1) * p->w;
+    const float *b = p->v + (size_t)av_clip(j + 1, 0, p->h - 1) * p->w;
+    const int l = av_clip(i, 0, p->w - 1), r = av_clip(i + 1, 0, p->w - 1);
+
+    return (a[l] + (a[r] - a[l]) * (u - i)) * (1 - (w - j)) +
+           (b[l] + (b[r] - b[l]) * (u - i)) * (w - j);
+}
+
+/**
+ * Weight of a value at a distance from a sample: one between pixels is their
+ * mean, one on a pixel is 1 2 1, as libwan has it.
+ */
+static float gather_weight(float distance, float at, float step)
+{
+    if (at != floorf(at))
+        return fabsf(distance) < step / 2;
+    return FFMAX(1 - fabsf(distance) / step, 0);
+}
+
+/** Gather full-size values into samples. */
+static void gather(Component *p, const float *full, int width, int height)
+{
+    const int sx = p->step_x, sy = p->step_y;
+    float *v = p->v;
+    int i, j, x, y;
+
+    for (j = 0; j < p->h; j++) {
+        for (i = 0; i < p->w; i++) {
+            const float cx = p->x + i * sx, cy = p->y + j * sy;
+            float sum = 0, weight = 0;
+
+            for (y = ceilf(cy - sy); y <= cy + sy; y++) {
+                const float wy   = gather_weight(y - cy, cy, sy);
+                const float *row = full + (size_t)av_clip(y, 0, height - 1) *
+                                          width;
+
+                for (x = ceilf(cx - sx); x <= cx + sx; x++) {
+                    const float w = wy * gather_weight(x - cx, cx, sx);
+
+                    sum    += w * row[av_clip(x, 0, width - 1)];
+                    weight += w;
+                }
+            }
+            *v++ = sum / weight;
+        }
+    }
+}
+
+/** To [0, 1]; NaN to 0. */
+static float unit(float v)
+{
+    return v > 0 ? FFMIN(v, 1) : 0;
+}
+
+static float *rgb_row(const AVFrame *rgb, int c, int y)
+{
+    static const int plane[3] = { 2, 0, 1 };        /* R, G, B in gbrp */
+
+    return (float *)(rgb->data[plane[c]] + y * rgb->linesize[plane[c]]);
+}
+
+/** Convert a frame to gbrpf32, by its tags. */
+static int load_rgb(AVFilterContext *ctx, AVFrame *rgb, const AVFrame *in)
+{
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(in->format);
+    const int yuv = is_yuv(desc), n = nb_colours(desc);
+    Component p[3] = { 0 };
+    float kr = 0, kb = 0;
+    int c, x, y, ret;
+
+    ret = check_matrix(ctx, in->format, in->colorspace);
+    for (c = 0; c < n && ret >= 0; c++) {
+        ret = open_component(&p[c], in, c);
+        if (ret >= 0)
+            load_component(&p[c], in, c);
+    }
+    if (ret < 0)
+        goto end;
+    if (yuv)
+        matrix(in->colorspace, &kr, &kb);
+
+    for (y = 0; y < in->height; y++) {
+        float *r = rgb_row(rgb, 0, y), *g = rgb_row(rgb, 1, y);
+        float *b = rgb_row(rgb, 2, y);
+
+        for (x = 0; x < in->width; x++) {
+            const size_t at = (size_t)y * in->width + x;
+
+            r[x] = g[x] = b[x] = p[0].v[at];
+            if (yuv) {
+                r[x] += 2 * (1 - kr) * sample(&p[2], x, y);
+                b[x] += 2 * (1 - kb) * sample(&p[1], x, y);
+                g[x]  = (g[x] - kr * r[x] - kb * b[x]) / (1 - kr - kb);
+            } else if (n == 3) {
+                g[x] = p[1].v[at];
+                b[x] = p[2].v[at];
+            }
+            r[x] = unit(r[x]);
+            g[x] = unit(g[x]);
+            b[x] = unit(b[x]);
+        }
+    }
+end:
+    for (c = 0; c < n; c++)
+        close_component(&p[c]);
+    return ret;
+}
+
+/** Convert gbrpf32 to the format and by the tags of a new frame. */
+static int store_rgb(AVFilterContext *ctx, AVFrame *out, const AVFrame *rgb)
+{
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(out->format);
+    const int yuv = is_yuv(desc), n = nb_colours(desc);
+    const int w = out->width, h = out->height;
+    float kr, kb, *full;
+    Component p;
+    int c, x, y, ret = check_matrix(ctx, out->format, out->colorspace);
+
+    if (ret < 0)
+        return ret;
+    if (matrix(out->colorspace, &kr, &kb) < 0)          /* grey, RGB */
+        matrix(AVCOL_SPC_UNSPECIFIED, &kr, &kb);
+    full = av_malloc_array((size_t)w * h, sizeof(*full));
+    if (!full)
+        return AVERROR(ENOMEM);
+    for (c = 0; c < FF_ARRAY_ELEMS(out->buf) && out->buf[c]; c++)
+        memset(out->buf[c]->data, 0, out->buf[c]->size);    /* lines are ORed */
+
+    for (c = 0; c < n && ret >= 0; c++) {
+        ret = open_component(&p, out, c);
+        if (ret < 0)
+            break;
+        for (y = 0; y < h; y++) {
+            const float *r = rgb_row(rgb, 0, y), *g = rgb_row(rgb, 1, y);
+            const float *b = rgb_row(rgb, 2, y);
+            float *v = full + (size_t)y * w;
+
+            for (x = 0; x < w; x++) {
+                const float luma = kr * r[x] + (1 - kr - kb) * g[x] +
+                                   kb * b[x];
+
+                if (n == 3 && !yuv)
+                    v[x] = c == 0 ? r[x] : c == 1 ? g[x] : b[x];
+                else
+                    v[x] = c == 0 ? luma :
+                           c == 1 ? (b[x] - luma) / 2 / (1 - kb)
+                                  : (r[x] - luma) / 2 / (1 - kr);
+            }
+        }
+        if (p.w == w && p.h == h)
+            memcpy(p.v, full, (size_t)w * h * sizeof(*full));
+        else
+            gather(&p, full, w, h);
+        store_component(&p, out, c);
+        close_component(&p);
+    }
+    av_free(full);
+    return ret;
+}
+
+static int new_frame(AVFrame **out, int format, int width, int height)
+{
+    AVFrame *frame = av_frame_alloc();
+    int ret;
+
+    *out = NULL;
+    if (!frame)
+        return AVERROR(ENOMEM);
+    frame->format = format;
+    frame->width  = width;
+    frame->height = height;
+    ret = av_frame_get_buffer(frame, 0);
+    if (ret < 0)
+        av_frame_free(&frame);
+    *out = frame;
+    return ret;
+}
+
+/** Say once what of an image is lost on the way to a model. */
+static void warn_losses(AVFilterContext *ctx, const AVFrame *frame,
+                        const char *what)
+{
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(frame->format);
+    WanContext *s = ctx->priv;
+
+    if (s->warned)
+        return;
+    s->warned = 1;
+    if (desc->flags & AV_PIX_FMT_FLAG_ALPHA &&
+        !(desc->flags & AV_PIX_FMT_FLAG_PAL))
+        av_log(ctx, AV_LOG_WARNING, "%s: %s: alpha is dropped; to see it, "
+               "overlay the image on a background first\n", what, desc->name);
+    if (frame->color_trc == AVCOL_TRC_SMPTE2084 ||
+        frame->color_trc == AVCOL_TRC_ARIB_STD_B67 ||
+        frame->color_trc == AVCOL_TRC_LINEAR)
+        av_log(ctx, AV_LOG_WARNING, "%s: transfer %s is taken as if it were "
+               "BT.709; map the tones first\n", what,
+               av_color_transfer_name(frame->color_trc));
+    if (frame->flags & AV_FRAME_FLAG_CORRUPT || frame->decode_error_flags)
+        av_log(ctx, AV_LOG_WARNING, "%s: the decoder says it is damaged\n",
+               what);
+}
+
+/** @param out  the image in a format that libwan reads; a new reference */
+static int to_rgb(AVFilterContext *ctx, AVFrame **out, const AVFrame *in,
+                  const char *what)
+{
+    int ret;
+
+    warn_losses(ctx, in, what);
+    if (in->format == AV_PIX_FMT_RGB24 || in->format == AV_PIX_FMT_GBRP) {
+        *out = av_frame_clone(in);
+        return *out ? 0 : AVERROR(ENOMEM);
+    }
+    if (!convertible(av_pix_fmt_desc_get(in->format), 0)) {
+        av_log(ctx, AV_LOG_ERROR, "%s: no conversion from pixel format %s\n",
+               what, av_get_pix_fmt_name(in->format));
+        return AVERROR(ENOSYS);
+    }
+    ret = new_frame(out, AV_PIX_FMT_GBRPF32, in->width, in->height);
+    if (ret < 0)
+        return ret;
+    ret = load_rgb(ctx, *out, in);
+    if (ret < 0)
+        av_frame_free(out);
+    return ret;
+}
+
+static int decode_interrupted(void *opaque)
+{
+    return interrupted(opaque);
+}
+
+/** The first frame of the first video stream. */
+static int decode_frame(AVFrame *frame, AVFormatContext *fmt,
+                        AVCodecContext *dec, int stream)
+{
+    AVPacket *packet = av_packet_alloc();
+    int ret;
+
+    if (!packet)
+        return AVERROR(ENOMEM);
+    for (;;) {
+        ret = avcodec_receive_frame(dec, frame);
+        if (ret != AVERROR(EAGAIN))
+            break;
+        do {
+            av_packet_unref(packet);
+            ret = av_read_frame(fmt, packet);
+        } while (ret >= 0 && packet->stream_index != stream);
+        if (ret < 0 && ret != AVERROR_EOF)
+            break;
+        ret = avcodec_send_packet(dec, ret < 0 ? NULL : packet);
+        if (ret < 0)
+            break;
+    }
+    av_packet_free(&packet);
+    return ret == AVERROR_EOF ? AVERROR_INVALIDDATA : ret;
+}
+
+/** Read an image, or the first frame of a video, as the lavfi movie does. */
+static int decode_file(AVFilterContext *ctx, const char *path, AVFrame **out)
+{
+    AVFormatContext *fmt = avformat_alloc_context();
+    AVCodecContext *dec  = NULL;
+    AVFrame *frame       = av_frame_alloc();
+    const AVCodec *codec = NULL;
+    int ret = AVERROR(ENOMEM), stream;
+
+    if (!fmt || !frame)
+        goto end;
+    fmt->interrupt_callback.callback = decode_interrupted;
+    fmt->interrupt_callback.opaque   = ctx;
+    if ((ret = avformat_open_input(&fmt, path, NULL, NULL)) < 0 ||
+        (ret = avformat_find_stream_info(fmt, NULL)) < 0 ||
+        (ret = av_find_best_stream(fmt, AVMEDIA_TYPE_VIDEO, -1, -1, &codec,
+                                   0)) < 0)
+        goto end;
+    stream = ret;
+    ret = AVERROR(ENOMEM);
+    dec = avcodec_alloc_context3(codec);
+    if (!dec)
+        goto end;
+    /* half a picture would be taken for a whole one */
+    dec->err_recognition = AV_EF_CRCCHECK | AV_EF_EXPLODE;
+    if ((ret = avcodec_parameters_to_context(dec,
+                   fmt->streams[stream]->codecpar)) < 0 ||
+        (ret = avcodec_open2(dec, codec, NULL)) < 0 ||
+        (ret = decode_frame(frame, fmt, dec, stream)) < 0)
+        goto end;
+    if (av_frame_get_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX))
+        av_log(ctx, AV_LOG_WARNING, "last_image=%s: its orientation is not "
+               "applied, it is taken as it is stored\n", path);
+    ret = to_rgb(ctx, out, frame, "last_image");
+end:
+    if (ret < 0)
+        av_log(ctx, AV_LOG_ERROR, "last_image=%s: cannot read an image: %s\n",
+               path, av_err2str(ret));
+    av_frame_free(&frame);
+    avcodec_free_context(&dec);
+    avformat_close_input(&fmt);
+    return ret;
+}
+
+/**
+ * What of the images can be had before the input's first frame: its size, and
+ * the last image.
+ */
+static int open_images(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    const AVFilterLink *in = ctx->inputs[0];
+    int flf = s->info->task == WAN_TASK_FLF2V, ret;
+
+    if (flf && !s->last_image_path) {
+        av_log(ctx, AV_LOG_ERROR, "no last_image: %s is a first-last-frame "
+               "checkpoint and needs the file of the last frame\n",
+               s->info->name);
+        return AVERROR(EINVAL);
+    }
+    if (!flf && s->last_image_path) {
+        av_log(ctx, AV_LOG_ERROR, "last_image=%s: %s is an image-to-video "
+               "checkpoint and takes none, only a first-last-frame one does\n",
+               s->last_image_path, s->info->name);
+        return AVERROR(EINVAL);
+    }
+    if (flf && s->clips != 1) {
+        av_log(ctx, AV_LOG_ERROR, "clips=%d: must be 1, %s is a "
+               "first-last-frame checkpoint and ends with last_image\n",
+               s->clips, s->info->name);
+        return AVERROR(EINVAL);
+    }
+
+    /* all its rows are one */
+    av_freep(&s->blank_row);
+    s->blank_row = av_calloc(in->w, 3);
+    if (!s->blank_row)
+        return AVERROR(ENOMEM);
+    s->blank = (WanImage) {
+        .format = WAN_PIX_RGB24, .width = in->w, .height = in->h,
+        .data   = { s->blank_row },
+    };
+
+    if (flf) {
+        av_frame_free(&s->last_frame);
+        ret = decode_file(ctx, s->last_image_path, &s->last_frame);
+        if (ret < 0)
+            return ret;
+        describe(&s->last_image, s->last_frame);
+        s->warned = 0;                  /* the input may lose the same */
+    }
+    return 0;
+}
+
 /* ---------------------------------------------------------------- request */
 
 /** What the next clip is asked to be: the model's numbers, then ours. */
@@ -560,6 +1161,10 @@ static void make_request(const WanContext *s, WanRequest *rq)
     rq->rng         = s->rng;
     rq->rng_threads = s->rng_threads;
     rq->seed        = s->seed + s->clip_index;
+    if (s->info->task != WAN_TASK_T2V)
+        rq->image = &s->blank;
+    if (s->last_frame)
+        rq->last_image = &s->last_image;
 }
 
 static int nearest_multiple(int v, int mul)
@@ -569,12 +1174,85 @@ static int nearest_multiple(int v, int mul)
     return FFMAX(v / mul + up, 1) * mul;
 }
 
+/** Size for the image: its aspect as it is shown, the model's area. */
+static int fit_image(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    const AVFilterLink *in = ctx->inputs[0];
+    AVRational sar = in->sample_aspect_ratio, shape = { in->w, in->h };
+    WanRequest rq;
+    int ret;
+
+    if (sar.num < 1 || sar.den < 1)
+        sar = av_make_q(1, 1);
+    if (s->sar.num > 0)
+        sar = av_div_q(sar, s->sar);
+    if (av_cmp_q(sar, av_make_q(1, 1)))
+        shape = av_mul_q(shape, sar);
+
+    wan_request_default(&rq, s->model);
+    ret = wan_request_fit(&rq, s->model, shape.num, shape.den);
+    if (ret < 0)
+        return map_error(ret);
+    s->w = rq.width;
+    s->h = rq.height;
+    av_log(ctx, AV_LOG_INFO, "%dx%d for the input of %dx%d, sample aspect "
+           "ratio %d:%d\n", s->w, s->h, in->w, in->h,
+           in->sample_aspect_ratio.num, in->sample_aspect_ratio.den);
+    return 0;
+}
+
+/** The clip takes after the input: what was asked otherwise is refused. */
+static int settle_extend(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    AVFilterLink *inlink = ctx->inputs[0];
+    const AVRational rate = WAN_LINK(inlink)->frame_rate;
+    const int mul = s->info->size_multiple;
+
+    if (s->w && (s->w != inlink->w || s->h != inlink->h)) {
+        av_log(ctx, AV_LOG_ERROR, "size=%dx%d: mode=extend keeps the size of "
+               "its input, %dx%d; scale that\n", s->w, s->h, inlink->w,
+               inlink->h);
+        return AVERROR(EINVAL);
+    }
+    if (inlink->w % mul || inlink->h % mul) {
+        int w = nearest_multiple(inlink->w, mul);
+        int h = nearest_multiple(inlink->h, mul);
+
+        av_log(ctx, AV_LOG_ERROR, "mode=extend: the input is %dx%d, width and "
+               "height must be multiples of %d; the nearest is %dx%d: put the "
+               "filter scale=%d:%d before it\n", inlink->w, inlink->h, mul, w,
+               h, w, h);
+        return AVERROR(EINVAL);
+    }
+    if (rate.num > 0 && rate.den > 0) {
+        if (s->rate.num && av_cmp_q(s->rate, rate)) {
+            av_log(ctx, AV_LOG_ERROR, "rate=%s: mode=extend keeps the frame "
+                   "rate of its input, %d/%d; put the filter fps before it\n",
+                   s->rate_str, rate.num, rate.den);
+            return AVERROR(EINVAL);
+        }
+        s->rate = rate;
+    }
+    s->w   = inlink->w;
+    s->h   = inlink->h;
+    s->sar = inlink->sample_aspect_ratio;
+    return 0;
+}
+
 /** Fill in size, rate and frames, which the model decides if nobody did. */
 static int settle_shape(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
-    int mul = s->info->size_multiple;
+    int mul = s->info->size_multiple, ret;
 
+    if (from_image(ctx)) {
+        ret = s->mode == MODE_EXTEND ? settle_extend(ctx) :
+              !s->w                  ? fit_image(ctx)     : 0;
+        if (ret < 0)
+            return ret;
+    }
     if (!s->w) {
         s->w = s->info->width;
         s->h = s->info->height;
@@ -605,6 +1283,13 @@ static int settle_shape(AVFilterContext *ctx)
         s->frames = (n + 2) / 4 * 4 + 1;
     } else if (s->frames == -1)
         s->frames = s->info->frames;
+
+    if (s->frames == 1 && from_image(ctx) &&
+        (s->mode == MODE_EXTEND || s->clips != 1)) {
+        av_log(ctx, AV_LOG_ERROR, "frames=1: a clip that goes on from a frame "
+               "does not repeat it, so it must have 5 or more\n");
+        return AVERROR(EINVAL);
+    }
     return 0;
 }
 
@@ -612,7 +1297,7 @@ static int settle_shape(AVFilterContext *ctx)
  * Open the model and see that the request can be met, so that what is wrong
  * fails here, where every program gives an exit code for it.
  */
-static int open_model(AVFilterContext *ctx, enum WanTask task)
+static int open_model(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
     const int64_t start = av_gettime_relative();
@@ -635,12 +1320,15 @@ static int open_model(AVFilterContext *ctx, enum WanTask task)
     s->info = wan_model_info(s->model);
     s->load_seconds = (av_gettime_relative() - start) / 1e6;
 
-    if (s->info->task != task) {
-        av_log(ctx, AV_LOG_ERROR, "model=%s: %s makes video from an image and "
-               "a prompt, %s only from a prompt\n", s->model_path,
-               s->info->name, ctx->filter->name);
+    if ((s->info->task == WAN_TASK_T2V) == from_image(ctx)) {
+        av_log(ctx, AV_LOG_ERROR, "model=%s: %s makes video from %s: use the "
+               "filter %s\n", s->model_path, s->info->name,
+               from_image(ctx) ? "a prompt alone" : "an image and a prompt",
+               from_image(ctx) ? "wan_t2v" : "wan_i2v");
         return AVERROR(EINVAL);
     }
+    if (from_image(ctx) && (ret = open_images(ctx)) < 0)
+        return ret;
     if ((ret = settle_shape(ctx)) < 0)
         return ret;
 
@@ -788,6 +1476,10 @@ static void log_progress(AVFilterContext *ctx, int units)
         av_log(ctx, AV_LOG_INFO, "%stext %d/%d, %.3g s\n", clip, p->done,
                p->total, p->text);
         break;
+    case WAN_STAGE_IMAGE:
+        av_log(ctx, AV_LOG_INFO, "%simage %d/%d, %.3g s\n", clip, p->done,
+               p->total, p->image);
+        break;
     case WAN_STAGE_STEPS:
         each = p->steps / p->done;
         av_log(ctx, AV_LOG_INFO, "%sstep %d/%d, %.3g s a step, %.0f s left\n",
@@ -858,6 +1550,8 @@ static int start_clip(AVFilterContext *ctx)
     static const char *const sampler_names[] = { "unipc", "dpm++", "euler" };
     WanContext *s = ctx->priv;
     Worker *w = &s->worker;
+    AVFrame *frame = NULL;
+    WanImage image;
     WanRequest rq;
     int ret;
 
@@ -873,7 +1567,16 @@ static int start_clip(AVFilterContext *ctx)
     if ((ret = make_labels(s, &rq)) < 0)
         return ret;
     s->clip_start = av_gettime_relative();
+    if (from_image(ctx)) {
+        /* what goes on from a frame does not show it again */
+        s->skip = s->mode == MODE_EXTEND || s->clip_index > 0;
+        if ((ret = to_rgb(ctx, &frame, s->start, "input")) < 0)
+            return ret;
+        describe(&image, frame);
+        rq.image = &image;
+    }
     ret = wan_job_open(&w->job, s->model, &rq);
+    av_frame_free(&frame);
     if (ret < 0)
         return map_error(ret);
     if (!w->started && (ret = worker_start(w)) < 0) {
@@ -882,7 +1585,7 @@ static int start_clip(AVFilterContext *ctx)
         return ret;
     }
     s->clip_index++;
-    s->clip_pts = s->next_pts;
+    s->clip_first = s->delivered;
     worker_go(w);
     return 0;
 }
@@ -892,11 +1595,14 @@ static void end_clip(AVFilterContext *ctx, int64_t frames)
     WanContext *s = ctx->priv;
     const WanProgress *p = &s->progress;
     double load = s->clip_index == 1 ? s->load_seconds : 0;
+    char image[32] = "";
 
+    if (from_image(ctx))
+        snprintf(image, sizeof(image), "image %.3g, ", p->image);
     av_log(ctx, AV_LOG_INFO, "clip %d: %"PRId64" frames in %.3g s: load %.3g, "
-           "text %.3g, steps %.3g, decode %.3g\n", s->clip_index, frames,
+           "text %.3g, %ssteps %.3g, decode %.3g\n", s->clip_index, frames,
            load + (av_gettime_relative() - s->clip_start) / 1e6,
-           load, p->text, p->steps, p->decode);
+           load, p->text, image, p->steps, p->decode);
     wan_job_close(&s->worker.job);
 }
 
@@ -914,29 +1620,36 @@ static void shut_down(AVFilterContext *ctx)
     s->queue_pos = s->nb_queued = 0;
     av_dict_free(&s->meta);
     av_buffer_unref(&s->sei);
+    av_frame_free(&s->start);
+    av_frame_free(&s->rgb);
+    av_frame_free(&s->last_frame);
+    av_freep(&s->blank_row);
 }
 
 /* ----------------------------------------------------------------- frames */
 
-static int set_props(WanContext *s, AVFrame *frame, int64_t pts)
+/** Time of the nth frame made, which the frame rate alone decides. */
+static int64_t frame_pts(const WanContext *s, int64_t n)
+{
+    return s->first_pts + av_rescale_q(n, av_inv_q(s->rate), s->time_base);
+}
+
+static void set_duration(AVFrame *frame, int64_t duration)
+{
+#if LAVU_FROM(57, 30)                   /* 6.0 */
+    frame->duration = duration;
+#else
+    frame->pkt_duration = duration;
+#endif
+}
+
+/** Colours as libwan makes them. */
+static void set_colours(AVFrame *frame)
 {
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(frame->format);
 
-    frame->pts       = pts;
-    frame->pict_type = AV_PICTURE_TYPE_I;
-#if LAVU_FROM(57, 30)                   /* 6.0 */
-    frame->duration  = 1;
-#else
-    frame->pkt_duration = 1;
-#endif
-#if LAVU_FROM(58, 7)                    /* 6.1 */
-    frame->flags    |= AV_FRAME_FLAG_KEY;
-#else
-    frame->key_frame = 1;
-#endif
-    frame->sample_aspect_ratio = s->sar;
-    frame->color_primaries     = AVCOL_PRI_BT709;
-    frame->color_trc           = AVCOL_TRC_BT709;
+    frame->color_primaries = AVCOL_PRI_BT709;
+    frame->color_trc       = AVCOL_TRC_BT709;
     if (desc->flags & AV_PIX_FMT_FLAG_RGB) {
         frame->color_range = AVCOL_RANGE_JPEG;
         frame->colorspace  = AVCOL_SPC_RGB;
@@ -946,6 +1659,20 @@ static int set_props(WanContext *s, AVFrame *frame, int64_t pts)
     }
     frame->chroma_location = desc->log2_chroma_w ? AVCHROMA_LOC_LEFT
                                                  : AVCHROMA_LOC_UNSPECIFIED;
+}
+
+/** Properties of the nth frame made; its colours are set. */
+static int set_props(WanContext *s, AVFrame *frame, int64_t n)
+{
+    frame->pts       = frame_pts(s, n);
+    frame->pict_type = AV_PICTURE_TYPE_I;
+    set_duration(frame, frame_pts(s, n + 1) - frame->pts);
+#if LAVU_FROM(58, 7)                    /* 6.1 */
+    frame->flags    |= AV_FRAME_FLAG_KEY;
+#else
+    frame->key_frame = 1;
+#endif
+    frame->sample_aspect_ratio = s->sar;
 
     if (s->sei) {
         AVBufferRef *sei = av_buffer_ref(s->sei);
@@ -959,6 +1686,65 @@ static int set_props(WanContext *s, AVFrame *frame, int64_t pts)
     return av_dict_copy(&frame->metadata, s->meta, 0);
 }
 
+/** Could libwan write this frame, with these tags? */
+static int as_made(const AVFrame *frame)
+{
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(frame->format);
+
+    if ((int)wan_format(frame->format) < 0)
+        return 0;
+    return desc->flags & AV_PIX_FMT_FLAG_RGB ||
+           (frame->colorspace == AVCOL_SPC_BT709 && !full_range(frame) &&
+            (!desc->log2_chroma_w ||
+             frame->chroma_location == AVCHROMA_LOC_UNSPECIFIED ||
+             frame->chroma_location == AVCHROMA_LOC_LEFT));
+}
+
+/** Read a frame of the job with the format and the tags of the input. */
+static int read_as_input(AVFilterContext *ctx, AVFrame *frame)
+{
+    WanContext *s = ctx->priv;
+    WanImage image;
+    int ret;
+
+    frame->color_primaries = s->start->color_primaries;
+    frame->color_trc       = s->start->color_trc;
+    frame->color_range     = s->start->color_range;
+    frame->colorspace      = s->start->colorspace;
+    frame->chroma_location = s->start->chroma_location;
+    if (as_made(frame)) {
+        describe(&image, frame);
+        return wan_job_frame(s->worker.job, &image);
+    }
+    if (!s->rgb && (ret = new_frame(&s->rgb, AV_PIX_FMT_GBRPF32, frame->width,
+                                    frame->height)) < 0)
+        return ret;
+    describe(&image, s->rgb);
+    ret = wan_job_frame(s->worker.job, &image);
+    return ret < 0 ? ret : store_rgb(ctx, frame, s->rgb);
+}
+
+/** Read the next frame of the job into a frame of the output. */
+static int read_frame(AVFilterContext *ctx, AVFrame *frame)
+{
+    WanContext *s = ctx->priv;
+    WanImage image;
+
+    set_colours(frame);
+    if (from_image(ctx) && s->mode == MODE_EXTEND)
+        return read_as_input(ctx, frame);
+    describe(&image, frame);
+    return wan_job_frame(s->worker.job, &image);
+}
+
+/** The next clip goes on from this frame, unless another one follows. */
+static int keep_start(WanContext *s, const AVFrame *frame)
+{
+    av_frame_free(&s->start);
+    s->start = av_frame_clone(frame);
+    return s->start ? 0 : AVERROR(ENOMEM);
+}
+
 /**
  * Move the frames that are ready from the paused job to the queue, then let
  * the worker go on: it decodes while the queue is encoded.
@@ -970,8 +1756,7 @@ static int take_frames(AVFilterContext *ctx, AVFilterLink *outlink)
     WanContext *s = ctx->priv;
     Worker *w = &s->worker;
     AVFrame *frame;
-    WanImage image;
-    int i, ret;
+    int ret;
 
     if (w->ret < 0)
         return map_error(w->ret);
@@ -982,19 +1767,16 @@ static int take_frames(AVFilterContext *ctx, AVFilterLink *outlink)
         if (!frame)
             return AVERROR(ENOMEM);
 
-        memset(&image, 0, sizeof(image));
-        for (i = 0; i < FF_ARRAY_ELEMS(pixel_formats); i++)
-            if (pixel_formats[i].av == outlink->format)
-                image.format = pixel_formats[i].wan;
-        image.width  = outlink->w;
-        image.height = outlink->h;
-        for (i = 0; i < 4; i++) {
-            image.data[i]   = frame->data[i];
-            image.stride[i] = frame->linesize[i];
+        ret = read_frame(ctx, frame);
+        if (ret >= 0 && s->skip) {
+            s->skip--;
+            av_frame_free(&frame);
+            continue;
         }
-        ret = wan_job_frame(w->job, &image);
         if (ret >= 0)
-            ret = set_props(s, frame, s->next_pts + s->nb_queued);
+            ret = set_props(s, frame, s->delivered + s->nb_queued);
+        if (ret >= 0 && from_image(ctx))
+            ret = keep_start(s, frame);
         if (ret < 0) {
             av_frame_free(&frame);
             if (ret == WAN_ERR(EAGAIN)) {
@@ -1002,7 +1784,7 @@ static int take_frames(AVFilterContext *ctx, AVFilterLink *outlink)
                 return 0;
             }
             if (ret == WAN_EOF) {
-                end_clip(ctx, s->next_pts + s->nb_queued - s->clip_pts);
+                end_clip(ctx, s->delivered + s->nb_queued - s->clip_first);
                 return 0;
             }
             return map_error(ret);
@@ -1025,12 +1807,12 @@ static int next_frame(AVFilterContext *ctx, AVFilterLink *outlink,
     for (;;) {
         if (s->queue_pos < s->nb_queued) {
             *frame = s->queue[s->queue_pos++];
-            s->next_pts++;
+            s->delivered++;
             return 1;
         }
         if (interrupted(ctx)) {
             av_log(ctx, AV_LOG_WARNING, "interrupted, %"PRId64" frames "
-                   "delivered\n", s->next_pts);
+                   "delivered\n", s->delivered);
             return AVERROR_EOF;
         }
         if (!s->worker.job) {
@@ -1048,56 +1830,13 @@ static int next_frame(AVFilterContext *ctx, AVFilterLink *outlink,
         if (ret < 0) {
             av_log(ctx, AV_LOG_ERROR, "stopped in clip %d: %s; %"PRId64" "
                    "frames delivered\n", FFMAX(s->clip_index, 1),
-                   av_err2str(ret), s->next_pts);
+                   av_err2str(ret), s->delivered);
             return ret;
         }
     }
 }
 
-/* ---------------------------------------------------------------- wan_t2v */
-
-static int activate_t2v(AVFilterContext *ctx)
-{
-    AVFilterLink *outlink = ctx->outputs[0];
-    const WanContext *s = ctx->priv;
-    AVFrame *frame;
-    int ret;
-
-    if (ff_outlink_get_status(outlink)) {
-        shut_down(ctx);
-        return 0;
-    }
-    if (!ff_outlink_frame_wanted(outlink))
-        return FFERROR_NOT_READY;
-
-    ret = next_frame(ctx, outlink, &frame);
-    if (ret > 0)
-        return ff_filter_frame(outlink, frame);
-    if (!ret) {
-        ff_filter_set_ready(ctx, 10);
-        return 0;
-    }
-    /* An error must stay: one that is only returned is asked for again. */
-    shut_down(ctx);
-    ff_outlink_set_status(outlink, ret, s->next_pts);
-    return ret == AVERROR_EOF ? 0 : ret;
-}
-
-static int config_props_t2v(AVFilterLink *outlink)
-{
-    AVFilterContext *ctx = outlink->src;
-    const WanContext *s  = ctx->priv;
-    int ret = open_model(ctx, WAN_TASK_T2V);
-
-    if (ret < 0)
-        return ret;
-    outlink->w = s->w;
-    outlink->h = s->h;
-    outlink->sample_aspect_ratio  = s->sar;
-    outlink->time_base            = av_inv_q(s->rate);
-    WAN_LINK(outlink)->frame_rate = s->rate;
-    return 0;
-}
+/* ---------------------------------------------------------------- filters */
 
 static int add_formats(const WanContext *s, AVFilterFormats **list)
 {
@@ -1111,25 +1850,30 @@ static int add_formats(const WanContext *s, AVFilterFormats **list)
 }
 
 #if LAVFI_FROM(10, 4)
-static int query_formats(const AVFilterContext *ctx,
-                         AVFilterFormatsConfig **cfg_in,
-                         AVFilterFormatsConfig **cfg_out)
+/* spaces and ranges count for YUV only, links of RGB have their own */
+static int offer_output(const AVFilterContext *ctx,
+                        AVFilterFormatsConfig *out)
 {
     AVFilterFormats *formats = NULL, *spaces = NULL, *ranges = NULL;
     int ret;
 
-    /* spaces and ranges count for YUV only, links of RGB have their own */
     if ((ret = add_formats(ctx->priv, &formats)) < 0 ||
-        (ret = ff_set_common_formats2(ctx, cfg_in, cfg_out, formats)) < 0 ||
+        (ret = ff_formats_ref(formats, &out->formats)) < 0 ||
         (ret = ff_add_format(&spaces, AVCOL_SPC_BT709)) < 0 ||
-        (ret = ff_set_common_color_spaces2(ctx, cfg_in, cfg_out, spaces)) < 0 ||
-        (ret = ff_add_format(&ranges, AVCOL_RANGE_MPEG)) < 0 ||
-        (ret = ff_set_common_color_ranges2(ctx, cfg_in, cfg_out, ranges)) < 0)
+        (ret = ff_formats_ref(spaces, &out->color_spaces)) < 0 ||
+        (ret = ff_add_format(&ranges, AVCOL_RANGE_MPEG)) < 0)
         return ret;
-    return 0;
+    return ff_formats_ref(ranges, &out->color_ranges);
+}
+
+static int query_formats_t2v(const AVFilterContext *ctx,
+                             AVFilterFormatsConfig **cfg_in,
+                             AVFilterFormatsConfig **cfg_out)
+{
+    return offer_output(ctx, cfg_out[0]);
 }
 #else
-static int query_formats(AVFilterContext *ctx)
+static int query_formats_t2v(AVFilterContext *ctx)
 {
     AVFilterFormats *formats = NULL;
     int ret = add_formats(ctx->priv, &formats);
@@ -1224,6 +1968,68 @@ static av_cold void uninit(AVFilterContext *ctx)
     shut_down(ctx);
 }
 
+/** Hand out what is generated, when it is wanted. */
+static int deliver(AVFilterContext *ctx, AVFilterLink *outlink)
+{
+    const WanContext *s = ctx->priv;
+    AVFrame *frame;
+    int64_t pts;
+    int ret;
+
+    if (!ff_outlink_frame_wanted(outlink))
+        return FFERROR_NOT_READY;
+
+    ret = next_frame(ctx, outlink, &frame);
+    if (ret > 0)
+        return ff_filter_frame(outlink, frame);
+    if (!ret) {
+        ff_filter_set_ready(ctx, 10);
+        return 0;
+    }
+    /* An error must stay: one that is only returned is asked for again. */
+    pts = frame_pts(s, s->delivered);
+    shut_down(ctx);
+    ff_outlink_set_status(outlink, ret, pts);
+    return ret == AVERROR_EOF ? 0 : ret;
+}
+
+/* ---------------------------------------------------------------- wan_t2v */
+
+static int activate_t2v(AVFilterContext *ctx)
+{
+    AVFilterLink *outlink = ctx->outputs[0];
+
+    if (ff_outlink_get_status(outlink)) {
+        shut_down(ctx);
+        return 0;
+    }
+    return deliver(ctx, outlink);
+}
+
+static int config_props_t2v(AVFilterLink *outlink)
+{
+    AVFilterContext *ctx = outlink->src;
+    WanContext *s = ctx->priv;
+    int ret = open_model(ctx);
+
+    if (ret < 0)
+        return ret;
+    s->time_base = av_inv_q(s->rate);
+    outlink->w   = s->w;
+    outlink->h   = s->h;
+    outlink->sample_aspect_ratio  = s->sar;
+    outlink->time_base            = s->time_base;
+    WAN_LINK(outlink)->frame_rate = s->rate;
+    return 0;
+}
+
+static const AVOption wan_t2v_options[] = {
+    COMMON_OPTIONS,
+    { NULL }
+};
+
+AVFILTER_DEFINE_CLASS(wan_t2v);
+
 static const AVFilterPad wan_t2v_outputs[] = {
     {
         .name         = "default",
@@ -1244,5 +2050,248 @@ const WAN_FILTER ff_vsrc_wan_t2v = {
     .activate             = activate_t2v,
     .process_command      = process_command,
     FILTER_OUTPUTS(wan_t2v_outputs),
-    WAN_QUERY_FUNC(query_formats),
+    WAN_QUERY_FUNC(query_formats_t2v),
 };
+
+/* ---------------------------------------------------------------- wan_i2v */
+
+#if CONFIG_WAN_I2V_FILTER
+
+static const AVOption wan_i2v_options[] = {
+    COMMON_OPTIONS,
+    { "last_image", "set file of the last frame, for first-last-frame models", OFFSET(last_image_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS },
+    { "mode",     "set what becomes of the input", OFFSET(mode), AV_OPT_TYPE_INT, {.i64 = MODE_FIRST}, MODE_FIRST, MODE_EXTEND, FLAGS, .unit = "mode" },
+        { "first",  "its first frame is the start, the rest is not read", 0, AV_OPT_TYPE_CONST, {.i64 = MODE_FIRST},  .flags = FLAGS, .unit = "mode" },
+        { "extend", "it passes, and goes on from its last frame",         0, AV_OPT_TYPE_CONST, {.i64 = MODE_EXTEND}, .flags = FLAGS, .unit = "mode" },
+    { NULL }
+};
+
+AVFILTER_DEFINE_CLASS(wan_i2v);
+
+static av_cold int init_i2v(AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+
+    if (s->mode == MODE_EXTEND && s->format != AV_PIX_FMT_YUV420P &&
+        s->format != AV_PIX_FMT_NONE) {
+        av_log(ctx, AV_LOG_ERROR, "format=%s: mode=extend keeps the format of "
+               "its input; put the filter format=%s before it\n",
+               av_get_pix_fmt_name(s->format), av_get_pix_fmt_name(s->format));
+        return AVERROR(EINVAL);
+    }
+    return init(ctx);
+}
+
+/**
+ * What the input may be: all that can be converted to RGB, and in extend mode
+ * back again.
+ */
+static int add_input_formats(const WanContext *s, AVFilterFormats **list)
+{
+    const AVPixFmtDescriptor *desc = NULL;
+    int ret;
+
+    while ((desc = av_pix_fmt_desc_next(desc))) {
+        const enum AVPixelFormat format = av_pix_fmt_desc_get_id(desc);
+
+        if (!convertible(desc, s->mode == MODE_EXTEND))
+            continue;
+        if ((ret = ff_add_format(list, format)) < 0)
+            return ret;
+    }
+    return 0;
+}
+
+#if LAVFI_FROM(10, 4)
+static int query_formats_i2v(const AVFilterContext *ctx,
+                             AVFilterFormatsConfig **cfg_in,
+                             AVFilterFormatsConfig **cfg_out)
+{
+    const WanContext *s = ctx->priv;
+    AVFilterFormats *formats = NULL;
+    int ret = add_input_formats(s, &formats);
+
+    if (ret < 0)
+        return ret;
+    if (s->mode == MODE_EXTEND)
+        return ff_set_common_formats2(ctx, cfg_in, cfg_out, formats);
+    ret = ff_formats_ref(formats, &cfg_in[0]->formats);
+    return ret < 0 ? ret : offer_output(ctx, cfg_out[0]);
+}
+#else
+static int query_formats_i2v(AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+    AVFilterFormats *in = NULL, *out = NULL;
+    int ret = add_input_formats(s, &in);
+
+    if (ret < 0)
+        return ret;
+    if (s->mode == MODE_EXTEND)
+        return ff_set_common_formats(ctx, in);
+    if ((ret = ff_formats_ref(in, &ctx->inputs[0]->outcfg.formats)) < 0 ||
+        (ret = add_formats(s, &out)) < 0)
+        return ret;
+    return ff_formats_ref(out, &ctx->outputs[0]->incfg.formats);
+}
+#endif
+
+static int config_props_i2v(AVFilterLink *outlink)
+{
+    AVFilterContext *ctx = outlink->src;
+    AVFilterLink *inlink = ctx->inputs[0];
+    WanContext *s = ctx->priv;
+    int ret;
+
+#if LAVFI_FROM(9, 15)                   /* 7.0 */
+    if ((ret = check_matrix(ctx, inlink->format, inlink->colorspace)) < 0)
+        return ret;
+#endif
+    if ((ret = open_model(ctx)) < 0)
+        return ret;
+    s->time_base = s->mode == MODE_EXTEND ? inlink->time_base
+                                          : av_inv_q(s->rate);
+    outlink->w   = s->w;
+    outlink->h   = s->h;
+    outlink->sample_aspect_ratio  = s->sar;
+    outlink->time_base            = s->time_base;
+    WAN_LINK(outlink)->frame_rate = s->mode == MODE_EXTEND
+                                    ? WAN_LINK(inlink)->frame_rate : s->rate;
+    return 0;
+}
+
+/** How long a frame of the input is shown: as it says, or as the last was. */
+static int64_t get_duration(const WanContext *s, const AVFrame *frame)
+{
+#if LAVU_FROM(57, 30)                   /* 6.0 */
+    int64_t duration = frame->duration;
+#else
+    int64_t duration = frame->pkt_duration;
+#endif
+
+    if (duration <= 0 && s->start && s->start->pts != AV_NOPTS_VALUE &&
+        frame->pts != AV_NOPTS_VALUE)
+        duration = frame->pts - s->start->pts;
+    if (duration <= 0)
+        duration = av_rescale_q(1, av_inv_q(s->rate), s->time_base);
+    return av_clip64(duration, 1, INT_MAX);
+}
+
+/** A frame of the input: in first mode the only one, else it passes. */
+static int take_input(AVFilterContext *ctx, AVFrame *frame)
+{
+    AVFilterLink *inlink = ctx->inputs[0];
+    WanContext *s = ctx->priv;
+
+    if (s->mode == MODE_EXTEND) {
+        int ret;
+
+        s->input_duration = get_duration(s, frame);
+        if (frame->pts != AV_NOPTS_VALUE)
+            s->first_pts = frame->pts;
+        s->first_pts += s->input_duration;
+        ret = keep_start(s, frame);
+        if (ret < 0) {
+            av_frame_free(&frame);
+            return ret;
+        }
+        return ff_filter_frame(ctx->outputs[0], frame);
+    }
+
+    s->start = frame;
+    s->input_ended = 1;
+    if (frame->pts != AV_NOPTS_VALUE)
+        s->first_pts = av_rescale_q(frame->pts, inlink->time_base,
+                                    s->time_base);
+    ff_inlink_set_status(inlink, AVERROR_EOF);
+    ff_filter_set_ready(ctx, 10);
+    return 0;
+}
+
+/** The end of the input. @return 0: generate, else the status that ends us */
+static int end_input(AVFilterContext *ctx, int status)
+{
+    WanContext *s = ctx->priv;
+    const AVRational rate = WAN_LINK(ctx->inputs[0])->frame_rate;
+
+    s->input_ended = 1;
+    if (status != AVERROR_EOF || interrupted(ctx))
+        return status;
+    if (!s->start) {
+        av_log(ctx, AV_LOG_ERROR, "the input has no frame to start from\n");
+        return AVERROR_INVALIDDATA;
+    }
+    if (s->mode == MODE_EXTEND && !s->rate_str && (!rate.num || !rate.den))
+        s->rate = av_inv_q(av_mul_q(av_make_q(s->input_duration, 1),
+                                    s->time_base));
+    return 0;
+}
+
+static int activate_i2v(AVFilterContext *ctx)
+{
+    AVFilterLink *inlink  = ctx->inputs[0];
+    AVFilterLink *outlink = ctx->outputs[0];
+    WanContext *s = ctx->priv;
+    AVFrame *frame;
+    int64_t pts;
+    int ret, status = ff_outlink_get_status(outlink);
+
+    if (status) {
+        ff_inlink_set_status(inlink, status);
+        shut_down(ctx);
+        return 0;
+    }
+    if (s->input_ended)
+        return deliver(ctx, outlink);
+
+    ret = ff_inlink_consume_frame(inlink, &frame);
+    if (ret > 0)
+        ret = take_input(ctx, frame);
+    else if (!ret && ff_inlink_acknowledge_status(inlink, &status, &pts)) {
+        ret = end_input(ctx, status);
+        if (!ret)
+            return deliver(ctx, outlink);
+    } else if (!ret) {
+        FF_FILTER_FORWARD_WANTED(outlink, inlink);
+        return FFERROR_NOT_READY;
+    }
+    if (ret >= 0)
+        return 0;
+    shut_down(ctx);
+    s->input_ended = 1;
+    ff_inlink_set_status(inlink, ret);
+    ff_outlink_set_status(outlink, ret, s->first_pts);
+    return ret == AVERROR_EOF ? 0 : ret;
+}
+
+static const AVFilterPad wan_i2v_inputs[] = {
+    {
+        .name         = "default",
+        .type         = AVMEDIA_TYPE_VIDEO,
+    },
+};
+
+static const AVFilterPad wan_i2v_outputs[] = {
+    {
+        .name         = "default",
+        .type         = AVMEDIA_TYPE_VIDEO,
+        .config_props = config_props_i2v,
+    },
+};
+
+const WAN_FILTER ff_vf_wan_i2v = {
+    .WAN_PUB(name)        = "wan_i2v",
+    .WAN_PUB(description) = NULL_IF_CONFIG_SMALL("Make video from an image "
+                                                 "and text with a Wan model."),
+    .WAN_PUB(priv_class)  = &wan_i2v_class,
+    .priv_size            = sizeof(WanContext),
+    .init                 = init_i2v,
+    .uninit               = uninit,
+    .activate             = activate_i2v,
+    .process_command      = process_command,
+    FILTER_INPUTS(wan_i2v_inputs),
+    FILTER_OUTPUTS(wan_i2v_outputs),
+    WAN_QUERY_FUNC(query_formats_i2v),
+};
+
+#endif /* CONFIG_WAN_I2V_FILTER */
