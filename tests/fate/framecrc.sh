@@ -16,6 +16,7 @@ rm -rf "$samples"
 mkdir -p "$samples/wan"
 cp "$SRC/tests/fate/samples/wan/prompt.txt" "$samples/wan"
 ln -s "$tiny/wan-t2v" "$samples/wan/t2v"
+ln -s "$tiny/wan-i2v" "$samples/wan/i2v"
 
 # ours make's variables are not FFmpeg's
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
@@ -24,7 +25,8 @@ fate() { make -C "$build" "$@" SAMPLES="$samples"; }
 # FATE leaves a test out without a word when a part that it needs is missing.
 listed() { fate fate-list > "$tmp/list" && has "^fate-$1\$" "$tmp/list"; }
 
-for name in filter-wan-t2v filter-wan-t2v-gbrp; do
+for name in filter-wan-t2v filter-wan-t2v-gbrp filter-wan-i2v \
+            filter-wan-i2v-extend; do
     check "$name is there" listed $name
     if [ "${GEN:-0}" != 0 ]; then
         fate fate-$name GEN=1 > /dev/null 2>&1
