@@ -16,6 +16,11 @@
 
 #include "model.h"
 
+#define TOOL "wan-info"
+#include "tool.h"
+
+#define MAX_INT (1 << 24)   // ranges are the library's to check
+
 static const char usage_text[] =
 "usage: wan-info MODEL [options]\n"
 "       wan-info --shapes NAME [options]\n"
@@ -56,31 +61,6 @@ static void show_line(void *opaque, enum WanLogLevel level, const char *line)
 }
 
 /* -------------------------------------------------------- command line */
-
-__attribute__((format(printf, 1, 2)))
-static int usage(const char *fmt, ...)
-{
-    va_list ap;
-
-    fputs("wan-info: ", stderr);
-    va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
-    va_end(ap);
-    fputs("; see wan-info --help\n", stderr);
-    return 2;
-}
-
-/* 0, or the exit status of wrong use; ranges are the library's to check. */
-static int parse_int(int *out, const char *option, const char *text)
-{
-    char *end;
-    const long v = strtol(text, &end, 10);
-
-    if (!*text || *end || v < 1 || v > 1 << 24)
-        return usage("--%s %s: a whole number from 1 can be", option, text);
-    *out = (int)v;
-    return 0;
-}
 
 static int parse_size(Options *o, const char *text)
 {
@@ -140,8 +120,8 @@ static int parse(Options *o, int argc, char **argv)
         switch (c) {
         case 'S': o->shapes = optarg; break;
         case 's': ret = parse_size(o, optarg); break;
-        case 'f': ret = parse_int(&o->frames, "frames", optarg); break;
-        case 'n': ret = parse_int(&o->steps, "steps", optarg); break;
+        case 'f': ret = parse_int(&o->frames, "frames", optarg, MAX_INT); break;
+        case 'n': ret = parse_int(&o->steps, "steps", optarg, MAX_INT); break;
         case 'g':
             o->guidance = strtod(optarg, &end);
             if (!*optarg || *end || !(o->guidance >= 0))
@@ -150,7 +130,7 @@ static int parse(Options *o, int argc, char **argv)
         case 'p': o->prompt = optarg; break;
         case 'm': ret = parse_bytes(&o->model.memory, optarg); break;
         case 'd': o->model.device = optarg; break;
-        case 't': ret = parse_int(&o->model.threads, "threads", optarg); break;
+        case 't': ret = parse_int(&o->model.threads, "threads", optarg, MAX_INT); break;
         case 'T': o->trace = 1; break;
         case 'x': o->model.text_encoder = optarg; break;
         case 'v': o->model.vae = optarg; break;

@@ -40,6 +40,11 @@
 #include "t5.h"
 #include "vae.h"
 
+#define TOOL "wan-random"
+#include "tool.h"
+
+#define MAX_LAYERS 999
+
 #define CHUNK   (1 << 22)       // elements made and written at a time
 #define ALIGN   64              // of tensor data in every file
 #define TOP     "archive/"      // the folder inside a torch file
@@ -817,31 +822,6 @@ typedef struct Options {
     uint64_t seed;
 } Options;
 
-__attribute__((format(printf, 1, 2)))
-static int usage(const char *fmt, ...)
-{
-    va_list ap;
-
-    fputs("wan-random: ", stderr);
-    va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
-    va_end(ap);
-    fputs("; see wan-random --help\n", stderr);
-    return 2;
-}
-
-/* 0, or the exit status of wrong use. */
-static int parse_layers(int *out, const char *option, const char *text)
-{
-    char *end;
-    const long v = strtol(text, &end, 10);
-
-    if (!*text || *end || v < 1 || v > 999)
-        return usage("--%s %s: 1 to 999 can be", option, text);
-    *out = (int)v;
-    return 0;
-}
-
 /* 0, -1: help was shown, or the exit status of wrong use. */
 static int parse(Options *o, int argc, char **argv)
 {
@@ -868,13 +848,13 @@ static int parse(Options *o, int argc, char **argv)
                 ret = usage("--dit-type %s: bf16 or f32 can be", optarg);
             break;
         case 'D':
-            ret = parse_layers(&o->dit_layers, "dit-layers", optarg);
+            ret = parse_int(&o->dit_layers, "dit-layers", optarg, MAX_LAYERS);
             break;
         case 'T':
-            ret = parse_layers(&o->text_layers, "text-layers", optarg);
+            ret = parse_int(&o->text_layers, "text-layers", optarg, MAX_LAYERS);
             break;
         case 'C':
-            ret = parse_layers(&o->clip_layers, "clip-layers", optarg);
+            ret = parse_int(&o->clip_layers, "clip-layers", optarg, MAX_LAYERS);
             break;
         case 'n': o->no_text = 1; break;
         case 'v': o->no_vae = 1; break;
