@@ -55,6 +55,7 @@ typedef struct Stage {
     double flops;               // of all its units
     int units;
     double first, rest;         // seconds of the first unit, of the others
+    double cpu;                 // processor seconds
 } Stage;
 
 static void show(const Stage *s)
@@ -67,7 +68,17 @@ static void show(const Stage *s)
         printf("%10.2f | ", s->rest / (s->units - 1));
     else
         printf("%10s | ", "-");
-    printf("%7.3f | %7.1f |\n", s->flops / 1e12, s->flops / all / 1e9);
+    printf("%7.3f | %7.1f | %7.1f |\n", s->flops / 1e12,
+           s->flops / all / 1e9, s->flops / s->cpu / 1e9);
+}
+
+/* Seconds that all cores together have worked for this process. */
+static double processor(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
 /* Drive the job; the frames are read and dropped. */
@@ -82,12 +93,14 @@ static int generate(WanJob *job, const WanRequest *rq, Stage *stage,
     img.data[0] = malloc((size_t)3 * rq->width * rq->height);
     if (!img.data[0])
         return WAN_ERR(ENOMEM);
-    while ((ret = wan_job_step(job, &p)) >= 0) {
+    for (double before = processor();
+         (ret = wan_job_step(job, &p)) >= 0; before = processor()) {
         const double gb = status_gb("RssAnon");
 
         if (gb > *anonymous)
             *anonymous = gb;
         if (p.stage < WAN_STAGE_DONE) {
+            stage[p.stage].cpu += processor() - before;
             if (!stage[p.stage].units++)
                 stage[p.stage].first = p.seconds;
             else
@@ -110,6 +123,10 @@ int main(int argc, char **argv)
         [WAN_STAGE_STEPS] = { .name = "steps" },
         [WAN_STAGE_DECODE] = { .name = "decode" },
     };
+    static uint8_t grey[640 * 360 * 3];
+    const WanImage picture = { .format = WAN_PIX_RGB24, .width = 640,
+                               .height = 360, .data = { grey },
+                               .stride = { 640 * 3 } };
     WanModelParams mp;
     WanModel *m = NULL;
     WanRequest rq;
@@ -141,19 +158,24 @@ int main(int argc, char **argv)
         rq.width = 0;           // refused below, with a line
     rq.frames = argc > 3 ? atoi(argv[3]) : 5;
     rq.steps = argc > 4 ? atoi(argv[4]) : 3;
+    if (wan_model_info(m)->task >= WAN_TASK_I2V)
+        rq.image = &picture;
+    if (wan_model_info(m)->task >= WAN_TASK_FLF2V)
+        rq.last_image = &picture;
     if ((ret = wan_plan(&plan, m, &rq)) < 0 ||
         (ret = wan_job_open(&job, m, &rq)) < 0 ||
         (ret = generate(job, &rq, stage, &anonymous)) < 0)
         goto end;
 
     stage[WAN_STAGE_TEXT].flops = plan.text_flops;
+    stage[WAN_STAGE_IMAGE].flops = plan.image_flops;
     stage[WAN_STAGE_STEPS].flops = plan.step_flops * rq.steps;
     stage[WAN_STAGE_DECODE].flops = plan.decode_flops;
     printf("%s, %dx%d, %d frames, %d steps, guidance %g\n\n",
            wan_model_info(m)->name, rq.width, rq.height, rq.frames, rq.steps,
            rq.guidance);
     printf("| stage  | units | seconds | first   | each other | TFLOP   | "
-           "GFLOP/s |\n|---|---|---|---|---|---|---|\n");
+           "GFLOP/s | a core |\n|---|---|---|---|---|---|---|---|\n");
     for (int i = 0; i < WAN_STAGE_DONE; i++)
         if (stage[i].units)
             show(&stage[i]);
