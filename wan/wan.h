@@ -135,8 +135,9 @@ typedef struct WanModelParams {
      *  on the CPU, slow, the same bits on every machine of one libm. */
     const char *device;
     int threads;                /**< CPU threads, 0 = one a core */
-    int64_t memory;             /**< limit in bytes for weights and work, 0 =
-                                     what the machine has free */
+    /** Limit in bytes for a job's work, 0 = what the machine has free. On
+     *  the CPU weights are mapped: they are cache, and not counted. */
+    int64_t memory;
     WanLogCallback log;         /**< NULL: silent */
     void *log_opaque;
     enum WanLogLevel log_level; /**< lines above it are not made */
