@@ -361,7 +361,8 @@ static void end_section(Trace *t)
     } else {
         if (*t->now.title)
             printf("# %s\n", t->now.title);
-        fwrite(t->now.lines, 1, t->now.n, stdout);
+        if (t->now.n)
+            fwrite(t->now.lines, 1, t->now.n, stdout);
         memcpy(t->like, t->now.title, sizeof(t->like));
     }
     t->before = t->now;

@@ -187,7 +187,7 @@ static inline Bytes zip_finish(ZipMaker *z)
 static inline int open_copy(WanWeights **w, uint8_t **held, const char *path,
                             const void *p, size_t n)
 {
-    *held = malloc(n ? n : 1);
+    *held = n ? malloc(n) : calloc(1, 1);
     if (!*held)
         abort();
     if (n)
