@@ -1167,11 +1167,12 @@ static void make_request(const WanContext *s, WanRequest *rq)
         rq->last_image = &s->last_image;
 }
 
-static int nearest_multiple(int v, int mul)
+static int nearest_multiple(const WanModelInfo *info, int v)
 {
-    int up = v % mul >= mul - v % mul && v <= INT_MAX - mul;
+    int mul = info->size_multiple;
+    int up = v % mul >= mul - v % mul;
 
-    return FFMAX(v / mul + up, 1) * mul;
+    return av_clip(v / mul + up, 1, info->size_max / mul) * mul;
 }
 
 /** Size for the image: its aspect as it is shown, the model's area. */
@@ -1217,8 +1218,8 @@ static int settle_extend(AVFilterContext *ctx)
         return AVERROR(EINVAL);
     }
     if (inlink->w % mul || inlink->h % mul) {
-        int w = nearest_multiple(inlink->w, mul);
-        int h = nearest_multiple(inlink->h, mul);
+        int w = nearest_multiple(s->info, inlink->w);
+        int h = nearest_multiple(s->info, inlink->h);
 
         av_log(ctx, AV_LOG_ERROR, "mode=extend: the input is %dx%d, width and "
                "height must be multiples of %d; the nearest is %dx%d: put the "
@@ -1260,7 +1261,8 @@ static int settle_shape(AVFilterContext *ctx)
     if (s->w % mul || s->h % mul) {
         av_log(ctx, AV_LOG_ERROR, "size=%dx%d: width and height must be "
                "multiples of %d; the nearest is %dx%d\n", s->w, s->h, mul,
-               nearest_multiple(s->w, mul), nearest_multiple(s->h, mul));
+               nearest_multiple(s->info, s->w),
+               nearest_multiple(s->info, s->h));
         return AVERROR(EINVAL);
     }
     if ((s->w + 128LL) * (s->h + 128LL) >= INT_MAX / 8) {    /* imgutils.c */

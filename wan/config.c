@@ -436,6 +436,7 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
     info->text_dim = c->text_dim;
     info->clip_dim = c->clip_dim;
     info->size_multiple = 2 * WAN_SPACE_STRIDE;
+    info->size_max = 8192;
     info->negative_prompt = negative;
 
     /* The official command lines: 1.3B's README asks for shift 8 and

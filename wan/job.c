@@ -110,7 +110,7 @@ static int check_images(const WanRequest *r, const WanModel *m)
 
 int wan_request_check(const WanRequest *r, const WanModel *m)
 {
-    const int k = m->info.size_multiple, max = 8192;
+    const int k = m->info.size_multiple, max = m->info.size_max;
 
     if (!r->prompt)
         return bad(m, "prompt", "there is none");

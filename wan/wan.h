@@ -158,6 +158,7 @@ typedef struct WanModelInfo {
     int64_t parameters;         /**< of the transformer */
     int64_t weight_bytes;       /**< of all parts as stored */
     int size_multiple;          /**< width and height are multiples of this */
+    int size_max;               /**< and at most this */
     /* the documented defaults of this checkpoint, see docs/models.md */
     int width, height, frames, steps;
     int rate_num, rate_den;     /**< frames a second */
