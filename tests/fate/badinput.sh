@@ -6,8 +6,10 @@
 . "$SRC/tests/fate/common.sh"
 need "$ffmpeg" "$ffprobe" "$tools/damage"
 
-# What FFmpeg, and the count of frames, add behind the line that says what is wrong.
-echoes='stopped in clip|Failed to configure output pad|Error setting option|\[Eval @'
+# What FFmpeg, and the count of frames, add to the line that says what is wrong.
+# Where only "Error setting option" names the option, as in 7.1, it is that line.
+echoes='stopped in clip|Failed to configure output pad|\[Eval @'
+echoes="$echoes|Error setting option|Unable to parse option value"
 
 # Is there no file, or one without frames? ffmpeg opens the output only when
 # the graph is set up; what fails later leaves a header.
@@ -27,7 +29,8 @@ bad()
     rm -f "$tmp/bad.mkv"
     run -v error -f lavfi -i "$1" -c:v ffv1 "$tmp/bad.mkv"
     bad_status=$?
-    grep -E '^\[[A-Za-z_]*wan_t2v' "$tmp/log" | grep -Ev "$echoes" > "$tmp/ours"
+    grep -E '^\[[A-Za-z_]*wan_t2v' "$tmp/log" | grep -Ev "$echoes" > "$tmp/ours" ||
+        grep -E '^\[[A-Za-z_]*wan_t2v.*Error setting option' "$tmp/log" > "$tmp/ours"
     bad_lines=$(wc -l < "$tmp/ours")
     echo "exit status $bad_status, $bad_lines lines of ours, wanted one with:" \
          "$bad_pattern" >> "$tmp/log"
