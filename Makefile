@@ -31,7 +31,7 @@ CFLAGS ?=
 # -------------------------------------------------------------- objects
 
 OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
-       weights.o formats/safetensors.o formats/torch_zip.o formats/names.o \
+       weights.o formats/safetensors.o formats/torch_zip.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
@@ -39,7 +39,7 @@ OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
 
 TOOLS = wan-info wan-random
 
-UNIT = arena config header job names rng safetensors sampler \
+UNIT = arena config header job lora names rng safetensors sampler \
        text_clean tokenizer torch_zip weights
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
@@ -196,8 +196,8 @@ demo: ffmpeg tools $(GOLDEN)/.stamp
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS = -g -O1 -fsanitize=fuzzer,address,undefined \
              -fno-sanitize-recover=undefined -DWAN_HAVE_ONEDNN=0
-FUZZ_SRCS = $(filter-out %/sgemm.c,$(wildcard $(SRC)/wan/*.c \
-            $(SRC)/wan/formats/*.c $(SRC)/wan/cpu/*.c)) $(SRC)/wan/cpu/sgemm.c
+FUZZ_SRCS = $(wildcard $(SRC)/wan/*.c $(SRC)/wan/formats/*.c \
+            $(SRC)/wan/cpu/*.c)
 
 $(B)/fuzz/%: $(SRC)/tests/fuzz/%.c $(FUZZ_SRCS)
 	@mkdir -p $(@D)

@@ -144,7 +144,7 @@ typedef struct WanContext {
 
     /* options; what is -1, 0 or NULL stands for the model's number */
     char *model_path;
-    char *vae, *text_encoder, *tokenizer, *clip;
+    char *vae, *text_encoder, *tokenizer, *clip, *lora;
     char *prompt, *promptfile;          ///< after init() prompt has the text
     char *negative_prompt, *negative_promptfile;
     int w, h;
@@ -240,6 +240,7 @@ typedef struct WanContext {
     { "text_encoder", "set file or directory of the text encoder", OFFSET(text_encoder), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "tokenizer",    "set file or directory of the tokenizer",    OFFSET(tokenizer),    AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "clip",         "set file or directory of the image encoder", OFFSET(clip),        AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "lora",         "set LoRA files, path[=strength][|path...]", OFFSET(lora),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "format",   "set pixel format, none: the one the graph prefers", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT, {.i64 = AV_PIX_FMT_YUV420P}, AV_PIX_FMT_NONE, INT_MAX, FLAGS }, \
     { "label",    "mark the frames as AI-generated", OFFSET(label), AV_OPT_TYPE_BOOL, {.i64 = 1}, 0, 1, FLAGS }, \
     { "clips",    "set number of clips one after another, 0: without end", OFFSET(clips), AV_OPT_TYPE_INT, {.i64 = 1}, 0, INT_MAX, FLAGS }
@@ -325,6 +326,7 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
     p->vae                = s->vae;
     p->tokenizer          = s->tokenizer;
     p->clip               = s->clip;
+    p->lora               = s->lora;
     p->device             = s->device;
     p->threads            = ctx->nb_threads;
     p->memory             = s->memory;

@@ -48,7 +48,7 @@ static int interrupted(const WanModelParams *p)
     return p->interrupted && p->interrupted(p->interrupted_opaque);
 }
 
-static int open_dit(WanModel *m, const WanFiles *f)
+static int open_dit(WanModel *m, const WanFiles *f, const char *lora)
 {
     WanBinder b = { .part = WAN_PART_DIT, .pool = &m->pool, .log = &m->log };
     WanConfigFile keys;
@@ -76,7 +76,13 @@ static int open_dit(WanModel *m, const WanFiles *f)
         return ret;
     wan_config_defaults(&m->info, &c, f->dit, m->name, sizeof(m->name));
     b.weights = m->files[0];
-    return wan_dit_bind(&m->dit, &c, &b);
+    if (lora && *lora && (ret = wan_lora_open(&b.lora, lora, &m->log)) < 0)
+        return ret;
+    ret = wan_dit_bind(&m->dit, &c, &b);
+    if (ret >= 0 && b.lora)
+        ret = wan_lora_end(b.lora, &m->log);
+    wan_lora_close(&b.lora);
+    return ret;
 }
 
 static int open_t5(WanModel *m, const WanFiles *f)
@@ -233,7 +239,7 @@ int wan_model_open(WanModel **out, const WanModelParams *p)
     if (!(m = model_alloc(p)))
         goto fail;
 
-    if ((ret = open_dit(m, &f)) < 0)
+    if ((ret = open_dit(m, &f, p->lora)) < 0)
         goto fail;
     if (m->info.task != WAN_TASK_T2V &&
         ((ret = wan_files_find_clip(&f, p, &log)) < 0 ||

@@ -131,6 +131,9 @@ typedef struct WanModelParams {
     const char *tokenizer;      /**< spiece.model or its directory; NULL: the
                                      model's, else beside the text encoder */
     const char *clip;           /**< image encoder of I2V; likewise */
+    /** LoRA files, path[=strength][|path...], merged into the transformer as it
+     *  is opened (a copy of each weight they change); NULL: none. */
+    const char *lora;
     /** "auto", "cpu", "cuda", "cuda:N"; "ref" is the plain scalar definition
      *  on the CPU, slow, the same bits on every machine of one libm. */
     const char *device;

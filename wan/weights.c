@@ -689,14 +689,64 @@ static int refuse_scale(WanBinder *b, const WanStored *s)
     return b->error;
 }
 
+/* t with the differences of the LoRA files: a copy in the stored type (fp8
+ * becomes BF16, its scale goes in), vectors in place. */
+static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
+                      const char *name)
+{
+    const int64_t n = wan_count(t), rows = t->nb_dims > 1 ? t->dim[0] : 1;
+    const int64_t cols = n / rows;
+    const int size = wan_type_size(t->type);
+    WanType type = t->type;
+    float *w;
+    int ret;
+
+    if (!b->lora || b->error || !t->data || !wan_lora_has(b->lora, name))
+        return;
+    w = malloc(n * sizeof(*w));
+    if (type == WAN_F8_E4M3 || type == WAN_F8_E5M2)
+        type = WAN_BF16;
+    void *merged = w ? wan_pool_alloc(b->pool, n * wan_type_size(type)) : NULL;
+    if (!merged) {
+        wan_log(b->log, WAN_LOG_ERROR, "%s: no memory to merge lora into %s",
+                wan_weights_path(b->weights), name);
+        b->error = WAN_ERR(ENOMEM);
+        free(w);
+        return;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        const float *s = scale && scale->nb_dims ? scale->data : NULL;
+
+        wan_to_f32(w + i * cols, (const char *)t->data + i * cols * size,
+                   t->type, cols, !s ? 1 : wan_count(scale) > 1 ? s[i] : s[0]);
+    }
+    ret = wan_lora_merge(b->lora, name, w, rows, cols, b->log);
+    if (ret < 0)
+        b->error = ret;
+    for (int64_t i = 0; i < n; i++) {
+        if (type == WAN_F32)
+            ((float *)merged)[i] = w[i];
+        else
+            ((uint16_t *)merged)[i] = type == WAN_F16 ? wan_f32_to_f16(w[i])
+                                                      : wan_f32_to_bf16(w[i]);
+    }
+    free(w);
+    t->data = merged;
+    t->type = type;
+    if (scale)
+        *scale = (WanTensor){ 0 };
+}
+
 void wan_bind_matrix_(WanBinder *b, WanTensor *t, const char *name,
                       int nb_dims, const int64_t *dim)
 {
     const WanStored *s = want(b, name, nb_dims, dim, 0);
 
     *t = wan_tensor(NULL, b->plan_type, nb_dims, dim);
-    if (s && !refuse_scale(b, s))
+    if (s && !refuse_scale(b, s)) {
         bind_stored(b, t, s);
+        bind_lora(b, t, NULL, name);
+    }
 }
 
 void wan_bind_vector_(WanBinder *b, WanTensor *t, const char *name,
@@ -705,8 +755,10 @@ void wan_bind_vector_(WanBinder *b, WanTensor *t, const char *name,
     const WanStored *s = want(b, name, nb_dims, dim, 1);
 
     *t = wan_tensor(NULL, WAN_F32, nb_dims, dim);
-    if (s && !refuse_scale(b, s))
+    if (s && !refuse_scale(b, s)) {
         bind_f32(b, t, s);
+        bind_lora(b, t, NULL, name);
+    }
 }
 
 /* One number for all of w, or one a row. */
@@ -745,6 +797,7 @@ void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
         scale = b->error ? NULL : find_scale(b, s);
         if (scale)
             bind_scale(b, &l->scale, scale, n);
+        bind_lora(b, &l->weight, &l->scale, name);
     }
     if (bias) {
         snprintf(name, sizeof(name), "%s.bias", prefix);

@@ -91,6 +91,32 @@ typedef struct WanPool {
 void *wan_pool_alloc(WanPool *pool, int64_t bytes);     // NULL: no memory
 void wan_pool_free(WanPool *pool);
 
+/* Differences to a transformer's weights, from one or more files. */
+typedef struct WanLora WanLora;
+
+/**
+ * Open LoRA files.
+ *
+ * @param list path[=strength][|path[=strength]...]; they add
+ * @return 0, WAN_ERR(EINVAL): no such list; WAN_ERR(ENOSYS): another kind of
+ *         adapter (LoHa, LoKr, DoRA), the line names it; or as
+ *         wan_weights_open()
+ */
+int wan_lora_open(WanLora **out, const char *list, const WanLog *log);
+void wan_lora_close(WanLora **l);
+
+/* Whether any file changes the tensor of that official name. */
+int wan_lora_has(const WanLora *l, const char *name);
+
+/* Add all changes to w [rows, cols], f32. What does not fit is skipped with a
+ * warning. 0 or WAN_ERR(ENOMEM). */
+int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
+                   int64_t cols, const WanLog *log);
+
+/* After all was bound: WAN_INVALIDDATA if nothing of a file was used; a
+ * warning if something was not. */
+int wan_lora_end(const WanLora *l, const WanLog *log);
+
 /**
  * Binds the tensors of one part, in the order the model names them. The first
  * tensor that is missing or has another shape or type is logged with what was
@@ -109,6 +135,7 @@ typedef struct WanBinder {
     WanPool *pool;              // where copies live: vectors as f32, and
                                 // matrices that lie misaligned in their file
     WanType plan_type;
+    WanLora *lora;              // merged into what is bound, or NULL
     const WanLog *log;
     void (*visit)(void *opaque, const char *name, int nb_dims,
                   const int64_t *dim);
