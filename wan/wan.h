@@ -162,7 +162,9 @@ typedef struct WanModelInfo {
     int64_t weight_bytes;       /**< of all parts as stored */
     int size_multiple;          /**< width and height are multiples of this */
     int size_max;               /**< and at most this */
-    /* the documented defaults of this checkpoint, see docs/models.md */
+    /* the defaults of this checkpoint: what its config.json says by the keys
+     * size, frames, steps, guidance and shift, else what docs/models.md
+     * documents for its architecture */
     int width, height, frames, steps;
     int rate_num, rate_den;     /**< frames a second */
     double guidance, shift;
