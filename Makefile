@@ -51,12 +51,15 @@ LIB = $(B)/lib/libwan.so.$(VERSION)
 ALL_FLAGS = $(CONFIG_FLAGS) $(DEP_CFLAGS) -I$(SRC)/wan -MMD -MP
 C = $(CC) -std=c11 -D_GNU_SOURCE $(ALL_FLAGS) $(CFLAGS)
 
-libs: $(LIB) $(B)/lib/libwan.so $(B)/lib/libwan.a $(B)/pkgconfig/wan.pc
+libs: $(LIB) $(B)/lib/libwan.so $(B)/lib/libwan.a $(B)/pkgconfig/wan.pc \
+      $(B)/share/libwan/demo
 tools: $(TOOLS:%=$(B)/bin/%)
 
 $(B)/wan/%.o: $(SRC)/wan/%.c config.mak
 	@mkdir -p $(@D)
 	$(C) -c $< -o $@
+
+$(B)/wan/files.o: ALL_FLAGS += -DWAN_DATADIR='"$(DATADIR)"'
 
 # Users see wan_ functions marked WAN_API alone: the rest is hidden.
 $(LIB): $(WAN_OBJS)
@@ -87,6 +90,12 @@ $(B)/pkgconfig/wan.pc: config.mak $(SRC)/wan/wan.h
 	@mkdir -p $(B)/include
 	ln -sf $(abspath $(SRC)/wan/wan.h) $(B)/include/wan.h
 	$(call pc,$@,$(abspath $(B)/lib),$(abspath $(B)/include))
+
+# What wan_demo_model() finds, from lib/ as from bin/.
+$(B)/share/libwan/demo:
+	@mkdir -p $(@D)
+	ln -sfn $(abspath $(SRC)/docs/models.md) $(@D)/models.md
+	ln -sfn $(abspath $(SRC)/share/demo) $@
 
 $(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
 	@mkdir -p $(@D)
@@ -235,11 +244,19 @@ install: libs tools
 	install -m 644 $(SRC)/wan/wan.h $(DESTDIR)$(PREFIX)/include
 	install -m 755 $(B)/bin/wan-info $(DESTDIR)$(PREFIX)/bin
 	$(call pc,$(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc,$(LIBDIR),$(PREFIX)/include)
+	install -d $(DESTDIR)$(DATADIR)
+	install -m 644 $(SRC)/docs/models.md $(DESTDIR)$(DATADIR)
+	for f in $$(cd $(SRC)/share 2> /dev/null && find demo -type f); do \
+	    install -D -m 644 $(SRC)/share/$$f $(DESTDIR)$(DATADIR)/$$f || exit 1; \
+	done
 
 uninstall:
 	rm -f $(DESTDIR)$(LIBDIR)/libwan.* $(DESTDIR)$(PREFIX)/include/wan.h \
 	    $(DESTDIR)$(PREFIX)/bin/wan-info \
 	    $(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc
+	rm -rf $(DESTDIR)$(DATADIR)/demo
+	rm -f $(DESTDIR)$(DATADIR)/models.md
+	-rmdir $(DESTDIR)$(DATADIR)
 
 clean:
 	rm -rf $(B)

@@ -99,6 +99,28 @@ hashes()
     sed -n 's/^[0-9].*, *//p' "$tmp/md5"
 }
 
+# said PATTERN: how often the log says it. ffmpeg's threads share lines of its
+# log: what one call of av_log writes stays together, but it may begin in the
+# middle of another's line, without a prefix, and others may follow it there. So
+# nobody counts lines of the log, or looks for what is before a message.
+said() { grep -Eo -e "$1" "$tmp/log" | wc -l | tr -d ' '; }
+
+# with_demo FOLDER COMMAND...: with FOLDER/lib/libwan.so, so that the demo
+# models are those in FOLDER/share/libwan/demo
+with_demo()
+{
+    mkdir -p "$1/lib" && cp "$B"/lib/libwan.so.* "$1/lib" || return 1
+    demo_before=${LD_LIBRARY_PATH-}
+    LD_LIBRARY_PATH=$1/lib${demo_before:+:$demo_before}
+    export LD_LIBRARY_PATH
+    shift
+    "$@"
+    demo_status=$?
+    LD_LIBRARY_PATH=$demo_before
+    [ -n "$demo_before" ] || unset LD_LIBRARY_PATH
+    return $demo_status
+}
+
 # has PATTERN FILE: is the (extended) pattern there? Shows the file if not.
 has() { grep -Eq -e "$1" "$2" || { echo "no '$1' in:"; cat "$2"; return 1; }; }
 lacks() { ! grep -E -e "$1" "$2"; }
