@@ -113,7 +113,7 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh \
-       $(SRC)/tests/fate/badinput.sh \
+       $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/install.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
       FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \
@@ -177,7 +177,7 @@ check-sanitize:
 	    $(MAKE) B=build check-threads
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less.
-CHECK_FATE = framecrc filter i2v badinput interrupt
+CHECK_FATE = framecrc filter i2v recipes badinput interrupt
 check-ffmpeg-%: C_ = $(B)/check-$*
 check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@mkdir -p $(C_)/bin

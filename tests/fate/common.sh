@@ -28,6 +28,9 @@ need()
     done
 }
 
+# have encoders|filters NAME: was it built into ffmpeg?
+have() { "$ffmpeg" -hide_banner "-$1" 2> /dev/null | grep -Eq "[ ,]$2[ ,]"; }
+
 # report STATUS NAME [FILE]: one TAP line; on failure the end of the file too
 report()
 {

@@ -7,8 +7,6 @@
 . "$SRC/tests/fate/common.sh"
 need "$ffmpeg" "$ffprobe" "$tools/compare"
 
-have() { "$ffmpeg" -hide_banner "-$1" 2> /dev/null | grep -Eq "[ ,]$2[ ,]"; }
-
 # ------------------------------------------------ frames against the goldens
 
 # golden NAME FOLDER [OPTIONS]: sets $options and $size from its metadata
