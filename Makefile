@@ -52,7 +52,7 @@ ALL_FLAGS = $(CONFIG_FLAGS) $(DEP_CFLAGS) -I$(SRC)/wan -MMD -MP
 C = $(CC) -std=c11 -D_GNU_SOURCE $(ALL_FLAGS) $(CFLAGS)
 
 libs: $(LIB) $(B)/lib/libwan.so $(B)/lib/libwan.a $(B)/pkgconfig/wan.pc \
-      $(B)/share/libwan/demo
+      $(B)/share/libwan/.linked
 tools: $(TOOLS:%=$(B)/bin/%)
 
 $(B)/wan/%.o: $(SRC)/wan/%.c config.mak
@@ -92,10 +92,11 @@ $(B)/pkgconfig/wan.pc: config.mak $(SRC)/wan/wan.h
 	$(call pc,$@,$(abspath $(B)/lib),$(abspath $(B)/include))
 
 # What wan_demo_model() finds, from lib/ as from bin/.
-$(B)/share/libwan/demo:
+$(B)/share/libwan/.linked: config.mak
 	@mkdir -p $(@D)
 	ln -sfn $(abspath $(SRC)/docs/models.md) $(@D)/models.md
-	ln -sfn $(abspath $(SRC)/share/demo) $@
+	ln -sfn $(abspath $(SRC)/share/demo) $(@D)/demo
+	@touch $@
 
 $(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
 	@mkdir -p $(@D)
