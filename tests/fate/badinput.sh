@@ -10,6 +10,7 @@ need "$ffmpeg" "$ffprobe" "$tools/damage"
 # Where only "Error setting option" names the option, as in 7.1, it is that line.
 echoes='stopped in clip|Failed to configure output pad|\[Eval @'
 echoes="$echoes|Error setting option|Unable to parse option value"
+echoes="$echoes|Error applying options to the filter"
 
 # Is there no file, or one without frames? ffmpeg opens the output only when
 # the graph is set up; what fails later leaves a header.
