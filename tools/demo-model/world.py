@@ -5,7 +5,7 @@ Lengths are pixels of a 160x96 picture; another size scales them. Needs numpy an
 
     python3 world.py sheet.png        writes a contact sheet and times the renderer
 
-This file is part of libwan; see the licence in wan.h.
+This file is part of libwan; see the licence in wan/wan.h.
 """
 from dataclasses import dataclass, replace
 
@@ -428,10 +428,10 @@ def combinations(rng, n, allowed):
     return chosen
 
 
-def judge_prompts(n, seed):
+def judge_prompts(n, seed, language="en"):
     """n times (prompt, colour, shape, motion, background), all of combinations that training never saw."""
     rng = np.random.default_rng(seed)
-    return [(caption(random_scene(rng, *what), rng, "en", True), *what)
+    return [(caption(random_scene(rng, *what), rng, language, True), *what)
             for what in combinations(rng, n, lambda c, s, m, b: True)]
 
 
@@ -441,23 +441,20 @@ def image_prompts(n, seed):
     Two in turn share their still and ask for different motions, so that the picture can't tell which.
     """
     rng = np.random.default_rng(seed)
-    moves = ("left", "right", "up", "down", "bounces", "circles", "spins")
-    # what else an object of this size and place could do
-    other = {"left": "right", "right": "left", "up": "circles", "down": "up", "bounces": "left", "circles": "down",
-             "spins": "right"}
+    moves = ("left", "right", "up", "down", "bounces", "circles", "spins")  # what an object of one size may do
+    used = dict.fromkeys(moves, 0)
     found = []
     for what in combinations(rng, (n + 1) // 2, lambda c, s, m, b: m in moves):
-        first = random_scene(rng, *what)
-        first = place(first, rng, float(rng.uniform(74, 86)), float(rng.uniform(46.5, 49.5)), float(rng.uniform(12.5, 13.5)))
-        if first.motion == "circles":
-            first.phase, first.amount = float(rng.choice((0.0, np.pi))), 17.0
-        for motion in (first.motion, other[first.motion]):
-            scene = replace(first, motion=motion)
-            angle = first.angle
-            scene = place(scene, rng, first.x, first.y, first.radius)
-            if motion == "circles":
-                scene.phase, scene.amount = 0.0, 17.0
+        scene = random_scene(rng, *what)
+        x, y, radius, angle = rng.uniform(74, 86), rng.uniform(46.5, 49.5), rng.uniform(12.5, 13.5), scene.angle
+        used[scene.motion] += 1
+        other = min((m for m in moves if m != scene.motion and possible(scene.shape, m)), key=used.get)
+        used[other] += 1
+        for motion in (scene.motion, other):
+            scene = place(replace(scene, motion=motion), rng, float(x), float(y), float(radius))
             scene.angle = angle
+            if motion == "circles":  # around a point beside it, where there is room
+                scene.phase, scene.amount = 0.0, 17.0
             found.append((scene, caption(scene, rng, "en", True), motion))
     return found[:n]
 
@@ -467,7 +464,9 @@ def write_png(name, picture):
     import struct
     import zlib
     h, w, _ = picture.shape
-    rows = np.concatenate([np.zeros((h, 1), np.uint8), np.ascontiguousarray(picture).reshape(h, w * 3)], 1)
+    rows = np.ascontiguousarray(picture).reshape(h, w * 3)
+    above = np.concatenate([np.zeros((1, w * 3), np.uint8), rows[:-1]], 0)
+    rows = np.concatenate([np.full((h, 1), 2, np.uint8), rows - above], 1)  # filter 2: difference from the row above
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
