@@ -39,11 +39,44 @@ def conv3d(x, conv, stride=1):
 
 def causal_conv(x, conv):
     """A frame sees itself and the two before it; before the first there are zeros."""
+    if x.shape[1] == 1:         # zeros times the two older taps
+        y = F.conv3d(x.permute(0, 4, 1, 2, 3), conv.weight[:, :, 2:], conv.bias, 1,
+                     [0] + [k // 2 for k in conv.kernel_size[1:]])
+        return y.permute(0, 2, 3, 4, 1)
     return conv3d(F.pad(x, (0, 0, 0, 0, 0, 0, 2, 0)), conv)
 
 
 def pointwise(x, conv):
     return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+class NormSilu(torch.autograd.Function):
+    """silu(x / |x| * sqrt(C) * gamma) behind two frames of zeros.
+
+    By hand because it stands before every convolution: half the time of autograd's way on a CPU, and
+    nothing but x and its norms is kept for the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x, gamma):
+        B, T, *HWC = x.shape
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12)
+        scale = HWC[-1] ** 0.5 / norm
+        ctx.save_for_backward(x, scale, gamma)
+        y = x.new_empty(B, T + 2, *HWC)
+        y[:, :2] = 0
+        torch.ops.aten.silu.out((x * scale).mul_(gamma), out=y[:, 2:])
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, scale, gamma = ctx.saved_tensors
+        n = x * scale                                               # of length sqrt(C)
+        d = torch.ops.aten.silu_backward(dy[:, 2:], n * gamma)
+        dgamma = (d * n).flatten(0, -2).sum(0)
+        d.mul_(gamma)
+        along = torch.linalg.vecdot(d, n)[..., None] / x.shape[-1]
+        return d.addcmul_(n, along, value=-1).mul_(scale), dgamma
 
 
 class ChannelNorm(nn.Module):
@@ -54,8 +87,12 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim, *[1] * axes))
 
     def forward(self, x):
-        gamma = self.gamma.flatten()
-        return F.rms_norm(x, gamma.shape, gamma, eps=1e-24)
+        return F.normalize(x, dim=-1) * (x.shape[-1] ** 0.5 * self.gamma.flatten())
+
+
+def norm_conv(x, norm, conv):
+    """conv(silu(norm(x))), causal."""
+    return conv3d(NormSilu.apply(x, norm.gamma.flatten()), conv)
 
 
 class Res(nn.Module):
@@ -70,8 +107,8 @@ class Res(nn.Module):
 
     def forward(self, x):
         r = self.residual
-        y = causal_conv(F.silu(r["0"](x)), r["2"])
-        y = causal_conv(F.silu(r["3"](y)), r["6"])
+        y = norm_conv(x, r["0"], r["2"])
+        y = norm_conv(y, r["3"], r["6"])
         return y + (pointwise(x, self.shortcut) if self.shortcut else x)
 
 
@@ -169,7 +206,7 @@ class Encoder(nn.Module):
 
     def forward(self, x):
         x = self.middle(self.downsamples(causal_conv(x, self.conv1)))
-        return causal_conv(F.silu(self.head["0"](x)), self.head["2"])
+        return norm_conv(x, self.head["0"], self.head["2"])
 
 
 class Decoder(nn.Module):
@@ -186,7 +223,7 @@ class Decoder(nn.Module):
 
     def forward(self, z):
         x = self.upsamples(self.middle(causal_conv(z, self.conv1)))
-        return causal_conv(F.silu(self.head["0"](x)), self.head["2"])
+        return norm_conv(x, self.head["0"], self.head["2"])
 
 
 class Vae(nn.Module):
