@@ -44,9 +44,9 @@ PRESETS = {
         device="cpu", clips=6000, stills=2000,
         text=dict(steps=1500, batch=64, lr=2e-3),
         vae=dict(steps=12000, batch=4, lr=3e-3),
-        t2v=dict(steps=24000, batch=16, lr=2e-3),
+        t2v=dict(steps=24000, batch=8, lr=2e-3),
         clip=dict(steps=1500, batch=32, lr=2e-3),
-        i2v=dict(steps=6000, batch=16, lr=1e-3)),
+        i2v=dict(steps=6000, batch=8, lr=1e-3)),
     # Half an hour on one H100.
     "h100": dict(
         device="cuda", clips=40000, stills=10000,
@@ -640,10 +640,29 @@ def dit_run(a, name, dit):
     return run, c["batch"], np.random.default_rng(7 + run.step)
 
 
+@torch.no_grad()
+def begin_dit(dit):
+    """Begin by giving back what comes in, as noise is most of the velocity where
+    it is most of the latent: tokens are patches turned by orthogonal matrices,
+    the first as it is, and the head reads that."""
+    w = dit.patch_embedding.weight          # [D, C, 1, 2, 2]
+    n = w[0].numel()
+    rows = [torch.eye(n)]
+    while sum(map(len, rows)) < len(w):
+        rows.append(torch.linalg.qr(torch.randn(n, n))[0])
+    w.copy_(torch.cat(rows)[:len(w)].view_as(w))
+    head = dit.head.head.weight.view(2, 2, -1, len(w))      # [q, r, c, D]
+    for c in range(head.shape[2]):
+        for q in range(2):
+            for r in range(2):
+                head[q, r, c, c * 4 + q * 2 + r] = 1
+
+
 def stage_t2v(a):
     torch.manual_seed(5)
     a.dit = Dit(**SIZES["dit"], in_dim=16, text_dim=SIZES["t5"]["dim"]
                 ).to(a.device)
+    begin_dit(a.dit)
     run, batch, rng = dit_run(a, "t2v", a.dit)
     shown = time.time()
     prompts = [p[0] for p in world.judge_prompts(8, seed=11)]
@@ -710,14 +729,14 @@ def mask_and_still(still):
     return torch.cat([mask, still], 1)
 
 
+@torch.no_grad()
 def image_dit(a):
     """The text transformer with an image branch that does nothing yet."""
     dit = Dit(**SIZES["dit"], in_dim=36, text_dim=SIZES["t5"]["dim"],
               clip_dim=SIZES["clip"]["dim"]).to(a.device)
     own, state = dit.state_dict(), a.dit.state_dict()
-    w = torch.zeros_like(own["patch_embedding.weight"])
+    w = 0.02 * torch.randn_like(own["patch_embedding.weight"])
     w[:, :16] = state.pop("patch_embedding.weight")
-    w[:, 20:] = w[:, :16] * 0.5
     own.update(state)
     own["patch_embedding.weight"] = w
     for k in own:
