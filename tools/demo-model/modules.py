@@ -32,9 +32,16 @@ TEXT_ROWS = 512     # the transformer sees a text as this many rows, zeros behin
 
 def conv3d(x, conv, stride=1):
     """The convolution's own padding in space, none in time. [B, T, H, W, C]"""
+    B, T, H, _, C = x.shape
     pad = [0] + [k // 2 for k in conv.kernel_size[1:]]
-    y = F.conv3d(x.permute(0, 4, 1, 2, 3), conv.weight, conv.bias, stride, pad)
-    return y.permute(0, 2, 3, 4, 1)
+    # For one sample of this size PyTorch takes a loop that is ten times as slow: two halves are two samples.
+    halved = B == 1 and C * T * H <= 20480 and H % 2 == 0 and x.device.type == "cpu"
+    if halved:
+        x = F.pad(x, (0, 0, 0, 0, pad[1], pad[1]))
+        x = torch.cat([x[:, :, :H // 2 + 2 * pad[1]], x[:, :, H // 2:]])
+        pad[1] = 0
+    y = F.conv3d(x.permute(0, 4, 1, 2, 3), conv.weight, conv.bias, stride, pad).permute(0, 2, 3, 4, 1)
+    return torch.cat([y[:1], y[1:]], 2) if halved else y
 
 
 def causal_conv(x, conv):
