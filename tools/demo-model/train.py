@@ -21,7 +21,10 @@ Sheets of samples and a log of the loss are written to OUT as it goes.
 """
 
 import argparse
+import concurrent.futures
+import itertools
 import math
+import multiprocessing
 import os
 import time
 
@@ -41,20 +44,28 @@ NEGATIVE = ("画质低劣，模糊不清，噪点，压缩痕迹，过度曝光�
 PRESETS = {
     # A night on two cores with AVX2.
     "cpu": dict(
-        device="cpu", clips=6000, stills=2000,
+        device="cpu", workers=0, clips=6000, stills=2000,
         text=dict(steps=1500, batch=64, lr=2e-3),
-        vae=dict(steps=12000, batch=4, lr=3e-3),
+        vae=dict(steps=8000, batch=4, lr=3e-3),
         t2v=dict(steps=24000, batch=8, lr=2e-3),
         clip=dict(steps=1500, batch=32, lr=2e-3),
         i2v=dict(steps=6000, batch=8, lr=1e-3)),
-    # Half an hour on one H100.
+    # Half an hour on one H100 with 16 cores beside it.
     "h100": dict(
-        device="cuda", clips=40000, stills=10000,
-        text=dict(steps=4000, batch=256, lr=2e-3),
+        device="cuda", workers=14, clips=40000, stills=16000,
+        text=dict(steps=3000, batch=256, lr=2e-3),
         vae=dict(steps=12000, batch=16, lr=3e-3),
         t2v=dict(steps=20000, batch=128, lr=2e-3),
-        clip=dict(steps=4000, batch=64, lr=2e-3),
+        clip=dict(steps=2000, batch=64, lr=2e-3),
         i2v=dict(steps=6000, batch=128, lr=1e-3)),
+    # Minutes: shows that every stage runs, and nothing else.
+    "smoke": dict(
+        device="cpu", workers=0, clips=12, stills=8,
+        text=dict(steps=3, batch=8, lr=2e-3),
+        vae=dict(steps=10, batch=1, lr=3e-3),
+        t2v=dict(steps=2, batch=2, lr=2e-3),
+        clip=dict(steps=2, batch=2, lr=2e-3),
+        i2v=dict(steps=2, batch=2, lr=1e-3)),
 }
 
 SIZES = dict(
@@ -222,6 +233,33 @@ class Run:
             self.save(False)
 
 
+class Ahead:
+    """make(key) of keys in order, made ahead by processes of their own."""
+
+    def __init__(self, make, workers):
+        self.make = make
+        self.pool = concurrent.futures.ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn")) if workers else None
+        self.ahead, self.waiting = 4 * workers, {}
+
+    def get(self, key, later=()):
+        """later: the keys that come next."""
+        if not self.pool:
+            return self.make(*key)
+        for k in (key, *itertools.islice(later, self.ahead)):
+            if k not in self.waiting:
+                self.waiting[k] = self.pool.submit(self.make, *k)
+        return self.waiting.pop(key).result()
+
+    def map(self, items):
+        return (self.pool.map(self.make, items, chunksize=8) if self.pool else
+                map(self.make, items))
+
+    def close(self):
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)
+
+
 def sheet(path, videos, frames=6):
     """Videos [N,3,T,H,W] in [-1,1]: a row each, some of its frames."""
     v = ((videos.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
@@ -373,6 +411,11 @@ def crop_clip(rng, size, frames):
     return v[:, y:y + size, x:x + size]
 
 
+def crop_batch(step, batch, size, frames):
+    rng = np.random.default_rng((4, step))
+    return np.stack([crop_clip(rng, size, frames) for _ in range(batch)])
+
+
 def edges(x):
     """Differences in each direction, which is where blur shows."""
     return (x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :],
@@ -477,26 +520,28 @@ def stage_vae(a):
     c = a.preset["vae"]
     opt = Optimizer([a.vae], c["lr"], ("encoder.conv1", "decoder.head"))
     run = Run(a.out, "vae", [a.vae], opt, c, a.minutes.get("vae"))
-    rng = np.random.default_rng(4 + run.step)
     torch.manual_seed(4 + run.step)
+    ahead = Ahead(crop_batch, a.preset["workers"])
     was_done = run.done
     shown = time.time()
-    for _ in run.loop():
-        p = run.progress
-        if p < 0.9:             # from images to clips
-            size, frames, n = ((48, 1, 2) if p < 0.3 else
-                               (48, 5, 1) if p < 0.6 else (64, 9, 1))
-            v = np.stack([crop_clip(rng, size, frames)
-                          for _ in range(c["batch"] * n)])
-        else:                   # the attention in the middle sees it all
-            v = world.render(world.random_scene(rng))[None]
-        loss, mse, kl, y = vae_loss(a.vae, pixels(v, a.device))
+
+    def key(step):              # from images to clips, to whole ones
+        p = max(run.progress, step / run.steps)
+        return (step,) + ((2 * c["batch"], 48, 1) if p < 0.3 else
+                          (c["batch"], 48, 5) if p < 0.6 else
+                          (c["batch"], 64, 9) if p < 0.9 else
+                          (max(1, c["batch"] // 4), world.SIZE[1], world.FRAMES))
+
+    for step in run.loop():
+        v = ahead.get(key(step), map(key, itertools.count(step + 1)))
+        x = pixels(v, a.device)
+        loss, mse, kl, y = vae_loss(a.vae, x)
         run.backward(loss, psnr=-10 * torch.log10(mse.detach() / 4), kl=kl)
-        if time.time() - shown > 300:
+        if time.time() - shown > a.sheet_minutes * 60:
             shown = time.time()
-            x = pixels(v, a.device)
             sheet(os.path.join(a.out, "vae.png"),
                   torch.cat([x[:2], y[:2].detach()]))
+    ahead.close()
     a.vae.eval().requires_grad_(False)
     if not was_done:
         normalise(a, a.vae)
@@ -541,6 +586,7 @@ def encode_set(a, name, count, still):
     path = os.path.join(a.out, name)
     os.makedirs(path, exist_ok=True)
     block, per = 250, 4 if a.device == "cpu" else 50
+    ahead = Ahead(world.render, a.preset["workers"])
     for b in range(0, count, block):
         f = os.path.join(path, f"{b:06d}.pt")
         if os.path.exists(f):
@@ -549,16 +595,16 @@ def encode_set(a, name, count, still):
             log(name, "ends early with", b)
             break
         out = []
-        for i in range(b, min(b + block, count), per):
-            v = np.stack([world.render(a.scenes[j])
-                          for j in range(i, min(i + per, count))])
-            x = pixels(v, a.device)
+        clips = iter(ahead.map(a.scenes[b:min(b + block, count)]))
+        while v := list(itertools.islice(clips, per)):
+            x = pixels(np.stack(v), a.device)
             if still:
                 x[:, :, 1:] = 0
             out.append(encode(a, x).half().cpu())
         torch.save(torch.cat(out), f + ".new")
         os.replace(f + ".new", f)
         log(name, b + block)
+    ahead.close()
     files = sorted(f for f in os.listdir(path) if f.endswith(".pt"))
     return torch.cat([torch.load(os.path.join(path, f)) for f in files])
 
@@ -625,9 +671,7 @@ def flow_loss(a, dit, x0, texts, still=None, clip=None):
     x = (1 - s) * x0 + s * noise
     if still is not None:
         x = torch.cat([x, still], 1)
-    with torch.autocast("cuda", torch.bfloat16, a.device == "cuda"):
-        v = dit(x, 1000 * sigma, text, n, clip)
-    return (v.float() - (noise - x0)).pow(2).mean()
+    return (dit(x, 1000 * sigma, text, n, clip) - (noise - x0)).pow(2).mean()
 
 
 def dit_run(a, name, dit):
@@ -682,10 +726,19 @@ def stage_t2v(a):
 
 # ------------------------------------------------------------------ clip
 
-def stills(a, scenes):
+def still(scene):
+    return world.render(scene, frames=1)
+
+
+def still_batch(step, batch):
+    rng = np.random.default_rng((8, step))
+    scenes = [world.random_scene(rng) for _ in range(batch)]
+    return scenes, np.stack([still(s) for s in scenes])
+
+
+def as_images(videos, device):
     """First frames in [0, 1]: [B, 3, H, W]."""
-    v = np.stack([world.render(s, frames=1) for s in scenes])
-    return (pixels(v, a.device)[:, :, 0] + 1) / 2
+    return (pixels(videos[:, :1], device)[:, :, 0] + 1) / 2
 
 
 def stage_clip(a):
@@ -699,10 +752,14 @@ def stage_clip(a):
                     ("embedding", "heads", "head"))
     run = Run(a.out, "clip", [a.clip, probe, place], opt, c,
               a.minutes.get("clip"))
-    rng = np.random.default_rng(8 + run.step)
-    for _ in run.loop():
-        scenes = [world.random_scene(rng) for _ in range(c["batch"])]
-        x = stills(a, scenes)
+    ahead = Ahead(still_batch, a.preset["workers"])
+
+    def key(step):
+        return step, c["batch"]
+
+    for step in run.loop():
+        scenes, v = ahead.get(key(step), map(key, itertools.count(step + 1)))
+        x = as_images(v, a.device)
         y = a.clip(ClipVision.preprocess(x))
         target = targets_of(scenes, a.device)
         target[2] = target[0]       # a still has no motion
@@ -717,6 +774,7 @@ def stage_clip(a):
         centre = (d / d.sum(1, keepdim=True)) @ grid
         where = (place(rows) - centre[:, None]).pow(2).mean()
         run.backward(told + where, right=right, where=where)
+    ahead.close()
     a.clip.eval().requires_grad_(False)
 
 
@@ -753,11 +811,14 @@ def stage_i2v(a):
     a.image_dit = image_dit(a)
     run, batch, rng = dit_run(a, "i2v", a.image_dit)
     if not run.done:
+        ahead = Ahead(still, a.preset["workers"])
+        frames, features = iter(ahead.map(a.scenes[:len(a.stills)])), []
         with torch.no_grad():
-            features = torch.cat([
-                a.clip(ClipVision.preprocess(stills(a, a.scenes[i:i + 16]))
-                       ).half().cpu()
-                for i in range(0, len(a.stills), 16)])[:len(a.stills)]
+            while v := list(itertools.islice(frames, 16)):
+                x = ClipVision.preprocess(as_images(np.stack(v), a.device))
+                features.append(a.clip(x).half().cpu())
+        features = torch.cat(features)
+        ahead.close()
     shown = time.time()
 
     def show():
