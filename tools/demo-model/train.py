@@ -77,8 +77,8 @@ SIZES = dict(
 SHIFT = 3.0             # of sigma, in training
 
 
-def log(*words):
-    print(time.strftime("%H:%M:%S"), *words, flush=True)
+def log(*words, sep=" "):
+    print(time.strftime("%H:%M:%S"), *words, sep=sep, flush=True)
 
 
 # ------------------------------------------------------------- optimizer
@@ -726,14 +726,14 @@ def stage_t2v(a):
 
 # ------------------------------------------------------------------ clip
 
-def still(scene):
+def first_frame(scene):
     return world.render(scene, frames=1)
 
 
 def still_batch(step, batch):
     rng = np.random.default_rng((8, step))
     scenes = [world.random_scene(rng) for _ in range(batch)]
-    return scenes, np.stack([still(s) for s in scenes])
+    return scenes, np.stack([first_frame(s) for s in scenes])
 
 
 def as_images(videos, device):
@@ -811,7 +811,7 @@ def stage_i2v(a):
     a.image_dit = image_dit(a)
     run, batch, rng = dit_run(a, "i2v", a.image_dit)
     if not run.done:
-        ahead = Ahead(still, a.preset["workers"])
+        ahead = Ahead(first_frame, a.preset["workers"])
         frames, features = iter(ahead.map(a.scenes[:len(a.stills)])), []
         with torch.no_grad():
             while v := list(itertools.islice(frames, 16)):
