@@ -182,6 +182,7 @@ typedef struct WanContext {
     int skip;                           ///< frames of this clip left to drop
     int warned;                         ///< about what is lost in the image
 
+    char *manual;                       ///< page about models; the demo is used
     WanModel *model;
     const WanModelInfo *info;
     int opening;                        ///< inside wan_model_open()
@@ -209,7 +210,7 @@ typedef struct WanContext {
 
 /* "threads" is an option that every filter has. */
 #define COMMON_OPTIONS \
-    { "model",    "set checkpoint directory or file (default: $WAN_MODEL)", OFFSET(model_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "model",    "set checkpoint directory or file (default: $WAN_MODEL, then the demo model)", OFFSET(model_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "prompt",     "set text that describes the video", OFFSET(prompt),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
     { "promptfile", "set file with the prompt in UTF-8", OFFSET(promptfile), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS  }, \
     { "negative_prompt",     "set text that describes what to avoid",     OFFSET(negative_prompt),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
@@ -500,6 +501,25 @@ static int check_frames(AVFilterContext *ctx)
     return AVERROR(EINVAL);
 }
 
+/** Nobody named a model: take the small one that comes with libwan. */
+static int choose_demo(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    WanDemo demo;
+
+    if (wan_demo_model(&demo, from_image(ctx) ? WAN_TASK_I2V
+                                              : WAN_TASK_T2V) < 0) {
+        av_log(ctx, AV_LOG_ERROR, "no model: set the option model or the "
+               "environment variable WAN_MODEL to a Wan checkpoint; the demo "
+               "model is not installed, it is share/demo of libwan's source "
+               "and belongs in %s\n", demo.model);
+        return AVERROR(EINVAL);
+    }
+    s->model_path = av_strdup(demo.model);
+    s->manual     = av_strdup(demo.manual);
+    return s->model_path && s->manual ? 0 : AVERROR(ENOMEM);
+}
+
 static int check_model_path(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
@@ -509,14 +529,12 @@ static int check_model_path(AVFilterContext *ctx)
     if (!s->model_path) {
         const char *env = getenv("WAN_MODEL");
 
-        if (!env || !*env) {
-            av_log(ctx, AV_LOG_ERROR, "no model: set the option model or the "
-                   "environment variable WAN_MODEL to a Wan checkpoint\n");
-            return AVERROR(EINVAL);
-        }
-        s->model_path = av_strdup(env);
-        if (!s->model_path)
-            return AVERROR(ENOMEM);
+        if (env && *env) {
+            s->model_path = av_strdup(env);
+            if (!s->model_path)
+                return AVERROR(ENOMEM);
+        } else if ((ret = choose_demo(ctx)) < 0)
+            return ret;
     }
     model_params(ctx, &params);
     s->quiet = 1;                       /* wan_model_open() says it again */
@@ -1323,6 +1341,9 @@ static int open_model(AVFilterContext *ctx)
         return map_error(ret);
     s->info = wan_model_info(s->model);
     s->load_seconds = (av_gettime_relative() - start) / 1e6;
+    if (s->manual)
+        av_log(ctx, AV_LOG_INFO, "no model was given, so this is the small "
+               "demo model %s; for others see %s\n", s->model_path, s->manual);
 
     if ((s->info->task == WAN_TASK_T2V) == from_image(ctx)) {
         av_log(ctx, AV_LOG_ERROR, "model=%s: %s makes video from %s: use the "
@@ -1969,7 +1990,10 @@ static int process_command(AVFilterContext *ctx, const char *cmd,
 /* Also after an init() that failed or never ran. */
 static av_cold void uninit(AVFilterContext *ctx)
 {
+    WanContext *s = ctx->priv;
+
     shut_down(ctx);
+    av_freep(&s->manual);
 }
 
 /** Hand out what is generated, when it is wanted. */

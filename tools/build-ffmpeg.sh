@@ -1,14 +1,16 @@
 #!/bin/sh
 #
-# Build the ffmpeg and ffprobe tools with the wan filters.
+# Build the ffmpeg and ffprobe tools with the wan filters, and zmqsend, which
+# sends commands to them.
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
 # usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--cuda] [CONFIGURE OPTION...]
 #
 #   SOURCE     FFmpeg source tree (tools/get-ffmpeg.sh); it is not changed
-#   BUILD      libwan's build folder, with lib/; gets bin/ffmpeg, bin/ffprobe
-#              and ffmpeg-SERIES/ with the patched source and the objects
+#   BUILD      libwan's build folder, with lib/; gets bin/ffmpeg, bin/ffprobe,
+#              bin/zmqsend where libzmq is, and ffmpeg-SERIES/ with the patched
+#              source and the objects
 #   PKGCONFIG  folder with libwan's wan.pc
 #   --cuda     GPU frames and NVENC too; wants FFmpeg's nv-codec-headers
 #
@@ -130,6 +132,7 @@ protocols=file,pipe,fd,tcp,udp,unix,http,rtmp
 
 libs=
 missing=
+tools="ffmpeg ffprobe"
 if have x264; then
     libs="$libs --enable-gpl --enable-libx264"
     encoders=$encoders,libx264,libx264rgb
@@ -145,6 +148,7 @@ fi
 if have libzmq; then
     libs="$libs --enable-libzmq"
     filters=$filters,zmq
+    tools="$tools tools/zmqsend"
 else
     missing="$missing libzmq"
 fi
@@ -203,11 +207,13 @@ unset MAKEFLAGS MFLAGS MAKELEVEL || :
 cd "$obj"
 [ -x ffmpeg ] && [ -x ffprobe ] && [ $long = no ] ||
     say "building, log in $obj/make.log"
-one make make -j"$JOBS" ffmpeg ffprobe
-for tool in ffmpeg ffprobe; do
-    if ! cmp -s "$tool" "$build/bin/$tool"; then
-        cp "$tool" "$build/bin/$tool.part"      # a running one stays whole
-        mv -f "$build/bin/$tool.part" "$build/bin/$tool"
+# shellcheck disable=SC2086
+one make make -j"$JOBS" $tools
+for tool in $tools; do
+    bin=$build/bin/${tool##*/}
+    if ! cmp -s "$tool" "$bin"; then
+        cp "$tool" "$bin.part"      # a running one stays whole
+        mv -f "$bin.part" "$bin"
     fi
 done
 say "$build/bin/ffmpeg is up to date"

@@ -1,38 +1,88 @@
 #!/bin/sh
-# make demo: one video, what it took, and what to try next.
+# make demo: a video, what it took, and what to try next.
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
-# environment: B build folder, GOLDEN its golden folder, MODEL a checkpoint or
-# empty, PROMPT the text, DEMO more options of wan_t2v
+# Without MODEL, the demo models: a clip from a sentence, then its last frame
+# as a picture that goes on by another sentence, both in one file. With MODEL:
+# one clip.
+#
+# environment: B build folder, GOLDEN its golden folder, MODEL a text-to-video
+# checkpoint or empty, PROMPT the text, NEXT that of the second clip, DEMO more
+# options of the filters
 
 set -eu
 
 out=demo.mp4
-prompt=${PROMPT:-a red ball bounces on a wet street}
-text=$(mktemp "${TMPDIR:-/tmp}/wan-demo.XXXXXX")
-trap 'rm -f "$text"' EXIT
-printf '%s' "$prompt" > "$text"
+parts=$B/demo
+prompt=${PROMPT:-a red ball bounces over a grassy field}
+next=${NEXT:-a red ball moves to the left over a grassy field}
+options=:seed=1${DEMO:+:$DEMO}
+model=
+mkdir -p "$parts"
+printf '%s' "$prompt" > "$parts/t2v.txt"
+printf '%s' "$next" > "$parts/i2v.txt"
+began=$(date +%s)
 
-if [ -n "${MODEL:-}" ]; then
-    model=$MODEL options=${DEMO:-}
-    "$B/bin/wan-info" "$model"
-else
-    model=$GOLDEN/tiny/wan-t2v
-    options=size=160x96:frames=17:steps=8:${DEMO:-}
-    echo "demo: no MODEL was given, so a tiny checkpoint of random weights is"
-    echo "demo: used: the video is a moving texture and shows nothing else."
-fi
+# run NAME ARGUMENT...: ffmpeg, its messages also in NAME.log
+run()
+{
+    log=$parts/$1.log
+    shift
+    FFREPORT=file=$log:level=32 "$B/bin/ffmpeg" -hide_banner -nostats -xerror \
+        -y "$@"
+}
+
+# encoded NAME ARGUMENT...: the same into H.264; sets $took
+encoded()
+{
+    start=$(date +%s)
+    run "$@" -c:v libx264 -x264-params log=0 -pix_fmt yuv420p \
+        -movflags +faststart "$parts/$1.mp4"
+    took=$(($(date +%s) - start))
+}
+
+# told NAME: the time of each stage, as the filter says it
+told() { sed -n 's/.*clip 1: \([0-9]* frames in .*\)$/\1/p' "$parts/$1.log"; }
 
 # A colon, a comma or a quote in a path would end the option.
-model=$(printf %s "$model" | sed -e "s/[\\\\:']/\\\\&/g" -e "s/[\\\\',;]/\\\\&/g")
-start=$(date +%s)
-"$B/bin/ffmpeg" -hide_banner -loglevel info -nostats -xerror -y \
-    -f lavfi -i "wan_t2v=model=$model:promptfile=$text:$options" \
-    -c:v libx264 -x264-params log=0 -pix_fmt yuv420p -movflags +faststart "$out"
+quote() { printf %s "$1" | sed -e "s/[\\\\:']/\\\\&/g" -e "s/[\\\\',;]/\\\\&/g"; }
+
+# What there is while no demo models are in share/demo, for the way alone.
+if [ -z "${MODEL:-}" ] && [ ! -d "$B/share/libwan/demo/t2v" ]; then
+    model=model=$(quote "$GOLDEN/tiny/wan-t2v"):
+    options=:size=160x96:frames=17:steps=8$options
+    echo "demo: no MODEL was given, so a tiny checkpoint of random weights is"
+    echo "demo: used: the video is a moving texture and shows nothing else."
+elif [ -n "${MODEL:-}" ]; then
+    model=model=$(quote "$MODEL"):
+    "$B/bin/wan-info" "$MODEL"
+fi
+
+encoded t2v -f lavfi -i "wan_t2v=${model}promptfile=$(quote "$parts")/t2v.txt$options"
+t2v_took=$took
+if [ -n "$model" ]; then
+    cp "$parts/t2v.mp4" "$out"
+else
+    run still -v error -sseof -1 -i "$parts/t2v.mp4" -update 1 "$parts/still.png"
+    size=$("$B/bin/ffprobe" -v error -show_entries stream=width,height \
+        -of csv=p=0:s=x "$parts/still.png")
+    encoded i2v -i "$parts/still.png" \
+        -vf "wan_i2v=size=$size:promptfile=$(quote "$parts")/i2v.txt$options"
+    printf "file '%s'\n" t2v.mp4 i2v.mp4 > "$parts/list.txt"
+    run concat -v warning -f concat -i "$parts/list.txt" -c copy -movflags +faststart "$out"
+fi
+
 echo
-echo "demo: $out, $(wc -c < "$out") bytes, made in $(($(date +%s) - start)) s from: $prompt"
-if [ -z "${MODEL:-}" ]; then
+echo "demo: $out, $(wc -c < "$out") bytes, made in $(($(date +%s) - began)) s"
+echo "demo: from the sentence: $prompt"
+echo "demo:     $t2v_took s, $(told t2v)"
+if [ -z "$model" ]; then
+    echo "demo: then from its last frame, $parts/still.png, and: $next"
+    echo "demo:     $took s, $(told i2v)"
+    echo "demo: next, a sentence of your own:"
+    echo "    $B/bin/ffmpeg -f lavfi -i \"wan_t2v=prompt=a blue star moves to the right above the sea\" mine.mp4"
+elif [ -z "${MODEL:-}" ]; then
     echo "demo: next, with a real checkpoint (docs/models.md says where to get one):"
     echo "    make demo MODEL=Wan2.1-T2V-1.3B PROMPT='waves roll onto a beach'"
 else

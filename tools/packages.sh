@@ -5,10 +5,20 @@
 #
 # Debian and Ubuntu: lists what is missing and, as root or after a 'y',
 # installs it with apt-get. WAN_YES=1 does not ask. Elsewhere: prints the list.
+#
+# usage: packages.sh [tests]
+#
+#   tests   also what single tests want and skip without: nginx, as an RTMP
+#           server. The package starts a web server, so it is asked for by name.
 
 need="build-essential pkg-config xz-utils nasm ca-certificates
       libdnnl-dev libcjson-dev libutf8proc-dev
       zlib1g-dev libx264-dev libx265-dev libzmq3-dev"
+case ${1-} in
+'') ;;
+tests) need="$need libnginx-mod-rtmp" ;;
+*) echo "packages: '$1' is not known, only: tests" >&2; exit 1 ;;
+esac
 
 if ! command -v apt-get > /dev/null || ! command -v dpkg-query > /dev/null; then
     echo "packages: no apt here. libwan needs a C compiler, make,"

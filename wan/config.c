@@ -13,10 +13,11 @@
 #include <cjson/cJSON.h>
 
 #include "config.h"
+#include "sampler.h"
 
 /* ------------------------------------------------------- config.json */
 
-static int read_int(int *out, const cJSON *root, const char *key,
+static int read_int(int *out, const cJSON *root, const char *key, int max,
                     const char *path, const WanLog *log)
 {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(root, key);
@@ -24,12 +25,76 @@ static int read_int(int *out, const cJSON *root, const char *key,
     if (!v || cJSON_IsNull(v))
         return 0;
     if (!cJSON_IsNumber(v) || v->valuedouble != floor(v->valuedouble) ||
-        v->valuedouble < 1 || v->valuedouble > 1 << 24) {
+        v->valuedouble < 1 || v->valuedouble > max) {
         wan_log(log, WAN_LOG_ERROR, "%s: \"%s\" must be a whole number from "
-                "1 to %d", path, key, 1 << 24);
+                "1 to %d", path, key, max);
         return WAN_INVALIDDATA;
     }
     *out = (int)v->valuedouble;
+    return 0;
+}
+
+static int read_number(double *out, const cJSON *root, const char *key,
+                       double min, double max, const char *path,
+                       const WanLog *log)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(root, key);
+
+    if (!v || cJSON_IsNull(v))
+        return 0;
+    if (!cJSON_IsNumber(v) || !(v->valuedouble >= min && v->valuedouble <= max)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: \"%s\" must be a number from %g to "
+                "%g", path, key, min, max);
+        return WAN_INVALIDDATA;
+    }
+    *out = v->valuedouble;
+    return 0;
+}
+
+static int is_side(int v)
+{
+    return v >= WAN_SIZE_MULTIPLE && v <= WAN_MAX_SIZE &&
+           v % WAN_SIZE_MULTIPLE == 0;
+}
+
+static int read_size(WanConfigFile *c, const cJSON *root, const char *path,
+                     const WanLog *log)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(root, "size");
+    char more;
+
+    if (!v || cJSON_IsNull(v))
+        return 0;
+    if (!cJSON_IsString(v) ||
+        v->valuestring[strspn(v->valuestring, "0123456789x")] ||
+        sscanf(v->valuestring, "%4dx%4d%c", &c->width, &c->height,
+               &more) != 2 ||
+        !is_side(c->width) || !is_side(c->height)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: \"size\" must be text such as "
+                "\"832x480\", multiples of %d from %d to %d", path,
+                WAN_SIZE_MULTIPLE, WAN_SIZE_MULTIPLE, WAN_MAX_SIZE);
+        return WAN_INVALIDDATA;
+    }
+    return 0;
+}
+
+/* What requests ask when they are not told otherwise. */
+static int read_defaults(WanConfigFile *c, const cJSON *root,
+                         const char *path, const WanLog *log)
+{
+    if (read_size(c, root, path, log) < 0 ||
+        read_int(&c->frames, root, "frames", WAN_MAX_FRAMES, path, log) < 0 ||
+        read_int(&c->steps, root, "steps", WAN_MAX_STEPS, path, log) < 0 ||
+        read_number(&c->guidance, root, "guidance", 0, WAN_MAX_GUIDANCE,
+                    path, log) < 0 ||
+        read_number(&c->shift, root, "shift", WAN_MIN_SHIFT, WAN_MAX_SHIFT,
+                    path, log) < 0)
+        return WAN_INVALIDDATA;
+    if (c->frames > 0 && c->frames % WAN_TIME_STRIDE != 1) {
+        wan_log(log, WAN_LOG_ERROR, "%s: \"frames\" is %d, it must be 4n+1: "
+                "1, 5, 9, ... %d", path, c->frames, WAN_MAX_FRAMES);
+        return WAN_INVALIDDATA;
+    }
     return 0;
 }
 
@@ -49,15 +114,19 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
     cJSON *root = NULL;
     int ret = WAN_INVALIDDATA;
 
-    *c = (WanConfigFile){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, "" };
+    *c = (WanConfigFile){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, "",
+                          -1, -1, -1, -1, -1, -1 };
     root = cJSON_ParseWithLength(text, bytes);
     if (!cJSON_IsObject(root)) {
         wan_log(log, WAN_LOG_ERROR, "%s: not a JSON object", path);
         goto end;
     }
     for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
-        if (read_int(keys[i].value, root, keys[i].key, path, log) < 0)
+        if (read_int(keys[i].value, root, keys[i].key, 1 << 24, path,
+                     log) < 0)
             goto end;
+    if (read_defaults(c, root, path, log) < 0)
+        goto end;
 
     v = cJSON_GetObjectItemCaseSensitive(root, "eps");
     if (cJSON_IsNumber(v)) {
@@ -413,7 +482,8 @@ static const char negative[] =
     "背景杂乱，人群拥挤，倒退行走";
 
 void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
-                         const char *path, char *name, size_t name_size)
+                         const WanConfigFile *file, const char *path,
+                         char *name, size_t name_size)
 {
     static const char *const task[] = { "T2V", "I2V", "FLF2V" };
     const int small = c->dim == 1536 && c->layers == 30;
@@ -435,8 +505,8 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
     info->ffn = c->ffn;
     info->text_dim = c->text_dim;
     info->clip_dim = c->clip_dim;
-    info->size_multiple = 2 * WAN_SPACE_STRIDE;
-    info->size_max = 8192;
+    info->size_multiple = WAN_SIZE_MULTIPLE;
+    info->size_max = WAN_MAX_SIZE;
     info->negative_prompt = negative;
 
     /* The official command lines: 1.3B's README asks for shift 8 and
@@ -450,4 +520,19 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
     info->guidance = small ? 6 : 5;
     info->shift = small ? 8 : c->task == WAN_TASK_FLF2V ? 16 :
                   c->task == WAN_TASK_I2V && !hd ? 3 : 5;
+
+    if (!file)
+        return;
+    if (file->width > 0) {
+        info->width = file->width;
+        info->height = file->height;
+    }
+    if (file->frames > 0)
+        info->frames = file->frames;
+    if (file->steps > 0)
+        info->steps = file->steps;
+    if (file->guidance >= 0)
+        info->guidance = file->guidance;
+    if (file->shift > 0)
+        info->shift = file->shift;
 }

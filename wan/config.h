@@ -16,6 +16,14 @@
 #define WAN_TIME_STRIDE 4       // pixel frames of a latent frame
 #define WAN_SPACE_STRIDE 8      // pixels of a latent position, each way
 
+/* What a request can ask, and a config.json name as its default. */
+#define WAN_SIZE_MULTIPLE (2 * WAN_SPACE_STRIDE)
+#define WAN_MAX_SIZE 8192       // width and height
+#define WAN_MAX_FRAMES 4001
+#define WAN_MAX_GUIDANCE 100.
+#define WAN_MIN_SHIFT 0.01
+#define WAN_MAX_SHIFT 100.
+
 typedef struct WanDitConfig {
     enum WanTask task;
     int dim, heads, layers, ffn;
@@ -50,13 +58,15 @@ typedef struct WanConfigFile {
         freq_dim;
     double eps;
     char model_type[32];        // "" : not there
+    int width, height, frames, steps;   // defaults of requests: our own keys
+    double guidance, shift;
 } WanConfigFile;
 
 /**
  * Parse the text of a config.json.
  *
  * @param path what error lines call it
- * @return 0 or WAN_INVALIDDATA: not JSON, or a key that is no number
+ * @return 0 or WAN_INVALIDDATA: not JSON, or a key whose value can't be
  */
 int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
                      const char *path, const WanLog *log);
@@ -86,9 +96,11 @@ int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
 int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
                      WanVaeConfig *vae, WanClipConfig *clip);
 
-/* Fill info's name and documented defaults from the architecture. I2V 480P
- * and 720P have one shape: a "720" in the path tells them apart. */
+/* Fill info's name and documented defaults: the file's (NULL: none), else the
+ * architecture's. I2V 480P and 720P have one shape: a "720" in the path tells
+ * them apart. */
 void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
-                         const char *path, char *name, size_t name_size);
+                         const WanConfigFile *file, const char *path,
+                         char *name, size_t name_size);
 
 #endif /* WAN_CONFIG_H */

@@ -1,11 +1,13 @@
 /*
- * Where the parts of a checkpoint lie.
+ * Where the parts of a checkpoint lie, and the model that comes with libwan.
  *
  * This file is part of libwan; see the licence in wan.h.
  */
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -260,6 +262,52 @@ void wan_files_free(WanFiles *f)
     free(f->clip);
     memset(f, 0, sizeof(*f));
 }
+
+/* ------------------------------------------------------- the demo model */
+
+#ifndef WAN_DATADIR
+#define WAN_DATADIR "/usr/local/share/libwan"
+#endif
+
+/* dir/name into dst [PATH_MAX], without links and dots if that exists. */
+static void resolve(char *dst, const char *dir, const char *name)
+{
+    char *path = join(dir, name);
+
+    if (!path || !realpath(path, dst))
+        snprintf(dst, PATH_MAX, "%s", path ? path : dir);
+    free(path);
+}
+
+static int demo_in(WanDemo *out, const char *share, enum WanTask task)
+{
+    resolve(out->model, share, task == WAN_TASK_T2V ? "demo/t2v" : "demo/i2v");
+    resolve(out->manual, share, "models.md");
+    return kind_of(out->model) == KIND_DIR;
+}
+
+int wan_demo_model(WanDemo *out, enum WanTask task)
+{
+    static const char here;     // an address inside this library
+    char share[PATH_MAX];
+    const char *slash;
+    Dl_info self;
+
+    _Static_assert(sizeof(out->model) == PATH_MAX, "realpath()");
+    memset(out, 0, sizeof(*out));
+    if (task != WAN_TASK_T2V && task != WAN_TASK_I2V)
+        return WAN_ERR(ENOSYS);
+    if (dladdr(&here, &self) && (slash = strrchr(self.dli_fname, '/')) &&
+        slash - self.dli_fname < PATH_MAX / 2) {
+        snprintf(share, sizeof(share), "%.*s/../share/libwan",
+                 (int)(slash - self.dli_fname), self.dli_fname);
+        if (demo_in(out, share, task))
+            return 0;
+    }
+    return demo_in(out, WAN_DATADIR, task) ? 0 : WAN_ERR(ENOENT);
+}
+
+/* ---------------------------------------------------------- small files */
 
 int wan_read_file(char **out, size_t *bytes, const char *path, size_t limit,
                   const WanLog *log)

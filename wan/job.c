@@ -118,15 +118,18 @@ int wan_request_check(const WanRequest *r, const WanModel *m)
         r->width % k || r->height % k)
         return bad(m, "size", "%dx%d; width and height must be multiples of "
                    "%d from %d to %d", r->width, r->height, k, k, max);
-    if (r->frames < 1 || r->frames > 4001 || r->frames % WAN_TIME_STRIDE != 1)
+    if (r->frames < 1 || r->frames > WAN_MAX_FRAMES ||
+        r->frames % WAN_TIME_STRIDE != 1)
         return bad(m, "frames", "%d; it must be 4n+1: 1, 5, 9, ... 81, ... "
-                   "4001", r->frames);
+                   "%d", r->frames, WAN_MAX_FRAMES);
     if (r->steps < 1 || r->steps > WAN_MAX_STEPS)
         return bad(m, "steps", "%d; 1 to %d can be", r->steps, WAN_MAX_STEPS);
-    if (!(r->guidance >= 0 && r->guidance <= 100))
-        return bad(m, "guidance", "%g; 0 to 100 can be", r->guidance);
-    if (!(r->shift >= 0.01 && r->shift <= 100))
-        return bad(m, "shift", "%g; 0.01 to 100 can be", r->shift);
+    if (!(r->guidance >= 0 && r->guidance <= WAN_MAX_GUIDANCE))
+        return bad(m, "guidance", "%g; 0 to %g can be", r->guidance,
+                   WAN_MAX_GUIDANCE);
+    if (!(r->shift >= WAN_MIN_SHIFT && r->shift <= WAN_MAX_SHIFT))
+        return bad(m, "shift", "%g; %g to %g can be", r->shift, WAN_MIN_SHIFT,
+                   WAN_MAX_SHIFT);
     if ((unsigned)r->sampler > WAN_SAMPLER_EULER)
         return bad(m, "sampler", "%d is none", r->sampler);
     if ((unsigned)r->rng > WAN_RNG_CPU)

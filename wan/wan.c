@@ -74,7 +74,8 @@ static int open_dit(WanModel *m, const WanFiles *f, const char *lora)
                          &m->log);
     if (ret < 0)
         return ret;
-    wan_config_defaults(&m->info, &c, f->dit, m->name, sizeof(m->name));
+    wan_config_defaults(&m->info, &c, have_keys ? &keys : NULL, f->dit,
+                        m->name, sizeof(m->name));
     b.weights = m->files[0];
     if (lora && *lora && (ret = wan_lora_open(&b.lora, lora, &m->log)) < 0)
         return ret;
@@ -287,7 +288,7 @@ int wan_model_open_shapes(WanModel **out, const char *name,
         return ret;
     if (!(m = model_alloc(p)))
         return WAN_ERR(ENOMEM);
-    wan_config_defaults(&m->info, &dit, name, m->name, sizeof(m->name));
+    wan_config_defaults(&m->info, &dit, NULL, name, m->name, sizeof(m->name));
     b.pool = &m->pool;
     b.log = &m->log;
     if ((ret = wan_dit_bind(&m->dit, &dit, &b)) < 0 ||

@@ -123,7 +123,8 @@ typedef struct WanModelParams {
     /**
      * Checkpoint: a directory in the official or the Diffusers layout, or a
      * transformer file (.safetensors, .safetensors.index.json, .pth) whose
-     * other parts lie beside it or are named below. Required.
+     * other parts lie beside it or are named below. Required; see
+     * wan_demo_model() when the user names none.
      */
     const char *path;
     const char *text_encoder;   /**< other file or directory, or NULL */
@@ -162,7 +163,9 @@ typedef struct WanModelInfo {
     int64_t weight_bytes;       /**< of all parts as stored */
     int size_multiple;          /**< width and height are multiples of this */
     int size_max;               /**< and at most this */
-    /* the documented defaults of this checkpoint, see docs/models.md */
+    /* the defaults of this checkpoint: what its config.json says by the keys
+     * size, frames, steps, guidance and shift, else what docs/models.md
+     * documents for its architecture */
     int width, height, frames, steps;
     int rate_num, rate_den;     /**< frames a second */
     double guidance, shift;
@@ -194,6 +197,27 @@ WAN_API int wan_model_open(WanModel **out, const WanModelParams *p);
  * @return as wan_model_open()
  */
 WAN_API int wan_model_probe(const WanModelParams *p);
+
+/** The small model that comes with libwan, and the page about all models. */
+typedef struct WanDemo {
+    char model[4096];           /**< for WanModelParams.path */
+    char manual[4096];          /**< docs/models.md, for people */
+} WanDemo;
+
+/**
+ * Find the demo model, for those who have no checkpoint yet: share/demo of
+ * the source, as it was installed.
+ *
+ * Looked for in ../share/libwan from the directory of the library (or of the
+ * program, if it is linked statically), which is where a build tree and an
+ * installation that was moved have it, then in the data directory that was
+ * configured.
+ *
+ * @param task WAN_TASK_T2V or WAN_TASK_I2V
+ * @return 0, or WAN_ERR(ENOENT): it is not installed, out->model says where
+ *         it would be; WAN_ERR(ENOSYS): there is none for this task
+ */
+WAN_API int wan_demo_model(WanDemo *out, enum WanTask task);
 
 /** Drop the caller's reference; jobs keep theirs. Sets *m to NULL. */
 WAN_API void wan_model_close(WanModel **m);

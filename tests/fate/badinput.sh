@@ -29,8 +29,8 @@ bad()
     rm -f "$tmp/bad.mkv"
     run -v error -f lavfi -i "$1" -c:v ffv1 "$tmp/bad.mkv"
     bad_status=$?
-    grep -E '^\[[A-Za-z_]*wan_t2v' "$tmp/log" | grep -Ev "$echoes" > "$tmp/ours" ||
-        grep -E '^\[[A-Za-z_]*wan_t2v.*Error setting option' "$tmp/log" > "$tmp/ours"
+    grep -Eo '\[[A-Za-z_]*wan_t2v.*' "$tmp/log" | grep -Ev "$echoes" > "$tmp/ours" ||
+        grep -Eo '\[[A-Za-z_]*wan_t2v.*Error setting option.*' "$tmp/log" > "$tmp/ours"
     bad_lines=$(wc -l < "$tmp/ours")
     echo "exit status $bad_status, $bad_lines lines of ours, wanted one with:" \
          "$bad_pattern" >> "$tmp/log"
@@ -176,7 +176,16 @@ damaged()
     fi
 }
 
-bad 'model not given' 'model' "wan_t2v=$rest"
+installed=$(sed -n 's/^DATADIR = //p' config.mak)/demo/t2v
+if [ -d "$installed" ]; then
+    skip 'no model at all' "the demo model is installed in $installed"
+else
+    with_demo "$tmp/bare" bad 'no model at all' \
+        "no model: .*WAN_MODEL.*not installed.*$installed" "wan_t2v=$rest"
+fi
+mkdir -p "$tmp/bare/share/libwan/demo/t2v"
+with_demo "$tmp/bare" bad 'an empty demo model' \
+    'libwan/demo/t2v: no transformer here' "wan_t2v=$rest"
 m=$tmp/nowhere
 folder 'model not there' 'nowhere.*No such file.*model'
 m=$tmp/void
@@ -294,6 +303,11 @@ sed 's/"num_heads": 2/"num_heads": 7/' "$t2v/config.json" > "$m/config.json"
 folder 'config.json with odd heads' 'heads'
 echo '{"dim": -5}' > "$m/config.json"
 folder 'config.json with a wrong number' 'config.json: "dim"'
+for value in '"size": "160x90"' '"size": 160' '"frames": 16' '"frames": "all"' \
+             '"steps": 1001' '"guidance": -1' '"shift": 0'; do
+    echo "{\"num_heads\": 2, $value}" > "$m/config.json"
+    folder "config.json with $value" "model/config.json: ${value%:*} "
+done
 echo 'dim = 96' > "$m/config.json"
 folder 'config.json not JSON' 'config.json: '
 : > "$m/config.json"

@@ -28,6 +28,9 @@ need()
     done
 }
 
+# have encoders|filters NAME: was it built into ffmpeg?
+have() { "$ffmpeg" -hide_banner "-$1" 2> /dev/null | grep -Eq "[ ,]$2[ ,]"; }
+
 # report STATUS NAME [FILE]: one TAP line; on failure the end of the file too
 report()
 {
@@ -97,6 +100,30 @@ hashes()
     run -f lavfi -i "$clip_source" "$@" -f framemd5 "$tmp/md5" ||
         { cat "$tmp/log" >&2; return 1; }
     sed -n 's/^[0-9].*, *//p' "$tmp/md5"
+}
+
+# said PATTERN: how often the log says it. ffmpeg's threads share lines of its
+# log: what one call of av_log writes stays together, but it may begin in the
+# middle of another's line, without a prefix, and others may follow it there. So
+# nobody counts lines of the log, or looks for what is before a message.
+said() { grep -Eo -e "$1" "$tmp/log" | wc -l | tr -d ' '; }
+
+# with_demo FOLDER COMMAND...: with FOLDER/lib/libwan.so, so that the demo
+# models are those in FOLDER/share/libwan/demo
+with_demo()
+{
+    [ -e "$1/lib" ] || {
+        mkdir -p "$1/lib" && cp "$B"/lib/libwan.so.* "$1/lib" || return 1
+    }
+    demo_before=${LD_LIBRARY_PATH-}
+    LD_LIBRARY_PATH=$1/lib${demo_before:+:$demo_before}
+    export LD_LIBRARY_PATH
+    shift
+    "$@"
+    demo_status=$?
+    LD_LIBRARY_PATH=$demo_before
+    [ -n "$demo_before" ] || unset LD_LIBRARY_PATH
+    return $demo_status
 }
 
 # has PATTERN FILE: is the (extended) pattern there? Shows the file if not.

@@ -7,8 +7,6 @@
 . "$SRC/tests/fate/common.sh"
 need "$ffmpeg" "$ffprobe" "$tools/compare"
 
-have() { "$ffmpeg" -hide_banner "-$1" 2> /dev/null | grep -Eq "[ ,]$2[ ,]"; }
-
 # ------------------------------------------------ frames against the goldens
 
 # golden NAME FOLDER [OPTIONS]: sets $options and $size from its metadata
@@ -134,6 +132,65 @@ environment()
 }
 check 'model from $WAN_MODEL' environment
 
+# ------------------------------------------------- the model when none is given
+
+mkdir -p "$tmp/demo/share/libwan/demo/t2v"
+ln -s "$tiny/wan-t2v"/* "$tmp/demo/share/libwan/demo/t2v"
+cp "$SRC/docs/models.md" "$tmp/demo/share/libwan"
+line='no model was given, so this is the small demo model'
+demo()
+{
+    a=$(hashes "$(source_of "$small")") && same "$(said "$line")" 0 &&
+        b=$(with_demo "$tmp/demo" hashes "wan_t2v=$small") && same "$a" "$b" &&
+        same "$(said "$line")" 1 && has \
+            "$line /.*/demo/t2v; for others see /.*/libwan/models.md\$" "$tmp/log"
+}
+check 'the demo model, and one line that says so' demo
+demo_in_graph()
+{
+    with_demo "$tmp/demo" run -filter_complex "wan_t2v=$small" -f null - &&
+        same "$(said "$line")" 1 || { cat "$tmp/log"; return 1; }
+}
+check 'the demo model in -filter_complex' demo_in_graph
+not_demo()
+{
+    WAN_MODEL=$tiny/wan-t2v with_demo "$tmp/demo" make_clip "wan_t2v=$small" -f null - &&
+        same "$(said "$line")" 0 &&
+        with_demo "$tmp/demo" make_clip "$(source_of "$small")" -f null - &&
+        same "$(said "$line")" 0
+}
+check 'a model that is given is not the demo model' not_demo
+
+# --------------------------------------------------- defaults in a config.json
+
+mkdir "$tmp/own" && ln -s "$tiny/wan-t2v"/* "$tmp/own" && rm "$tmp/own/config.json" &&
+    sed 's/"dim"/"size": "48x32", "frames": 5, "steps": 2, "guidance": 3, "shift": 2, &/' \
+        "$tiny/wan-t2v/config.json" > "$tmp/own/config.json"
+own="wan_t2v=model=$(quote "$tmp/own"):prompt=a cat:seed=7"
+own_defaults()
+{
+    a=$(hashes "$own") &&
+        has 'clip 1: seed 7, 2 steps of unipc, guidance 3, shift 2$' "$tmp/log" &&
+        has '48x32, 5 frames, 2 steps' "$tmp/log" &&
+        b=$(hashes "$own:size=48x32:frames=5:steps=2:guidance=3:shift=2") &&
+        same "$a" "$b" && same "$(echo "$a" | wc -l | tr -d ' ')" 5
+}
+check 'defaults of the config.json' own_defaults
+over_defaults()
+{
+    make_clip "$own:size=32x32:frames=1:steps=1:guidance=1:shift=4" -f null - &&
+        has '32x32, 1 frames, 1 steps' "$tmp/log" &&
+        has 'clip 1: seed 7, 1 steps of unipc, guidance 1, shift 4$' "$tmp/log"
+}
+check 'options are stronger than the config.json' over_defaults
+told_defaults()
+{
+    "$B/bin/wan-info" "$tmp/own" > "$tmp/info" &&
+        has 'defaults +48x32, 5 frames at 16 a second, 2 steps, guidance 3, shift 2$' \
+            "$tmp/info" && has '^48x32, 5 frames, 2 steps, guidance 3$' "$tmp/info"
+}
+check 'wan-info tells them' told_defaults
+
 # -------------------------------------------------------------------- prompt
 
 odd="it's 50:50, [really]; \"a \\ b\" = %{c} ' é 猫 \\' end"
@@ -197,12 +254,8 @@ check 'format=none offers all' none_offers
 
 # ----------------------------------------------------------------------- time
 
-# said PATTERN: how often the log says it. ffmpeg's threads share lines of its
-# log: what one call of av_log writes stays together, but it may begin in the
-# middle of another's line, without a prefix, and others may follow it there. So
-# nobody counts lines of the log, or looks for what is before a message.
-said() { grep -Eo -e "$1" "$tmp/log" | wc -l | tr -d ' '; }
-shown='n: *([0-9]+) pts: *\1 +pts_time:[^ ]+ +(pos: *[0-9-]+ +)?duration: *1 '
+# a line of showinfo; that of 5.1 has a file position and no duration
+shown='n: *([0-9]+) pts: *\1 +pts_time:[^ ]+ +(pos:|duration: *1 )'
 
 # stamps OPTIONS TIMEBASE FRAMES [SAR]: pts 0, 1, 2, ..., duration 1
 stamps()

@@ -9,6 +9,7 @@ dest=$tmp/root
 cc=$(sed -n 's/^CC = //p' config.mak)
 prefix=$(sed -n 's/^PREFIX = //p' config.mak)
 libdir=$(sed -n 's/^LIBDIR = //p' config.mak)
+datadir=$(sed -n 's/^DATADIR = //p' config.mak)
 
 check 'make install DESTDIR=' make -s install DESTDIR="$dest"
 check 'library, header, tool and wan.pc are there' \
@@ -24,11 +25,57 @@ PKG_CONFIG_PATH=$dest$libdir/pkgconfig PKG_CONFIG_SYSROOT_DIR=$dest
 export PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR
 build() { $cc "$tmp/t.c" -o "$tmp/t" $(pkg-config --cflags --libs wan) && LD_LIBRARY_PATH=$dest$libdir "$tmp/t"; }
 check 'a program by pkg-config' build
+# The demo model: beside the library, wherever that was moved to; else in the
+# data directory that was configured, which is named if it is not there.
+cat > "$tmp/demo.c" <<'C'
+#include <stdio.h>
+#include <wan.h>
+int main(int argc, char **argv)
+{
+    WanDemo demo;
+    int ret = wan_demo_model(&demo, argc > 1 ? WAN_TASK_I2V : WAN_TASK_T2V);
+    (void)argv;
+    printf("%s %s\n%s\n", ret == WAN_ERR(ENOENT) ? "missing" : ret ? "error" : "found",
+           demo.model, demo.manual);
+    return wan_demo_model(&demo, WAN_TASK_FLF2V) != WAN_ERR(ENOSYS);
+}
+C
+found() { LD_LIBRARY_PATH=$1/lib "$tmp/demo" $2; }
+demo()
+{
+    $cc "$tmp/demo.c" -o "$tmp/demo" $(pkg-config --cflags --libs wan) || return 1
+    mkdir -p "$tmp/moved/lib" "$tmp/moved/share/libwan/demo"
+    cp "$dest$libdir"/libwan.so.* "$tmp/moved/lib"
+    there=missing
+    [ ! -d "$datadir/demo/t2v" ] || there=found
+    same "$(found "$tmp/moved" | head -n 1)" "$there $datadir/demo/t2v" || return 1
+    mkdir "$tmp/moved/share/libwan/demo/t2v" "$tmp/moved/share/libwan/demo/i2v"
+    at=$(cd "$tmp/moved/share/libwan" && pwd -P)
+    same "$(found "$tmp/moved" | tr '\n' ' ')" \
+         "found $at/demo/t2v $tmp/moved/lib/../share/libwan/models.md " || return 1
+    : > "$at/models.md"
+    same "$(found "$tmp/moved" i2v | tr '\n' ' ')" "found $at/demo/i2v $at/models.md "
+}
+check 'the demo model is found' demo
+installed()
+{
+    cmp "$SRC/docs/models.md" "$dest$datadir/models.md" || return 1
+    [ ! -d "$SRC/share/demo" ] ||
+        diff -r "$SRC/share/demo" "$dest$datadir/demo"
+}
+check 'models.md and the demo models are installed' installed
+uninstalled()
+{
+    make -s uninstall DESTDIR="$dest" && find "$dest" -type f > "$tmp/left" &&
+        same "x$(cat "$tmp/left")" x
+}
 # The public functions, and nothing else, can be seen from outside.
 symbols() { nm -D --defined-only "$dest$libdir/libwan.so" | sed -n 's/.* [TDBR] //p' | sort > "$tmp/seen"
             sed -n 's/^WAN_API.*[ *]\(wan_[a-z0-9_]*\)(.*/\1/p' "$prefix_h" | sort > "$tmp/public"
             diff "$tmp/public" "$tmp/seen"; }
 prefix_h=$dest$prefix/include/wan.h
 check 'only what wan.h names is exported' symbols
+
+check 'make uninstall leaves no file' uninstalled
 
 finish

@@ -52,12 +52,68 @@ TEST(refused)
         "", "[]", "{", "{\"dim\": \"big\"}", "{\"dim\": 0}", "{\"dim\": -4}",
         "{\"num_heads\": 1.5}", "{\"num_layers\": 1e300}", "{\"eps\": 0}",
         "{\"ffn_dim\": 99999999999}",
+        "{\"size\": 160}", "{\"size\": [160, 96]}", "{\"size\": \"\"}",
+        "{\"size\": \"160\"}", "{\"size\": \"160x\"}", "{\"size\": \"x96\"}",
+        "{\"size\": \"160x96x1\"}", "{\"size\": \"160x96 \"}",
+        "{\"size\": \" 160x96\"}", "{\"size\": \"160X96\"}",
+        "{\"size\": \"-160x-96\"}", "{\"size\": \"+160x96\"}",
+        "{\"size\": \"160x90\"}", "{\"size\": \"150x96\"}",
+        "{\"size\": \"0x0\"}", "{\"size\": \"8208x16\"}",
+        "{\"size\": \"16x16384\"}", "{\"size\": \"4294967312x16\"}",
+        "{\"size\": true}", "{\"frames\": \"17\"}", "{\"frames\": 16}",
+        "{\"frames\": 0}", "{\"frames\": -1}", "{\"frames\": 4005}",
+        "{\"frames\": 17.5}", "{\"steps\": 0}", "{\"steps\": 1001}",
+        "{\"steps\": [8]}", "{\"guidance\": -1}", "{\"guidance\": 100.5}",
+        "{\"guidance\": \"5\"}", "{\"guidance\": 1e999}",
+        "{\"shift\": 0}", "{\"shift\": -3}", "{\"shift\": 1e3}",
+        "{\"shift\": {}}",
     };
     WanConfigFile c;
 
-    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
-        CHECKF(parse(&c, bad[i]) == WAN_INVALIDDATA &&
-               strstr(last, "config.json"), "%s", bad[i]);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+        const char *key = strchr(bad[i], '"');
+        char named[32] = "config.json: ";
+
+        if (key && strchr(bad[i], ':'))     // the key with its quotes
+            strncat(named, key, strcspn(key, ":"));
+        CHECKF(parse(&c, bad[i]) == WAN_INVALIDDATA && strstr(last, named),
+               "%s: '%s'", bad[i], last);
+    }
+}
+
+/* The keys of ours: what a checkpoint's authors recommend. */
+TEST(defaults)
+{
+    const WanDitConfig dit = { .dim = 1536, .layers = 30 };
+    WanModelInfo info;
+    WanConfigFile c;
+    char name[64];
+
+    CHECK(parse(&c, "{\"size\": \"160x96\", \"frames\": 17, \"steps\": 12, "
+                "\"guidance\": 0, \"shift\": 2.5}") == 0);
+    CHECK(c.width == 160 && c.height == 96 && c.frames == 17);
+    CHECK(c.steps == 12 && c.guidance == 0 && c.shift == 2.5);
+    wan_config_defaults(&info, &dit, &c, "", name, sizeof(name));
+    CHECK(info.width == 160 && info.height == 96 && info.frames == 17);
+    CHECK(info.steps == 12 && info.guidance == 0 && info.shift == 2.5);
+
+    /* the ends of what can be */
+    CHECK(parse(&c, "{\"size\": \"16x8192\", \"frames\": 4001, \"steps\": "
+                "1000, \"guidance\": 100, \"shift\": 0.01}") == 0);
+    wan_config_defaults(&info, &dit, &c, "", name, sizeof(name));
+    CHECK(info.width == 16 && info.height == 8192 && info.frames == 4001);
+    CHECK(info.steps == 1000 && info.guidance == 100 && info.shift == 0.01);
+
+    /* each alone, the architecture's for the others */
+    CHECK(parse(&c, "{\"frames\": 1, \"size\": null, \"shift\": null}") == 0);
+    wan_config_defaults(&info, &dit, &c, "", name, sizeof(name));
+    CHECK(info.width == 832 && info.height == 480 && info.frames == 1);
+    CHECK(info.steps == 50 && info.guidance == 6 && info.shift == 8);
+    CHECK(parse(&c, "{}") == 0);
+    wan_config_defaults(&info, &dit, &c, "", name, sizeof(name));
+    CHECK(info.frames == 81 && info.guidance == 6);
+    wan_config_defaults(&info, &dit, NULL, "", name, sizeof(name));
+    CHECK(info.frames == 81 && info.guidance == 6 && info.width == 832);
 }
 
 TEST(deep_nesting)
@@ -139,6 +195,7 @@ int main(void)
     RUN(official_words);
     RUN(diffusers_words);
     RUN(refused);
+    RUN(defaults);
     RUN(deep_nesting);
     RUN(file_and_shapes_must_agree);
     RUN(not_a_transformer);

@@ -1,0 +1,284 @@
+#!/bin/sh
+# What the README tells people to do, with tiny models: pictures, sound, more
+# than one source, prompts from outside, servers, chains, the demo itself.
+# (mp4, HLS, MPEG-TS over UDP and sendcmd are in filter.sh.)
+#
+# This file is part of libwan; see the licence in wan/wan.h.
+
+. "$SRC/tests/fate/common.sh"
+need "$ffmpeg" "$ffprobe"
+
+codec=mpeg4
+have encoders libx264 && codec=libx264
+port=$((20000 + $$ % 20000))    # and those after it
+
+# Both demo models, out of the tiny ones; most recipes name no model.
+demo=$tmp/demo/share/libwan/demo
+mkdir -p "$demo/t2v" "$demo/i2v" && ln -s "$tiny/wan-t2v"/* "$demo/t2v" &&
+    ln -s "$tiny/wan-i2v"/* "$demo/i2v" &&
+    for part in models_t5_umt5-xxl-enc-bf16.pth Wan2.1_VAE.pth google; do
+        ln -s "$tiny/wan-t2v/$part" "$demo/i2v"
+    done
+cp "$SRC/docs/models.md" "$tmp/demo/share/libwan"
+t2v=wan_t2v=$small
+i2v="wan_i2v=prompt=it turns:frames=5:steps=1:seed=8"
+
+# recipe NAME COMMAND...: a check, with the demo models
+recipe()
+{
+    recipe_name=$1
+    shift
+    with_demo "$tmp/demo" check "$recipe_name" "$@"
+}
+
+# good ARGUMENT...: run, with its messages on failure
+good() { run "$@" || { cat "$tmp/log"; return 1; }; }
+
+# md5s INPUT...: a hash a frame of what FFmpeg reads
+md5s()
+{
+    good "$@" -f framemd5 "$tmp/md5" && sed -n 's/^[0-9].*, *//p' "$tmp/md5"
+}
+
+# frames FILE: how many decode
+frames()
+{
+    "$ffprobe" -v error -count_frames -select_streams v \
+        -show_entries stream=nb_read_frames -of csv=p=0 "$1" | tr -d ,
+}
+
+# within SECONDS COMMAND...: it comes true in that time
+within()
+{
+    tries=$(($1 * 10))
+    shift
+    while ! "$@" > /dev/null 2>&1; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || { echo "not in time: $*"; return 1; }
+        sleep 0.1
+    done
+}
+
+# listening PORT: some process waits for connections
+listening() { grep -qi ":$(printf %04X "$1") [0-9A-F:]* 0A " /proc/net/tcp; }
+
+# ---------------------------------------------------------- pictures and sound
+
+picture()
+{
+    good -f lavfi -i "$t2v:frames=1:format=rgb24" -frames:v 1 "$tmp/a.png" &&
+        same "$(md5s -i "$tmp/a.png")" \
+             "$(md5s -f lavfi -i "$t2v:frames=1:format=rgb24")"
+}
+pictures()
+{
+    good -f lavfi -i "$t2v:format=rgb24" "$tmp/a%02d.png" &&
+        same "$(md5s -i "$tmp/a%02d.png")" "$(md5s -f lavfi -i "$t2v:format=rgb24")" &&
+        [ -f "$tmp/a05.png" ] && [ ! -e "$tmp/a06.png" ]
+}
+if have encoders png; then
+    recipe 'a picture' picture
+    recipe 'a picture a frame' pictures
+else
+    skip 'a picture' 'no png encoder'
+    skip 'a picture a frame' 'no png encoder'
+fi
+
+sound()
+{
+    good -f lavfi -i sine=frequency=440:duration=3 "$tmp/music.wav" &&
+        good -f lavfi -i "$t2v" -i "$tmp/music.wav" -shortest -c:v $codec \
+            "$tmp/music.mp4" &&
+        same "$(frames "$tmp/music.mp4")" 5 &&
+        "$ffprobe" -v error -select_streams a -show_entries \
+            stream=codec_name,duration -of csv=p=0 "$tmp/music.mp4" > "$tmp/probe" &&
+        awk -F, '{ print } $1 != "aac" || $2 < 0.25 || $2 > 1 { bad = 1 }
+                 END { exit bad || NR != 1 }' "$tmp/probe"
+}
+recipe 'with sound' sound
+
+# -------------------------------------------------------------- two sources
+
+two="$t2v:format=rgb24[a];$t2v:seed=9:format=rgb24[b];[a][b]"
+side_by_side()
+{
+    a=$(md5s -f lavfi -i "$t2v:format=rgb24") &&
+        b=$(md5s -f lavfi -i "$t2v:seed=9:format=rgb24") && [ "$a" != "$b" ] &&
+        same "$a" "$(md5s -filter_complex "${two}hstack,format=rgb24,crop=32:32:0:0")" &&
+        same "$b" "$(md5s -filter_complex "${two}hstack,format=rgb24,crop=32:32:32:0")"
+}
+recipe 'side by side' side_by_side
+in_turn()
+{
+    same "$(md5s -f lavfi -i "$t2v:format=rgb24" &&
+            md5s -f lavfi -i "$t2v:seed=9:format=rgb24")" \
+        "$(md5s -filter_complex "${two}concat")"
+}
+recipe 'one after the other' in_turn
+
+# -------------------------------------------------------- prompts from outside
+
+# Two commands; the filter refuses the first, and answers so. A clip later the
+# prompt is another; a signal ends what has no end.
+by_zmq()
+{
+    at=tcp://127.0.0.1:$port
+    printf '%s\n' "wan_t2v prompt 'a dog'" > "$tmp/good"
+    printf '%s\n' "wan_t2v guidance 200" > "$tmp/bad"
+    "$ffmpeg" -hide_banner -nostdin -y -f lavfi -i \
+        "$t2v:clips=0,zmq=bind_address=$(quote "$at"),metadata=print:file=$(quote "$tmp/meta")" \
+        -f null - > "$tmp/out" 2> "$tmp/log" &
+    pid=$!
+    within 30 listening $port &&
+        timeout 30 "$B/bin/zmqsend" -b $at -i "$tmp/bad" > "$tmp/answers" 2>&1 &&
+        timeout 30 "$B/bin/zmqsend" -b $at -i "$tmp/good" >> "$tmp/answers" 2>&1 &&
+        clips=$(said 'clip [0-9]+: seed') &&
+        within 60 has "clip $((clips + 2)): seed" "$tmp/log"
+    ok=$?
+    kill -TERM $pid
+    wait $pid
+    same $? 255 && [ $ok = 0 ] && cat "$tmp/answers" &&
+        same "$(sed 's/ .*//' "$tmp/answers" | sed 's/^[1-9-].*/no/' | tr '\n' ,)" no,0, &&
+        same "$(sed -n 's/^lavfi.wan.prompt=//p' "$tmp/meta" | uniq | tr '\n' ,)" 'a cat,a dog,'
+}
+if [ -x "$B/bin/zmqsend" ] && have filters zmq; then
+    recipe 'prompts by zmq' by_zmq
+else
+    skip 'prompts by zmq' 'FFmpeg was built without libzmq'
+fi
+
+# -------------------------------------------------------------------- servers
+
+# publish URL: nine frames, as a stream
+publish()
+{
+    good -re -f lavfi -i "$t2v:frames=9" -c:v libx264 -preset veryfast \
+        -tune zerolatency -g 8 -f flv "$1"
+}
+
+# FFmpeg itself can wait for one stream.
+rtmp()
+{
+    url=rtmp://127.0.0.1:$((port + 1))/live/wan
+    timeout 60 "$ffmpeg" -hide_banner -nostdin -y -v error -listen 1 -i $url \
+        -f framecrc "$tmp/crc" 2> "$tmp/receiver" &
+    receiver=$!
+    within 30 listening $((port + 1)) && publish $url
+    sent=$?
+    wait $receiver
+    cat "$tmp/receiver"
+    [ $sent = 0 ] && same "$(grep -c '^0' "$tmp/crc")" 9
+}
+
+# nginx records what it gets.
+nginx=$(PATH=$PATH:/usr/sbin command -v nginx)
+for module in /usr/lib/nginx/modules /usr/lib64/nginx/modules; do
+    module=$module/ngx_rtmp_module.so
+    [ ! -f $module ] || break
+done
+rtmp_nginx()
+{
+    mkdir "$tmp/recorded"
+    cat > "$tmp/nginx.conf" <<CONF
+load_module $module;
+daemon off;
+master_process off;
+pid $tmp/nginx.pid;
+events {}
+rtmp {
+    server {
+        listen 127.0.0.1:$((port + 2));
+        application live {
+            live on;
+            record all;
+            record_path $tmp/recorded;
+        }
+    }
+}
+CONF
+    "$nginx" -e "$tmp/nginx.log" -c "$tmp/nginx.conf" > "$tmp/nginx.out" 2>&1 &
+    server=$!
+    within 30 listening $((port + 2)) &&
+        publish rtmp://127.0.0.1:$((port + 2))/live/wan &&
+        within 10 test -s "$tmp/recorded/wan.flv"
+    sent=$?
+    kill -QUIT $server
+    wait $server
+    cat "$tmp/nginx.out" "$tmp/nginx.log"
+    [ $sent = 0 ] && same "$(frames "$tmp/recorded/wan.flv")" 9
+}
+if [ $codec = libx264 ]; then
+    recipe 'RTMP to a listening ffmpeg' rtmp
+    if [ -n "$nginx" ] && [ -f $module ]; then
+        recipe 'RTMP to nginx' rtmp_nginx
+    else
+        skip 'RTMP to nginx' 'no nginx with its RTMP module: tools/packages.sh tests'
+    fi
+else
+    skip 'RTMP to a listening ffmpeg' 'no libx264'
+    skip 'RTMP to nginx' 'no libx264'
+fi
+
+# --------------------------------------------------------------------- chains
+
+# A clip goes on, and what comes of it goes on again; files without loss.
+chain()
+{
+    good -f lavfi -i "$t2v" -c:v ffv1 "$tmp/1.mkv" &&
+        good -i "$tmp/1.mkv" -vf "$i2v:mode=extend" -c:v ffv1 "$tmp/2.mkv" &&
+        good -i "$tmp/2.mkv" -vf "$i2v:mode=extend" -c:v ffv1 "$tmp/3.mkv" || return 1
+    for i in 1 2 3; do
+        md5s -i "$tmp/$i.mkv" > "$tmp/md5.$i" || return 1
+    done
+    same "$(md5s -f lavfi -i "$t2v")" "$(cat "$tmp/md5.1")" &&
+        same "$(cat "$tmp/md5.1")" "$(head -n 5 "$tmp/md5.2")" &&
+        same "$(cat "$tmp/md5.2")" "$(head -n 9 "$tmp/md5.3")" &&
+        same "$(sort -u "$tmp/md5.3" | wc -l | tr -d ' ')" 13
+}
+recipe 'a clip goes on, and on' chain
+still()
+{
+    good -i "$tmp/1.mkv" -frames:v 1 "$tmp/still.png" &&
+        good -i "$tmp/still.png" -vf "$i2v:size=32x32" -c:v $codec "$tmp/still.mp4" &&
+        same "$(frames "$tmp/still.mp4")" 5
+}
+if have encoders png; then
+    recipe 'a picture moves' still
+else
+    skip 'a picture moves' 'no png encoder'
+fi
+
+# --------------------------------------------------------------------- the demo
+
+# in a folder of its own, with the build folder as the script wants it
+demo()
+{
+    script=$(cd "$SRC" && pwd)/tools/demo.sh
+    [ -e "$tmp/demo/bin" ] || ln -s "$B/bin" "$tmp/demo/bin"
+    rm -rf "$tmp/work" && mkdir "$tmp/work" &&
+        (cd "$tmp/work" && B=$tmp/demo GOLDEN=$WAN_GOLDEN sh "$script") \
+            > "$tmp/said" 2>&1 || { cat "$tmp/said"; return 1; }
+}
+small_demo=size=32x32:frames=5:steps=1
+demo_alone()
+{
+    DEMO=$small_demo demo && same "$(frames "$tmp/work/demo.mp4")" 10 &&
+        same "$(grep -c '^demo:     [0-9]* s, 5 frames in .*: load .*, decode [0-9.e-]*$' "$tmp/said")" 2 &&
+        has '^demo: demo.mp4, [1-9][0-9]* bytes' "$tmp/said" &&
+        same "$(grep -Eoc 'this is the small demo model /.*/demo/t2v' "$tmp/said")" 1 &&
+        same "$(grep -Eoc 'this is the small demo model /.*/demo/i2v' "$tmp/said")" 1
+}
+demo_of()
+{
+    MODEL=$tiny/wan-t2v DEMO=$small_demo demo &&
+        same "$(frames "$tmp/work/demo.mp4")" 5 && has 'an image from the same model' "$tmp/said"
+}
+if [ $codec = libx264 ] && have encoders png; then
+    recipe 'make demo' demo_alone
+    recipe 'make demo MODEL=DIR' demo_of
+else
+    skip 'make demo' 'no libx264 or no png encoder'
+    skip 'make demo MODEL=DIR' 'no libx264 or no png encoder'
+fi
+
+finish
