@@ -37,6 +37,14 @@ OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o
 
+OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
+            cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
+            cuda/attention.o cuda/flash.o cuda/conv.o
+ifeq ($(CUDA),yes)
+OBJS += $(OBJS-CUDA)
+DEP_LIBS += $(CUDA_LIBS)
+endif
+
 TOOLS = wan-info wan-random
 
 UNIT = arena config header job lora names rng safetensors sampler \
@@ -57,6 +65,21 @@ tools: $(TOOLS:%=$(B)/bin/%)
 $(B)/wan/%.o: $(SRC)/wan/%.c config.mak
 	@mkdir -p $(@D)
 	$(C) -c $< -o $@
+
+# Of the toolkit's headers these alone know.
+$(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) $(CUDA_CFLAGS) -c $< -o $@
+
+# What ptxas says of registers and spills is kept beside the object;
+# tests/unit/spills.sh reads it.
+NVCC_FLAGS = -std=c++17 -O3 -Xptxas -v -Xcompiler \
+             -fPIC,-fvisibility=hidden,-Wall,-g $(CUDA_GENCODE) $(CUDA_CFLAGS)
+$(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.cu config.mak
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -I$(SRC)/wan -MMD -MP -MF $(@:.o=.d) -c $< -o $@ \
+	    2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
+	@grep -E 'warning|error' $(@:.o=.ptxas) || :
 
 # Users see wan_ functions marked WAN_API alone: the rest is hidden.
 $(LIB): $(WAN_OBJS)

@@ -20,8 +20,9 @@ typedef struct WanDev WanDev;
 typedef struct WanOps WanOps;       // ops.h: the table a backend fills
 
 typedef struct WanBackend {
-    const char *name;               // "cpu", "ref"
+    const char *name;               // "cpu", "ref", "cuda", "cuda-f32"
     const WanOps *ops;
+    WanType act;                    // of activations: wan_tmp_act()
     int (*open)(WanDev *d);         // sets d->priv; may be NULL
     void (*close)(WanDev *d);       // takes half-opened devices; may be NULL
     /* Bytes an arena could have now, INT64_MAX: not known. */
@@ -128,6 +129,11 @@ WanTensor wan_tmp_(WanDev *d, WanType type, int nb_dims, const int64_t *dim);
 /* f32 of that shape: wan_tmp(d, L, C). */
 #define wan_tmp(d, ...) wan_tmp_type((d), WAN_F32, __VA_ARGS__)
 WanTensor wan_tmp_like(WanDev *d, const WanTensor *t);
+
+/* An activation of that shape, in the backend's type: what is only ever read
+ * by the ops that follow, and may be rounded. Residual streams, modulation,
+ * time, latents and pixels are f32: wan_tmp(). */
+#define wan_tmp_act(d, ...) wan_tmp_type((d), (d)->backend->act, __VA_ARGS__)
 
 /* ------------------------------------------------------- inspection */
 
