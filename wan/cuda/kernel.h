@@ -17,6 +17,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include <type_traits>
+
 #ifdef __CUDACC__
 
 #include <cuda_bf16.h>
@@ -30,6 +32,8 @@ typedef __half f16;
 /* kernel may be a pointer to one: picked by type, see with_type(). */
 #define WAN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
     ((kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__))
+
+#define WAN_UNROLL _Pragma("unroll")
 
 /* Shared memory of a block: a number known here, or the launch's. */
 #define WAN_SHARED(type, name, n) __shared__ type name[n]
@@ -190,6 +194,13 @@ static __device__ inline void store(T *p, const Vec<N> &r)
         *reinterpret_cast<uint2 *>(p) = make_uint2(w[0], w[1]);
 }
 
+/* First column of this thread's i-th vector of n elements, in a row that the
+ * block shares so that neighbours read neighbours. */
+static __device__ inline int vector_column(int i, int n)
+{
+    return n * (int)(threadIdx.x + i * blockDim.x);
+}
+
 /* ---------------------------------------------------------- reductions */
 
 #define FULL_WARP 0xffffffffu
@@ -250,15 +261,30 @@ static __device__ inline float block_max(float v, float *part)
 
 #include "cuda.h"
 
-/* f(T()) with the C++ type of a tensor: what the launchers pick a kernel's
- * instance with. */
-template<typename F> static inline void with_type(WanType type, F f)
+/* f(T()) with the C++ type of a tensor: what launchers pick a kernel's
+ * instance with. The DiT's and text encoder's are F32 and BF16, the VAE's
+ * F16 too. */
+template<typename F>
+static inline void with_type(WanDev *d, const char *op, const WanTensor *t,
+                             F f)
 {
-    switch (type) {
-    case WAN_BF16: f(bf16()); break;
-    case WAN_F16:  f(f16());  break;
-    default:       f(float());
-    }
+    if (t->type == WAN_F32)
+        f(float());
+    else if (t->type == WAN_BF16)
+        f(bf16());
+    else
+        wan_dev_fail(d, WAN_ERR(EINVAL), "%s: %s is not F32 or BF16", op,
+                     wan_type_name(t->type));
+}
+
+template<typename F>
+static inline void with_any_type(WanDev *d, const char *op, const WanTensor *t,
+                                 F f)
+{
+    if (t->type == WAN_F16)
+        f(f16());
+    else
+        with_type(d, op, t, f);
 }
 
 /* Whether each row of t may be read n elements at a time. */
@@ -269,6 +295,12 @@ static inline bool wan_vectors(const WanTensor *t, int n)
 
     return wan_cols(t) % n == 0 && (uintptr_t)t->data % align == 0 &&
            t->pitch * size % align == 0;
+}
+
+/* And an f32 vector; an absent one may. */
+static inline bool wan_vectors(const float *v)
+{
+    return (uintptr_t)v % 16 == 0;
 }
 
 /* An optional f32 vector where kernels can read it; NULL: absent. */
