@@ -30,7 +30,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
+OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
@@ -39,7 +39,7 @@ OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
 
 OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
             cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
-            cuda/attention.o cuda/flash.o cuda/conv.o
+            cuda/attention.o cuda/flash.o cuda/conv.o cuda/conv_own.o
 ifeq ($(CUDA),yes)
 OBJS += $(OBJS-CUDA)
 DEP_LIBS += $(CUDA_LIBS)
@@ -47,7 +47,7 @@ endif
 
 TOOLS = wan-info wan-random
 
-UNIT = arena config header job lora names rng safetensors sampler \
+UNIT = arena config header job lora names pager rng safetensors sampler \
        text_clean tokenizer torch_zip weights
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline

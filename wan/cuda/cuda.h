@@ -106,12 +106,11 @@ void *wan_cuda_library(int n, const char *const *names);
 
 /*
  * The device's copy of a weight or vector, dense; NULL: d has failed. Good
- * for work launched by the running entry alone. p itself where it is arena
- * memory already.
+ * for work launched by the running entry alone. w->data itself where it is
+ * arena memory already.
  *
- * Vectors are F32. Matrices [N, K] and tables are of wan_cuda_weight_type();
- * convolutions [O, I, kt, kh, kw] lie there as [O, kt, kh, kw, I], of the
- * same type.
+ * Vectors are F32. Convolutions [O, I, kt, kh, kw] lie there as
+ * [O, kt, kh, kw, I], of wan_cuda_weight_type().
  */
 const void *wan_cuda_weight(WanDev *d, const WanTensor *w);
 
@@ -121,6 +120,9 @@ static inline WanType wan_cuda_weight_type(const WanDev *d, const WanTensor *w)
     (void)w;
     return d->backend->act;
 }
+
+/* The same of a matrix [N, K] in any float type, as F32 or BF16. */
+const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type);
 
 /* ------------------------------------------------------------- entries */
 
@@ -180,8 +182,6 @@ void wan_cuda_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
 void wan_cuda_copy(WanDev *d, WanTensor *y, const WanTensor *x); // any types
 void wan_cuda_fill(WanDev *d, WanTensor *y, float value);
 void wan_cuda_finite(WanDev *d, const WanTensor *x, const char *what);
-void wan_cuda_embed(WanDev *d, WanTensor *y, const WanTensor *table,
-                    const int32_t *ids);
 
 /* image.cu */
 void wan_cuda_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x,
@@ -205,7 +205,9 @@ void wan_cuda_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
 void wan_cuda_quant_e4m3(WanDev *d, WanTensor *y, float *scale,
                          const WanTensor *x);
 
-/* device.c */
+/* device.c; embed gathers its rows on the host: the table stays there */
+void wan_cuda_embed(WanDev *d, WanTensor *y, const WanTensor *table,
+                    const int32_t *ids);
 void wan_cuda_upload(WanDev *d, WanTensor *y, const float *host);
 void wan_cuda_download(WanDev *d, float *host, const WanTensor *x);
 
