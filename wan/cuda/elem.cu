@@ -105,19 +105,22 @@ static __device__ inline float apply(Function f, float a, float b)
     }
 }
 
-/* y = f(a), or f(a, b). y may be a or b. */
+/* y = f(a), or f(a, b) with b of type tb. y may be a or b. */
 template<int N, typename TY, typename TX>
 static __global__ void __launch_bounds__(ELEM_THREADS)
-map_kernel(TY *y, int64_t y_pitch, const TX *a, int64_t a_pitch, const TX *b,
-           int64_t b_pitch, int cols, int per_row, Function f)
+map_kernel(TY *y, int64_t y_pitch, const TX *a, int64_t a_pitch, const void *b,
+           int64_t b_pitch, WanType tb, int cols, int per_row, Function f)
 {
     const Place at = place<N>(per_row);
+    const int64_t bi = at.row * b_pitch + at.col;
 
     if (at.col >= cols)
         return;
     Vec<N> u = get<N>(a + at.row * a_pitch + at.col), v = u;
     if (b)
-        v = get<N>(b + at.row * b_pitch + at.col);
+        v = tb == WAN_F32  ? get<N>((const float *)b + bi)
+          : tb == WAN_BF16 ? get<N>((const bf16 *)b + bi)
+                           : get<N>((const f16 *)b + bi);
     for (int k = 0; k < N; k++)
         u.v[k] = apply(f, u.v[k], v.v[k]);
     put<N>(y + at.row * y_pitch + at.col, u);
@@ -129,9 +132,8 @@ static void map(WanDev *d, const char *op, Function f, WanTensor *y,
     const WanTensor *const t[3] = { y, a, b };
     const Shape s = shape_of(b ? 3 : 2, t, true);
 
-    if (b && b->type != a->type)
-        wan_dev_fail(d, WAN_ERR(EINVAL), "%s: %s times %s", op,
-                     wan_type_name(a->type), wan_type_name(b->type));
+    if (b)
+        with_any_type(d, op, b, [](auto) {});   // it is one
     if (!s.rows || d->error)
         return;
     with_any_type(d, op, y, [&](auto ty) {
@@ -143,8 +145,8 @@ static void map(WanDev *d, const char *op, Function f, WanTensor *y,
                                    : map_kernel<1, TY, TX>),
                        s.rows * s.per_row, s.threads, 0, wan_cuda_stream(d),
                        (TY *)y->data, y->pitch, (const TX *)a->data, a->pitch,
-                       b ? (const TX *)b->data : (const TX *)NULL,
-                       b ? b->pitch : 0, s.cols, s.per_row, f);
+                       b ? b->data : NULL, b ? b->pitch : 0,
+                       b ? b->type : WAN_F32, s.cols, s.per_row, f);
         });
     });
     wan_cuda_launched(d, op);

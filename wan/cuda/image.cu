@@ -293,14 +293,15 @@ static __device__ inline void put_sample(const Planes &a, int plane, int i,
 
 /* Planes R, G, B of [0, 1] as bytes, truncated, or as floats. A pixel a
  * thread; grid (columns, rows). rgb: [h, w, 3]. */
-static __global__ void rgb_kernel(Planes a, const float *rgb)
+template<typename T>
+static __global__ void rgb_kernel(Planes a, const T *rgb)
 {
     const int j = blockIdx.x * blockDim.x + threadIdx.x, i = blockIdx.y;
 
     if (j >= a.w)
         return;
     for (int c = 0; c < 3; c++) {
-        const float u = unit(rgb[((int64_t)i * a.w + j) * 3 + c]);
+        const float u = unit(to_float(rgb[((int64_t)i * a.w + j) * 3 + c]));
         char *const at = a.p[c].data + i * a.p[c].stride +
                          (ptrdiff_t)j * a.p[c].step;
 
@@ -313,7 +314,8 @@ static __global__ void rgb_kernel(Planes a, const float *rgb)
 
 /* BT.709, limited range. A chroma sample and its luma samples a thread; grid
  * (columns, rows) of chroma. The filter stands in image.h. */
-static __global__ void yuv_kernel(Planes a, const float *rgb)
+template<typename T>
+static __global__ void yuv_kernel(Planes a, const T *rgb)
 {
     const int j = blockIdx.x * blockDim.x + threadIdx.x, i = blockIdx.y;
     const float size = a.bytes == 2 ? 4 : 1;    // 10 bits
@@ -323,13 +325,13 @@ static __global__ void yuv_kernel(Planes a, const float *rgb)
         return;
     for (int q = 0; q <= a.half; q++) {
         const int row = (i << a.half) + q, at = j << a.half;
-        const float *const in = rgb + (int64_t)row * a.w * 3;
+        const T *const in = rgb + (int64_t)row * a.w * 3;
 
         for (int s = 0; s <= a.half; s++) {
             float v[3];
 
             for (int c = 0; c < 3; c++)
-                v[c] = unit(in[(int64_t)(at + s) * 3 + c]);
+                v[c] = unit(to_float(in[(int64_t)(at + s) * 3 + c]));
             put_sample(a, 0, row, at + s,
                        __fmul_rn(__fadd_rn(16, __fmul_rn(219, luma(v))),
                                  size));
@@ -337,11 +339,11 @@ static __global__ void yuv_kernel(Planes a, const float *rgb)
         for (int c = 0; c < 3; c++) {
             const int left = at ? at - 1 : 0;
             const int right = at + 1 < a.w ? at + 1 : at;
-            const float mid = unit(in[(int64_t)at * 3 + c]);
+            const float l = unit(to_float(in[(int64_t)left * 3 + c]));
+            const float m = unit(to_float(in[(int64_t)at * 3 + c]));
+            const float r = unit(to_float(in[(int64_t)right * 3 + c]));
 
-            u[c] = a.half ? u[c] + (unit(in[(int64_t)left * 3 + c]) + 2 * mid +
-                                    unit(in[(int64_t)right * 3 + c])) * 0.125f
-                          : mid;
+            u[c] = a.half ? u[c] + (l + 2 * m + r) * 0.125f : m;
         }
     }
 
@@ -400,7 +402,7 @@ static bool layout_of(Layout *l, int format)
 
 /* Fill planes that kernels can write; nothing is waited for. */
 static void write_planes(WanDev *d, const WanImage *img, const Layout *l,
-                         const float *rgb)
+                         const WanTensor *rgb)
 {
     Planes a = {};
 
@@ -413,10 +415,14 @@ static void write_planes(WanDev *d, const WanImage *img, const Layout *l,
         a.p[c].stride = img->stride[plane];
         a.p[c].step = (c && l->yuv ? l->chroma_step : l->step) * l->bytes;
     }
-    WAN_LAUNCH((l->yuv ? yuv_kernel : rgb_kernel),
-               dim3((unsigned)wan_div_up(a.w >> a.half, THREADS),
-                    (unsigned)(a.h >> a.half)),
-               THREADS, 0, wan_cuda_stream(d), a, rgb);
+    with_any_type(d, "image", rgb, [&](auto t) {
+        typedef decltype(t) T;
+
+        WAN_LAUNCH((l->yuv ? yuv_kernel<T> : rgb_kernel<T>),
+                   dim3((unsigned)wan_div_up(a.w >> a.half, THREADS),
+                        (unsigned)(a.h >> a.half)),
+                   THREADS, 0, wan_cuda_stream(d), a, (const T *)rgb->data);
+    });
     wan_cuda_launched(d, "image");
 }
 
@@ -441,7 +447,7 @@ extern "C" void wan_cuda_image(WanDev *d, const WanImage *img,
         return;
     if (where.type == cudaMemoryTypeDevice ||
         where.type == cudaMemoryTypeManaged) {
-        write_planes(d, img, &l, (const float *)rgb->data);
+        write_planes(d, img, &l, rgb);
         wan_cuda_wait(d, "image");
         return;
     }
@@ -457,7 +463,7 @@ extern "C" void wan_cuda_image(WanDev *d, const WanImage *img,
                      "not enough", (long long)d->scratch_bytes);
         return;
     }
-    write_planes(d, &staged, &l, (const float *)rgb->data);
+    write_planes(d, &staged, &l, rgb);
     for (int p = 0; p < 4 && wan_image_rows(img->format, h, p); p++) {
         const int rows = wan_image_rows(img->format, h, p);
         const int64_t bytes = staged.stride[p];

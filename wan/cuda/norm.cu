@@ -24,7 +24,7 @@ struct Norm {
 };
 
 #define NORM_VECS 4         // vectors of 4 elements a thread keeps
-#define NORM_THREADS 1024   // so the widest row is 16384
+#define NORM_THREADS 512    // so the widest row is 8192
 
 /* What stands between a vector of x and one of y. */
 static __device__ inline Vec<4> norm_apply(const Norm &a, Vec<4> v, int c,
