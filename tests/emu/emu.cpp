@@ -434,3 +434,22 @@ uint8_t to_e4m3(float x)
     }
     return sign | (uint8_t)best;
 }
+
+/* -------------------------------------------------- for programs in C */
+
+extern "C" void emu_set_order(int order)
+{
+    emu_order = (EmuOrder)order;
+    random_state = 1;
+}
+
+extern "C" const char *emu_summary()
+{
+    static char s[160];
+
+    snprintf(s, sizeof(s), "%lld launches, %lld blocks, %lld threads, %lld "
+             "barriers, %lld shuffles", (long long)emu_stats.launches,
+             (long long)emu_stats.blocks, (long long)emu_stats.threads,
+             (long long)emu_stats.barriers, (long long)emu_stats.shuffles);
+    return s;
+}
