@@ -243,6 +243,26 @@ static __device__ inline float block_sum(float v, float *part)
     return v;
 }
 
+/* Two sums at one barrier; part: 64 floats. */
+static __device__ inline float2 block_sum2(float a, float b, float *part)
+{
+    a = warp_sum(a);
+    b = warp_sum(b);
+    if (blockDim.x <= 32)
+        return make_float2(a, b);
+    if (threadIdx.x % 32 == 0) {
+        part[threadIdx.x / 32] = a;
+        part[32 + threadIdx.x / 32] = b;
+    }
+    __syncthreads();
+    a = b = 0;
+    for (unsigned i = 0; i < blockDim.x / 32; i++) {
+        a += part[i];
+        b += part[32 + i];
+    }
+    return make_float2(a, b);
+}
+
 static __device__ inline float block_max(float v, float *part)
 {
     v = warp_max(v);

@@ -4,8 +4,9 @@
  * This file is part of libwan; see the licence in wan.h.
  *
  * Each reads its row once, keeps it in registers between statistics and
- * result, and writes once. Variances are of differences from the mean, so a
- * residual stream far from zero loses nothing.
+ * result, and writes once. Variances are of differences from the mean, and what
+ * the f32 mean misses is found with them, so a residual stream far from zero
+ * loses nothing.
  */
 
 #include "kernel.h"
@@ -26,12 +27,26 @@ struct Norm {
 #define NORM_VECS 4         // vectors of 4 elements a thread keeps
 #define NORM_THREADS 512    // so the widest row is 8192
 
+/* (v - mean - rest) * r is the norm; near + rest is the mean to twice the
+ * precision. */
+struct Moments { float near, rest, r; };
+
+/* From the sums of (v - near)^2 and v - near, whose mean is all but zero. */
+static __device__ inline Moments moments(const Norm &a, float near,
+                                         float2 sums)
+{
+    const float rest = sums.y / a.C;
+
+    return { near, rest,
+             1 / sqrtf(fmaxf(sums.x / a.C - rest * rest, 0) + a.eps) };
+}
+
 /* What stands between a vector of x and one of y. */
 static __device__ inline Vec<4> norm_apply(const Norm &a, Vec<4> v, int c,
-                                           float mean, float r)
+                                           Moments m)
 {
     for (int k = 0; k < 4; k++)
-        v.v[k] = (v.v[k] - mean) * r;
+        v.v[k] = (v.v[k] - m.near - m.rest) * m.r;
     if (a.gain) {
         const Vec<4> g = load<4>(a.gain + c);
 
@@ -48,7 +63,7 @@ static __device__ inline Vec<4> norm_apply(const Norm &a, Vec<4> v, int c,
 }
 
 /* One block per row, at most NORM_VECS vectors a thread. BRANCH: there is
- * one; RMS: no mean. The norm sees x before it is rounded to its type. */
+ * one; RMS: no mean. The norm sees x rounded to its type. */
 template<typename TX, typename TB, typename TY, bool BRANCH, bool RMS>
 static __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(Norm a)
 {
@@ -57,8 +72,8 @@ static __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(Norm a)
     const TB *const branch = (const TB *)a.branch +
                              (BRANCH ? blockIdx.x * a.branch_pitch : 0);
     Vec<4> v[NORM_VECS];
-    float sum = 0, squares = 0, mean = 0;
-    WAN_SHARED(float, part, 64);
+    float sum = 0, squares = 0, rest = 0, near = 0;
+    WAN_SHARED(float, part, 96);
 
     WAN_UNROLL
     for (int i = 0; i < NORM_VECS; i++) {
@@ -86,25 +101,31 @@ static __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(Norm a)
                     v[i].v[k] += b.v[k];
             }
             store<4>(x + c, v[i]);
+            for (int k = 0; k < 4; k++)
+                v[i].v[k] = to_float(from_float<TX>(v[i].v[k]));
         }
         for (int k = 0; k < 4; k++)
             sum += v[i].v[k];
     }
     if (!RMS)
-        mean = block_sum(sum, part) / a.C;
+        near = block_sum(sum, part) / a.C;
     WAN_UNROLL
     for (int i = 0; i < NORM_VECS; i++)
         if (vector_column(i, 4) < a.C)
-            for (int k = 0; k < 4; k++)
-                squares += (v[i].v[k] - mean) * (v[i].v[k] - mean);
+            for (int k = 0; k < 4; k++) {
+                const float u = v[i].v[k] - near;
 
-    const float r = 1 / sqrtf(block_sum(squares, part + 32) / a.C + a.eps);
+                squares += u * u;
+                rest += RMS ? 0 : u;
+            }
+
+    const Moments m = moments(a, near, block_sum2(squares, rest, part + 32));
     WAN_UNROLL
     for (int i = 0; i < NORM_VECS; i++) {
         const int c = vector_column(i, 4);
 
         if (c < a.C)
-            store<4>(y + c, norm_apply(a, v[i], c, mean, r));
+            store<4>(y + c, norm_apply(a, v[i], c, m));
     }
 }
 
@@ -118,8 +139,8 @@ static __global__ void norm_any_kernel(Norm a)
     TY *const y = (TY *)a.y + blockIdx.x * a.y_pitch;
     const TB *const branch = (const TB *)a.branch +
                              (BRANCH ? blockIdx.x * a.branch_pitch : 0);
-    float sum = 0, squares = 0, mean = 0;
-    WAN_SHARED(float, part, 64);
+    float sum = 0, squares = 0, rest = 0, near = 0;
+    WAN_SHARED(float, part, 96);
 
     for (int c = threadIdx.x; c < a.C; c += blockDim.x) {
         float v = to_float(x[c]);
@@ -127,20 +148,22 @@ static __global__ void norm_any_kernel(Norm a)
         if (BRANCH) {
             v += (a.gate ? a.gate[c] : 1) * to_float(branch[c]);
             x[c] = from_float<TX>(v);
+            v = to_float(x[c]);
         }
         sum += v;
     }
     if (!RMS)
-        mean = block_sum(sum, part) / a.C;
+        near = block_sum(sum, part) / a.C;
     for (int c = threadIdx.x; c < a.C; c += blockDim.x) {
-        const float v = to_float(x[c]) - mean;
+        const float u = to_float(x[c]) - near;
 
-        squares += v * v;
+        squares += u * u;
+        rest += RMS ? 0 : u;
     }
 
-    const float r = 1 / sqrtf(block_sum(squares, part + 32) / a.C + a.eps);
+    const Moments m = moments(a, near, block_sum2(squares, rest, part + 32));
     for (int c = threadIdx.x; c < a.C; c += blockDim.x) {
-        float v = (to_float(x[c]) - mean) * r;
+        float v = (to_float(x[c]) - m.near - m.rest) * m.r;
 
         if (a.gain)
             v *= a.one + a.gain[c];
