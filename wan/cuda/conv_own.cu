@@ -34,6 +34,12 @@ static __device__ inline int64_t conv_output(const WanOwnConv &c, int64_t m,
            m % w * 2 + phase % 2;
 }
 
+/* Where a phase's weights begin. */
+static __device__ inline int64_t conv_set(const WanOwnConv &c, int phase)
+{
+    return c.kh == 1 ? 0 : phase * c.out * c.kt * c.kh * c.kw * c.in;
+}
+
 /* Where a position's window begins in x. */
 struct ConvRow {
     int64_t frame;              // offset of its first frame's row 0, column 0
@@ -119,7 +125,7 @@ static __global__ void __launch_bounds__(THREADS) conv_kernel(WanOwnConv c)
     const int warp_m = threadIdx.x / 32 % 4 * 32;
     const int warp_n = threadIdx.x / 128 * (COLS / 2);
     const uint16_t *x = (const uint16_t *)c.x;
-    const uint16_t *w = (const uint16_t *)c.w + phase * c.out * terms;
+    const uint16_t *w = (const uint16_t *)c.w + conv_set(c, phase);
     WAN_DYNAMIC_SHARED(uint16_t, shared);
     float sum[2][N][4];
 
@@ -321,7 +327,7 @@ static __global__ void __launch_bounds__(256) conv_f32_kernel(WanOwnConv c)
     const int phase = blockIdx.z, out = blockIdx.y * F32_COLS;
     const int64_t first = (int64_t)blockIdx.x * F32_ROWS;
     const int terms = c.kt * c.kh * c.kw * (int)c.in;
-    const int64_t set = phase * c.out * terms;
+    const int64_t set = conv_set(c, phase);
     WAN_SHARED(float, as, F32_ROWS * (F32_TERMS + 1));
     WAN_SHARED(float, bs, F32_COLS * (F32_TERMS + 1));
     float sum[8][4] = { { 0 } };
@@ -341,7 +347,7 @@ static __global__ void __launch_bounds__(256) conv_f32_kernel(WanOwnConv c)
         }
         for (int r = ty; r < F32_COLS; r += 16)
             bs[r * (F32_TERMS + 1) + tx] = at < terms && out + r < c.out ?
-                load_any(c.w, c.x_type, set + (int64_t)(out + r) * terms + at)
+                load_any(c.w, c.w_type, set + (int64_t)(out + r) * terms + at)
                 : 0;
         __syncthreads();
         for (int t = 0; t < F32_TERMS; t++)
@@ -407,15 +413,23 @@ static __global__ void phase_weights_kernel(T *to, const T *from, int64_t out,
     to[n] = from_float<T>(sum);
 }
 
+template<typename T>
+static void phase_weights(void *to, const void *from, int64_t out, int kt,
+                          int64_t in, cudaStream_t stream)
+{
+    WAN_LAUNCH(phase_weights_kernel<T>,
+               (unsigned)wan_div_up(16 * out * kt * in, 256), 256, 0, stream,
+               (T *)to, (const T *)from, out, kt, in);
+}
+
 extern "C" void wan_conv_phase_weights(void *to, const void *from,
                                        WanType type, int64_t out, int kt,
                                        int64_t in, cudaStream_t stream)
 {
-    const unsigned grid = (unsigned)wan_div_up(16 * out * kt * in, 256);
-
-    with_type(type, [&](auto t) {
-        typedef decltype(t) T;
-        WAN_LAUNCH(phase_weights_kernel<T>, grid, 256, 0, stream, (T *)to,
-                   (const T *)from, out, kt, in);
-    });
+    if (type == WAN_BF16)
+        phase_weights<bf16>(to, from, out, kt, in, stream);
+    else if (type == WAN_F16)
+        phase_weights<f16>(to, from, out, kt, in, stream);
+    else
+        phase_weights<float>(to, from, out, kt, in, stream);
 }

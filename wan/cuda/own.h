@@ -58,13 +58,14 @@ void wan_attention_f32(const WanOwnAttention *a, cudaStream_t stream);
  * phases = 2: the input is nearest-upsampled by two. Output row 2r + p, of
  * phase p = 0, 1, is then a convolution of its own with kernel rows summed,
  * padded by kh - 1 rows above in phase 0 and none in phase 1; columns alike.
- * w is then [2, 2, O, kt, kh, kw, I], one set a phase, and Ho = 2 H.
+ * w is then [2, 2, O, kt, kh, kw, I], one set a phase, and Ho = 2 H; with
+ * kernels of one row and column all phases have the same set.
  */
 typedef struct WanOwnConv {
     void *y;
     const void *x, *w;
     const float *bias;
-    WanType y_type, x_type;             // w is of x_type
+    WanType y_type, x_type, w_type;
     int64_t tin, h, width, in;          // of x
     int64_t t, ho, wo, out;             // of y
     int kt, kh, kw;
@@ -74,7 +75,7 @@ typedef struct WanOwnConv {
     int add;
 } WanOwnConv;
 
-/* Tensor cores, F32 sums: x_type BF16 or F16. */
+/* Tensor cores, F32 sums: x and w both BF16 or both F16. */
 void wan_conv_mma(const WanOwnConv *c, cudaStream_t stream);
 
 /* F32 products and sums; x and w of any type. */
