@@ -264,29 +264,50 @@ static int release_warp(Fiber *warp, int lanes)
     return released;
 }
 
+/* Each lane that can go on, until it waits; whether some can again. */
+static int run_warp(int w)
+{
+    Fiber *const warp = &fibers[32 * w];
+    const int lanes = std::min(32, nb_threads - 32 * w);
+    int order[32];
+
+    for (int i = 0; i < lanes; i++)
+        order[i] = emu_order == EMU_REVERSE ? lanes - 1 - i : i;
+    if (emu_order == EMU_RANDOM)
+        for (int i = lanes - 1; i > 0; i--)
+            std::swap(order[i], order[random_below(i + 1)]);
+    for (int i = 0; i < lanes; i++)
+        if (warp[order[i]].state == READY)
+            resume(&warp[order[i]]);
+    return release_warp(warp, lanes);
+}
+
 static void run_block()
 {
-    std::vector<int> order(nb_threads);
+    const int warps = (nb_threads + 31) / 32;
 
     for (int i = 0; i < nb_threads; i++) {
-        order[i] = emu_order == EMU_REVERSE ? nb_threads - 1 - i : i;
         fibers[i].state = READY;
         fibers[i].parity = 0;
     }
     for (;;) {
-        int count[4] = { 0 }, released = 0;
+        int count[4] = { 0 };
 
-        if (emu_order == EMU_RANDOM)
-            for (int i = nb_threads - 1; i > 0; i--)
-                std::swap(order[i], order[random_below(i + 1)]);
-        for (int i : order)
-            if (fibers[i].state == READY)
-                resume(&fibers[i]);
-        for (int i = 0; i < nb_threads; i += 32)
-            released += release_warp(&fibers[i],
-                                     std::min(32, nb_threads - i));
-        if (released)
-            continue;
+        /* In order and in reverse, a warp runs to the block's next barrier
+         * before another begins: as far ahead as any card can let it. */
+        for (int i = 0; i < warps && emu_order != EMU_RANDOM; i++) {
+            const int w = emu_order == EMU_REVERSE ? warps - 1 - i : i;
+
+            while (run_warp(w))
+                ;
+        }
+        for (int left = emu_order == EMU_RANDOM; left; ) {
+            left = 0;
+            for (int i = 0; i < 2 * warps; i++)
+                left += run_warp((int)random_below(warps));
+            for (int i = 0; i < warps && !left; i++)
+                left += run_warp(i);
+        }
         for (int i = 0; i < nb_threads; i++)
             count[fibers[i].state]++;
         if (count[DONE] == nb_threads)

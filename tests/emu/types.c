@@ -388,6 +388,47 @@ TEST(image_types)
             }
 }
 
+/* nv12 and p010 hold what yuv420p and yuv420p10 do, in the device's planes. */
+TEST(image_semiplanar)
+{
+    for (int ten = 0; ten < 2; ten++) {
+        const int w = 34, h = 6, size = 1 + ten, row = (w + 3) * size;
+        Twin x = twin_random(WAN_F32, 0, 0, h * w, 3);
+        const WanTensor rgb = wan_reshape(&x.t, h, w, 3);
+        TestImage a = image_make(ten ? WAN_PIX_YUV420P10 : WAN_PIX_YUV420P, w,
+                                 h, 0);
+        uint8_t got[2][2 * 37 * 6];
+        int bad = 0;
+        WanImage b = {
+            .format = (enum WanPixelFormat)(WAN_PIX_GBRPF32 + 1 + ten),
+            .width = w, .height = h, .data = { got[0], got[1] },
+            .stride = { row, row },
+        };
+
+        memset(got, IMAGE_GUARD, sizeof(got));
+        wan_image_write(&a.img, x.f.data);
+        emu_memory_type = cudaMemoryTypeDevice;
+        dut->backend->ops->image(dut, &b, &rgb);
+        emu_memory_type = cudaMemoryTypeUnregistered;
+        for (int p = 0; p < 2; p++)
+            for (int i = 0; i < h >> p; i++)
+                for (int k = 0; k < row; k++) {
+                    const int j = k / size;     // sample of the row
+                    int want = IMAGE_GUARD;
+
+                    if (j < w) {
+                        want = (int)(p ? image_get(&a, 1 + j % 2, i, j / 2)
+                                       : image_get(&a, 0, i, j));
+                        want = ten ? want << 6 >> 8 * (k % 2) : want;
+                    }
+                    bad += got[p][i * row + k] != (uint8_t)want;
+                }
+        CHECKF(!bad && !dut->error, "%d bits: %d wrong", 8 + 2 * ten, bad);
+        image_free(&a);
+        twin_free(&x);
+    }
+}
+
 /* Many rounds of Philox a thread, and a launch smaller than the card's. */
 TEST(noise_rounds)
 {
@@ -505,6 +546,7 @@ static void test_types(void)
     RUN(layout_types);
     RUN(finite_types);
     RUN(image_types);
+    RUN(image_semiplanar);
     RUN(noise_rounds);
     RUN(quant_e4m3);
     RUN(convert);
