@@ -149,19 +149,6 @@ TEST(attention)
     }
 }
 
-/* The check can fail: a type no engine has, and no room to work. */
-TEST(refusals)
-{
-    WanTensor q = wan_tensor_of(NULL, WAN_F32, 4096, 256);
-    const WanAttentionArgs args = { .heads = 2 };
-    WanCudnnOp op = wan_cudnn_attention(&q, &q, &q, &q, &args);
-
-    expect(&op, WAN_CUDNN_SDPA_WORKSPACE, 1, 0, "attention in F32");
-    q = wan_tensor_of(NULL, WAN_BF16, 4096, 256);
-    op = wan_cudnn_attention(&q, &q, &q, &q, &args);
-    expect(&op, -1, 1, 0, "less than no workspace");
-}
-
 /* ---------------------------------------------------------- convolution */
 
 typedef struct ConvShape {
@@ -231,6 +218,27 @@ TEST(convolution)
                            f16 ? WAN_F16 : WAN_BF16);
 }
 
+/* The check can fail: a result of another shape, and no room to work. */
+TEST(refusals)
+{
+    const WanTensor x = wan_tensor_of(NULL, WAN_BF16, 6, 60, 104, 96);
+    WanTensor y = wan_tensor_of(NULL, WAN_BF16, 4, 60, 104, 96);
+    const WanConv conv = {
+        wan_tensor_of(NULL, WAN_F32, 96, 96, 3, 3, 3),
+        wan_tensor_of(NULL, WAN_F32, 96),
+    };
+    const WanConvArgs a = { 1, 1, 1, 0 };
+    WanCudnnOp op = wan_cudnn_conv(&y, &x, &conv, &a);
+
+    expect(&op, -1, 64, 0, "less than no workspace");
+    expect(&op, 0, 64, 1, "no workspace");
+    op.y[1]--;
+    expect(&op, WAN_CUDNN_CONV_WORKSPACE, 64, 0, "a row too few");
+    op.y[1]++;
+    op.before[1] = 0;
+    expect(&op, WAN_CUDNN_CONV_WORKSPACE, 64, 0, "no padding above");
+}
+
 int main(int argc, char **argv)
 {
     only = argc > 1 ? atoi(argv[1]) : 0;
@@ -250,11 +258,10 @@ int main(int argc, char **argv)
         if (!i || only)
             printf("# cuDNN %d\n", wan_cudnn_version(cudnn));
         printf("# sm_%d\n", arch);
-        if (argc < 3) {
+        if (argc < 3)
             RUN(attention);
-            RUN(refusals);
-        }
         RUN(convolution);
+        RUN(refusals);
         wan_cudnn_close(&cudnn);
     }
     return test_end();

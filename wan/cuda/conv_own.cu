@@ -280,11 +280,10 @@ static __global__ void __launch_bounds__(THREADS) conv_kernel(WanOwnConv c)
         }
 }
 
-template<typename T, int COLS>
+template<typename T, int COLS, bool VECTORS>
 static void conv_launch(const WanOwnConv *c, cudaStream_t stream)
 {
-    const auto kernel = c->in % 8 ? conv_kernel<T, COLS, false>
-                                  : conv_kernel<T, COLS, true>;
+    const auto kernel = conv_kernel<T, COLS, VECTORS>;
     const int bytes = STAGES * (POSITIONS + COLS) * PITCH * 2;
     const int64_t rows = c->t * (c->ho / c->phases) * (c->wo / c->phases);
     const dim3 grid((unsigned)wan_div_up(rows, POSITIONS),
@@ -299,12 +298,14 @@ static void conv_launch(const WanOwnConv *c, cudaStream_t stream)
 template<typename T>
 static void conv_width(const WanOwnConv *c, cudaStream_t stream)
 {
-    if (c->out <= 32)
-        conv_launch<T, 32>(c, stream);
+    if (c->in % 8)
+        conv_launch<T, 96, false>(c, stream);
+    else if (c->out <= 32)
+        conv_launch<T, 32, true>(c, stream);
     else if (c->out % 128 == 0)
-        conv_launch<T, 128>(c, stream);
+        conv_launch<T, 128, true>(c, stream);
     else
-        conv_launch<T, 96>(c, stream);
+        conv_launch<T, 96, true>(c, stream);
 }
 
 extern "C" void wan_conv_mma(const WanOwnConv *c, cudaStream_t stream)

@@ -458,12 +458,16 @@ static void describe_device(WanCudnn *c, const char *json)
 int wan_cudnn_open(WanCudnn **out, const char *json, const WanLog *log)
 {
     static const char *const names[] = { "libcudnn.so.9" };
+    static const char *const nvrtc[] = { "libnvrtc.so.13", "libnvrtc.so.12" };
     WanCudnn *c = calloc(1, sizeof(*c));
     int ret = WAN_ERR(ENOSYS);
 
     if (!c)
         return WAN_ERR(ENOMEM);
     pthread_mutex_init(&c->lock, NULL);
+    /* cuDNN compiles attention with it and looks for it by name alone: one
+     * that is loaded is found. */
+    wan_cuda_library(2, nvrtc);
     c->lib = wan_cuda_library(1, names);
     if (!c->lib) {
         wan_log(log, WAN_LOG_INFO, "cuDNN: no libcudnn.so.9; attention and "
@@ -678,7 +682,7 @@ int wan_cudnn_run(WanDev *d, const WanCudnnOp *op, const WanCudnnData *data,
 {
     WanCudnn *const c = library(d);
     Choice *choice;
-    int done = 0;
+    int first = 0, done = 0;
 
     if (!c)
         return 0;
@@ -686,13 +690,20 @@ int wan_cudnn_run(WanDev *d, const WanCudnnOp *op, const WanCudnnData *data,
     c->status = 0;
     note(c, c->SetStream(c->handle, wan_cuda_stream(d)), "set stream");
     choice = find(c, op);
-    if (!choice)
+    if (!choice) {
         choice = meet(d, c, op, data, y_bytes, in_place, rival, rival_opaque);
+        first = 1;
+    }
     if (choice && choice->plan.descriptor) {
-        done = 1;
-        if (!execute(c, op, &choice->plan, data, data->y, data->y))
+        done = execute(c, op, &choice->plan, data, data->y, data->y);
+        if (!done && first) {       // planned, but not for this card after all
+            wan_log(d->log, WAN_LOG_VERBOSE, "cuDNN: %s; not used", c->text);
+            wan_cudnn_plan_free(c, &choice->plan);
+        } else if (!done) {
             wan_cuda_check(d, 0, op->kind == WAN_CUDNN_SDPA ?
                            "cuDNN attention" : "cuDNN convolution", c->text);
+            done = 1;
+        }
     }
     pthread_mutex_unlock(&c->lock);
     return done;

@@ -25,6 +25,7 @@ typedef struct FlashArgs {
     int lq, lk;
     float scale;                // score = (q k) scale; here times log2(e)
     float tail;                 // added to q k of the last key
+    int add;
 } FlashArgs;
 
 /* Rows of shared memory are one 16-byte chunk longer than a head: an odd
@@ -189,7 +190,7 @@ static __device__ inline void flash_values(float (&o)[D / 8][4],
  * which then runs beside them. Keys are loaded one tile further ahead than
  * values, so both have a whole tile's time to arrive.
  */
-template<int D, int QUERIES, int KEYS, bool AHEAD, bool ADD>
+template<int D, int QUERIES, int KEYS, bool AHEAD>
 static __global__ void __launch_bounds__(QUERIES * 2)
 flash_kernel(FlashArgs a)
 {
@@ -297,7 +298,7 @@ flash_kernel(FlashArgs a)
             uint32_t *to = reinterpret_cast<uint32_t *>(y + e * 8);
             float low = o[e][2 * r] * inv, high = o[e][2 * r + 1] * inv;
 
-            if (ADD) {
+            if (a.add) {
                 const float2 old = unpack<bf16>(*to);
 
                 low += old.x;
@@ -312,8 +313,7 @@ template<int D, int QUERIES, int KEYS, bool AHEAD>
 static void flash_launch(const WanOwnAttention *a, const FlashArgs &f,
                          cudaStream_t stream)
 {
-    const auto kernel = a->add ? flash_kernel<D, QUERIES, KEYS, AHEAD, true>
-                               : flash_kernel<D, QUERIES, KEYS, AHEAD, false>;
+    const auto kernel = flash_kernel<D, QUERIES, KEYS, AHEAD>;
     const int bytes = 4 * KEYS * FlashTile<D>::pitch * 2;
     const dim3 grid((unsigned)wan_div_up(a->lq, QUERIES), (unsigned)a->heads);
 
@@ -354,7 +354,7 @@ extern "C" void wan_flash(const WanOwnAttention *a, int variant,
         (uint16_t *)a->y, (const uint16_t *)a->q, (const uint16_t *)a->k,
         (const uint16_t *)a->v, a->y_pitch, a->q_pitch, a->k_pitch,
         a->v_pitch, (int)a->lq, (int)a->lk, a->scale * LOG2E,
-        a->tail / a->scale,
+        a->tail / a->scale, a->add,
     };
 
     if (a->size == 64)
