@@ -616,6 +616,10 @@ static int choose(WanDev *d, WanCudnn *c, const WanCudnnOp *op,
         rival_wins = rival && time_one(d, c, op, NULL, data, y, data->y, rival,
                                        opaque, event, best) < best;
     }
+    wan_log(d->log, WAN_LOG_VERBOSE, "cuDNN: %s, %.3f ms by engine %d, number "
+            "%d of %d%s", op->kind == WAN_CUDNN_SDPA ? "attention" :
+            "convolution", best, (int)plan[winner].engine, winner + 1, n,
+            rival_wins ? "; ours is faster" : "");
     for (int i = 0; i < 2; i++)
         if (event[i])
             cudaEventDestroy(event[i]);
