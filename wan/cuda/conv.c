@@ -85,7 +85,6 @@ static int by_cudnn(WanDev *d, const WanOwnConv *o, WanTensor *y,
                     const WanTensor *x, const WanConv *w, const WanConvArgs *a)
 {
     const WanCudnnOp op = wan_cudnn_conv(y, x, w, a);
-    const WanTensor exact = wan_tensor_of((void *)o->bias, WAN_F32, o->out);
     WanTensor bias = wan_tensor_of(d->scratch, x->type, o->out);
     const WanCudnnData data = {
         .x = o->x, .w = o->w, .bias = bias.data, .y = o->y,
@@ -93,7 +92,7 @@ static int by_cudnn(WanDev *d, const WanOwnConv *o, WanTensor *y,
         .workspace_bytes = WAN_CUDNN_CONV_WORKSPACE,
     };
 
-    wan_cuda_copy(d, &bias, &exact);
+    wan_cuda_copy(d, &bias, &w->bias);
     return wan_cudnn_run(d, &op, &data, wan_count(y) * wan_type_size(y->type),
                          a->add, rival, o);
 }
