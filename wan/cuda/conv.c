@@ -88,7 +88,7 @@ static int by_cudnn(WanDev *d, const WanOwnConv *o, WanTensor *y,
     WanTensor bias = wan_tensor_of(d->scratch, x->type, o->out);
     const WanCudnnData data = {
         .x = o->x, .w = o->w, .bias = bias.data, .y = o->y,
-        .workspace = (char *)d->scratch + bias_bytes(y),
+        .workspace = wan_cudnn_workspace((char *)d->scratch + bias_bytes(y)),
         .workspace_bytes = WAN_CUDNN_CONV_WORKSPACE,
     };
 
@@ -112,7 +112,8 @@ int64_t wan_cuda_conv_scratch(int threads, const WanTensor *y,
 {
     (void)threads;
     return phase_bytes(w, a) +
-           (asks_cudnn(y, x, a) ? bias_bytes(y) + WAN_CUDNN_CONV_WORKSPACE : 0);
+           (asks_cudnn(y, x, a) ? bias_bytes(y) + WAN_CUDNN_ALIGN +
+                                  WAN_CUDNN_CONV_WORKSPACE : 0);
 }
 
 void wan_cuda_conv(WanDev *d, WanTensor *y, const WanTensor *x,
