@@ -336,6 +336,25 @@ TEST(layout_types)
         }
 }
 
+TEST(embed_types)
+{
+    static const int32_t ids[] = { 3, 0, 19, 3, 7 };
+
+    for (int t = 0; t < 3; t++)
+        for (int i = 0; i < NB_PLACES; i++) {
+            WanTensor table = weight_random(t ? WAN_F16 : WAN_F8_E4M3, 1, 20,
+                                            places[i].cols);
+            Twin y = twin_make(value_types[t], 0, places[i].extra, 5,
+                               places[i].cols);
+
+            wan_op_embed(ref, &y.f, &table, ids);
+            dut->backend->ops->embed(dut, &y.t, &table, ids);
+            twin_expect(&y, 0, "embed", t, i, 0);
+            free(table.data);
+            twin_free(&y);
+        }
+}
+
 TEST(finite_types)
 {
     static const float bad[] = { NAN, INFINITY, -INFINITY };
@@ -544,6 +563,7 @@ static void test_types(void)
     RUN(wide_rows);
     RUN(rope_types);
     RUN(layout_types);
+    RUN(embed_types);
     RUN(finite_types);
     RUN(image_types);
     RUN(image_semiplanar);
