@@ -18,7 +18,9 @@
 
 /* Multiply-adds from which a plan, half a second to two to make for each
  * shape, is worth it: below, our own kernel loses less than 50 us a call. */
+#ifndef LARGE
 #define LARGE 2e10
+#endif
 
 /* Of the plain kernel. */
 #define LARGEST_HEAD 512
