@@ -268,7 +268,7 @@ static void attention_case(const AttentionCase *c)
     const int64_t C = c->heads * c->size;
     Both q = BOTH(c->type, 1, c->extra, c->lq, C);
     Both k = BOTH(c->type, 1, c->extra, c->lk, C);
-    Both v = BOTH(c->type, 1, c->extra, c->lk, C);
+    Both v = BOTH(c->type, 1, c->extra + 8, c->lk, C);
     Both other = BOTH(c->y_type, c->add, c->extra, c->lq, C);
     Both *y = c->in_place ? &q : &other;
     const WanTensor table = BOTH(WAN_F32, 1, 0, 32, c->heads).dut;
