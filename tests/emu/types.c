@@ -262,9 +262,13 @@ TEST(wide_rows)
 
 TEST(rope_types)
 {
-    for (int k = 0; k < 16; k++) {
-        const int bf = k & 1, norm = k >> 1 & 1, heads = 3;
-        const int pairs[3] = { 5, 3, 4 - (k >> 3 & 1) };   // 24 or 22 wide
+    /* heads of whole vectors; of none; vectors that two heads share */
+    static const int kind[3][4] = { { 3, 5, 3, 4 }, { 3, 5, 3, 3 },
+                                    { 4, 4, 3, 3 } };
+
+    for (int k = 0; k < 24; k++) {
+        const int bf = k & 1, norm = k >> 1 & 1, heads = kind[k / 8][0];
+        const int *pairs = kind[k / 8] + 1;
         const int C = 2 * heads * (pairs[0] + pairs[1] + pairs[2]);
         WanRope r = { heads, { 2, 3, 4 }, { pairs[0], pairs[1], pairs[2] } };
         Twin x = twin_random(value_types[bf], k >> 2 & 1, 2 * C, 24, C);
