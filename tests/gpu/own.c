@@ -34,7 +34,7 @@ static WanTensor random_rows(WanType type, int64_t rows, int64_t cols,
         WanTensor f = wan_tmp(d, n, cols), part = wan_slice(&t, i, n);
 
         wan_op_noise(d, &f, WAN_RNG_CUDA, seed + i, 270336);
-        wan_cuda_copy(d, &part, &f);
+        wan_op_copy(d, &part, &f);
         wan_release(d, mark);
     }
     return t;
@@ -54,7 +54,7 @@ static double difference(const WanTensor *a, const WanTensor *b)
         const WanTensor end = wan_slice(t, wan_rows(t) - rows, rows);
         WanTensor f = wan_tmp(d, rows, wan_cols(a));
 
-        wan_cuda_copy(d, &f, &end);
+        wan_op_copy(d, &f, &end);
         wan_op_download(d, host[k], &f);
     }
     rel = d->error ? INFINITY : test_rel_l2(host[0], host[1], n);
