@@ -127,6 +127,11 @@ void wan_cuda_conv(WanDev *d, WanTensor *y, const WanTensor *x,
     o.bias = wan_cuda_weight(d, &w->bias);
     if (!o.w || !o.bias || !wan_count(y))
         return;
+    if (wan_count(x) > UINT32_MAX || wan_count(y) > UINT32_MAX) {
+        wan_dev_fail(d, WAN_ERR(ENOSYS), "convolution: more than 2^32 numbers "
+                     "at once: not on CUDA");
+        return;
+    }
     if (o.phases == 2 && o.kh == 2) {
         wan_conv_phase_weights(d->scratch, o.w, o.w_type, o.out, o.kt, o.in,
                                stream);
