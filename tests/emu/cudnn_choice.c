@@ -206,6 +206,7 @@ static void begin(void)
     }
     memset(&cuda, 0, sizeof(cuda));
     memset(&dev, 0, sizeof(dev));
+    cuda.tune = 1;
     dev.priv = &cuda;
     dev.log = &logger;
     to_y = plans = alive = out_of_memory = lines = rival_runs = 0;
@@ -243,6 +244,18 @@ TEST(the_fastest_from_the_eighth_use)
     CHECK(use(10, 0) == 1 && runs[3] == before + 1 && plans == 5);
     CHECK(use(11, 0) == 1 && plans == 6);       // another shape
     CHECK(!dev.error);
+    end();
+}
+
+TEST(the_first_without_tuning)
+{
+    begin();
+    cuda.tune = 0;
+    for (int i = 0; i < 20; i++)
+        CHECK(use(10, 0) == 1);
+    CHECK(plans == 1 && runs[0] == 20);
+    cuda.tune = 1;
+    CHECK(use(10, 0) == 1 && plans == 5 && runs[3]);
     end();
 }
 
@@ -337,6 +350,7 @@ TEST(too_old)
 int main(void)
 {
     RUN(the_fastest_from_the_eighth_use);
+    RUN(the_first_without_tuning);
     RUN(what_is_not_taken);
     RUN(in_place_is_timed_beside);
     RUN(a_rival);

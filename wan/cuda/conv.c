@@ -1,6 +1,6 @@
 /*
- * Convolution: cuDNN's engines and our own kernel, whichever was faster when
- * the shape was met first.
+ * Convolution: cuDNN, or with WanCuda.tune our own kernel where it is faster;
+ * and our own where cuDNN is not there or has not the form.
  *
  * This file is part of libwan; see the licence in wan.h.
  *

@@ -45,15 +45,16 @@ typedef cudnnBackendDescriptor_t Desc;
 /* Names of tensors in a graph. */
 enum { X = 1, W, V, Y, SCALE, BIAS, OLD, PRODUCT, SUM };
 
-/* The use of a shape at which engines are timed. Before, it is the first that
- * is offered: a shape of a video's first frame alone is not worth more. */
+/* The use of a shape at which engines are timed, if WanCuda.tune. Before, it is
+ * the first that is offered: a shape of a video's first frame alone is not
+ * worth more. */
 #define TUNE_AT 8
 
 /* A shape that was met, and what does it. */
 typedef struct Choice {
     WanCudnnOp op;
     WanCudnnPlan plan;          // none: not offered, or the rival is faster
-    int uses;
+    int uses, tuned;
     struct Choice *next;
 } Choice;
 
@@ -673,6 +674,7 @@ static void tune(WanDev *d, WanCudnn *c, Choice *choice,
                                   rival, opaque, plan, n);
 
     wan_cudnn_plan_free(c, &choice->plan);
+    choice->tuned = 1;
     if (keep)
         choice->plan = plan[0];
     for (int i = keep; i < n; i++)
@@ -709,7 +711,8 @@ int wan_cudnn_run(WanDev *d, const WanCudnnOp *op, const WanCudnnData *data,
     choice = find(c, op);
     if (!choice)
         choice = meet(d, c, op, data->workspace_bytes);
-    if (choice && choice->plan.descriptor && ++choice->uses == TUNE_AT)
+    if (choice && choice->plan.descriptor && ++choice->uses >= TUNE_AT &&
+        wan_cuda(d)->tune && !choice->tuned)
         tune(d, c, choice, data, y_bytes, in_place, rival, rival_opaque);
     if (choice && choice->plan.descriptor) {
         done = execute(c, op, &choice->plan, data, data->y, data->y);
