@@ -197,7 +197,7 @@ static Ceilings measure(WanDev *d, const WanTensor *noise)
     WanTensor w = wan_tmp_act(d, n, n);
     const WanLinear l = { .weight = w };
     Ceilings c = { 0, 0 };
-    double start;
+    double start = 0;
     Places p = { .d = d, .noise = *noise };
 
     fill_random(&p, &x);
@@ -278,7 +278,7 @@ static void print_table(Bench *b, const char *stage)
 static void run(Bench *b, const char *stage, void (*fn)(Bench *b))
 {
     const WanMark mark = wan_mark(b->d);
-    double time[16], flops;
+    double time[16] = { 0 }, flops = 0;
     const int n = b->o.repeat;
 
     for (int i = -2; i < n && !wan_dev_error(b->d); i++) {
@@ -338,15 +338,17 @@ static void step(Bench *b)
     const int64_t T = (b->o.frames - 1) / 4 + 1;
     const int64_t h = b->o.height / 8, w = b->o.width / 8;
     WanDev *d = b->d;
-    WanTensor x = wan_tmp(d, c->in_dim, T, h, w), v = wan_tmp(d, 16, T, h, w);
+    WanTensor x = wan_tmp(d, c->in_dim, T, h, w);
+    WanTensor v[2] = { wan_tmp(d, 16, T, h, w), wan_tmp(d, 16, T, h, w) };
     WanTensor prompt = wan_tmp(d, TOKENS, c->text_dim), clip;
-    WanDitContext ctx, image;
+    WanDitContext ctx[2], image;
     WanDitTime time;
     WanRope rope;
 
     wan_op_noise(d, &x, WAN_RNG_CUDA, 1, 270336);
     wan_op_noise(d, &prompt, WAN_RNG_CUDA, 2, 270336);
-    wan_dit_text(d, &ctx, &b->dit, &prompt);
+    for (int i = 0; i < 2; i++)
+        wan_dit_text(d, &ctx[i], &b->dit, &prompt);
     if (c->clip_dim) {
         clip = wan_tmp(d, 257, c->clip_dim);
         wan_op_noise(d, &clip, WAN_RNG_CUDA, 3, 270336);
@@ -354,9 +356,8 @@ static void step(Bench *b)
     }
     wan_dit_rope(d, &rope, c, (int)T, (int)h / 2, (int)w / 2);
     wan_dit_time(d, &time, &b->dit, 500);
-    for (int i = 0; i < 2; i++)
-        wan_dit_forward(d, &v, &b->dit, &x, &time, &ctx,
-                        c->clip_dim ? &image : NULL, &rope);
+    wan_dit_forward(d, v, 2, &b->dit, &x, &time, ctx,
+                    c->clip_dim ? &image : NULL, &rope);
 }
 
 static void decode(Bench *b)

@@ -27,7 +27,10 @@
 #define ASAN_UNPOISON_MEMORY_REGION(p, n)   ((void)0)
 #endif
 
-#define ALIGN 64    // bytes; every tensor begins at a multiple
+/* Bytes; every tensor begins at a multiple. GPU libraries want theirs of
+ * workspaces. */
+#define ALIGN 64
+#define DEVICE_ALIGN 256
 
 /* "auto" is the first of them that is usable. */
 static const WanBackend *const backends[] = {
@@ -214,7 +217,8 @@ void wan_dev_fail(WanDev *d, int error, const char *fmt, ...)
 /* Bytes from the top of the arena; NULL under plan or when full. */
 static void *take(WanDev *d, int64_t bytes)
 {
-    const int64_t n = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    const int64_t align = d->backend->device ? DEVICE_ALIGN : ALIGN;
+    const int64_t n = (bytes + align - 1) / align * align;
     void *p;
 
     if (d->error)

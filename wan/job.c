@@ -19,7 +19,8 @@
 #include "model.h"
 #include "sampler.h"
 
-/* Devices copy vectors one by one; a slice of one is rounded up again. */
+/* Devices copy vectors one by one: a slice of one is rounded up again, and
+ * some are wanted in 16 bits too. */
 #define VECTORS_SLACK (1 << 20)
 
 enum { COND, UNCOND };              // the two branches of guidance
@@ -339,16 +340,15 @@ static void denoise(WanJob *j, int i)
         x = &j->input;
     }
     wan_dit_time(d, &time, dit, j->schedule.timestep[i]);
-    wan_dit_forward(d, &s[WAN_S_V], dit, x, &time, &j->context[COND], image,
-                    &j->rope);
+    WanTensor v[2] = { s[WAN_S_V] };            // COND, UNCOND
+    if (guided(&j->rq))
+        v[UNCOND] = wan_tmp_like(d, &s[WAN_S_V]);
+    wan_dit_forward(d, v, 1 + guided(&j->rq), dit, x, &time, j->context,
+                    image, &j->rope);
+    wan_section(d, "guidance and solver");
     if (guided(&j->rq)) {
-        WanTensor vu = wan_tmp_like(d, &s[WAN_S_V]);
-        const WanTensor *both[] = { &s[WAN_S_V], &vu };
+        const WanTensor *both[] = { &v[COND], &v[UNCOND] };
 
-        wan_section(d, "unconditional");
-        wan_dit_forward(d, &vu, dit, x, &time, &j->context[UNCOND], image,
-                        &j->rope);
-        wan_section(d, "guidance and solver");
         wan_op_lincomb(d, &s[WAN_S_V], 2, (double[]){ g, 1 - g }, both);
     }
     wan_tap(d, &s[WAN_S_V], "noise_pred%d", i);
@@ -443,7 +443,7 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
             return WAN_ERR(ENOMEM);
         }
         j->dev->pager = j->pager;
-        j->pager->vectors = m->pool.vectors + VECTORS_SLACK;
+        j->pager->vectors = m->pool.vectors * 3 / 2 + VECTORS_SLACK;
     }
     *out = (WanPlan){
         .weight_bytes = m->info.weight_bytes + m->pool.bytes,

@@ -67,7 +67,7 @@ static void forward_all(const char *device, const char *golden,
         wan_dit_time(d, &time, &m->dit, t);
         wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
                      (int)x->dim[2] / 2, (int)x->dim[3] / 2);
-        wan_dit_forward(d, &v, &m->dit, &xt, &time, &text,
+        wan_dit_forward(d, &v, 1, &m->dit, &xt, &time, &text,
                         y ? &image : NULL, &rope);
         CHECK(!wan_dev_error(d));
         const double err = tensor_rel_l2(d, &v, out->data, out->n);
@@ -105,6 +105,54 @@ TEST(image_cpu) { forward_all(dut, "dit-i2v.safetensors", "tiny/wan-i2v", 16); }
 TEST(two_images_cpu)
 {
     forward_all(dut, "dit-flf2v.safetensors", "tiny/wan-flf2v", 15);
+}
+
+/* Two branches side by side give what each gives alone, bit for bit. */
+TEST(branches)
+{
+    Golden *g = golden_open("dit-t2v.safetensors");
+    WanModel *m = open_tiny("tiny/wan-t2v", dut);
+    WanDev *d = open_dev(dut);
+    const GoldenTensor *x = golden_find(g, "case0.in.x");
+    WanTensor xt = wan_tmp(d, x->dim[0], x->dim[1], x->dim[2], x->dim[3]);
+    WanTensor alone[2], both[2];
+    WanDitContext text[2];
+    WanDitTime time;
+    WanRope rope;
+
+    for (int b = 0; b < 2; b++) {
+        char name[32];
+
+        snprintf(name, sizeof(name), "case%d.in.context", b);
+        const GoldenTensor *c = golden_find(g, name);
+        WanTensor ctx = wan_tmp(d, c->dim[0], c->dim[1]);
+
+        alone[b] = wan_tmp_like(d, &xt);
+        both[b] = wan_tmp_like(d, &xt);
+        wan_op_upload(d, &ctx, c->data);
+        wan_dit_text(d, &text[b], &m->dit, &ctx);
+    }
+    wan_op_upload(d, &xt, x->data);
+    wan_dit_time(d, &time, &m->dit, 500);
+    wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
+                 (int)x->dim[2] / 2, (int)x->dim[3] / 2);
+    for (int b = 0; b < 2; b++)
+        wan_dit_forward(d, &alone[b], 1, &m->dit, &xt, &time, &text[b], NULL,
+                        &rope);
+    wan_dit_forward(d, both, 2, &m->dit, &xt, &time, text, NULL, &rope);
+    CHECK(!wan_dev_error(d));
+    float *v[4] = { values_of(d, &alone[0]), values_of(d, &both[0]),
+                    values_of(d, &alone[1]), values_of(d, &both[1]) };
+
+    for (int b = 0; b < 2; b++)
+        CHECKF(!memcmp(v[2 * b], v[2 * b + 1], x->n * sizeof(float)),
+               "branch %d differs", b);
+    CHECK(memcmp(v[0], v[2], x->n * sizeof(float)));
+    for (int i = 0; i < 4; i++)
+        free(v[i]);
+    wan_dev_close(&d);
+    wan_model_close(&m);
+    golden_close(&g);
 }
 
 /* The rotary embedding alone, for four head sizes. */
@@ -161,5 +209,6 @@ int main(int argc, char **argv)
     RUN_REF(image_ref);
     RUN(image_cpu);
     RUN(two_images_cpu);
+    RUN(branches);
     return test_end();
 }
