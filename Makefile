@@ -6,7 +6,8 @@
 #   make check     everything from a fresh clone to 'N passed, M failed'
 #   make           libwan and the tools
 #   make ffmpeg    build/bin/ffmpeg, build/bin/ffprobe
-#   make fate, unit, checkop, model, fuzz, bench, install, clean
+#   make fate, unit, checkop, model, emu, fuzz, bench, install, clean
+#   make gpu-bundle, gpu-plans     with --enable-cuda, see docs/performance.md
 
 SRC ?= .
 all: libs tools
@@ -30,17 +31,30 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
+OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o
 
-TOOLS = wan-info wan-random
+OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
+            cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
+            cuda/attention.o cuda/flash.o cuda/conv.o cuda/conv_own.o \
+            cuda/linear_own.o
+ifeq ($(CUDA),yes)
+OBJS += $(OBJS-CUDA)
+DEP_LIBS += $(CUDA_LIBS)
+endif
 
-UNIT = arena config header job lora names rng safetensors sampler \
+TOOLS = wan-info wan-random wan-bench
+
+UNIT = arena config header job lora names pager rng safetensors sampler \
        text_clean tokenizer torch_zip weights
+# weights.c on a runtime that is made up: where the real one is not.
+ifneq ($(CUDA),yes)
+UNIT += cuda_weights
+endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
 FUZZ = safetensors torch_zip index_json config_json tokenizer text_clean
@@ -60,6 +74,21 @@ $(B)/wan/%.o: $(SRC)/wan/%.c config.mak
 	$(C) -c $< -o $@
 
 $(B)/wan/files.o: ALL_FLAGS += -DWAN_DATADIR='"$(DATADIR)"'
+
+# Of the toolkit's headers these alone know.
+$(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) $(CUDA_CFLAGS) -c $< -o $@
+
+# What ptxas says of registers and spills is kept beside the object;
+# tests/unit/spills.sh reads it.
+NVCC_FLAGS = -std=c++17 -O3 -Xptxas -v -Xcompiler \
+             -fPIC,-fvisibility=hidden,-Wall,-g $(CUDA_GENCODE) $(CUDA_CFLAGS)
+$(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.cu config.mak
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -I$(SRC)/wan -MMD -MP -MF $(@:.o=.d) -c $< -o $@ \
+	    2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
+	@grep -E 'warning|error' $(@:.o=.ptxas) || :
 
 # Users see wan_ functions marked WAN_API alone: the rest is hidden.
 $(LIB): $(WAN_OBJS)
@@ -112,6 +141,7 @@ GOLDEN = $(B)/golden
 FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage pty)
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
+SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/badinput.sh \
@@ -132,6 +162,9 @@ $(B)/tests/unit/header: $(B)/tests/unit/header.o $(B)/lib/libwan.so
 
 $(B)/tests/checkop/checkop: $(CHECKOP:%=$(B)/tests/checkop/%.o) $(B)/lib/libwan.a
 	$(LINK)
+$(B)/tests/unit/cuda_weights.o: $(SRC)/tests/unit/cuda_weights.c config.mak
+	@mkdir -p $(@D)
+	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
@@ -161,12 +194,40 @@ model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
 fate: ffmpeg tools $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@$(RUN) $(FATE)
 
-# Everything but what needs FFmpeg: quick, and what sanitizers are run on.
-check-lib: tests tools
-	@$(RUN) $(TESTS) $(SRC)/tests/fate/trace.sh
+include $(SRC)/tests/emu/emu.mak
 
-check: tests tools ffmpeg $(FATE_TOOLS)
-	@$(RUN) $(TESTS) $(FATE)
+# For a card, and what cuDNN would do on cards that are not there.
+$(B)/tests/gpu/%.o: $(SRC)/tests/gpu/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) $(CUDA_CFLAGS) -I$(SRC)/tests -c $< -o $@
+$(B)/tests/gpu/%: $(B)/tests/gpu/%.o $(B)/lib/libwan.a
+	$(LINK)
+gpu-plans: $(B)/tests/gpu/plans
+	sh $(SRC)/tests/gpu/standin.sh $(CUDA_DIR)/lib64/stubs/libcuda.so \
+	    $(B)/tests/gpu/standin $(CC)
+	@LD_LIBRARY_PATH=$(B)/tests/gpu/standin:$$LD_LIBRARY_PATH $(RUN) $<
+
+# Tests and benches for a bare machine with a GPU, see tests/gpu/run: programs
+# beside the libraries they need, less those of the system and of CUDA.
+GPU_BUNDLE = $(B)/gpu-bundle
+gpu-bundle: LDFLAGS += -Wl,-rpath,'$$ORIGIN/../lib'
+gpu-bundle: $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
+            $(B)/tests/gpu/own $(B)/bin/wan-bench
+	@[ "$(CUDA)" = yes ] || { echo "gpu-bundle: configure --enable-cuda" >&2; exit 1; }
+	rm -rf $(GPU_BUNDLE)
+	mkdir -p $(GPU_BUNDLE)/bin $(GPU_BUNDLE)/lib
+	cp $(filter-out gpu-bundle,$^) $(GPU_BUNDLE)/bin
+	strip $(GPU_BUNDLE)/bin/*
+	ldd $(GPU_BUNDLE)/bin/* | awk '/cjson|utf8proc|dnnl|gomp/ { print $$3 }' | \
+	    sort -u | xargs -I{} cp -L {} $(GPU_BUNDLE)/lib
+	du -sh $(GPU_BUNDLE)
+
+# Everything but what needs FFmpeg: quick, and what sanitizers are run on.
+check-lib: tests tools $(EMU)
+	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(SRC)/tests/fate/trace.sh
+
+check: tests tools $(EMU) ffmpeg $(FATE_TOOLS)
+	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE)
 
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests
 # under TSan.
@@ -195,8 +256,9 @@ check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@SRC=$(SRC) B=$(abspath $(C_)) WAN_GOLDEN=$(GOLDEN) FFMPEG_SERIES=$* \
 	    sh $(SRC)/tests/run $(CHECK_FATE:%=$(SRC)/tests/fate/%.sh)
 
-check-threads: $(B)/tests/unit/job $(GOLDEN)/.stamp
-	@$(RUN) $<
+check-threads: $(filter %/job %/cuda_weights,$(UNIT:%=$(B)/tests/unit/%)) \
+               $(GOLDEN)/.stamp
+	@$(RUN) $(filter-out %.stamp,$^)
 
 # --------------------------------------------------------------- FFmpeg
 
@@ -282,7 +344,7 @@ help:
 
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
-.PHONY: all libs tools tests unit checkop model fate check-lib check \
+.PHONY: gpu-bundle gpu-plans all libs tools tests unit checkop model fate check-lib check \
         check-sanitize check-threads ffmpeg demo fuzz bench install \
         uninstall clean distclean help
 .SECONDARY:
