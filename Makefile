@@ -30,16 +30,24 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
+OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o
 
+OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
+            cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
+            cuda/attention.o cuda/flash.o cuda/conv.o cuda/conv_own.o
+ifeq ($(CUDA),yes)
+OBJS += $(OBJS-CUDA)
+DEP_LIBS += $(CUDA_LIBS)
+endif
+
 TOOLS = wan-info wan-random
 
-UNIT = arena config header job lora names rng safetensors sampler \
+UNIT = arena config header job lora names pager rng safetensors sampler \
        text_clean tokenizer torch_zip weights
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
@@ -60,6 +68,21 @@ $(B)/wan/%.o: $(SRC)/wan/%.c config.mak
 	$(C) -c $< -o $@
 
 $(B)/wan/files.o: ALL_FLAGS += -DWAN_DATADIR='"$(DATADIR)"'
+
+# Of the toolkit's headers these alone know.
+$(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) $(CUDA_CFLAGS) -c $< -o $@
+
+# What ptxas says of registers and spills is kept beside the object;
+# tests/unit/spills.sh reads it.
+NVCC_FLAGS = -std=c++17 -O3 -Xptxas -v -Xcompiler \
+             -fPIC,-fvisibility=hidden,-Wall,-g $(CUDA_GENCODE) $(CUDA_CFLAGS)
+$(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.cu config.mak
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -I$(SRC)/wan -MMD -MP -MF $(@:.o=.d) -c $< -o $@ \
+	    2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
+	@grep -E 'warning|error' $(@:.o=.ptxas) || :
 
 # Users see wan_ functions marked WAN_API alone: the rest is hidden.
 $(LIB): $(WAN_OBJS)

@@ -112,10 +112,12 @@ static void scratch_end(WanDev *d, WanMark mark)
 /* Call an entry of the table, but not when only counting. */
 #define CALL(d, entry, ...) \
     do { \
-        if (!(d)->plan) \
+        if (!(d)->plan) { \
+            wan_dev_enter(d); \
             (d)->backend->ops->entry((d), __VA_ARGS__); \
+            wan_dev_leave(d); \
+        } \
     } while (0)
-
 
 static int same_matrix(const WanTensor *a, const WanTensor *b)
 {
@@ -125,6 +127,17 @@ static int same_matrix(const WanTensor *a, const WanTensor *b)
 static int is_vector(const WanTensor *t, int64_t n)
 {
     return t->nb_dims && t->type == WAN_F32 && wan_count(t) == n;
+}
+
+/* F32 or the device's activations. */
+static int is_value(const WanDev *d, const WanTensor *t)
+{
+    return t->type == WAN_F32 || t->type == d->backend->act;
+}
+
+static int are_values(const WanDev *d, const WanTensor *a, const WanTensor *b)
+{
+    return is_value(d, a) && is_value(d, b);
 }
 
 static int is_dense(const WanTensor *t)
@@ -149,7 +162,7 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
 
     if (!ready(d))
         return;
-    REQUIRE(d, "linear", wan_rows(y) == wan_rows(x));
+    REQUIRE(d, "linear", wan_rows(y) == wan_rows(x) && are_values(d, y, x));
     REQUIRE(d, "linear", w->weight.nb_dims >= 2);
     REQUIRE(d, "linear", w->weight.dim[0] == wan_cols(y));
     REQUIRE(d, "linear", wan_count(&w->weight) == wan_cols(x) * wan_cols(y));
@@ -198,6 +211,7 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
     if (!ready(d))
         return;
     REQUIRE(d, "attention", same_matrix(y, q) && same_matrix(k, v));
+    REQUIRE(d, "attention", are_values(d, y, q) && are_values(d, k, v));
     REQUIRE(d, "attention", wan_cols(k) == wan_cols(q));
     REQUIRE(d, "attention", a.heads > 0 && wan_cols(q) % a.heads == 0);
     REQUIRE(d, "attention", wan_rows(k) > 0 && a.tail >= 0);
@@ -237,6 +251,7 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
     a.stride += !a.stride;
     a.upsample += !a.upsample;
     REQUIRE(d, "conv", x->nb_dims == 4 && y->nb_dims == 4);
+    REQUIRE(d, "conv", are_values(d, y, x));
     REQUIRE(d, "conv", w->weight.nb_dims == 5);
     REQUIRE(d, "conv", wd[1] == x->dim[3] && wd[0] == y->dim[3]);
     REQUIRE(d, "conv", is_vector(&w->bias, wd[0]));
@@ -275,7 +290,7 @@ void wan_op_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "layer_norm", same_matrix(y, x));
+    REQUIRE(d, "layer_norm", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "layer_norm", !gain == !bias);
     REQUIRE(d, "layer_norm", !gain || (is_vector(gain, wan_cols(x)) &&
                                        is_vector(bias, wan_cols(x))));
@@ -289,7 +304,7 @@ void wan_op_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "modulate", same_matrix(y, x));
+    REQUIRE(d, "modulate", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "modulate", is_vector(shift, wan_cols(x)));
     REQUIRE(d, "modulate", is_vector(scale, wan_cols(x)));
     trace(d, "modulate", y, x, NULL, NULL);
@@ -312,7 +327,7 @@ void wan_op_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "rms_norm", same_matrix(y, x));
+    REQUIRE(d, "rms_norm", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "rms_norm", is_vector(gain, wan_cols(x)));
     trace(d, "rms_norm", y, x, NULL, NULL);
     CALL(d, rms_norm, y, x, gain, eps);
@@ -334,7 +349,7 @@ void wan_op_rope(WanDev *d, WanTensor *x, const WanRope *rope)
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "rope", rope_fits(x, rope));
+    REQUIRE(d, "rope", rope_fits(x, rope) && is_value(d, x));
     trace(d, "rope", x, NULL, NULL, NULL);
     CALL(d, rope, x, rope);
 }
@@ -345,7 +360,7 @@ void wan_op_rms_norm_rope(WanDev *d, WanTensor *x, const WanTensor *gain,
     if (!ready(d))
         return;
     REQUIRE(d, "rms_norm_rope", is_vector(gain, wan_cols(x)));
-    REQUIRE(d, "rms_norm_rope", rope_fits(x, rope));
+    REQUIRE(d, "rms_norm_rope", rope_fits(x, rope) && is_value(d, x));
     trace(d, "rms_norm_rope", x, NULL, NULL, NULL);
     if (d->backend->ops->rms_norm_rope) {
         CALL(d, rms_norm_rope, x, gain, eps, rope);
@@ -363,7 +378,7 @@ void wan_op_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "l2_norm", same_matrix(y, x));
+    REQUIRE(d, "l2_norm", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "l2_norm", is_vector(gain, wan_cols(x)));
     REQUIRE(d, "l2_norm", act == WAN_ACT_NONE || act == WAN_ACT_SILU);
     trace(d, "l2_norm", y, x, NULL, act_name(act));
@@ -376,7 +391,7 @@ void wan_op_act(WanDev *d, WanTensor *y, const WanTensor *x, WanAct act)
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "act", same_matrix(y, x));
+    REQUIRE(d, "act", same_matrix(y, x) && are_values(d, y, x));
     trace(d, "act", y, x, NULL, act_name(act));
     CALL(d, act, y, x, act);
 }
@@ -387,6 +402,7 @@ void wan_op_mul(WanDev *d, WanTensor *y, const WanTensor *a,
     if (!ready(d))
         return;
     REQUIRE(d, "mul", same_matrix(y, a) && same_matrix(y, b));
+    REQUIRE(d, "mul", is_value(d, y) && are_values(d, a, b));
     trace(d, "mul", y, a, b, NULL);
     CALL(d, mul, y, a, b);
 }
@@ -397,6 +413,7 @@ void wan_op_geglu(WanDev *d, WanTensor *y, const WanTensor *g,
     if (!ready(d))
         return;
     REQUIRE(d, "geglu", same_matrix(y, g) && same_matrix(y, u));
+    REQUIRE(d, "geglu", is_value(d, y) && are_values(d, g, u));
     trace(d, "geglu", y, g, u, NULL);
     if (d->backend->ops->geglu) {
         CALL(d, geglu, y, g, u);
@@ -415,7 +432,7 @@ void wan_op_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "gate_add", same_matrix(y, x));
+    REQUIRE(d, "gate_add", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "gate_add", !gate || is_vector(gate, wan_cols(x)));
     trace(d, "gate_add", y, x, NULL, gate ? "gate" : "");
     CALL(d, gate_add, y, x, gate);
@@ -426,10 +443,11 @@ void wan_op_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "lincomb", n >= 1 && n <= 6 && is_dense(y));
+    REQUIRE(d, "lincomb", n >= 1 && n <= 6 && is_dense(y) &&
+                          y->type == WAN_F32);
     for (int i = 0; i < n; i++)
         REQUIRE(d, "lincomb", wan_count(x[i]) == wan_count(y) &&
-                              is_dense(x[i]));
+                              is_dense(x[i]) && x[i]->type == WAN_F32);
     if (d->trace) {
         char opt[16];
         snprintf(opt, sizeof(opt), "of %d", n);
@@ -442,7 +460,7 @@ void wan_op_copy(WanDev *d, WanTensor *y, const WanTensor *x)
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "copy", same_matrix(y, x) && y->type == x->type);
+    REQUIRE(d, "copy", same_matrix(y, x) && are_values(d, y, x));
     trace(d, "copy", y, x, NULL, NULL);
     CALL(d, copy, y, x);
 }
@@ -451,6 +469,7 @@ void wan_op_fill(WanDev *d, WanTensor *y, float value)
 {
     if (!ready(d))
         return;
+    REQUIRE(d, "fill", is_value(d, y));
     trace(d, "fill", y, NULL, NULL, NULL);
     CALL(d, fill, y, value);
 }
@@ -468,7 +487,7 @@ void wan_op_download(WanDev *d, float *host, const WanTensor *x)
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "download", is_dense(x) && x->type == WAN_F32);
+    REQUIRE(d, "download", is_value(d, x));
     trace(d, "download", x, NULL, NULL, NULL);
     CALL(d, download, host, x);
 }
@@ -483,6 +502,7 @@ void wan_op_finite(WanDev *d, const WanTensor *x, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(what, sizeof(what), fmt, ap);
     va_end(ap);
+    REQUIRE(d, "finite", is_value(d, x));
     trace(d, "finite", x, NULL, NULL, NULL);
     CALL(d, finite, x, what);
 }
@@ -494,7 +514,7 @@ void wan_op_embed(WanDev *d, WanTensor *y, const WanTensor *table,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "embed", wan_cols(y) == wan_cols(table));
+    REQUIRE(d, "embed", wan_cols(y) == wan_cols(table) && is_value(d, y));
     for (int64_t i = 0; ids && i < wan_rows(y); i++)
         REQUIRE(d, "embed", ids[i] >= 0 && ids[i] < wan_rows(table));
     trace(d, "embed", y, table, NULL, NULL);
@@ -509,6 +529,7 @@ void wan_op_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x, int p)
     REQUIRE(d, "patchify", x->dim[2] % p == 0 && x->dim[3] % p == 0);
     REQUIRE(d, "patchify", wan_cols(tokens) == x->dim[0] * p * p);
     REQUIRE(d, "patchify", wan_count(tokens) == wan_count(x));
+    REQUIRE(d, "patchify", are_values(d, tokens, x));
     trace(d, "patchify", tokens, x, NULL, NULL);
     CALL(d, patchify, tokens, x, p);
 }
@@ -521,6 +542,7 @@ void wan_op_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z)
     REQUIRE(d, "unpatchify", x->dim[2] % 2 == 0 && x->dim[3] % 2 == 0);
     REQUIRE(d, "unpatchify", wan_cols(z) == x->dim[0] * 4);
     REQUIRE(d, "unpatchify", wan_count(z) == wan_count(x));
+    REQUIRE(d, "unpatchify", are_values(d, x, z));
     trace(d, "unpatchify", x, z, NULL, NULL);
     CALL(d, unpatchify, x, z);
 }
@@ -533,6 +555,7 @@ void wan_op_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
         return;
     REQUIRE(d, "channels_last", x->nb_dims == 4 && y->nb_dims == 4);
     REQUIRE(d, "channels_last", is_dense(x) && y->dim[3] == x->dim[0]);
+    REQUIRE(d, "channels_last", are_values(d, y, x));
     REQUIRE(d, "channels_last", y->dim[1] == x->dim[2] &&
                                 y->dim[2] == x->dim[3]);
     REQUIRE(d, "channels_last", t0 >= 0 && t0 + y->dim[0] <= x->dim[1]);
@@ -550,6 +573,7 @@ void wan_op_channels_first(WanDev *d, WanTensor *y, int64_t t0,
         return;
     REQUIRE(d, "channels_first", x->nb_dims == 4 && y->nb_dims == 4);
     REQUIRE(d, "channels_first", is_dense(y) && x->dim[3] >= y->dim[0]);
+    REQUIRE(d, "channels_first", are_values(d, y, x));
     REQUIRE(d, "channels_first", x->dim[1] == y->dim[2] &&
                                  x->dim[2] == y->dim[3]);
     REQUIRE(d, "channels_first", t0 >= 0 && t0 + x->dim[0] <= y->dim[1]);
@@ -566,6 +590,7 @@ void wan_op_resize(WanDev *d, WanTensor *y, const WanTensor *x)
     REQUIRE(d, "resize", x->nb_dims == 3 && y->nb_dims == 3);
     REQUIRE(d, "resize", x->dim[0] == y->dim[0] && is_dense(x) && is_dense(y));
     REQUIRE(d, "resize", wan_count(x) > 0 && wan_count(y) > 0);
+    REQUIRE(d, "resize", y->type == WAN_F32 && x->type == WAN_F32);
     trace(d, "resize", y, x, NULL, NULL);
     CALL(d, resize, y, x);
 }
@@ -575,6 +600,7 @@ void wan_op_image(WanDev *d, const WanImage *img, const WanTensor *rgb)
     if (!ready(d))
         return;
     REQUIRE(d, "image", rgb->nb_dims == 3 && rgb->dim[2] == 3);
+    REQUIRE(d, "image", is_value(d, rgb));
     REQUIRE(d, "image", is_dense(rgb) && (d->plan ||
             (img->height == rgb->dim[0] && img->width == rgb->dim[1])));
     trace(d, "image", rgb, NULL, NULL, NULL);
