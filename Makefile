@@ -135,7 +135,7 @@ FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage pty)
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
-       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh \
+       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/install.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
@@ -200,7 +200,7 @@ check-sanitize:
 	    $(MAKE) B=build check-threads
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less.
-CHECK_FATE = framecrc filter i2v recipes badinput interrupt
+CHECK_FATE = framecrc filter i2v cuda recipes badinput interrupt
 check-ffmpeg-%: C_ = $(B)/check-$*
 check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@mkdir -p $(C_)/bin
