@@ -207,7 +207,8 @@ check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@for f in lib tests; do ln -sfn ../$$f $(C_)/$$f; done
 	@ln -sf ../../bin/wan-info $(C_)/bin
 	@dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $* $(B)/source) && \
-	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(C_) $(B)/pkgconfig
+	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(C_) $(B)/pkgconfig \
+	    $(FFMPEG_CUDA)
 	@SRC=$(SRC) B=$(abspath $(C_)) WAN_GOLDEN=$(GOLDEN) FFMPEG_SERIES=$* \
 	    sh $(SRC)/tests/run $(CHECK_FATE:%=$(SRC)/tests/fate/%.sh)
 
@@ -218,12 +219,14 @@ check-threads: $(B)/tests/unit/job $(GOLDEN)/.stamp
 
 # The series that was found, or given; then source, patches, build.
 FFMPEG_FLAGS = $(if $(FFMPEG_DIR),--dir=$(FFMPEG_DIR))
+# With CUDA in libwan, in FFmpeg too where its headers are: GPU frames and NVENC.
+FFMPEG_CUDA = $(if $(filter yes,$(CUDA)),--cuda=auto)
 ffmpeg: libs
 	@mkdir -p $(B)
 	@dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $(FFMPEG_VERSION) $(B)/source \
 	    $(FFMPEG_FLAGS)) && \
 	    sed -n '1s/^\([0-9]*\.[0-9]*\).*/\1/p' $$dir/RELEASE > $(B)/ffmpeg.series && \
-	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig
+	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig $(FFMPEG_CUDA)
 
 # make demo [MODEL=DIR] [PROMPT='...'] [NEXT='...'] [DEMO='frames=17:steps=20']
 export MODEL PROMPT NEXT DEMO
