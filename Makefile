@@ -6,7 +6,8 @@
 #   make check     everything from a fresh clone to 'N passed, M failed'
 #   make           libwan and the tools
 #   make ffmpeg    build/bin/ffmpeg, build/bin/ffprobe
-#   make fate, unit, checkop, model, fuzz, bench, install, clean
+#   make fate, unit, checkop, model, emu, fuzz, bench, install, clean
+#   make gpu-bundle, gpu-plans     with --enable-cuda, see docs/performance.md
 
 SRC ?= .
 all: libs tools
@@ -39,16 +40,21 @@ OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o image.o \
 
 OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
             cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
-            cuda/attention.o cuda/flash.o cuda/conv.o cuda/conv_own.o
+            cuda/attention.o cuda/flash.o cuda/conv.o cuda/conv_own.o \
+            cuda/linear_own.o
 ifeq ($(CUDA),yes)
 OBJS += $(OBJS-CUDA)
 DEP_LIBS += $(CUDA_LIBS)
 endif
 
-TOOLS = wan-info wan-random
+TOOLS = wan-info wan-random wan-bench
 
 UNIT = arena config header job lora names pager rng safetensors sampler \
        text_clean tokenizer torch_zip weights
+# weights.c on a runtime that is made up: where the real one is not.
+ifneq ($(CUDA),yes)
+UNIT += cuda_weights
+endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
 FUZZ = safetensors torch_zip index_json config_json tokenizer text_clean
@@ -134,6 +140,7 @@ GOLDEN = $(B)/golden
 FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage pty)
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
+SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/badinput.sh \
@@ -154,6 +161,9 @@ $(B)/tests/unit/header: $(B)/tests/unit/header.o $(B)/lib/libwan.so
 
 $(B)/tests/checkop/checkop: $(CHECKOP:%=$(B)/tests/checkop/%.o) $(B)/lib/libwan.a
 	$(LINK)
+$(B)/tests/unit/cuda_weights.o: $(SRC)/tests/unit/cuda_weights.c config.mak
+	@mkdir -p $(@D)
+	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
@@ -183,12 +193,40 @@ model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
 fate: ffmpeg tools $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@$(RUN) $(FATE)
 
-# Everything but what needs FFmpeg: quick, and what sanitizers are run on.
-check-lib: tests tools
-	@$(RUN) $(TESTS) $(SRC)/tests/fate/trace.sh
+include $(SRC)/tests/emu/emu.mak
 
-check: tests tools ffmpeg $(FATE_TOOLS)
-	@$(RUN) $(TESTS) $(FATE)
+# For a card, and what cuDNN would do on cards that are not there.
+$(B)/tests/gpu/%.o: $(SRC)/tests/gpu/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) $(CUDA_CFLAGS) -I$(SRC)/tests -c $< -o $@
+$(B)/tests/gpu/%: $(B)/tests/gpu/%.o $(B)/lib/libwan.a
+	$(LINK)
+gpu-plans: $(B)/tests/gpu/plans
+	sh $(SRC)/tests/gpu/standin.sh $(CUDA_DIR)/lib64/stubs/libcuda.so \
+	    $(B)/tests/gpu/standin $(CC)
+	@LD_LIBRARY_PATH=$(B)/tests/gpu/standin:$$LD_LIBRARY_PATH $(RUN) $<
+
+# Tests and benches for a bare machine with a GPU, see tests/gpu/run: programs
+# beside the libraries they need, less those of the system and of CUDA.
+GPU_BUNDLE = $(B)/gpu-bundle
+gpu-bundle: LDFLAGS += -Wl,-rpath,'$$ORIGIN/../lib'
+gpu-bundle: $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
+            $(B)/tests/gpu/own $(B)/bin/wan-bench
+	@[ "$(CUDA)" = yes ] || { echo "gpu-bundle: configure --enable-cuda" >&2; exit 1; }
+	rm -rf $(GPU_BUNDLE)
+	mkdir -p $(GPU_BUNDLE)/bin $(GPU_BUNDLE)/lib
+	cp $(filter-out gpu-bundle,$^) $(GPU_BUNDLE)/bin
+	strip $(GPU_BUNDLE)/bin/*
+	ldd $(GPU_BUNDLE)/bin/* | awk '/cjson|utf8proc|dnnl|gomp/ { print $$3 }' | \
+	    sort -u | xargs -I{} cp -L {} $(GPU_BUNDLE)/lib
+	du -sh $(GPU_BUNDLE)
+
+# Everything but what needs FFmpeg: quick, and what sanitizers are run on.
+check-lib: tests tools $(EMU)
+	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(SRC)/tests/fate/trace.sh
+
+check: tests tools $(EMU) ffmpeg $(FATE_TOOLS)
+	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE)
 
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests
 # under TSan.
@@ -212,8 +250,9 @@ check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@SRC=$(SRC) B=$(abspath $(C_)) WAN_GOLDEN=$(GOLDEN) FFMPEG_SERIES=$* \
 	    sh $(SRC)/tests/run $(CHECK_FATE:%=$(SRC)/tests/fate/%.sh)
 
-check-threads: $(B)/tests/unit/job $(GOLDEN)/.stamp
-	@$(RUN) $<
+check-threads: $(filter %/job %/cuda_weights,$(UNIT:%=$(B)/tests/unit/%)) \
+               $(GOLDEN)/.stamp
+	@$(RUN) $(filter-out %.stamp,$^)
 
 # --------------------------------------------------------------- FFmpeg
 
@@ -301,7 +340,7 @@ help:
 
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
-.PHONY: all libs tools tests unit checkop model fate check-lib check \
+.PHONY: gpu-bundle gpu-plans all libs tools tests unit checkop model fate check-lib check \
         check-sanitize check-threads ffmpeg demo fuzz bench install \
         uninstall clean distclean help
 .SECONDARY:

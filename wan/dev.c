@@ -27,7 +27,10 @@
 #define ASAN_UNPOISON_MEMORY_REGION(p, n)   ((void)0)
 #endif
 
-#define ALIGN 64    // bytes; every tensor begins at a multiple
+/* Bytes; every tensor begins at a multiple. GPU libraries want theirs of
+ * workspaces. */
+#define ALIGN 64
+#define DEVICE_ALIGN 256
 
 /* "auto" is the first of them that is usable. */
 static const WanBackend *const backends[] = {
@@ -95,12 +98,12 @@ int wan_dev_known(const char *name, const WanLog *log)
     return b && (!b->usable || b->usable(index, log) >= 0);
 }
 
-int64_t wan_dev_available(const char *name)
+int64_t wan_dev_available(const char *name, void *context)
 {
     int index;
     const WanBackend *b = find_backend(name, &index, NULL);
 
-    return b ? b->available(index) : INT64_MAX;
+    return b ? b->available(index, context) : INT64_MAX;
 }
 
 /* Host memory above the top of the stack is not to be touched. */
@@ -119,7 +122,7 @@ static void unpoison(const WanDev *d, void *p, int64_t bytes)
 }
 
 static int dev_open(WanDev **out, const char *name, int threads, int plan,
-                    int64_t bytes, const WanLog *log)
+                    int64_t bytes, void *context, const WanLog *log)
 {
     WanDev *d = calloc(1, sizeof(*d));
     int ret = WAN_ERR(ENOMEM);
@@ -133,8 +136,9 @@ static int dev_open(WanDev **out, const char *name, int threads, int plan,
         return WAN_ERR(ENOSYS);
     }
     d->plan = plan;
+    d->context = context;
     d->log = log;
-    d->size = plan ? INT64_MAX : bytes;
+    d->size = d->top = plan ? INT64_MAX : bytes;
     d->threads = threads > 0 ? threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     if (d->threads < 1)
         d->threads = 1;
@@ -163,13 +167,19 @@ fail:
 int wan_dev_open(WanDev **out, const char *name, int threads, int64_t bytes,
                  const WanLog *log)
 {
-    return dev_open(out, name, threads, 0, bytes, log);
+    return dev_open(out, name, threads, 0, bytes, NULL, log);
+}
+
+int wan_dev_open_in(WanDev **out, const char *name, int threads,
+                    int64_t bytes, void *context, const WanLog *log)
+{
+    return dev_open(out, name, threads, 0, bytes, context, log);
 }
 
 int wan_dev_open_plan(WanDev **out, const char *name, int threads,
                       const WanLog *log)
 {
-    return dev_open(out, name, threads, 1, 0, log);
+    return dev_open(out, name, threads, 1, 0, NULL, log);
 }
 
 void wan_dev_close(WanDev **dp)
@@ -207,20 +217,23 @@ void wan_dev_fail(WanDev *d, int error, const char *fmt, ...)
 /* Bytes from the top of the arena; NULL under plan or when full. */
 static void *take(WanDev *d, int64_t bytes)
 {
-    const int64_t n = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    const int64_t align = d->backend->device ? DEVICE_ALIGN : ALIGN;
+    const int64_t n = (bytes + align - 1) / align * align;
     void *p;
 
     if (d->error)
         return NULL;
-    if (n > d->size - d->used) {
+    if (n > d->top - d->used) {
         wan_dev_fail(d, WAN_ERR(ENOMEM), "the arena of %.3f GB is full: %.3f "
-                     "GB more were wanted", d->size / 1e9, bytes / 1e9);
+                     "GB more were wanted", d->top / 1e9, bytes / 1e9);
         return NULL;
     }
     p = d->plan ? NULL : d->base + d->used;
     d->used += n;
     if (d->used > d->peak)
         d->peak = d->used;
+    if (d->plan && d->pager)
+        wan_pager_work(d->pager, d->used);
     if (p)
         unpoison(d, p, bytes);
     return p;
@@ -244,6 +257,67 @@ void wan_release(WanDev *d, WanMark mark)
     if (d->base)
         poison(d, d->base + mark, d->used - mark);
     d->used = mark;
+}
+
+void wan_dev_stage(WanDev *d, int stage)
+{
+    if (!d->pager || d->error)
+        return;
+    if (d->plan) {
+        wan_pager_stage(d->pager, stage);
+        wan_pager_work(d->pager, d->used);
+    } else {
+        wan_dev_enter(d);
+        d->backend->stage(d, stage);
+        wan_dev_leave(d);
+    }
+}
+
+void wan_dev_forget(WanDev *d)
+{
+    if (d->backend->forget) {
+        wan_dev_enter(d);
+        d->backend->forget(d);
+        wan_dev_leave(d);
+    }
+}
+
+void *wan_dev_shared_alloc(WanDev *d, int64_t bytes)
+{
+    void *p;
+
+    if (!d->backend->shared_alloc)
+        return malloc(bytes);
+    wan_dev_enter(d);
+    p = d->backend->shared_alloc(d, bytes);
+    wan_dev_leave(d);
+    return p;
+}
+
+void wan_dev_shared_free(WanDev *d, void *p)
+{
+    if (!d->backend->shared_free) {
+        free(p);
+        return;
+    }
+    wan_dev_enter(d);
+    d->backend->shared_free(d, p);
+    wan_dev_leave(d);
+}
+
+void wan_dev_wait(WanDev *d)
+{
+    if (d->backend->wait) {
+        wan_dev_enter(d);
+        d->backend->wait(d);
+        wan_dev_leave(d);
+    }
+}
+
+void wan_dev_repeat(WanDev *d)
+{
+    if (d->plan && d->pager)
+        wan_pager_repeat(d->pager);
 }
 
 void wan_tap(WanDev *d, const WanTensor *t, const char *fmt, ...)

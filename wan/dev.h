@@ -14,6 +14,7 @@
 #define WAN_DEV_H
 
 #include "log.h"
+#include "pager.h"
 #include "tensor.h"
 
 typedef struct WanDev WanDev;
@@ -30,10 +31,23 @@ typedef struct WanBackend {
     /* 0, or why there is no such device, in a line; NULL: there is. */
     int (*usable)(int index, const WanLog *log);
     /* Bytes a device could have now, INT64_MAX: not known. */
-    int64_t (*available)(int index);
+    int64_t (*available)(int index, void *context);
     /* Arena memory, aligned to 64 bytes; NULL: there is not so much. */
     void *(*alloc)(WanDev *d, int64_t bytes);
     void (*free)(WanDev *d, void *p, int64_t bytes);
+    /* Bytes and type of the device's copy of matrix w where it meets x; NULL:
+     * weights are used where they lie. */
+    int64_t (*page_bytes)(const WanTensor *w, const WanTensor *x,
+                          WanType *type);
+    /* A stage begins: d->pager has its order; with page_bytes. */
+    void (*stage)(WanDev *d, int stage);
+    /* Memory both sides can use; all that was asked for has happened. For
+     * tests; NULL: the host's is the device's, and ops have happened. */
+    void *(*shared_alloc)(WanDev *d, int64_t bytes);
+    void (*shared_free)(WanDev *d, void *p);
+    void (*wait)(WanDev *d);
+    /* Copies of weights are not to be relied on; NULL: there are none. */
+    void (*forget)(WanDev *d);
     /* Around whatever the backend is asked for once it is open; may be NULL. */
     void (*enter)(WanDev *d);
     void (*leave)(WanDev *d);
@@ -42,6 +56,7 @@ typedef struct WanBackend {
 struct WanDev {
     const WanBackend *backend;
     int index;                      // 1 in "cuda:1"
+    void *context;                  // the caller's, or NULL
     int plan;                       // only count what the backend would do
     void *priv;                     // the backend's own
     const WanLog *log;
@@ -49,6 +64,9 @@ struct WanDev {
 
     char *base;                     // the arena
     int64_t size, used, peak;       // bytes; size is INT64_MAX under plan
+    int64_t top;                    // of the stack: above are weights
+    WanPager *pager;                // not owned; NULL: none, weights come as
+                                    // they are used and all stay
 
     void *scratch;                  // what the running op asked for with its
     int64_t scratch_bytes;          // _scratch entry in WanOps; 64-aligned
@@ -66,6 +84,7 @@ struct WanDev {
     void *trace_opaque;
 
     double flops;                   // 2 x multiply-adds of all ops so far
+    double bytes;                   // of their operands, each once
 };
 
 /**
@@ -82,14 +101,18 @@ struct WanDev {
 int wan_dev_open(WanDev **out, const char *name, int threads, int64_t bytes,
                  const WanLog *log);
 
+/* The same in the caller's CUcontext, see WanModelParams. */
+int wan_dev_open_in(WanDev **out, const char *name, int threads,
+                    int64_t bytes, void *context, const WanLog *log);
+
 /* A device that computes nothing and counts what the one of that name would
  * need: peak has the bytes, flops the work. Tensors have no data. */
 int wan_dev_open_plan(WanDev **out, const char *name, int threads,
                       const WanLog *log);
 void wan_dev_close(WanDev **d);
 
-/* Bytes an arena of that device could have now, INT64_MAX: not known. */
-int64_t wan_dev_available(const char *name);
+/* Bytes a device could have now, INT64_MAX: not known. */
+int64_t wan_dev_available(const char *name, void *context);
 
 /* Whether this build and machine have such a device; logs a line if not. */
 int wan_dev_known(const char *name, const WanLog *log);
@@ -129,6 +152,23 @@ static inline int wan_dev_cancelled(const WanDev *d)
 {
     return __atomic_load_n(&d->cancel, __ATOMIC_RELAXED);
 }
+
+/* The job's next stage (enum WanStage) begins: its weights take the place of
+ * the last stage's. */
+void wan_dev_stage(WanDev *d, int stage);
+
+/* Weights the device was shown have changed or gone. Not for jobs: a model's
+ * never do. */
+void wan_dev_forget(WanDev *d);
+
+/* Memory that tests make tensors of, and that both sides can use: the host
+ * after wan_dev_wait(). */
+void *wan_dev_shared_alloc(WanDev *d, int64_t bytes);
+void wan_dev_shared_free(WanDev *d, void *p);
+void wan_dev_wait(WanDev *d);
+
+/* What a stage does from here on it does again and again; for the plan. */
+void wan_dev_repeat(WanDev *d);
 
 /* ----------------------------------------------------------- memory */
 

@@ -365,14 +365,17 @@ static void tap_feed_forward(WanDev *d, const WanTensor *h,
     wan_release(d, mark);
 }
 
-static void block_forward(WanDev *d, WanTensor *x, const WanDit *m, int i,
-                          const WanDitTime *time, const WanDitContext *text,
+/* One block of n branches, x[b] each. Block 0 gets the same tokens for all:
+ * until the text comes in, one is enough. */
+static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
+                          int i, const WanDitTime *time,
+                          const WanDitContext text[],
                           const WanDitContext *image, const WanRope *rope)
 {
     const WanDitConfig *c = &m->config;
     const WanDitBlock *w = &m->blocks[i];
     const WanMark mark = wan_mark(d);
-    WanTensor h = wan_tmp_act(d, wan_rows(x), c->dim);
+    WanTensor h = wan_tmp_act(d, wan_rows(&x[0]), c->dim);
     WanTensor mod = wan_tmp(d, 6, c->dim);      // modulation + e0
     WanTensor part[6];                          // shift, scale, gate; twice
 
@@ -382,18 +385,27 @@ static void block_forward(WanDev *d, WanTensor *x, const WanDit *m, int i,
     for (int k = 0; k < 6; k++)
         part[k] = wan_slice(&mod, k, 1);
 
-    wan_op_modulate(d, &h, x, &part[0], &part[1], c->eps);
-    wan_tap(d, &h, "block%d.norm1_modulated", i);
-    self_attention(d, x, &h, &w->self_attn, &part[2], rope, c->eps, i);
+    for (int b = 0; b < n; b++) {
+        if (b && !i) {
+            wan_op_copy(d, &x[b], &x[0]);
+            continue;
+        }
+        wan_op_modulate(d, &h, &x[b], &part[0], &part[1], c->eps);
+        wan_tap(d, &h, "block%d.norm1_modulated", i);
+        self_attention(d, &x[b], &h, &w->self_attn, &part[2], rope, c->eps, i);
+    }
+    for (int b = 0; b < n; b++) {
+        wan_op_layer_norm(d, &h, &x[b], &w->norm3.weight, &w->norm3.bias,
+                          c->eps);
+        wan_tap(d, &h, "block%d.norm3", i);
+        cross_attention(d, &x[b], &h, &w->cross_attn, &text[b], image,
+                        c->heads, c->eps, i);
 
-    wan_op_layer_norm(d, &h, x, &w->norm3.weight, &w->norm3.bias, c->eps);
-    wan_tap(d, &h, "block%d.norm3", i);
-    cross_attention(d, x, &h, &w->cross_attn, text, image, c->heads, c->eps, i);
-
-    wan_op_modulate(d, &h, x, &part[3], &part[4], c->eps);
-    tap_feed_forward(d, &h, w, c->ffn, i);
-    feed_forward(d, x, &h, w, &part[5], c->ffn);
-    wan_tap(d, x, "block%d", i);
+        wan_op_modulate(d, &h, &x[b], &part[3], &part[4], c->eps);
+        tap_feed_forward(d, &h, w, c->ffn, i);
+        feed_forward(d, &x[b], &h, w, &part[5], c->ffn);
+        wan_tap(d, &x[b], "block%d", i);
+    }
     wan_release(d, mark);
 }
 
@@ -419,27 +431,32 @@ static void head_forward(WanDev *d, WanTensor *v, const WanTensor *x,
     wan_release(d, mark);
 }
 
-void wan_dit_forward(WanDev *d, WanTensor *v, const WanDit *m,
+void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDit *m,
                      const WanTensor *x, const WanDitTime *time,
-                     const WanDitContext *text, const WanDitContext *image,
+                     const WanDitContext text[], const WanDitContext *image,
                      const WanRope *rope)
 {
     const WanDitConfig *c = &m->config;
     const WanMark mark = wan_mark(d);
     const int64_t L = wan_count(x) / (4 * c->in_dim);
-    WanTensor tokens = wan_tmp(d, L, c->dim);
+    WanTensor tokens[WAN_DIT_BRANCHES];
+
+    for (int b = 0; b < n; b++)
+        tokens[b] = wan_tmp(d, L, c->dim);
     const WanMark patch = wan_mark(d);
     WanTensor patches = wan_tmp_act(d, L, 4 * c->in_dim);
 
     wan_section(d, "patches");
     wan_op_patchify(d, &patches, x, 2);
-    wan_op_linear(d, &tokens, &patches, &m->patch_embedding);   // [L, D]
+    wan_op_linear(d, &tokens[0], &patches, &m->patch_embedding); // [L, D]
     wan_release(d, patch);
-    wan_tap(d, &tokens, "tokens");
+    wan_tap(d, &tokens[0], "tokens");
 
     for (int i = 0; i < c->layers; i++)
-        block_forward(d, &tokens, m, i, time, text, image, rope);
-    head_forward(d, v, &tokens, m, time);
-    wan_tap(d, v, "out");
+        block_forward(d, tokens, n, m, i, time, text, image, rope);
+    for (int b = 0; b < n; b++) {
+        head_forward(d, &v[b], &tokens[b], m, time);
+        wan_tap(d, &v[b], "out");
+    }
     wan_release(d, mark);
 }

@@ -48,12 +48,18 @@ static const char *shape(const WanTensor *t, char *buf, size_t size)
     return buf;
 }
 
+static double bytes_of(const WanTensor *t)
+{
+    return t ? (double)wan_count(t) * wan_type_size(t->type) : 0;
+}
+
 /* One line: op, destination, sources, options. x2 and opt may be NULL. */
 static void trace(WanDev *d, const char *op, const WanTensor *y,
                   const WanTensor *x, const WanTensor *x2, const char *opt)
 {
     char a[64], b[64], c[64], line[256];
 
+    d->bytes += bytes_of(y) + bytes_of(x) + bytes_of(x2);
     if (!d->trace)
         return;
     snprintf(line, sizeof(line), "%s %s%s%s%s%s%s%s", op,
@@ -68,13 +74,13 @@ static void trace(WanDev *d, const char *op, const WanTensor *y,
  * without being counted twice. */
 typedef struct Inner {
     void (*trace)(void *, const char *);
-    double flops;
+    double flops, bytes;
     WanMark mark;
 } Inner;
 
 static Inner inner_begin(WanDev *d)
 {
-    const Inner in = { d->trace, d->flops, wan_mark(d) };
+    const Inner in = { d->trace, d->flops, d->bytes, wan_mark(d) };
 
     d->trace = NULL;
     return in;
@@ -84,6 +90,7 @@ static void inner_end(WanDev *d, Inner in)
 {
     d->trace = in.trace;
     d->flops = in.flops;
+    d->bytes = in.bytes;
     wan_release(d, in.mark);
 }
 
@@ -118,6 +125,17 @@ static void scratch_end(WanDev *d, WanMark mark)
             wan_dev_leave(d); \
         } \
     } while (0)
+
+/* The plan writes down in which order matrices will be wanted. */
+static void note(WanDev *d, const WanTensor *w, int conv, const WanTensor *x)
+{
+    if (d->plan && d->pager) {
+        WanType type;
+        const int64_t bytes = d->backend->page_bytes(w, x, &type);
+
+        wan_pager_note(d->pager, w, conv, type, bytes);
+    }
+}
 
 static int same_matrix(const WanTensor *a, const WanTensor *b)
 {
@@ -158,6 +176,7 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     const WanOps *ops = d->backend->ops;
     const double m = wan_rows(y), n = wan_cols(y), k = wan_cols(x);
+    char opt[64];
     WanMark mark;
 
     if (!ready(d))
@@ -169,14 +188,12 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
     REQUIRE(d, "linear", !w->bias.nb_dims || is_vector(&w->bias, wan_cols(y)));
     REQUIRE(d, "linear", !a.gate || is_vector(a.gate, wan_cols(y)));
     a.add |= a.gate != NULL;
-    if (d->trace) {
-        char opt[64];
-        snprintf(opt, sizeof(opt), "%s%s%s", act_name(a.act),
-                 a.act && a.add ? " " : "",
-                 a.gate ? "gate add" : a.add ? "add" : "");
-        trace(d, "linear", y, x, &w->weight, opt);
-    }
+    snprintf(opt, sizeof(opt), "%s%s%s", act_name(a.act),
+             a.act && a.add ? " " : "",
+             a.gate ? "gate add" : a.add ? "add" : "");
+    trace(d, "linear", y, x, &w->weight, opt);
     d->flops += 2 * m * n * k;
+    note(d, &w->weight, 0, x);
 
     if (!scratch_begin(d, ops->linear_scratch
                        ? ops->linear_scratch(d->threads, y, x, w, &a) : 0,
@@ -206,6 +223,7 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
 {
     const WanOps *ops = d->backend->ops;
     const double lq = wan_rows(q), lk = wan_rows(k), c = wan_cols(q);
+    char opt[96];
     WanMark mark;
 
     if (!ready(d))
@@ -221,13 +239,10 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
              a.rel_bias->dim[1] == a.heads));
     if (!a.scale)
         a.scale = (float)(1 / sqrt((double)wan_cols(q) / a.heads));
-    if (d->trace) {
-        char opt[96];
-        snprintf(opt, sizeof(opt), "heads %d%s%s%s", a.heads,
-                 a.rel_bias ? " rel_bias" : "", a.tail > 1 ? " tail" : "",
-                 a.add ? " add" : "");
-        trace(d, "attention", y, q, k, opt);
-    }
+    snprintf(opt, sizeof(opt), "heads %d%s%s%s", a.heads,
+             a.rel_bias ? " rel_bias" : "", a.tail > 1 ? " tail" : "",
+             a.add ? " add" : "");
+    trace(d, "attention", y, q, k, opt);
     d->flops += 4 * lq * lk * c;
 
     if (!scratch_begin(d, ops->attention_scratch
@@ -243,6 +258,7 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     const WanOps *ops = d->backend->ops;
     const int64_t *wd = w->weight.dim;
+    char opt[96];
     WanMark mark;
 
     if (!ready(d))
@@ -264,15 +280,13 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
     REQUIRE(d, "conv", y->dim[0] == (x->dim[0] - wd[2]) / a.stride_t + 1);
     REQUIRE(d, "conv", y->dim[1] == x->dim[1] * a.upsample / a.stride);
     REQUIRE(d, "conv", y->dim[2] == x->dim[2] * a.upsample / a.stride);
-    if (d->trace) {
-        char opt[96];
-        snprintf(opt, sizeof(opt), "%dx%dx%d%s%s%s%s", (int)wd[2], (int)wd[3],
-                 (int)wd[4], a.stride_t > 1 ? " stride_t 2" : "",
-                 a.stride > 1 ? " stride 2" : "",
-                 a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "");
-        trace(d, "conv", y, x, NULL, opt);
-    }
+    snprintf(opt, sizeof(opt), "%dx%dx%d%s%s%s%s", (int)wd[2], (int)wd[3],
+             (int)wd[4], a.stride_t > 1 ? " stride_t 2" : "",
+             a.stride > 1 ? " stride 2" : "",
+             a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "");
+    trace(d, "conv", y, x, NULL, opt);
     d->flops += 2.0 * wan_count(y) * wd[1] * wd[2] * wd[3] * wd[4];
+    note(d, &w->weight, 1, x);
 
     if (!scratch_begin(d, ops->conv_scratch
                        ? ops->conv_scratch(d->threads, y, x, w, &a) : 0,
@@ -441,6 +455,8 @@ void wan_op_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_op_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
                     const WanTensor *const *x)
 {
+    char opt[16];
+
     if (!ready(d))
         return;
     REQUIRE(d, "lincomb", n >= 1 && n <= 6 && is_dense(y) &&
@@ -448,11 +464,8 @@ void wan_op_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
     for (int i = 0; i < n; i++)
         REQUIRE(d, "lincomb", wan_count(x[i]) == wan_count(y) &&
                               is_dense(x[i]) && x[i]->type == WAN_F32);
-    if (d->trace) {
-        char opt[16];
-        snprintf(opt, sizeof(opt), "of %d", n);
-        trace(d, "lincomb", y, NULL, NULL, opt);
-    }
+    snprintf(opt, sizeof(opt), "of %d", n);
+    trace(d, "lincomb", y, NULL, NULL, opt);
     CALL(d, lincomb, y, n, coef, x);
 }
 
@@ -597,6 +610,9 @@ void wan_op_resize(WanDev *d, WanTensor *y, const WanTensor *x)
 
 void wan_op_image(WanDev *d, const WanImage *img, const WanTensor *rgb)
 {
+    const WanOps *ops = d->backend->ops;
+    WanMark mark;
+
     if (!ready(d))
         return;
     REQUIRE(d, "image", rgb->nb_dims == 3 && rgb->dim[2] == 3);
@@ -604,7 +620,11 @@ void wan_op_image(WanDev *d, const WanImage *img, const WanTensor *rgb)
     REQUIRE(d, "image", is_dense(rgb) && (d->plan ||
             (img->height == rgb->dim[0] && img->width == rgb->dim[1])));
     trace(d, "image", rgb, NULL, NULL, NULL);
+    if (!scratch_begin(d, ops->image_scratch
+                       ? ops->image_scratch(d->threads, rgb) : 0, &mark))
+        return;
     CALL(d, image, img, rgb);
+    scratch_end(d, mark);
 }
 
 void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,

@@ -295,6 +295,7 @@ struct WanOps {
     int64_t (*conv_scratch)(int threads, const WanTensor *y,
                             const WanTensor *x, const WanConv *w,
                             const WanConvArgs *a);
+    int64_t (*image_scratch)(int threads, const WanTensor *rgb);
 };
 
 #endif /* WAN_OPS_H */

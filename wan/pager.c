@@ -78,7 +78,7 @@ static int grow(void *array, int n, size_t size)
     return more != NULL;
 }
 
-void wan_pager_note(WanPager *p, const WanTensor *w, WanType type,
+void wan_pager_note(WanPager *p, const WanTensor *w, int conv, WanType type,
                     int64_t bytes)
 {
     WanPagerStage *s = &p->stage[p->noting];
@@ -95,7 +95,8 @@ void wan_pager_note(WanPager *p, const WanTensor *w, WanType type,
     if (i == s->nb_pages) {
         bytes = aligned(bytes);
         s->page[s->nb_pages++] = (WanPage){
-            .key = key, .weight = *w, .type = type, .bytes = bytes
+            .key = key, .weight = *w, .conv = conv, .type = type,
+            .bytes = bytes
         };
         s->bytes += bytes;
         if (bytes > s->largest)
@@ -190,6 +191,11 @@ void wan_pager_begin(WanPager *p, int stage)
 {
     WanPagerStage *s = &p->stage[stage];
 
+    p->now = s;
+    p->at = -1;
+    p->planned = p->first = p->last = p->head = p->tail = p->uses = 0;
+    p->wanted = p->after = NULL;
+
     free(p->queue);
     p->queue = calloc(s->nb_pages + 1, sizeof(*p->queue));
     if (!p->queue)
@@ -199,11 +205,6 @@ void wan_pager_begin(WanPager *p, int stage)
         s->page[i].last_use = -1;
         s->page[i].used = 0;
     }
-    p->now = s;
-    p->at = -1;
-    p->planned = p->first = p->last = p->head = p->tail = 0;
-    p->wanted = p->after = NULL;
-    p->uses = 0;
 }
 
 /* The page of use v, counted on over all rounds; NULL: behind the end. */

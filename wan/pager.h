@@ -38,6 +38,7 @@ typedef enum WanPageState {
 typedef struct WanPage {
     const void *key;                // the matrix' data, see wan_pager_note()
     WanTensor weight;               // as it is stored
+    int conv;                       // [O, I, kt, kh, kw]
     WanType type;                   // as the device has it
     int64_t bytes;                  // there, a multiple of WAN_PAGE_ALIGN
     int stays;                      // else it passes through the ring
@@ -90,9 +91,10 @@ void wan_pager_free(WanPager **p);
 /* What is noted from now on belongs to that stage. */
 void wan_pager_stage(WanPager *p, int stage);
 
-/* The running stage uses w now. In a model of shapes w->data is NULL and w
- * itself stands for it. bytes: what the device's copy takes. */
-void wan_pager_note(WanPager *p, const WanTensor *w, WanType type,
+/* The running stage uses w now, in a convolution or not. In a model of shapes
+ * w->data is NULL and w itself stands for it. bytes: what the device's copy
+ * takes. */
+void wan_pager_note(WanPager *p, const WanTensor *w, int conv, WanType type,
                     int64_t bytes);
 
 /* The running stage has so much of its arena in use. */

@@ -140,7 +140,9 @@ typedef struct WanModelParams {
     const char *device;
     int threads;                /**< CPU threads, 0 = one a core */
     /** Limit in bytes for a job's work, 0 = what the machine has free. On
-     *  the CPU weights are mapped: they are cache, and not counted. */
+     *  the CPU weights are mapped: they are cache, and not counted. On a GPU
+     *  it is the device's memory, with the weights; what does not fit is
+     *  copied as it is used. Libraries there take some hundred MB more. */
     int64_t memory;
     /** The CUcontext to work in, as FFmpeg's AVCUDADeviceContext.cuda_ctx has
      *  it, of the device that is named; it must outlive the model's jobs.
@@ -298,6 +300,12 @@ typedef struct WanPlan {
     int64_t weight_bytes;       /**< as stored; mapped from the files */
     int64_t work_bytes;         /**< the job's own memory at its peak */
     int64_t available_bytes;    /**< the limit, or what the machine has free */
+    /** Of a device with memory of its own: the least that work and weights
+     *  can do with, and with what all weights of a stage stay; 0 on the CPU. */
+    int64_t least_bytes, full_bytes;
+    /** Weights that must be copied again at every step, since less than
+     *  full_bytes is available. */
+    int64_t stream_bytes;
     int64_t tokens;             /**< L, the transformer's sequence */
     /** of all prompts, of the images, of one step, of all frames */
     double text_flops, image_flops, step_flops, decode_flops;

@@ -114,6 +114,7 @@ static void image_case(enum WanPixelFormat format, int w, int h, int flip)
     int guard = 0;
 
     wan_op_image(dut, &t.img, &rgb.dut);
+    dut_done();
     CHECK(!wan_dev_error(dut));
     for (int p = 0; p < 3; p++) {
         const int bytes = format == WAN_PIX_YUV420P10 ||
@@ -198,6 +199,6 @@ TEST(image_levels)
 
 static void test_image(void)
 {
-    RUN(image_formats);
+    RUN_F32(image_formats);
     RUN(image_levels);
 }

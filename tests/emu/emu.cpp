@@ -5,7 +5,7 @@
  *
  * Threads are fibers with stacks of their own that are kept from launch to
  * launch. On x86-64 a switch is a few moves; elsewhere ucontext, which asks
- * the kernel each time, does it.
+ * the kernel each time, does it (and with -DEMU_UCONTEXT everywhere).
  */
 
 #include "emu.h"
@@ -27,7 +27,8 @@
 #ifdef EMU_ASAN
 #include <sanitizer/common_interface_defs.h>
 #endif
-#ifndef __x86_64__
+#if !defined(__x86_64__) || defined(EMU_UCONTEXT)
+#define EMU_SYSTEM_SWITCH 1
 #include <ucontext.h>
 #endif
 
@@ -43,7 +44,7 @@ int64_t emu_dynamic_limit = STATIC_LIMIT;
 
 /* ------------------------------------------------------------ switching */
 
-#ifdef __x86_64__
+#ifndef EMU_SYSTEM_SWITCH
 struct Context { void *sp; };
 
 extern "C" void emu_switch(void **save, void *sp);

@@ -132,6 +132,7 @@ struct EmuCopy { void *to; const void *from; bool valid; int64_t group; };
 struct EmuCopyThread {
     std::vector<EmuCopy> waiting;
     int64_t groups = 0;                     // committed
+    EmuIndex block = {};
 };
 inline EmuCopyThread emu_copy_thread[1024];
 inline uint32_t emu_copy_random = 1;
@@ -149,6 +150,10 @@ static inline void cp_async_16(void *shared, const void *src, bool valid)
     EmuCopyThread &t = emu_copy_thread[threadIdx.x];
     const EmuCopy c = { shared, src, valid, t.groups };
 
+    if (!t.waiting.empty() && memcmp(&t.block, &blockIdx, sizeof(t.block)))
+        emu_fatal("block (%u,%u,%u) has ended with copies under way",
+                  t.block.x, t.block.y, t.block.z);
+    t.block = blockIdx;
     WAN_CHECK_ALIGNED(shared, 16);
     WAN_CHECK_ALIGNED(src, 16);
     emu_copy_random = emu_copy_random * 1664525u + 1013904223u;

@@ -262,9 +262,13 @@ TEST(wide_rows)
 
 TEST(rope_types)
 {
-    for (int k = 0; k < 16; k++) {
-        const int bf = k & 1, norm = k >> 1 & 1, heads = 3;
-        const int pairs[3] = { 5, 3, 4 - (k >> 3 & 1) };   // 24 or 22 wide
+    /* heads of whole vectors; of none; vectors that two heads share */
+    static const int kind[3][4] = { { 3, 5, 3, 4 }, { 3, 5, 3, 3 },
+                                    { 4, 4, 3, 3 } };
+
+    for (int k = 0; k < 24; k++) {
+        const int bf = k & 1, norm = k >> 1 & 1, heads = kind[k / 8][0];
+        const int *pairs = kind[k / 8] + 1;
         const int C = 2 * heads * (pairs[0] + pairs[1] + pairs[2]);
         WanRope r = { heads, { 2, 3, 4 }, { pairs[0], pairs[1], pairs[2] } };
         Twin x = twin_random(value_types[bf], k >> 2 & 1, 2 * C, 24, C);
@@ -333,6 +337,25 @@ TEST(layout_types)
             twin_free(&x), twin_free(&tok), twin_free(&z), twin_free(&back);
             twin_free(&a), twin_free(&b), twin_free(&last), twin_free(&wide);
             twin_free(&first);
+        }
+}
+
+TEST(embed_types)
+{
+    static const int32_t ids[] = { 3, 0, 19, 3, 7 };
+
+    for (int t = 0; t < 3; t++)
+        for (int i = 0; i < NB_PLACES; i++) {
+            WanTensor table = weight_random(t ? WAN_F16 : WAN_F8_E4M3, 1, 20,
+                                            places[i].cols);
+            Twin y = twin_make(value_types[t], 0, places[i].extra, 5,
+                               places[i].cols);
+
+            wan_op_embed(ref, &y.f, &table, ids);
+            dut->backend->ops->embed(dut, &y.t, &table, ids);
+            twin_expect(&y, 0, "embed", t, i, 0);
+            free(table.data);
+            twin_free(&y);
         }
 }
 
@@ -544,6 +567,7 @@ static void test_types(void)
     RUN(wide_rows);
     RUN(rope_types);
     RUN(layout_types);
+    RUN(embed_types);
     RUN(finite_types);
     RUN(image_types);
     RUN(image_semiplanar);

@@ -125,7 +125,7 @@ static Device *device(int n, int most, int block, int stage)
             for (int i = first; i < first + block && i < n; i++) {
                 const int64_t units = 1 + i * 7919 % most;
 
-                wan_pager_note(d->pager, &d->weight[i], WAN_BF16,
+                wan_pager_note(d->pager, &d->weight[i], 0, WAN_BF16,
                                units * WAN_PAGE_ALIGN - 3);
             }
     return d;
@@ -282,8 +282,8 @@ TEST(stages_share_the_memory)
     for (int stage = 0; stage < 2; stage++) {
         wan_pager_stage(p, stage);
         wan_pager_work(p, stage ? 100 : 5000);
-        wan_pager_note(p, &w[2 * stage], WAN_BF16, stage ? 9000 : 100);
-        wan_pager_note(p, &w[2 * stage + 1], WAN_BF16, 50);
+        wan_pager_note(p, &w[2 * stage], 0, WAN_BF16, stage ? 9000 : 100);
+        wan_pager_note(p, &w[2 * stage + 1], 0, WAN_BF16, 50);
     }
     p->vectors = 300;
     wan_pager_need(p, &least, &full);

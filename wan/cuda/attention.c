@@ -18,7 +18,9 @@
 
 /* Multiply-adds from which a plan, half a second to two to make for each
  * shape, is worth it: below, our own kernel loses less than 50 us a call. */
+#ifndef LARGE
 #define LARGE 2e10
+#endif
 
 /* Of the plain kernel. */
 #define LARGEST_HEAD 512
@@ -71,7 +73,7 @@ static int by_cudnn(WanDev *d, WanTensor *y, const WanTensor *q,
     const WanCudnnOp op = wan_cudnn_attention(y, q, k, v, a);
     const WanCudnnData data = {
         .x = q->data, .w = k->data, .bias = v->data, .y = y->data,
-        .scale = a->scale, .workspace = d->scratch,
+        .scale = a->scale, .workspace = wan_cudnn_workspace(d->scratch),
         .workspace_bytes = WAN_CUDNN_SDPA_WORKSPACE,
     };
     const uintptr_t at = (uintptr_t)y->data | (uintptr_t)q->data |
@@ -90,7 +92,7 @@ int64_t wan_cuda_attention_scratch(int threads, const WanTensor *q,
                                    const WanAttentionArgs *a)
 {
     (void)threads;
-    return large(q, k, a) ? WAN_CUDNN_SDPA_WORKSPACE : 0;
+    return large(q, k, a) ? WAN_CUDNN_ALIGN + WAN_CUDNN_SDPA_WORKSPACE : 0;
 }
 
 void wan_cuda_attention(WanDev *d, WanTensor *y, const WanTensor *q,

@@ -1,6 +1,6 @@
 /*
- * Convolution: cuDNN's engines and our own kernel, whichever was faster when
- * the shape was met first.
+ * Convolution: cuDNN, or with WanCuda.tune our own kernel where it is faster;
+ * and our own where cuDNN is not there or has not the form.
  *
  * This file is part of libwan; see the licence in wan.h.
  *
@@ -85,15 +85,14 @@ static int by_cudnn(WanDev *d, const WanOwnConv *o, WanTensor *y,
                     const WanTensor *x, const WanConv *w, const WanConvArgs *a)
 {
     const WanCudnnOp op = wan_cudnn_conv(y, x, w, a);
-    const WanTensor exact = wan_tensor_of((void *)o->bias, WAN_F32, o->out);
     WanTensor bias = wan_tensor_of(d->scratch, x->type, o->out);
     const WanCudnnData data = {
         .x = o->x, .w = o->w, .bias = bias.data, .y = o->y,
-        .workspace = (char *)d->scratch + bias_bytes(y),
+        .workspace = wan_cudnn_workspace((char *)d->scratch + bias_bytes(y)),
         .workspace_bytes = WAN_CUDNN_CONV_WORKSPACE,
     };
 
-    wan_cuda_copy(d, &bias, &exact);
+    wan_cuda_copy(d, &bias, &w->bias);
     return wan_cudnn_run(d, &op, &data, wan_count(y) * wan_type_size(y->type),
                          a->add, rival, o);
 }
@@ -113,7 +112,8 @@ int64_t wan_cuda_conv_scratch(int threads, const WanTensor *y,
 {
     (void)threads;
     return phase_bytes(w, a) +
-           (asks_cudnn(y, x, a) ? bias_bytes(y) + WAN_CUDNN_CONV_WORKSPACE : 0);
+           (asks_cudnn(y, x, a) ? bias_bytes(y) + WAN_CUDNN_ALIGN +
+                                  WAN_CUDNN_CONV_WORKSPACE : 0);
 }
 
 void wan_cuda_conv(WanDev *d, WanTensor *y, const WanTensor *x,
@@ -127,6 +127,11 @@ void wan_cuda_conv(WanDev *d, WanTensor *y, const WanTensor *x,
     o.bias = wan_cuda_weight(d, &w->bias);
     if (!o.w || !o.bias || !wan_count(y))
         return;
+    if (wan_count(x) > UINT32_MAX || wan_count(y) > UINT32_MAX) {
+        wan_dev_fail(d, WAN_ERR(ENOSYS), "convolution: more than 2^32 numbers "
+                     "at once: not on CUDA");
+        return;
+    }
     if (o.phases == 2 && o.kh == 2) {
         wan_conv_phase_weights(d->scratch, o.w, o.w_type, o.out, o.kt, o.in,
                                stream);

@@ -23,14 +23,14 @@ static __device__ inline void conv_phase(WanOwnConv &c, int phase)
 }
 
 /* Row of y where position m of a phase goes. */
-static __device__ inline int64_t conv_output(const WanOwnConv &c, int64_t m,
+static __device__ inline int64_t conv_output(const WanOwnConv &c, uint32_t m,
                                              int phase)
 {
-    const int64_t h = c.ho / c.phases, w = c.wo / c.phases;
+    const uint32_t h = c.ho / c.phases, w = c.wo / c.phases;
 
     if (c.phases != 2)
         return m;
-    return (m / w / h * c.ho + m / w % h * 2 + phase / 2) * c.wo +
+    return (int64_t)(m / w / h * c.ho + m / w % h * 2 + phase / 2) * c.wo +
            m % w * 2 + phase % 2;
 }
 
@@ -40,22 +40,21 @@ static __device__ inline int64_t conv_set(const WanOwnConv &c, int phase)
     return c.kh == 1 ? 0 : phase * c.out * c.kt * c.kh * c.kw * c.in;
 }
 
-/* Where a position's window begins in x. */
+/* Where a position's window begins in x. Offsets are of 32 bits, which keeps
+ * them in registers: x has fewer than 2^32 elements. */
 struct ConvRow {
-    int64_t frame;              // offset of its first frame's row 0, column 0
+    uint32_t frame;             // offset of its first frame's row 0, column 0
     int r, c;                   // may be -1: the padding
-    bool valid;
 };
 
-static __device__ inline ConvRow conv_row(const WanOwnConv &c, int64_t m)
+static __device__ inline ConvRow conv_row(const WanOwnConv &c, uint32_t m)
 {
-    const int64_t h = c.ho / c.phases, w = c.wo / c.phases;
-    ConvRow row;
+    const uint32_t h = c.ho / c.phases, w = c.wo / c.phases;
+    ConvRow row = { 0, -(1 << 20), 0 };     // outside, whatever the tap
 
-    row.valid = m < c.t * h * w;
-    if (!row.valid)
-        m = 0;
-    row.frame = m / w / h * c.stride_t * c.h * c.width * c.in;
+    if (m >= c.t * h * w)
+        return row;
+    row.frame = m / w / h * c.stride_t * (uint32_t)(c.h * c.width * c.in);
     row.r = (int)(m / w % h) * c.stride - c.pad_r;
     row.c = (int)(m % w) * c.stride - c.pad_c;
     return row;
@@ -64,17 +63,17 @@ static __device__ inline ConvRow conv_row(const WanOwnConv &c, int64_t m)
 static __device__ inline bool conv_inside(const WanOwnConv &c,
                                           const ConvRow &row, int dr, int dc)
 {
-    return row.valid && (unsigned)(row.r + dr) < (unsigned)c.h &&
+    return (unsigned)(row.r + dr) < (unsigned)c.h &&
            (unsigned)(row.c + dc) < (unsigned)c.width;
 }
 
 /* Of x, elements: channel 0 where a tap reads. Only if inside. */
-static __device__ inline int64_t conv_at(const WanOwnConv &c,
-                                         const ConvRow &row, int dt, int dr,
-                                         int dc)
+static __device__ inline uint32_t conv_at(const WanOwnConv &c,
+                                          const ConvRow &row, int dt, int dr,
+                                          int dc)
 {
-    return row.frame + (((int64_t)dt * c.h + row.r + dr) * c.width + row.c +
-                        dc) * c.in;
+    return row.frame + ((uint32_t)(dt * (int)c.h + row.r + dr) *
+                        (uint32_t)c.width + row.c + dc) * (uint32_t)c.in;
 }
 
 /* ------------------------------------------------------- tensor cores */
@@ -120,7 +119,7 @@ static __global__ void __launch_bounds__(THREADS) conv_kernel(WanOwnConv c)
     constexpr int a_tile = POSITIONS * PITCH, stage = a_tile + COLS * PITCH;
     constexpr int b_chunks = COLS * 4;          // of 16 bytes
     const int phase = blockIdx.z, lane = threadIdx.x % 32;
-    const int64_t first = (int64_t)blockIdx.x * POSITIONS;
+    const uint32_t first = blockIdx.x * POSITIONS;
     const int out = blockIdx.y * COLS, terms = c.kt * c.kh * c.kw * (int)c.in;
     const int warp_m = threadIdx.x / 32 % 4 * 32;
     const int warp_n = threadIdx.x / 128 * (COLS / 2);
@@ -175,8 +174,8 @@ static __global__ void __launch_bounds__(THREADS) conv_kernel(WanOwnConv c)
             if (VECTORS) {
                 const bool inside = k < terms && out + o < c.out;
 
-                cp_async_16(to, w + (inside ? (int64_t)(out + o) * terms + k
-                                            : 0), inside);
+                cp_async_16(to, w + (inside ? (out + o) * terms + k : 0),
+                            inside);
             } else {
                 #pragma unroll
                 for (int e = 0; e < 8; e++)
@@ -241,7 +240,7 @@ static __global__ void __launch_bounds__(THREADS) conv_kernel(WanOwnConv c)
     for (int m = 0; m < 2; m++)
         #pragma unroll
         for (int r = 0; r < 2; r++) {
-            const int64_t at = first + warp_m + m * 16 + r * 8 + lane / 4;
+            const uint32_t at = first + warp_m + m * 16 + r * 8 + lane / 4;
 
             if (at >= rows)
                 continue;
@@ -326,7 +325,7 @@ static __global__ void __launch_bounds__(256) conv_f32_kernel(WanOwnConv c)
 {
     const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     const int phase = blockIdx.z, out = blockIdx.y * F32_COLS;
-    const int64_t first = (int64_t)blockIdx.x * F32_ROWS;
+    const uint32_t first = blockIdx.x * F32_ROWS;
     const int terms = c.kt * c.kh * c.kw * (int)c.in;
     const int64_t set = conv_set(c, phase);
     WAN_SHARED(float, as, F32_ROWS * (F32_TERMS + 1));
@@ -364,7 +363,7 @@ static __global__ void __launch_bounds__(256) conv_f32_kernel(WanOwnConv c)
     const int64_t rows = c.t * (c.ho / c.phases) * (c.wo / c.phases);
     #pragma unroll
     for (int i = 0; i < 8; i++) {
-        const int64_t m = first + ty + 16 * i;
+        const uint32_t m = first + ty + 16 * i;
 
         if (m >= rows)
             continue;

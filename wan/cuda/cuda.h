@@ -39,8 +39,9 @@ typedef struct WanCuda {
     int sms;                        // multiprocessors
     int64_t shared_bytes;           // a block may have with opt-in
     char name[64];                  // "NVIDIA H100 80GB HBM3"
+    struct WanCudaDriver *driver;   // device.c
     void *context;                  // CUcontext everything happens in
-    int owns_context;               // retained by us, else the caller's
+    int retained;                   // it is the primary one, retained by us
 
     cudaStream_t stream;            // all computing
     cudaStream_t copy_stream;       // weights on their way
@@ -50,6 +51,8 @@ typedef struct WanCuda {
     uint32_t *flag;                 // page-locked, the device writes it too
 
     struct WanCudaWeights *weights; // weights.c
+    int tune;                       // time what libraries suggest; else the
+                                    // first, and the same bits every run
     struct WanCublas *blas;         // linear.c; NULL until first used
     struct WanCudnn *cudnn;         // cudnn.c; NULL until first used
 } WanCuda;
@@ -92,10 +95,13 @@ static inline uint32_t *wan_cuda_flag(const WanDev *d)
     return wan_cuda(d)->flag;
 }
 
-/* Whether p is memory of the arena. */
+/* Whether kernels can read p: memory of the arena, or in a test of its own. */
+int wan_cuda_readable(const void *p);
 static inline int wan_cuda_is_device(const WanDev *d, const void *p)
 {
-    return (const char *)p >= d->base && (const char *)p < d->base + d->size;
+    return ((const char *)p >= d->base &&
+            (const char *)p < d->base + d->size) ||
+           (!d->pager && wan_cuda_readable(p));
 }
 
 /* Open a shared library by the first of n names that is there, tried in the
@@ -123,6 +129,19 @@ static inline WanType wan_cuda_weight_type(const WanDev *d, const WanTensor *w)
 
 /* The same of a matrix [N, K] in any float type, as F32 or BF16. */
 const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type);
+
+/* For device.c: a device's part of the weights, its vectors in the last
+ * d->pager->vectors bytes of the arena. */
+int wan_cuda_weights_open(WanDev *d);
+void wan_cuda_weights_close(WanDev *d);
+void wan_cuda_weights_stage(WanDev *d, int stage);
+void wan_cuda_weights_forget(WanDev *d);
+void wan_cuda_weights_used(WanDev *d);      // after each entry
+int64_t wan_cuda_page_bytes(const WanTensor *w, const WanTensor *x,
+                            WanType *type);
+
+/* Make the device's context current in a thread of our own, for good. */
+void wan_cuda_adopt_thread(const WanCuda *c);
 
 /* ------------------------------------------------------------- entries */
 
@@ -182,6 +201,9 @@ void wan_cuda_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
 void wan_cuda_copy(WanDev *d, WanTensor *y, const WanTensor *x); // any types
 void wan_cuda_fill(WanDev *d, WanTensor *y, float value);
 void wan_cuda_finite(WanDev *d, const WanTensor *x, const char *what);
+/* Gathers its rows on the host: the table stays there. */
+void wan_cuda_embed(WanDev *d, WanTensor *y, const WanTensor *table,
+                    const int32_t *ids);
 
 /* image.cu */
 void wan_cuda_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x,
@@ -195,6 +217,7 @@ void wan_cuda_channels_first(WanDev *d, WanTensor *y, int64_t t0,
                              const WanTensor *shift);
 void wan_cuda_resize(WanDev *d, WanTensor *y, const WanTensor *x);
 void wan_cuda_image(WanDev *d, const WanImage *img, const WanTensor *rgb);
+int64_t wan_cuda_image_scratch(int threads, const WanTensor *rgb);
 
 /* noise.cu */
 void wan_cuda_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
@@ -205,9 +228,7 @@ void wan_cuda_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
 void wan_cuda_quant_e4m3(WanDev *d, WanTensor *y, float *scale,
                          const WanTensor *x);
 
-/* device.c; embed gathers its rows on the host: the table stays there */
-void wan_cuda_embed(WanDev *d, WanTensor *y, const WanTensor *table,
-                    const int32_t *ids);
+/* device.c */
 void wan_cuda_upload(WanDev *d, WanTensor *y, const float *host);
 void wan_cuda_download(WanDev *d, float *host, const WanTensor *x);
 

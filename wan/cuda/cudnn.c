@@ -45,10 +45,16 @@ typedef cudnnBackendDescriptor_t Desc;
 /* Names of tensors in a graph. */
 enum { X = 1, W, V, Y, SCALE, BIAS, OLD, PRODUCT, SUM };
 
+/* The use of a shape at which engines are timed, if WanCuda.tune. Before, it is
+ * the first that is offered: a shape of a video's first frame alone is not
+ * worth more. */
+#define TUNE_AT 8
+
 /* A shape that was met, and what does it. */
 typedef struct Choice {
     WanCudnnOp op;
     WanCudnnPlan plan;          // none: not offered, or the rival is faster
+    int uses, tuned;
     struct Choice *next;
 } Choice;
 
@@ -616,6 +622,10 @@ static int choose(WanDev *d, WanCudnn *c, const WanCudnnOp *op,
         rival_wins = rival && time_one(d, c, op, NULL, data, y, data->y, rival,
                                        opaque, event, best) < best;
     }
+    wan_log(d->log, WAN_LOG_VERBOSE, "cuDNN: %s, %.3f ms by engine %d, number "
+            "%d of %d%s", op->kind == WAN_CUDNN_SDPA ? "attention" :
+            "convolution", best, (int)plan[winner].engine, winner + 1, n,
+            rival_wins ? "; ours is faster" : "");
     for (int i = 0; i < 2; i++)
         if (event[i])
             cudaEventDestroy(event[i]);
@@ -634,32 +644,41 @@ static Choice *find(WanCudnn *c, const WanCudnnOp *op)
     return NULL;
 }
 
-/* Plans and times a shape that is met for the first time. */
+/* A shape that is met for the first time gets the first plan offered. */
 static Choice *meet(WanDev *d, WanCudnn *c, const WanCudnnOp *op,
-                    const WanCudnnData *data, int64_t y_bytes, int in_place,
-                    WanCudnnRival rival, const void *opaque)
+                    int64_t workspace)
 {
-    WanCudnnPlan plan[64] = { { 0 } };
     Choice *const choice = calloc(1, sizeof(*choice));
-    int n, keep;
 
     if (!choice)
         return NULL;
     choice->op = *op;
-    n = wan_cudnn_plans(c, op, data->workspace_bytes, plan, 64);
-    if (!n)
-        wan_log(d->log, WAN_LOG_DEBUG, "cuDNN: %s not offered: %s",
+    if (!wan_cudnn_plans(c, op, workspace, &choice->plan, 1))
+        wan_log(d->log, WAN_LOG_VERBOSE, "cuDNN: %s not offered: %s",
                 op->kind == WAN_CUDNN_SDPA ? "attention" : "convolution",
                 c->text);
-    keep = n && !choose(d, c, op, data, y_bytes, in_place, rival, opaque, plan,
-                        n);
+    choice->next = c->choices;
+    c->choices = choice;
+    return choice;
+}
+
+/* One that is used again and again gets the fastest. */
+static void tune(WanDev *d, WanCudnn *c, Choice *choice,
+                 const WanCudnnData *data, int64_t y_bytes, int in_place,
+                 WanCudnnRival rival, const void *opaque)
+{
+    WanCudnnPlan plan[64] = { { 0 } };
+    const int n = wan_cudnn_plans(c, &choice->op, data->workspace_bytes, plan,
+                                  64);
+    const int keep = n && !choose(d, c, &choice->op, data, y_bytes, in_place,
+                                  rival, opaque, plan, n);
+
+    wan_cudnn_plan_free(c, &choice->plan);
+    choice->tuned = 1;
     if (keep)
         choice->plan = plan[0];
     for (int i = keep; i < n; i++)
         wan_cudnn_plan_free(c, &plan[i]);
-    choice->next = c->choices;
-    c->choices = choice;
-    return choice;
 }
 
 /* Opened with the first operation. What was not there is not looked for
@@ -682,7 +701,7 @@ int wan_cudnn_run(WanDev *d, const WanCudnnOp *op, const WanCudnnData *data,
 {
     WanCudnn *const c = library(d);
     Choice *choice;
-    int first = 0, done = 0;
+    int done = 0;
 
     if (!c)
         return 0;
@@ -690,13 +709,14 @@ int wan_cudnn_run(WanDev *d, const WanCudnnOp *op, const WanCudnnData *data,
     c->status = 0;
     note(c, c->SetStream(c->handle, wan_cuda_stream(d)), "set stream");
     choice = find(c, op);
-    if (!choice) {
-        choice = meet(d, c, op, data, y_bytes, in_place, rival, rival_opaque);
-        first = 1;
-    }
+    if (!choice)
+        choice = meet(d, c, op, data->workspace_bytes);
+    if (choice && choice->plan.descriptor && ++choice->uses >= TUNE_AT &&
+        wan_cuda(d)->tune && !choice->tuned)
+        tune(d, c, choice, data, y_bytes, in_place, rival, rival_opaque);
     if (choice && choice->plan.descriptor) {
         done = execute(c, op, &choice->plan, data, data->y, data->y);
-        if (!done && first) {       // planned, but not for this card after all
+        if (!done && choice->uses == 1) {   // planned, but not for this card
             wan_log(d->log, WAN_LOG_VERBOSE, "cuDNN: %s; not used", c->text);
             wan_cudnn_plan_free(c, &choice->plan);
         } else if (!done) {

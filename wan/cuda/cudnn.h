@@ -4,9 +4,9 @@
  * This file is part of libwan; see the licence in wan.h.
  *
  * The library is opened at run time, 9.15 or newer. An operation is described
- * by its shape alone, a WanCudnnOp; which of the library's engines is fastest
- * for it is found by timing them once, and remembered as long as the device is
- * open. Descriptors can be built for a card that is not there, from a JSON text
+ * by its shape alone, a WanCudnnOp. The first of the library's engines that is
+ * offered does it, the same in every run; with WanCuda.tune the fastest, found
+ * by timing them once, and remembered as long as the device is open. Descriptors can be built for a card that is not there, from a JSON text
  * of its properties, so that a test can ask what each card would be offered.
  */
 
@@ -19,6 +19,14 @@
  * are not used. Where the plan backend counts, no card can be asked. */
 #define WAN_CUDNN_SDPA_WORKSPACE (INT64_C(1) << 20)
 #define WAN_CUDNN_CONV_WORKSPACE (INT64_C(16) << 20)
+
+/* Aligned so: ask for as much more. */
+#define WAN_CUDNN_ALIGN 256
+static inline void *wan_cudnn_workspace(void *scratch)
+{
+    return (void *)(((uintptr_t)scratch + WAN_CUDNN_ALIGN - 1) /
+                    WAN_CUDNN_ALIGN * WAN_CUDNN_ALIGN);
+}
 
 typedef struct WanCudnn WanCudnn;
 
@@ -50,15 +58,16 @@ typedef struct WanCudnnData {
 } WanCudnnData;
 
 /**
- * Another way to do the same, timed beside the library's: y as given.
+ * Another way to do the same, timed beside the library's, into y.
  */
 typedef void (*WanCudnnRival)(const void *opaque, void *y, cudaStream_t s);
 
 /**
  * Do op.
  *
- * The first time, engines are planned and timed: this takes up to a few
- * seconds and waits for the device.
+ * The first time it is planned, which for attention takes a second; with
+ * WanCuda.tune, the eighth time all engines are planned and timed, which waits
+ * for the device.
  *
  * @param y_bytes the result's memory from its first element to its last; where
  *        the op reads what it overwrites, engines are timed on memory of that

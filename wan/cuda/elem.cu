@@ -363,32 +363,42 @@ extern "C" void wan_cuda_finite(WanDev *d, const WanTensor *x,
 
 /* ---------------------------------------------------------------- embed */
 
+/* Element i of a dense host array. */
+static void host_set(void *p, WanType type, int64_t i, float v)
+{
+    if (type == WAN_F32)
+        ((float *)p)[i] = v;
+    else
+        ((uint16_t *)p)[i] = type == WAN_BF16 ? wan_f32_to_bf16(v)
+                                              : wan_f32_to_f16(v);
+}
+
 /* The table stays in the file's mapping: it is 2 GB for UMT5, and a prompt
- * asks for a few dozen rows. */
+ * asks for a few dozen rows. They go up in y's type, from memory that is free
+ * again once the call is back, as it is pageable. */
 extern "C" void wan_cuda_embed(WanDev *d, WanTensor *y, const WanTensor *table,
                                const int32_t *ids)
 {
     const int64_t n = wan_rows(y), C = wan_cols(y);
     const int64_t step = table->pitch * wan_type_size(table->type);
-    float *const rows = (float *)malloc((n * C + 1) * sizeof(*rows));
+    const size_t bytes = C * wan_type_size(y->type);
+    float *const row = (float *)malloc(C * sizeof(*row) + n * bytes + 1);
+    char *const rows = (char *)(row + C);
 
-    if (!rows) {
+    if (!row) {
         wan_dev_fail(d, WAN_ERR(ENOMEM), "embed: no memory for %lld rows",
                      (long long)n);
         return;
     }
-    for (int64_t i = 0; i < n; i++)
-        wan_to_f32(rows + i * C, (const char *)table->data + ids[i] * step,
+    for (int64_t i = 0; i < n; i++) {
+        wan_to_f32(row, (const char *)table->data + ids[i] * step,
                    table->type, C, 1);
-    if (y->pitch == C) {
-        wan_cuda_upload(d, y, rows);
-    } else {
-        for (int64_t i = 0; i < n; i++) {
-            WanTensor row = wan_slice(y, i, 1);
-
-            row.pitch = C;      // of one row: none
-            wan_cuda_upload(d, &row, rows + i * C);
-        }
+        for (int64_t c = 0; c < C; c++)
+            host_set(rows + i * bytes, y->type, c, row[c]);
     }
-    free(rows);
+    if (n)
+        wan_cuda_ok(d, cudaMemcpy2DAsync(
+            y->data, y->pitch * wan_type_size(y->type), rows, bytes, bytes, n,
+            cudaMemcpyHostToDevice, wan_cuda_stream(d)), "embed");
+    free(row);
 }

@@ -100,7 +100,7 @@ extern "C" void wan_cuda_noise(WanDev *d, WanTensor *y, enum WanRng rng,
            : blocks < 1 ? 1 : blocks;
     const int64_t rounds = wan_div_up(n, blocks * 256 * 4);
     WAN_LAUNCH(randn_kernel,
-               dim3((unsigned)blocks, rounds < 1024 ? (unsigned)rounds : 1024),
+               dim3((unsigned)blocks, rounds < 64 ? (unsigned)rounds : 64),
                256, 0, wan_cuda_stream(d), (float *)y->data, n,
                (uint32_t)seed, (uint32_t)(seed >> 32));
     wan_cuda_launched(d, "noise");
