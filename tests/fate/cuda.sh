@@ -72,7 +72,7 @@ done
 
 tags()
 {
-    card -filter_complex "$card_source:size=32x32:frames=1:format=nv12:hwframes=1,showinfo,hwdownload,format=nv12" \
+    card -filter_complex "$card_source:size=32x32:frames=1:format=nv12:hwframes=1,showinfo=checksum=0,hwdownload,format=nv12" \
         -f null - && has 'fmt:cuda' "$tmp/log" && has 'color_range:tv' "$tmp/log" &&
         has 'color_space:bt709' "$tmp/log"
 }
