@@ -143,7 +143,7 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
-       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh \
+       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/install.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
@@ -240,7 +240,7 @@ check-sanitize:
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter i2v recipes badinput interrupt
+CHECK_FATE = framecrc filter i2v cuda recipes badinput interrupt
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265,gif \
                --disable-decoder=hevc,webp,gif,mp3float,flac \
                --disable-filter=minterpolate,xfade,xstack \
@@ -252,7 +252,7 @@ check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@ln -sf ../../bin/wan-info $(C_)/bin
 	@dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $* $(B)/source) && \
 	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(C_) $(B)/pkgconfig \
-	        $(CHECK_FFMPEG)
+	        $(FFMPEG_CUDA) $(CHECK_FFMPEG)
 	@SRC=$(SRC) B=$(abspath $(C_)) WAN_GOLDEN=$(GOLDEN) FFMPEG_SERIES=$* \
 	    sh $(SRC)/tests/run $(CHECK_FATE:%=$(SRC)/tests/fate/%.sh)
 
@@ -264,12 +264,14 @@ check-threads: $(filter %/job %/cuda_weights,$(UNIT:%=$(B)/tests/unit/%)) \
 
 # The series that was found, or given; then source, patches, build.
 FFMPEG_FLAGS = $(if $(FFMPEG_DIR),--dir=$(FFMPEG_DIR))
+# With CUDA in libwan, in FFmpeg too where its headers are: GPU frames and NVENC.
+FFMPEG_CUDA = $(if $(filter yes,$(CUDA)),--cuda=auto)
 ffmpeg: libs
 	@mkdir -p $(B)
 	@dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $(FFMPEG_VERSION) $(B)/source \
 	    $(FFMPEG_FLAGS)) && \
 	    sed -n '1s/^\([0-9]*\.[0-9]*\).*/\1/p' $$dir/RELEASE > $(B)/ffmpeg.series && \
-	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig
+	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig $(FFMPEG_CUDA)
 
 # make demo [MODEL=DIR] [PROMPT='...'] [NEXT='...'] [DEMO='frames=17:steps=20']
 export MODEL PROMPT NEXT DEMO

@@ -754,22 +754,15 @@ end:
 
 static int image_fits(const WanImage *img, const WanRequest *rq)
 {
-    static const struct { unsigned char planes, bytes, log2_chroma; } f[] = {
-        [WAN_PIX_YUV420P] = { 3, 1, 1 },   [WAN_PIX_YUV444P] = { 3, 1, 0 },
-        [WAN_PIX_YUV420P10] = { 3, 2, 1 }, [WAN_PIX_GBRP] = { 3, 1, 0 },
-        [WAN_PIX_RGB24] = { 1, 3, 0 },     [WAN_PIX_GBRPF32] = { 3, 4, 0 },
-    };
-
-    if ((unsigned)img->format > WAN_PIX_GBRPF32 || img->width != rq->width ||
+    if ((unsigned)img->format > WAN_PIX_P010 || img->width != rq->width ||
         img->height != rq->height)
         return 0;
-    for (int i = 0; i < f[img->format].planes; i++) {
-        const int w = i ? img->width >> f[img->format].log2_chroma
-                        : img->width;
-        const ptrdiff_t s = img->stride[i] < 0 ? -img->stride[i]
-                                               : img->stride[i];
+    for (int p = 0; p < 4; p++) {
+        const int64_t row = wan_image_row_bytes(img->format, img->width, p);
+        const ptrdiff_t s = img->stride[p] < 0 ? -img->stride[p]
+                                               : img->stride[p];
 
-        if (!img->data[i] || s < (ptrdiff_t)w * f[img->format].bytes)
+        if (row && (!img->data[p] || s < row))
             return 0;
     }
     return 1;

@@ -242,10 +242,15 @@ enum WanPixelFormat {
     WAN_PIX_YUV420P10,  /**< 3 planes, 10 bit in native 16, BT.709 limited */
     WAN_PIX_GBRP,       /**< 3 planes, 8 bit: G, B, R, full range */
     WAN_PIX_RGB24,      /**< 1 plane, 8 bit: RGB RGB, full range */
-    WAN_PIX_GBRPF32     /**< 3 planes, native float in [0,1]: G, B, R */
+    WAN_PIX_GBRPF32,    /**< 3 planes, native float in [0,1]: G, B, R */
+    WAN_PIX_NV12,       /**< YUV420P in 2 planes: Y; Cb and Cr in turn */
+    WAN_PIX_P010        /**< YUV420P10 likewise, in the upper 10 of 16 bits */
 };
 
-/** Where pixels go (or come from): the caller's memory. */
+/**
+ * Where pixels go (or come from): the caller's memory. Where a job on a GPU
+ * writes its frames it may be that GPU's, of the model's context.
+ */
 typedef struct WanImage {
     enum WanPixelFormat format;
     int width, height;
@@ -363,6 +368,10 @@ WAN_API int wan_job_step(WanJob *job, WanProgress *progress);
  * Copy the next finished frame into caller memory.
  *
  * A decoded chunk holds 1 frame at the start of a video, 4 afterwards.
+ *
+ * The pixels are there when it returns, on a GPU too: whoever reads them need
+ * not wait for a stream of libwan's. The planes may be written as soon as it is
+ * called: work of the caller's that still reads them must have ended.
  *
  * @param job the video being made; one thread at a time
  * @param img planes to fill, owned by the caller: the WanRequest's width x

@@ -354,11 +354,6 @@ static __global__ void yuv_kernel(Planes a, const T *rgb)
     put_sample(a, 2, i, j, __fmul_rn(__fadd_rn(128, r), size));
 }
 
-/* What FFmpeg's CUDA frames have and wan.h has not yet: a plane of Y and one
- * of Cb, Cr in turn; p010's 10 bits are the upper ones of 16. In planes of the
- * device alone. */
-enum { NV12 = WAN_PIX_GBRPF32 + 1, P010 };
-
 /* Samples as they lie in the planes of a format; in `plane` and `offset` the
  * place of R, G, B or Y, Cb, Cr. */
 struct Layout {
@@ -382,13 +377,13 @@ static bool layout_of(Layout *l, int format)
     case WAN_PIX_YUV420P10:
         l->bytes = 2;
         return true;
-    case NV12:
-    case P010:
+    case WAN_PIX_NV12:
+    case WAN_PIX_P010:
         l->plane[2] = 1;
         l->offset[2] = 1;
         l->chroma_step = 2;
-        l->bytes = format == P010 ? 2 : 1;
-        l->left = format == P010 ? 6 : 0;
+        l->bytes = format == WAN_PIX_P010 ? 2 : 1;
+        l->left = format == WAN_PIX_P010 ? 6 : 0;
         return true;
     case WAN_PIX_RGB24:
         *l = { { 0, 0, 0 }, { 0, 1, 2 }, 3, 3, 1, 0, 0, 0 };
