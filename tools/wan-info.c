@@ -314,9 +314,9 @@ static void show_plan(const WanPlan *p, const WanRequest *r,
             printf("; %.3f GB %s: %s", p->available_bytes / 1e9,
                    m->memory ? "given" : "free",
                    p->least_bytes > p->available_bytes ? "too little" :
-                   p->stream_bytes ? "" : "all stay");
+                   p->stream_bytes ? "" : "a step's stay");
         if (p->stream_bytes)
-            printf("%.3f GB pass through every step", p->stream_bytes / 1e9);
+            printf("%.3f GB are copied at every step", p->stream_bytes / 1e9);
     } else if (p->available_bytes < INT64_MAX)
         printf(" of %.3f GB %s: %s", p->available_bytes / 1e9,
                m->memory ? "given" : "free",

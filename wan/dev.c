@@ -275,7 +275,7 @@ void wan_dev_stage(WanDev *d, int stage)
 
 void wan_dev_forget(WanDev *d)
 {
-    if (d->backend->forget) {
+    if (d->backend->forget && !d->plan) {
         wan_dev_enter(d);
         d->backend->forget(d);
         wan_dev_leave(d);
@@ -307,7 +307,7 @@ void wan_dev_shared_free(WanDev *d, void *p)
 
 void wan_dev_wait(WanDev *d)
 {
-    if (d->backend->wait) {
+    if (d->backend->wait && !d->plan) {
         wan_dev_enter(d);
         d->backend->wait(d);
         wan_dev_leave(d);

@@ -421,8 +421,10 @@ static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
     wan_pager_need(j->pager, &out->least_bytes, &out->full_bytes);
     *bytes = out->full_bytes < out->available_bytes ? out->full_bytes
                                                     : out->available_bytes;
-    if (*bytes >= out->least_bytes)
-        out->stream_bytes = wan_pager_fit(j->pager, *bytes);
+    if (*bytes >= out->least_bytes) {
+        wan_pager_fit(j->pager, *bytes);
+        out->stream_bytes = wan_pager_streams(j->pager, WAN_STAGE_STEPS);
+    }
     return 0;
 }
 
@@ -619,9 +621,9 @@ static int check_memory(const WanModel *m, const WanRequest *r,
     }
     if (p->stream_bytes)
         wan_log(&m->log, WAN_LOG_INFO, "%.3g GB of device memory would keep "
-                "all weights, %.3g GB are %s: %.3g GB of them are copied "
-                "again at every step", p->full_bytes / 1e9,
-                p->available_bytes / 1e9, whose, p->stream_bytes / 1e9);
+                "all weights, %.3g GB are %s: %.3g GB are copied at every "
+                "step", p->full_bytes / 1e9, p->available_bytes / 1e9, whose,
+                p->stream_bytes / 1e9);
     return 0;
 }
 

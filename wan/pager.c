@@ -126,17 +126,6 @@ void wan_pager_need(const WanPager *p, int64_t *least, int64_t *full)
     *full += aligned(p->vectors);
 }
 
-/* Bytes that pass through the ring in one round of uses, if it holds no page
- * from one use to the next. */
-static int64_t streamed(const WanPagerStage *s)
-{
-    int64_t sum = 0;
-
-    for (int i = s->repeat > 0 ? s->repeat : 0; i < s->nb_uses; i++)
-        sum += s->page[s->use[i]].stays ? 0 : s->page[s->use[i]].bytes;
-    return sum;
-}
-
 static void fit_stage(WanPagerStage *s)
 {
     int64_t stay = s->bytes, used = 0;
@@ -169,20 +158,15 @@ static void fit_stage(WanPagerStage *s)
     s->ring = used;
 }
 
-int64_t wan_pager_fit(WanPager *p, int64_t bytes)
+void wan_pager_fit(WanPager *p, int64_t bytes)
 {
-    int64_t most = 0;
-
     for (int i = 0; i < WAN_PAGER_STAGES; i++) {
         WanPagerStage *s = &p->stage[i];
 
         s->room = bytes - aligned(p->vectors) - aligned(s->work);
         s->room -= s->room % WAN_PAGE_ALIGN;
         fit_stage(s);
-        if (s->ring_bytes && streamed(s) > most)
-            most = streamed(s);
     }
-    return most;
 }
 
 /* -------------------------------------------------------------- running */
@@ -288,10 +272,9 @@ WanPage *wan_pager_next(WanPager *p, WanPage **after)
     return NULL;
 }
 
-static WanPage *find(WanPager *p, const WanTensor *w)
+static WanPage *find(WanPager *p, const void *key)
 {
     const WanPagerStage *s = p->now;
-    const void *key = key_of(w);
     WanPage *page = s ? page_at(s, p->at) : NULL;
 
     if (!s || p->error)
@@ -325,11 +308,38 @@ static WanPage *find(WanPager *p, const WanTensor *w)
     return NULL;
 }
 
-WanPage *wan_pager_use(WanPager *p, const WanTensor *w)
+static WanPage *use(WanPager *p, const void *key)
 {
-    WanPage *page = find(p, w);
+    WanPage *page = find(p, key);
 
     if (page)
         page->used = ++p->uses;
     return page;
+}
+
+WanPage *wan_pager_use(WanPager *p, const WanTensor *w)
+{
+    return use(p, key_of(w));
+}
+
+int64_t wan_pager_streams(WanPager *p, int stage)
+{
+    const WanPagerStage *s = &p->stage[stage];
+    const int64_t end = s->nb_uses + (s->repeat < 0 ? 0 : s->nb_uses -
+                                                          s->repeat);
+    WanPage *page, *after;
+    int64_t sum = 0;
+
+    /* A round to fill the ring, and one that counts. */
+    wan_pager_begin(p, stage);
+    for (int64_t v = 0; v < end; v++) {
+        use(p, page_at(s, v)->key);
+        while ((page = wan_pager_next(p, &after))) {
+            page->state = WAN_PAGE_COPIED;
+            if (v >= s->nb_uses)
+                sum += page->bytes;
+        }
+    }
+    p->now = NULL;
+    return s->ring_bytes ? sum : 0;
 }

@@ -107,14 +107,13 @@ void wan_pager_repeat(WanPager *p);
  * nothing is copied twice. */
 void wan_pager_need(const WanPager *p, int64_t *least, int64_t *full);
 
-/**
- * Lay every stage out in that much device memory.
- *
- * @param bytes at least what wan_pager_need() calls least
- * @return bytes that pass through the ring in one round of the stage that
- *         copies most; 0: everything stays
- */
-int64_t wan_pager_fit(WanPager *p, int64_t bytes);
+/* Lay every stage out in that much device memory, at least what
+ * wan_pager_need() calls least. */
+void wan_pager_fit(WanPager *p, int64_t bytes);
+
+/* Bytes that are copied in each round of a stage that was laid out, once it
+ * is running; 0: everything stays. Not while a stage runs. */
+int64_t wan_pager_streams(WanPager *p, int stage);
 
 /* -------------------------------------------------------------- running */
 

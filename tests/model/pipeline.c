@@ -245,11 +245,10 @@ TEST(streamed_weights)
     WanPlan full, least;
     const uint64_t want = digest(0, &full);
 
-    CHECK(full.full_bytes >= full.least_bytes && !full.stream_bytes);
     if (!full.full_bytes)
         return;                         // a device without memory of its own
+    CHECK(full.full_bytes > full.least_bytes && !full.stream_bytes);
     CHECK(digest(full.least_bytes, &least) == want);
-    CHECK(least.stream_bytes > 0);
     CHECK(digest((full.least_bytes + full.full_bytes) / 2, &least) == want);
 }
 

@@ -229,7 +229,10 @@ static void make_matrix(Fixture *f, int i)
     WanTensor t = conv ? wan_tensor_of(NULL, from, O, I, 3, 3, 3)
                        : wan_tensor_of(NULL, from, 11 + i % 13, K);
     const int64_t n = wan_count(&t), row = n / t.dim[0];
-    unsigned char *p = malloc(n * 4);
+    unsigned char *p = calloc(n, 4);
+
+    if (n < 1 || n > 1 << 24)
+        abort();
 
     for (int64_t k = 0; k < n; k++) {
         const float v = (float)random_u32() / (1 << 24) - 8;
