@@ -15,8 +15,8 @@ set -eu
 
 out=demo.mp4
 parts=$B/demo
-prompt=${PROMPT:-a red ball bounces on a green field}
-next=${NEXT:-the red ball moves to the left}
+prompt=${PROMPT:-a red ball bounces over a grassy field}
+next=${NEXT:-a red ball moves to the left over a grassy field}
 options=:seed=1${DEMO:+:$DEMO}
 model=
 mkdir -p "$parts"
@@ -81,7 +81,7 @@ if [ -z "$model" ]; then
     echo "demo: then from its last frame, $parts/still.png, and: $next"
     echo "demo:     $took s, $(told i2v)"
     echo "demo: next, a sentence of your own:"
-    echo "    $B/bin/ffmpeg -f lavfi -i \"wan_t2v=prompt=a blue star moves to the right over the sea\" mine.mp4"
+    echo "    $B/bin/ffmpeg -f lavfi -i \"wan_t2v=prompt=a blue star moves to the right above the sea\" mine.mp4"
 elif [ -z "${MODEL:-}" ]; then
     echo "demo: next, with a real checkpoint (docs/models.md says where to get one):"
     echo "    make demo MODEL=Wan2.1-T2V-1.3B PROMPT='waves roll onto a beach'"

@@ -115,7 +115,9 @@ said() { grep -Eo -e "$1" "$tmp/log" | wc -l | tr -d ' '; }
 # models are those in FOLDER/share/libwan/demo
 with_demo()
 {
-    mkdir -p "$1/lib" && cp "$B"/lib/libwan.so.* "$1/lib" || return 1
+    [ -e "$1/lib" ] || {
+        mkdir -p "$1/lib" && cp "$B"/lib/libwan.so.* "$1/lib" || return 1
+    }
     demo_before=${LD_LIBRARY_PATH-}
     LD_LIBRARY_PATH=$1/lib${demo_before:+:$demo_before}
     export LD_LIBRARY_PATH

@@ -340,6 +340,9 @@ check 'size and frames of the config.json' own_size
 
 # --------------------------------------------------------------- mode=extend
 
+demux=demux                     # the time base of the input
+[ "$FFMPEG_SERIES" != 5.1 ] || demux=-1
+
 # extend FORMAT RATE [FILTERS]: 10 frames pass, 4 follow
 extend()
 {
@@ -347,7 +350,7 @@ extend()
         -frames:v 10 -c:v rawvideo "$tmp/in.nut" &&
         good -i "$tmp/in.nut" -f framemd5 "$tmp/in.md5" &&
         good -i "$tmp/in.nut" -vf "$(i2v "$bare:mode=extend")" \
-            -enc_time_base demux -fps_mode passthrough -f framemd5 "$tmp/out.md5" &&
+            -enc_time_base $demux -fps_mode passthrough -f framemd5 "$tmp/out.md5" &&
         lacks auto_scale "$tmp/log" || return 1
     same "$(md5s "$tmp/out.md5" | head -n 10)" "$(md5s "$tmp/in.md5")" &&
         same "$(md5s "$tmp/out.md5" | tail -n 4 | sort -u | wc -l | tr -d ' ')" 4 &&

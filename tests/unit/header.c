@@ -34,10 +34,27 @@ TEST(no_model_is_an_error)
     wan_model_close(&m);
 }
 
+/* Found or not, it says an absolute path; tests/fate/install.sh looks where. */
+TEST(demo_model)
+{
+    WanDemo t2v, i2v, none;
+    const int ret = wan_demo_model(&t2v, WAN_TASK_T2V);
+
+    CHECK(ret == 0 || ret == WAN_ERR(ENOENT));
+    CHECK(*t2v.model == '/' && *t2v.manual == '/');
+    CHECK(strlen(t2v.model) > 3 &&
+          !strcmp(t2v.model + strlen(t2v.model) - 3, "t2v"));
+    wan_demo_model(&i2v, WAN_TASK_I2V);
+    CHECK(strcmp(i2v.model, t2v.model) && !strcmp(i2v.manual, t2v.manual));
+    CHECK(wan_demo_model(&none, WAN_TASK_FLF2V) == WAN_ERR(ENOSYS));
+    CHECK(!*none.model && !*none.manual);
+}
+
 int main(void)
 {
     RUN(version);
     RUN(errors_have_texts);
     RUN(no_model_is_an_error);
+    RUN(demo_model);
     return test_end();
 }
