@@ -241,8 +241,8 @@ check-sanitize:
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
 CHECK_FATE = framecrc filter i2v cuda recipes badinput interrupt
-CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265,gif \
-               --disable-decoder=hevc,webp,gif,mp3float,flac \
+CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
+               --disable-decoder=hevc,webp,mp3float,flac \
                --disable-filter=minterpolate,xfade,xstack \
                --disable-bsf=trace_headers,h264_metadata,hevc_metadata
 check-ffmpeg-%: C_ = $(B)/check-$*

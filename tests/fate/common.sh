@@ -3,7 +3,8 @@
 # This file is part of libwan; see the licence in wan/wan.h.
 #
 # SRC: the repository; B: the build folder, absolute; WAN_GOLDEN: reference
-# data with the tiny checkpoints. $tmp is a folder of this test alone.
+# data with the tiny checkpoints; FFMPEG_SERIES: of the ffmpeg in B, such as 9.0.
+# $tmp is a folder of this test alone.
 
 ffmpeg=$B/bin/ffmpeg ffprobe=$B/bin/ffprobe
 tools=$B/tests/fate
@@ -12,6 +13,7 @@ case $WAN_GOLDEN in
 *) WAN_GOLDEN=$PWD/$WAN_GOLDEN ;;
 esac
 tiny=$WAN_GOLDEN/tiny
+series=${FFMPEG_SERIES:-$(sed -n 1p "$B/ffmpeg.series" 2> /dev/null)}
 count=0 failed=0
 unset WAN_MODEL
 export LC_ALL=C
@@ -79,9 +81,10 @@ source_of()
 small="prompt=a cat:size=32x32:frames=5:steps=1:seed=7"
 
 # run ARGUMENT...: ffmpeg, its messages in $tmp/log; a hang is a failure
+patience=60
 run()
 {
-    timeout 60 "$ffmpeg" -hide_banner -nostdin -y -xerror "$@" \
+    timeout $patience "$ffmpeg" -hide_banner -nostdin -y -xerror "$@" \
         > "$tmp/out" 2> "$tmp/log"
 }
 
@@ -91,6 +94,17 @@ make_clip()
     clip_source=$1
     shift
     run -f lavfi -i "$clip_source" "$@" && return 0
+    cat "$tmp/log"
+    return 1
+}
+
+# make_film SOURCE OUTPUT...: the same in the graph of the output. In 5.1 the
+# lavfi device hands on pixels alone, without tags and side data.
+make_film()
+{
+    film_source=$1
+    shift
+    run -filter_complex "$film_source" "$@" && return 0
     cat "$tmp/log"
     return 1
 }

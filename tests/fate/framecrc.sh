@@ -7,7 +7,7 @@
 
 . "$SRC/tests/fate/common.sh"
 need "$ffmpeg"
-build=$B/ffmpeg-$FFMPEG_SERIES
+build=$B/ffmpeg-$series
 refs=$build/source/tests/ref/fate
 samples=$B/fate-samples
 

@@ -41,7 +41,7 @@ refused()
     shift 2
     run -v error "$@" -f null -
     refused_status=$?
-    [ $refused_status -ne 0 ] && [ $refused_status -ne 124 ] &&
+    [ $refused_status -ne 0 -o "${late-}" = 5.1 ] && [ $refused_status -ne 124 ] &&
         [ $refused_status -lt 129 -o $refused_status -ge 160 ] &&
         has "$refused_pattern" "$tmp/log" > "$tmp/why"
     report $? "$refused_name" "$tmp/log"
@@ -230,7 +230,7 @@ check 'alpha is dropped with a warning' alpha
 # fit INPUT_SIZE SAR SIZE [OPTIONS]: logged before the memory is refused
 fit()
 {
-    run -f lavfi -i "color=s=$1,setsar=$2" -vf "$(i2v "$bare:memory=1000${4-}")" -f null -
+    run -f lavfi -i "color=s=16x16,scale=$1,setsar=$2" -vf "$(i2v "$bare:memory=1000${4-}")" -f null -
     has "(^|[^0-9])$3 for the input of $1" "$tmp/log"
 }
 check 'size of a square'       fit 512x512 1 '624x624'
@@ -243,12 +243,12 @@ check 'size of 1:32'           fit 32x1024 1 '96x3568'
 check 'size of one pixel'      fit 1x1 1 '624x624'
 check 'an output SAR of 2'     fit 512x512 1 '432x880' :sar=2
 refused 'an aspect without end' 'too narrow|multiples of 16' \
-    -f lavfi -i color=s=16000x1 -vf "$(i2v "$bare")"
+    -f lavfi -i color=s=16x16,scale=16000x1,setsar=1 -vf "$(i2v "$bare")"
 
 # a clip from any size: one of the video's
 shape()
 {
-    good -f lavfi -i "color=red:s=$1:d=1" -vf "$(i2v "$small")" -f framecrc \
+    good -f lavfi -i "color=red:s=16x16:d=1,scale=$1" -vf "$(i2v "$small")" -f framecrc \
         "$tmp/crc" && has '^#dimensions 0: 32x32$' "$tmp/crc" &&
         has '^#sar 0: 1/1$' "$tmp/crc" && has '^#tb 0: 1/16$' "$tmp/crc" &&
         same "$(grep -c '^0' "$tmp/crc")" 5
@@ -341,7 +341,7 @@ check 'size and frames of the config.json' own_size
 # --------------------------------------------------------------- mode=extend
 
 demux=demux                     # the time base of the input
-[ "$FFMPEG_SERIES" != 5.1 ] || demux=-1
+[ "$series" != 5.1 ] || demux=-1
 
 # extend FORMAT RATE [FILTERS]: 10 frames pass, 4 follow
 extend()
@@ -516,7 +516,7 @@ refused 'no frame' 'the input has no frame' \
 refused 'no frame to extend' 'the input has no frame' \
     -f lavfi -i testsrc2=s=32x32:d=1 -vf "trim=start=5,$(i2v "$bare:mode=extend")"
 for f in empty text; do
-    refused "image: $f" "$f.png|Invalid data" -i "$tmp/$f.png" -vf "$(i2v "$small")"
+    refused "image: $f" "$f.png|Invalid (data|PNG)" -i "$tmp/$f.png" -vf "$(i2v "$small")"
 done
 head -c 300 "$tmp/photo.png" > "$tmp/cut.png"
 refused 'image: cut off' 'cut.png|png' -i "$tmp/cut.png" -vf "$(i2v "$small")"
@@ -529,8 +529,10 @@ mkdir "$tmp/noclip" && for f in "$tiny/wan-i2v"/*; do
 done
 refused 'no image encoder' 'noclip.*(clip|image encoder)' \
     -i "$tmp/0.png" -vf "wan_i2v=model=$(quote "$tmp/noclip"):$parts:$small"
+late=$series        # 5.1 exits with 0 when a graph fails that was running
 refused 'a YUV matrix without conversion' 'input: YUV of matrix ycgco' \
     -f lavfi -i testsrc2=s=32x32:d=1 -vf "format=yuv444p,setparams=colorspace=ycgco,$(i2v "$small")"
+late=
 # a source that says it has such frames is enough: nothing of it is ever asked
 for m in first extend; do
     refused "frames on a device, mode=$m" \
