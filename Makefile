@@ -6,6 +6,7 @@
 #   make check     everything from a fresh clone to 'N passed, M failed'
 #   make           libwan and the tools
 #   make ffmpeg    build/bin/ffmpeg, build/bin/ffprobe
+#   make judge     what the demo models show, against what was asked of them
 #   make fate, unit, checkop, model, emu, fuzz, bench, install, clean
 #   make gpu-bundle, gpu-plans     with --enable-cuda, see docs/performance.md
 
@@ -171,7 +172,7 @@ $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/lib/libwan.a
 	$(LINK)
-$(FATE_TOOLS): $(B)/tests/fate/%: $(B)/tests/fate/%.o
+$(FATE_TOOLS) $(B)/tests/demo/judge: $(B)/tests/%: $(B)/tests/%.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(DEP_LIBS) -lm
 
 # Reference data; the tiny checkpoints are packed.
@@ -237,6 +238,13 @@ check-sanitize:
 	    $(MAKE) B=build check-lib
 	cd $(B)/tsan && $(abspath $(SRC))/configure --sanitize=thread > /dev/null && \
 	    $(MAKE) B=build check-threads
+# The CUDA backend for every architecture, where nvcc is: it compiles, links
+# and spills nothing. What runs on a card is tests/gpu/run.
+check-cuda:
+	@mkdir -p $(B)/cuda
+	cd $(B)/cuda && $(abspath $(SRC))/configure --enable-cuda > /dev/null && \
+	    $(MAKE) B=build libs && B=build SRC=$(abspath $(SRC)) \
+	    sh $(abspath $(SRC))/tests/run $(abspath $(SRC))/tests/unit/spills.sh
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
@@ -255,6 +263,15 @@ check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
 	        $(FFMPEG_CUDA) $(CHECK_FFMPEG)
 	@SRC=$(SRC) B=$(abspath $(C_)) WAN_GOLDEN=$(GOLDEN) FFMPEG_SERIES=$* \
 	    sh $(SRC)/tests/run $(CHECK_FATE:%=$(SRC)/tests/fate/%.sh)
+
+# Generates from held-out prompts with the demo models and measures the pixels;
+# JUDGE=quick for a part of them.
+JUDGE ?= full
+DEMO_MODEL ?= $(SRC)/share/demo/t2v
+DEMO_MODEL_I2V ?= $(SRC)/share/demo/i2v
+judge: ffmpeg $(B)/tests/demo/judge
+	@JUDGE=$(JUDGE) DEMO_MODEL=$(abspath $(DEMO_MODEL)) \
+	    DEMO_MODEL_I2V=$(abspath $(DEMO_MODEL_I2V)) $(RUN) $(SRC)/tests/demo/judge.sh
 
 check-threads: $(filter %/job %/cuda_weights,$(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
@@ -346,7 +363,7 @@ help:
 
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
-.PHONY: gpu-bundle gpu-plans all libs tools tests unit checkop model fate check-lib check \
-        check-sanitize check-threads ffmpeg demo fuzz bench install \
+.PHONY: gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check \
+        check-sanitize check-cuda check-threads ffmpeg demo fuzz bench install \
         uninstall clean distclean help
 .SECONDARY:
