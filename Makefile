@@ -6,7 +6,9 @@
 #   make check     everything from a fresh clone to 'N passed, M failed'
 #   make           libwan and the tools
 #   make ffmpeg    build/bin/ffmpeg, build/bin/ffprobe
-#   make fate, unit, checkop, model, fuzz, bench, install, clean
+#   make judge     what the demo models show, against what was asked of them
+#   make fate, unit, checkop, model, emu, fuzz, bench, install, clean
+#   make gpu-bundle, gpu-plans     with --enable-cuda, see docs/performance.md
 
 SRC ?= .
 all: libs tools
@@ -30,17 +32,30 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o ops.o image.o \
+OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o
 
-TOOLS = wan-info wan-random
+OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
+            cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
+            cuda/attention.o cuda/flash.o cuda/conv.o cuda/conv_own.o \
+            cuda/linear_own.o
+ifeq ($(CUDA),yes)
+OBJS += $(OBJS-CUDA)
+DEP_LIBS += $(CUDA_LIBS)
+endif
 
-UNIT = arena config header job lora names rng safetensors sampler \
+TOOLS = wan-info wan-random wan-bench
+
+UNIT = arena config header job lora names pager rng safetensors sampler \
        text_clean tokenizer torch_zip weights
+# weights.c on a runtime that is made up: where the real one is not.
+ifneq ($(CUDA),yes)
+UNIT += cuda_weights
+endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
 FUZZ = safetensors torch_zip index_json config_json tokenizer text_clean
@@ -60,6 +75,21 @@ $(B)/wan/%.o: $(SRC)/wan/%.c config.mak
 	$(C) -c $< -o $@
 
 $(B)/wan/files.o: ALL_FLAGS += -DWAN_DATADIR='"$(DATADIR)"'
+
+# Of the toolkit's headers these alone know.
+$(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) $(CUDA_CFLAGS) -c $< -o $@
+
+# What ptxas says of registers and spills is kept beside the object;
+# tests/unit/spills.sh reads it.
+NVCC_FLAGS = -std=c++17 -O3 -Xptxas -v -Xcompiler \
+             -fPIC,-fvisibility=hidden,-Wall,-g $(CUDA_GENCODE) $(CUDA_CFLAGS)
+$(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.cu config.mak
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -I$(SRC)/wan -MMD -MP -MF $(@:.o=.d) -c $< -o $@ \
+	    2> $(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
+	@grep -E 'warning|error' $(@:.o=.ptxas) || :
 
 # Users see wan_ functions marked WAN_API alone: the rest is hidden.
 $(LIB): $(WAN_OBJS)
@@ -112,8 +142,9 @@ GOLDEN = $(B)/golden
 FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage pty)
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
+SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
-       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh \
+       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/install.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
@@ -132,13 +163,16 @@ $(B)/tests/unit/header: $(B)/tests/unit/header.o $(B)/lib/libwan.so
 
 $(B)/tests/checkop/checkop: $(CHECKOP:%=$(B)/tests/checkop/%.o) $(B)/lib/libwan.a
 	$(LINK)
+$(B)/tests/unit/cuda_weights.o: $(SRC)/tests/unit/cuda_weights.c config.mak
+	@mkdir -p $(@D)
+	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/lib/libwan.a
 	$(LINK)
-$(FATE_TOOLS): $(B)/tests/fate/%: $(B)/tests/fate/%.o
+$(FATE_TOOLS) $(B)/tests/demo/judge: $(B)/tests/%: $(B)/tests/%.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(DEP_LIBS) -lm
 
 # Reference data; the tiny checkpoints are packed.
@@ -161,12 +195,40 @@ model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
 fate: ffmpeg tools $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@$(RUN) $(FATE)
 
-# Everything but what needs FFmpeg: quick, and what sanitizers are run on.
-check-lib: tests tools
-	@$(RUN) $(TESTS) $(SRC)/tests/fate/trace.sh
+include $(SRC)/tests/emu/emu.mak
 
-check: tests tools ffmpeg $(FATE_TOOLS)
-	@$(RUN) $(TESTS) $(FATE)
+# For a card, and what cuDNN would do on cards that are not there.
+$(B)/tests/gpu/%.o: $(SRC)/tests/gpu/%.c config.mak
+	@mkdir -p $(@D)
+	$(C) $(CUDA_CFLAGS) -I$(SRC)/tests -c $< -o $@
+$(B)/tests/gpu/%: $(B)/tests/gpu/%.o $(B)/lib/libwan.a
+	$(LINK)
+gpu-plans: $(B)/tests/gpu/plans
+	sh $(SRC)/tests/gpu/standin.sh $(CUDA_DIR)/lib64/stubs/libcuda.so \
+	    $(B)/tests/gpu/standin $(CC)
+	@LD_LIBRARY_PATH=$(B)/tests/gpu/standin:$$LD_LIBRARY_PATH $(RUN) $<
+
+# Tests and benches for a bare machine with a GPU, see tests/gpu/run: programs
+# beside the libraries they need, less those of the system and of CUDA.
+GPU_BUNDLE = $(B)/gpu-bundle
+gpu-bundle: LDFLAGS += -Wl,-rpath,'$$ORIGIN/../lib'
+gpu-bundle: $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
+            $(B)/tests/gpu/own $(B)/bin/wan-bench
+	@[ "$(CUDA)" = yes ] || { echo "gpu-bundle: configure --enable-cuda" >&2; exit 1; }
+	rm -rf $(GPU_BUNDLE)
+	mkdir -p $(GPU_BUNDLE)/bin $(GPU_BUNDLE)/lib
+	cp $(filter-out gpu-bundle,$^) $(GPU_BUNDLE)/bin
+	strip $(GPU_BUNDLE)/bin/*
+	ldd $(GPU_BUNDLE)/bin/* | awk '/cjson|utf8proc|dnnl|gomp/ { print $$3 }' | \
+	    sort -u | xargs -I{} cp -L {} $(GPU_BUNDLE)/lib
+	du -sh $(GPU_BUNDLE)
+
+# Everything but what needs FFmpeg: quick, and what sanitizers are run on.
+check-lib: tests tools $(EMU)
+	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(SRC)/tests/fate/trace.sh
+
+check: tests tools $(EMU) ffmpeg $(FATE_TOOLS)
+	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE)
 
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests
 # under TSan.
@@ -176,10 +238,17 @@ check-sanitize:
 	    $(MAKE) B=build check-lib
 	cd $(B)/tsan && $(abspath $(SRC))/configure --sanitize=thread > /dev/null && \
 	    $(MAKE) B=build check-threads
+# The CUDA backend for every architecture, where nvcc is: it compiles, links
+# and spills nothing. What runs on a card is tests/gpu/run.
+check-cuda:
+	@mkdir -p $(B)/cuda
+	cd $(B)/cuda && $(abspath $(SRC))/configure --enable-cuda > /dev/null && \
+	    $(MAKE) B=build libs && B=build SRC=$(abspath $(SRC)) \
+	    sh $(abspath $(SRC))/tests/run $(abspath $(SRC))/tests/unit/spills.sh
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter i2v recipes badinput interrupt
+CHECK_FATE = framecrc filter i2v cuda recipes badinput interrupt
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float,flac \
                --disable-filter=minterpolate,xfade,xstack \
@@ -191,23 +260,35 @@ check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
 	@ln -sf ../../bin/wan-info $(C_)/bin
 	@dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $* $(B)/source) && \
 	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(C_) $(B)/pkgconfig \
-	        $(CHECK_FFMPEG)
+	        $(FFMPEG_CUDA) $(CHECK_FFMPEG)
 	@SRC=$(SRC) B=$(abspath $(C_)) WAN_GOLDEN=$(GOLDEN) FFMPEG_SERIES=$* \
 	    sh $(SRC)/tests/run $(CHECK_FATE:%=$(SRC)/tests/fate/%.sh)
 
-check-threads: $(B)/tests/unit/job $(GOLDEN)/.stamp
-	@$(RUN) $<
+# Generates from held-out prompts with the demo models and measures the pixels;
+# JUDGE=quick for a part of them.
+JUDGE ?= full
+DEMO_MODEL ?= $(SRC)/share/demo/t2v
+DEMO_MODEL_I2V ?= $(SRC)/share/demo/i2v
+judge: ffmpeg $(B)/tests/demo/judge
+	@JUDGE=$(JUDGE) DEMO_MODEL=$(abspath $(DEMO_MODEL)) \
+	    DEMO_MODEL_I2V=$(abspath $(DEMO_MODEL_I2V)) $(RUN) $(SRC)/tests/demo/judge.sh
+
+check-threads: $(filter %/job %/cuda_weights,$(UNIT:%=$(B)/tests/unit/%)) \
+               $(GOLDEN)/.stamp
+	@$(RUN) $(filter-out %.stamp,$^)
 
 # --------------------------------------------------------------- FFmpeg
 
 # The series that was found, or given; then source, patches, build.
 FFMPEG_FLAGS = $(if $(FFMPEG_DIR),--dir=$(FFMPEG_DIR))
+# With CUDA in libwan, in FFmpeg too where its headers are: GPU frames and NVENC.
+FFMPEG_CUDA = $(if $(filter yes,$(CUDA)),--cuda=auto)
 ffmpeg: libs
 	@mkdir -p $(B)
 	@dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $(FFMPEG_VERSION) $(B)/source \
 	    $(FFMPEG_FLAGS)) && \
 	    sed -n '1s/^\([0-9]*\.[0-9]*\).*/\1/p' $$dir/RELEASE > $(B)/ffmpeg.series && \
-	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig
+	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig $(FFMPEG_CUDA)
 
 # make demo [MODEL=DIR] [PROMPT='...'] [NEXT='...'] [DEMO='frames=17:steps=20']
 export MODEL PROMPT NEXT DEMO
@@ -282,7 +363,7 @@ help:
 
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
-.PHONY: all libs tools tests unit checkop model fate check-lib check \
-        check-sanitize check-threads ffmpeg demo fuzz bench install \
+.PHONY: gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check \
+        check-sanitize check-cuda check-threads ffmpeg demo fuzz bench install \
         uninstall clean distclean help
 .SECONDARY:

@@ -35,8 +35,13 @@
  * needs itself, in float, by the tags of the frame: in extend mode the frames
  * that pass must stay as they are, and libswscale keeps only 8 bits of many
  * formats on the way to float.
+ *
+ * With hwframes=1 the output is CUDA frames: libwan works in the context of
+ * the graph's CUDA device and writes into the planes of frames from the pool of
+ * the output link, see wait_for_readers(). Nothing passes through the host.
  */
 
+#include "config.h"
 #include "config_components.h"
 
 #include <errno.h>
@@ -52,6 +57,7 @@
 #include "libavutil/error.h"
 #include "libavutil/file.h"
 #include "libavutil/frame.h"
+#include "libavutil/hwcontext.h"
 #include "libavutil/intfloat.h"
 #include "libavutil/mathematics.h"
 #include "libavutil/mem.h"
@@ -87,8 +93,19 @@
 #define WAN_LINK(l) ff_filter_link(l)
 #define WAN_QUERY_FUNC FILTER_QUERY_FUNC2
 #else
+#include "internal.h"
 #define WAN_LINK(l) (l)
 #define WAN_QUERY_FUNC FILTER_QUERY_FUNC
+#endif
+#ifdef AVFILTER_FLAG_HWDEVICE           /* 6.1; before, all filters get it */
+#define WAN_FLAGS AVFILTER_FLAG_HWDEVICE
+#else
+#define WAN_FLAGS 0
+#endif
+#if CONFIG_CUDA                         /* wants nv-codec-headers */
+#include "libavutil/cuda_check.h"
+#include "libavutil/hwcontext_cuda_internal.h"
+#define CHECK_CU(x) FF_CUDA_CHECK_DL(ctx, cu, x)
 #endif
 
 #define WAIT_US       100000            ///< how long activate() blocks at most
@@ -110,13 +127,16 @@ enum Mode { MODE_FIRST, MODE_EXTEND };
 static const struct PixelFormat {
     enum AVPixelFormat av;
     enum WanPixelFormat wan;
+    int cuda;                           ///< of CUDA frames too, in all versions
 } pixel_formats[] = {
-    { AV_PIX_FMT_YUV420P,   WAN_PIX_YUV420P   },
-    { AV_PIX_FMT_YUV444P,   WAN_PIX_YUV444P   },
-    { AV_PIX_FMT_YUV420P10, WAN_PIX_YUV420P10 },
-    { AV_PIX_FMT_GBRP,      WAN_PIX_GBRP      },
-    { AV_PIX_FMT_RGB24,     WAN_PIX_RGB24     },
-    { AV_PIX_FMT_GBRPF32,   WAN_PIX_GBRPF32   },
+    { AV_PIX_FMT_YUV420P,   WAN_PIX_YUV420P,   1 },
+    { AV_PIX_FMT_NV12,      WAN_PIX_NV12,      1 },
+    { AV_PIX_FMT_YUV444P,   WAN_PIX_YUV444P,   1 },
+    { AV_PIX_FMT_YUV420P10, WAN_PIX_YUV420P10, 0 },
+    { AV_PIX_FMT_P010,      WAN_PIX_P010,      1 },
+    { AV_PIX_FMT_GBRP,      WAN_PIX_GBRP,      0 },
+    { AV_PIX_FMT_RGB24,     WAN_PIX_RGB24,     0 },
+    { AV_PIX_FMT_GBRPF32,   WAN_PIX_GBRPF32,   0 },
 };
 
 /**
@@ -160,6 +180,7 @@ typedef struct WanContext {
     char *device;
     int64_t memory;
     enum AVPixelFormat format;
+    int hwframes;
     int label;
     int clips;
     char *last_image_path;
@@ -169,6 +190,8 @@ typedef struct WanContext {
     uint64_t seed;                      ///< of the first clip
     AVRational rate;                    ///< 0/1: the model's
     AVRational time_base;               ///< of the output
+    void *cuda_context;                 ///< of hwframes: where libwan works
+    char cuda_device[16];               ///< its card, as libwan calls it
 
     /* wan_i2v */
     uint8_t *blank_row;
@@ -243,6 +266,7 @@ typedef struct WanContext {
     { "clip",         "set file or directory of the image encoder", OFFSET(clip),        AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "lora",         "set LoRA files, path[=strength][|path...]", OFFSET(lora),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "format",   "set pixel format, none: the one the graph prefers", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT, {.i64 = AV_PIX_FMT_YUV420P}, AV_PIX_FMT_NONE, INT_MAX, FLAGS }, \
+    { "hwframes", "give CUDA frames of that format, on the device of the graph", OFFSET(hwframes), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }, \
     { "label",    "mark the frames as AI-generated", OFFSET(label), AV_OPT_TYPE_BOOL, {.i64 = 1}, 0, 1, FLAGS }, \
     { "clips",    "set number of clips one after another, 0: without end", OFFSET(clips), AV_OPT_TYPE_INT, {.i64 = 1}, 0, INT_MAX, FLAGS }
 
@@ -328,7 +352,8 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
     p->tokenizer          = s->tokenizer;
     p->clip               = s->clip;
     p->lora               = s->lora;
-    p->device             = s->device;
+    p->device             = *s->cuda_device ? s->cuda_device : s->device;
+    p->cuda_context       = s->cuda_context;
     p->threads            = ctx->nb_threads;
     p->memory             = s->memory;
     p->log                = log_line;
@@ -456,20 +481,44 @@ static int check_device(AVFilterContext *ctx)
 static int check_format(AVFilterContext *ctx)
 {
     const WanContext *s = ctx->priv;
+    const char *name = av_get_pix_fmt_name(s->format);
     char names[128] = "";
     int i;
 
-    if (s->format == AV_PIX_FMT_NONE)
+    if (s->format == AV_PIX_FMT_NONE && !s->hwframes)
         return 0;
     for (i = 0; i < FF_ARRAY_ELEMS(pixel_formats); i++) {
+        if (s->hwframes && !pixel_formats[i].cuda)
+            continue;
         if (s->format == pixel_formats[i].av)
             return 0;
-        av_strlcatf(names, sizeof(names), "%s, ",
+        av_strlcatf(names, sizeof(names), "%s%s", *names ? ", " : "",
                     av_get_pix_fmt_name(pixel_formats[i].av));
     }
-    av_log(ctx, AV_LOG_ERROR, "format=%s: must be one of %snone\n",
-           av_get_pix_fmt_name(s->format), names);
+    av_log(ctx, AV_LOG_ERROR, "format=%s: must be one of %s%s\n",
+           name ? name : "none", names,
+           s->hwframes ? " with hwframes=1" : ", none");
     return AVERROR(EINVAL);
+}
+
+/** What of CUDA frames can be known before the graph has a device. */
+static int check_hwframes(AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+
+    if (!s->hwframes)
+        return 0;
+    if (strcmp(s->device, "auto") && !av_strstart(s->device, "cuda", NULL)) {
+        av_log(ctx, AV_LOG_ERROR, "device=%s: with hwframes=1 it must be auto, "
+               "cuda or cuda:N\n", s->device);
+        return AVERROR(EINVAL);
+    }
+    if (!CONFIG_CUDA) {
+        av_log(ctx, AV_LOG_ERROR, "hwframes=1: this FFmpeg was built without "
+               "CUDA, which needs nv-codec-headers\n");
+        return AVERROR(ENOSYS);
+    }
+    return 0;
 }
 
 /** A model's default, or a number in [min, max]? A NaN passes the parser. */
@@ -580,9 +629,162 @@ static av_cold int init(AVFilterContext *ctx)
         (ret = check_number(ctx, "shift", s->shift, 0.01, 100)) < 0 ||
         (ret = parse_seed(ctx)) < 0 ||
         (ret = check_device(ctx)) < 0 ||
-        (ret = check_format(ctx)) < 0)
+        (ret = check_format(ctx)) < 0 ||
+        (ret = check_hwframes(ctx)) < 0)
         return ret;
     return check_model_path(ctx);
+}
+
+/* ------------------------------------------------------------ CUDA frames */
+
+#if CONFIG_CUDA
+
+static AVCUDADeviceContext *cuda_of(const AVFilterContext *ctx)
+{
+    return ((AVHWDeviceContext *)ctx->hw_device_ctx->data)->hwctx;
+}
+
+/** Find which card the graph's CUDA device is, by the number libwan has. */
+static int find_card(AVFilterContext *ctx, int *card)
+{
+    AVCUDADeviceContext *cuda = cuda_of(ctx);
+    CudaFunctions *cu = cuda->internal->cuda_dl;
+    CUdevice device, other;
+    CUcontext popped;
+    int count, i, ret;
+
+    if ((ret = CHECK_CU(cu->cuCtxPushCurrent(cuda->cuda_ctx))) < 0)
+        return ret;
+    ret = CHECK_CU(cu->cuCtxGetDevice(&device));
+    CHECK_CU(cu->cuCtxPopCurrent(&popped));
+    if (ret < 0 || (ret = CHECK_CU(cu->cuDeviceGetCount(&count))) < 0)
+        return ret;
+    for (i = 0; i < count; i++) {
+        if ((ret = CHECK_CU(cu->cuDeviceGet(&other, i))) < 0)
+            return ret;
+        if (other == device) {
+            *card = i;
+            return 0;
+        }
+    }
+    return AVERROR_BUG;
+}
+
+/**
+ * The order of work on a frame. The buffers of a pool come back while what
+ * read them may still be queued on the stream of the device, as FFmpeg's CUDA
+ * filters do it: so before libwan writes, on a stream of its own, that stream
+ * must have run dry. wan_job_frame() in turn returns when the pixels are
+ * there: whatever is queued after it finds them, on any stream.
+ */
+static int wait_for_readers(AVFilterContext *ctx)
+{
+    AVCUDADeviceContext *cuda = cuda_of(ctx);
+    CudaFunctions *cu = cuda->internal->cuda_dl;
+    CUcontext popped;
+    int ret = CHECK_CU(cu->cuCtxPushCurrent(cuda->cuda_ctx));
+
+    if (ret < 0)
+        return ret;
+    ret = CHECK_CU(cu->cuStreamSynchronize(cuda->stream));
+    CHECK_CU(cu->cuCtxPopCurrent(&popped));
+    return ret;
+}
+
+/** Let libwan work on the CUDA device that the graph was given. */
+static int open_cuda(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    const AVHWDeviceContext *device;
+    int card, ret;
+
+    if (!s->hwframes)
+        return 0;
+    if (!ctx->hw_device_ctx) {
+        av_log(ctx, AV_LOG_ERROR, "hwframes=1: the graph has no CUDA device: "
+               "use -init_hw_device cuda=c -filter_hw_device c, and "
+               "-filter_complex instead of -f lavfi\n");
+        return AVERROR(EINVAL);
+    }
+    device = (const AVHWDeviceContext *)ctx->hw_device_ctx->data;
+    if (device->type != AV_HWDEVICE_TYPE_CUDA) {
+        av_log(ctx, AV_LOG_ERROR, "hwframes=1: the device of the graph is of "
+               "type %s, not cuda: name another by -filter_hw_device\n",
+               av_hwdevice_get_type_name(device->type));
+        return AVERROR(EINVAL);
+    }
+    if ((ret = find_card(ctx, &card)) < 0)
+        return ret;
+    s->cuda_context = cuda_of(ctx)->cuda_ctx;
+    /* a card that is named by number must be that one: libwan looks */
+    if (av_strstart(s->device, "cuda:", NULL))
+        av_strlcpy(s->cuda_device, s->device, sizeof(s->cuda_device));
+    else
+        snprintf(s->cuda_device, sizeof(s->cuda_device), "cuda:%d", card);
+    return 0;
+}
+
+#else
+
+static int open_cuda(AVFilterContext *ctx)        { return 0; }
+static int wait_for_readers(AVFilterContext *ctx) { return AVERROR(ENOSYS); }
+
+#endif /* CONFIG_CUDA */
+
+/** The pool of frames of the output, whose size is known. */
+static int open_pool(AVFilterLink *outlink)
+{
+    AVFilterContext *ctx = outlink->src;
+    const WanContext *s = ctx->priv;
+    AVHWFramesContext *frames;
+    AVBufferRef *ref;
+    int ret;
+
+    if (!s->hwframes)
+        return 0;
+    ref = av_hwframe_ctx_alloc(ctx->hw_device_ctx);
+    if (!ref)
+        return AVERROR(ENOMEM);
+    frames = (AVHWFramesContext *)ref->data;
+    frames->format    = AV_PIX_FMT_CUDA;
+    frames->sw_format = s->format;
+    frames->width     = s->w;
+    frames->height    = s->h;
+    ret = av_hwframe_ctx_init(ref);
+    if (ret < 0) {
+        av_log(ctx, AV_LOG_ERROR, "hwframes=1: no CUDA frames of %s, %dx%d: "
+               "%s\n", av_get_pix_fmt_name(s->format), s->w, s->h,
+               av_err2str(ret));
+        av_buffer_unref(&ref);
+        return ret;
+    }
+    av_buffer_unref(&WAN_LINK(outlink)->hw_frames_ctx);
+    WAN_LINK(outlink)->hw_frames_ctx = ref;
+    return 0;
+}
+
+/** What the pixels of a frame are, wherever they lie. */
+static enum AVPixelFormat pixels_of(const AVFrame *frame)
+{
+    if (!frame->hw_frames_ctx)
+        return frame->format;
+    return ((const AVHWFramesContext *)frame->hw_frames_ctx->data)->sw_format;
+}
+
+/** @param out  the frame in host memory; a new one */
+static int download(AVFrame **out, const AVFrame *in)
+{
+    AVFrame *frame = av_frame_alloc();
+    int ret;
+
+    *out = NULL;
+    if (!frame)
+        return AVERROR(ENOMEM);
+    if ((ret = av_hwframe_transfer_data(frame, in, 0)) < 0 ||
+        (ret = av_frame_copy_props(frame, in)) < 0)
+        av_frame_free(&frame);
+    *out = frame;
+    return ret;
 }
 
 /* ----------------------------------------------------------------- images */
@@ -603,7 +805,7 @@ static void describe(WanImage *image, const AVFrame *frame)
     int i;
 
     memset(image, 0, sizeof(*image));
-    image->format = wan_format(frame->format);
+    image->format = wan_format(pixels_of(frame));
     image->width  = frame->width;
     image->height = frame->height;
     for (i = 0; i < 4; i++) {
@@ -1014,6 +1216,15 @@ static int to_rgb(AVFilterContext *ctx, AVFrame **out, const AVFrame *in,
 {
     int ret;
 
+    if (in->hw_frames_ctx) {            /* our own: a clip before ended so */
+        AVFrame *host;
+
+        ret = download(&host, in);
+        if (ret >= 0)
+            ret = to_rgb(ctx, out, host, what);
+        av_frame_free(&host);
+        return ret;
+    }
     warn_losses(ctx, in, what);
     if (in->format == AV_PIX_FMT_RGB24 || in->format == AV_PIX_FMT_GBRP) {
         *out = av_frame_clone(in);
@@ -1671,7 +1882,7 @@ static void set_duration(AVFrame *frame, int64_t duration)
 /** Colours as libwan makes them. */
 static void set_colours(AVFrame *frame)
 {
-    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(frame->format);
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(pixels_of(frame));
 
     frame->color_primaries = AVCOL_PRI_BT709;
     frame->color_trc       = AVCOL_TRC_BT709;
@@ -1754,8 +1965,11 @@ static int read_frame(AVFilterContext *ctx, AVFrame *frame)
 {
     WanContext *s = ctx->priv;
     WanImage image;
+    int ret;
 
     set_colours(frame);
+    if (s->hwframes && (ret = wait_for_readers(ctx)) < 0)
+        return ret;
     if (from_image(ctx) && s->mode == MODE_EXTEND)
         return read_as_input(ctx, frame);
     describe(&image, frame);
@@ -1867,6 +2081,8 @@ static int add_formats(const WanContext *s, AVFilterFormats **list)
 {
     int i, ret;
 
+    if (s->hwframes)
+        return ff_add_format(list, AV_PIX_FMT_CUDA);
     for (i = 0; i < FF_ARRAY_ELEMS(pixel_formats); i++)
         if (s->format == AV_PIX_FMT_NONE || s->format == pixel_formats[i].av)
             if ((ret = ff_add_format(list, pixel_formats[i].av)) < 0)
@@ -2038,9 +2254,10 @@ static int config_props_t2v(AVFilterLink *outlink)
 {
     AVFilterContext *ctx = outlink->src;
     WanContext *s = ctx->priv;
-    int ret = open_model(ctx);
+    int ret;
 
-    if (ret < 0)
+    if ((ret = open_cuda(ctx)) < 0 || (ret = open_model(ctx)) < 0 ||
+        (ret = open_pool(outlink)) < 0)
         return ret;
     s->time_base = av_inv_q(s->rate);
     outlink->w   = s->w;
@@ -2071,11 +2288,13 @@ const WAN_FILTER ff_vsrc_wan_t2v = {
     .WAN_PUB(description) = NULL_IF_CONFIG_SMALL("Make video from text with a "
                                                  "Wan model."),
     .WAN_PUB(priv_class)  = &wan_t2v_class,
+    .WAN_PUB(flags)       = WAN_FLAGS,
     .WAN_PUB(inputs)      = NULL,
     .priv_size            = sizeof(WanContext),
     .init                 = init,
     .uninit               = uninit,
     .activate             = activate_t2v,
+    .flags_internal       = FF_FILTER_FLAG_HWFRAME_AWARE,
     .process_command      = process_command,
     FILTER_OUTPUTS(wan_t2v_outputs),
     WAN_QUERY_FUNC(query_formats_t2v),
@@ -2107,27 +2326,57 @@ static av_cold int init_i2v(AVFilterContext *ctx)
                av_get_pix_fmt_name(s->format), av_get_pix_fmt_name(s->format));
         return AVERROR(EINVAL);
     }
+    if (s->mode == MODE_EXTEND && s->hwframes) {
+        av_log(ctx, AV_LOG_ERROR, "hwframes=1: mode=extend keeps the frames of "
+               "its input, which lie in host memory; put the filter hwupload "
+               "behind it\n");
+        return AVERROR(EINVAL);
+    }
     return init(ctx);
 }
 
 /**
  * What the input may be: all that can be converted to RGB, and in extend mode
- * back again.
+ * back again. Frames on devices come last, and so only where there is nothing
+ * else: check_input() then says more than the graph would.
  */
 static int add_input_formats(const WanContext *s, AVFilterFormats **list)
 {
-    const AVPixFmtDescriptor *desc = NULL;
-    int ret;
+    int hw, ret;
 
-    while ((desc = av_pix_fmt_desc_next(desc))) {
-        const enum AVPixelFormat format = av_pix_fmt_desc_get_id(desc);
+    for (hw = 0; hw < 2; hw++) {
+        const AVPixFmtDescriptor *desc = NULL;
 
-        if (!convertible(desc, s->mode == MODE_EXTEND))
-            continue;
-        if ((ret = ff_add_format(list, format)) < 0)
-            return ret;
+        while ((desc = av_pix_fmt_desc_next(desc))) {
+            if (hw ? !(desc->flags & AV_PIX_FMT_FLAG_HWACCEL)
+                   : !convertible(desc, s->mode == MODE_EXTEND))
+                continue;
+            if ((ret = ff_add_format(list, av_pix_fmt_desc_get_id(desc))) < 0)
+                return ret;
+        }
     }
     return 0;
+}
+
+static int check_input(AVFilterContext *ctx)
+{
+    const AVFilterLink *inlink = ctx->inputs[0];
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(inlink->format);
+
+    if (desc->flags & AV_PIX_FMT_FLAG_HWACCEL) {
+        const AVBufferRef *ref = WAN_LINK(ctx->inputs[0])->hw_frames_ctx;
+        const AVHWFramesContext *frames = ref ? (void *)ref->data : NULL;
+
+        av_log(ctx, AV_LOG_ERROR, "input: %s frames lie on a device: put the "
+               "filters hwdownload,format=%s before this one\n", desc->name,
+               frames ? av_get_pix_fmt_name(frames->sw_format) : "nv12");
+        return AVERROR(EINVAL);
+    }
+#if LAVFI_FROM(9, 15)                   /* 7.0 */
+    return check_matrix(ctx, inlink->format, inlink->colorspace);
+#else
+    return 0;
+#endif
 }
 
 #if LAVFI_FROM(10, 4)
@@ -2171,11 +2420,8 @@ static int config_props_i2v(AVFilterLink *outlink)
     WanContext *s = ctx->priv;
     int ret;
 
-#if LAVFI_FROM(9, 15)                   /* 7.0 */
-    if ((ret = check_matrix(ctx, inlink->format, inlink->colorspace)) < 0)
-        return ret;
-#endif
-    if ((ret = open_model(ctx)) < 0)
+    if ((ret = check_input(ctx)) < 0 || (ret = open_cuda(ctx)) < 0 ||
+        (ret = open_model(ctx)) < 0 || (ret = open_pool(outlink)) < 0)
         return ret;
     s->time_base = s->mode == MODE_EXTEND ? inlink->time_base
                                           : av_inv_q(s->rate);
@@ -2312,10 +2558,12 @@ const WAN_FILTER ff_vf_wan_i2v = {
     .WAN_PUB(description) = NULL_IF_CONFIG_SMALL("Make video from an image "
                                                  "and text with a Wan model."),
     .WAN_PUB(priv_class)  = &wan_i2v_class,
+    .WAN_PUB(flags)       = WAN_FLAGS,
     .priv_size            = sizeof(WanContext),
     .init                 = init_i2v,
     .uninit               = uninit,
     .activate             = activate_i2v,
+    .flags_internal       = FF_FILTER_FLAG_HWFRAME_AWARE,
     .process_command      = process_command,
     FILTER_INPUTS(wan_i2v_inputs),
     FILTER_OUTPUTS(wan_i2v_outputs),

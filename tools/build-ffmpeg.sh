@@ -5,14 +5,16 @@
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
-# usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--cuda] [CONFIGURE OPTION...]
+# usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--cuda[=auto]]
+#                        [CONFIGURE OPTION...]
 #
 #   SOURCE     FFmpeg source tree (tools/get-ffmpeg.sh); it is not changed
 #   BUILD      libwan's build folder, with lib/; gets bin/ffmpeg, bin/ffprobe,
 #              bin/zmqsend where libzmq is, and ffmpeg-SERIES/ with the patched
 #              source and the objects
 #   PKGCONFIG  folder with libwan's wan.pc
-#   --cuda     GPU frames and NVENC too; wants FFmpeg's nv-codec-headers
+#   --cuda     GPU frames and NVENC too; wants FFmpeg's nv-codec-headers; with
+#              =auto only where they are, of a version that FFmpeg takes
 #
 # Further options go to FFmpeg's configure, after ours. JOBS=N: parallel jobs.
 # What has not changed is not done again: changing vf_wan.c costs seconds.
@@ -22,7 +24,7 @@ set -eu
 fail() { echo "build-ffmpeg: $*" >&2; exit 1; }
 say()  { echo "build-ffmpeg: $*"; }
 
-[ $# -ge 3 ] || fail "usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--cuda] [CONFIGURE OPTION...]"
+[ $# -ge 3 ] || fail "usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--cuda[=auto]] [CONFIGURE OPTION...]"
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 src=$(cd "$1" 2>/dev/null && pwd)   || fail "no FFmpeg source in '$1'"
@@ -164,11 +166,25 @@ i?86|x86_64|amd64)
         missing="$missing nasm"
     } ;;
 esac
+# does this FFmpeg take the nv-codec-headers that are there?
+cuda_headers()
+{
+    case $series in
+    5.1) have 'ffnvcodec >= 9.1.23.1' && have 'ffnvcodec < 12' ;;
+    *)   have 'ffnvcodec >= 12.1.14.0' ;;
+    esac
+}
 cuda=no
-if [ "${1-}" = --cuda ]; then
+case ${1-} in
+--cuda)
     shift
     cuda=yes
-    have ffnvcodec || fail "--cuda wants FFmpeg's nv-codec-headers (ffnvcodec.pc)"
+    have ffnvcodec || fail "--cuda wants FFmpeg's nv-codec-headers (ffnvcodec.pc)" ;;
+--cuda=auto)
+    shift
+    cuda_headers && cuda=yes || missing="$missing nv-codec-headers" ;;
+esac
+if [ $cuda = yes ]; then
     libs="$libs --enable-ffnvcodec --enable-cuda --enable-nvenc"
     encoders=$encoders,h264_nvenc,hevc_nvenc
     filters=$filters,hwupload,hwdownload

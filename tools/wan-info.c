@@ -307,7 +307,17 @@ static void show_plan(const WanPlan *p, const WanRequest *r,
            r->frames, r->steps, r->guidance);
     printf("  tokens        %" PRId64 "\n", p->tokens);
     printf("  work          %.3f GB", p->work_bytes / 1e9);
-    if (p->available_bytes < INT64_MAX)
+    if (p->full_bytes) {
+        printf("\n  device        %.3f GB to keep all weights, %.3f GB at "
+               "least", p->full_bytes / 1e9, p->least_bytes / 1e9);
+        if (p->available_bytes < INT64_MAX)
+            printf("; %.3f GB %s: %s", p->available_bytes / 1e9,
+                   m->memory ? "given" : "free",
+                   p->least_bytes > p->available_bytes ? "too little" :
+                   p->stream_bytes ? "" : "a step's stay");
+        if (p->stream_bytes)
+            printf("%.3f GB are copied at every step", p->stream_bytes / 1e9);
+    } else if (p->available_bytes < INT64_MAX)
         printf(" of %.3f GB %s: %s", p->available_bytes / 1e9,
                m->memory ? "given" : "free",
                p->work_bytes <= p->available_bytes ? "fits" : "too much");

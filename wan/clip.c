@@ -101,7 +101,7 @@ static void embed(WanDev *d, WanTensor *x, const WanClip *m,
     const int S = WAN_CLIP_SIZE, P = WAN_CLIP_PATCH;
     WanTensor pixels = wan_tmp(d, 3, S, S);
     const WanTensor frames = wan_reshape(&pixels, 3, 1, S, S);
-    WanTensor patches = wan_tmp(d, WAN_CLIP_TOKENS - 1, 3 * P * P);
+    WanTensor patches = wan_tmp_act(d, WAN_CLIP_TOKENS - 1, 3 * P * P);
     WanTensor cls = wan_slice(x, 0, 1);
     WanTensor rest = wan_slice(x, 1, WAN_CLIP_TOKENS - 1);
 
@@ -129,9 +129,10 @@ void wan_clip_encode(WanDev *d, WanTensor *x, const WanClip *m,
 {
     const WanClipConfig *c = &m->config;
     const WanMark mark = wan_mark(d);
-    WanTensor h = wan_tmp_like(d, x), q = wan_tmp_like(d, x);
-    WanTensor k = wan_tmp_like(d, x), v = wan_tmp_like(d, x);
-    WanTensor u = wan_tmp(d, WAN_CLIP_TOKENS, c->mlp);
+    WanTensor h = wan_tmp_act(d, WAN_CLIP_TOKENS, c->dim);
+    WanTensor q = wan_tmp_like(d, &h), k = wan_tmp_like(d, &h);
+    WanTensor v = wan_tmp_like(d, &h);
+    WanTensor u = wan_tmp_act(d, WAN_CLIP_TOKENS, c->mlp);
 
     wan_section(d, "image encoder");
     embed(d, x, m, image);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "dev.h"
+#include "ops.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define WAN_ASAN 1
@@ -26,44 +27,102 @@
 #define ASAN_UNPOISON_MEMORY_REGION(p, n)   ((void)0)
 #endif
 
-#define ALIGN 64    // bytes; every tensor begins at a multiple
+/* Bytes; every tensor begins at a multiple. GPU libraries want theirs of
+ * workspaces. */
+#define ALIGN 64
+#define DEVICE_ALIGN 256
 
+/* "auto" is the first of them that is usable. */
 static const WanBackend *const backends[] = {
+#if WAN_HAVE_CUDA
+    &wan_backend_cuda,
+#endif
     &wan_backend_cpu, &wan_backend_ref,
+#if WAN_HAVE_CUDA
+    &wan_backend_cuda_f32,
+#endif
 };
 #define NB_BACKENDS ((int)(sizeof(backends) / sizeof(*backends)))
 
-static const WanBackend *find_backend(const char *name, const WanLog *log)
+/* The number behind "name:", 0 where there is none, -1 where it is none. */
+static int parse_index(const char *rest)
 {
-    if (!strcmp(name, "auto"))
-        return backends[0];
-    for (int i = 0; i < NB_BACKENDS; i++)
-        if (!strcmp(name, backends[i]->name))
-            return backends[i];
+    int n = 0;
 
-    if (!strncmp(name, "cuda", 4))
+    if (!*rest)
+        return 0;
+    if (*rest++ != ':' || !*rest || strlen(rest) > 3)
+        return -1;
+    for (; *rest; rest++) {
+        if (*rest < '0' || *rest > '9')
+            return -1;
+        n = n * 10 + *rest - '0';
+    }
+    return n;
+}
+
+static const WanBackend *find_backend(const char *name, int *index,
+                                      const WanLog *log)
+{
+    *index = 0;
+    for (int i = 0; i < NB_BACKENDS; i++) {
+        const WanBackend *b = backends[i];
+        const size_t n = strlen(b->name);
+
+        if (!strcmp(name, "auto") && (!b->usable || b->usable(0, NULL) >= 0))
+            return b;
+        if (strncmp(name, b->name, n) || (name[n] && !b->device) ||
+            (name[n] && name[n] != ':'))
+            continue;
+        *index = parse_index(name + n);
+        if (*index >= 0)
+            return b;
+        break;
+    }
+
+    if (!WAN_HAVE_CUDA && !strncmp(name, "cuda", 4))
         wan_log(log, WAN_LOG_ERROR, "device '%s': this build has no CUDA "
                 "backend; use device=cpu", name);
     else
         wan_log(log, WAN_LOG_ERROR, "device '%s' is not known; there are "
-                "auto, cpu and ref", name);
+                "auto, cpu%s and ref", name,
+                WAN_HAVE_CUDA ? ", cuda, cuda:N" : "");
     return NULL;
 }
 
 int wan_dev_known(const char *name, const WanLog *log)
 {
-    return find_backend(name, log) != NULL;
+    int index;
+    const WanBackend *b = find_backend(name, &index, log);
+
+    return b && (!b->usable || b->usable(index, log) >= 0);
 }
 
-int64_t wan_dev_available(const char *name)
+int64_t wan_dev_available(const char *name, void *context)
 {
-    const WanBackend *b = find_backend(name, NULL);
+    int index;
+    const WanBackend *b = find_backend(name, &index, NULL);
 
-    return b ? b->available() : INT64_MAX;
+    return b ? b->available(index, context) : INT64_MAX;
+}
+
+/* Host memory above the top of the stack is not to be touched. */
+static void poison(const WanDev *d, void *p, int64_t bytes)
+{
+    if (!d->backend->device)
+        ASAN_POISON_MEMORY_REGION(p, bytes);
+    (void)p, (void)bytes;
+}
+
+static void unpoison(const WanDev *d, void *p, int64_t bytes)
+{
+    if (!d->backend->device)
+        ASAN_UNPOISON_MEMORY_REGION(p, bytes);
+    (void)p, (void)bytes;
 }
 
 static int dev_open(WanDev **out, const char *name, int threads, int plan,
-                    int64_t bytes, const WanLog *log)
+                    int64_t bytes, void *context, const WanLog *log)
 {
     WanDev *d = calloc(1, sizeof(*d));
     int ret = WAN_ERR(ENOMEM);
@@ -71,14 +130,15 @@ static int dev_open(WanDev **out, const char *name, int threads, int plan,
     *out = NULL;
     if (!d)
         return ret;
-    d->backend = find_backend(name, log);
+    d->backend = find_backend(name, &d->index, log);
     if (!d->backend) {
         free(d);
         return WAN_ERR(ENOSYS);
     }
     d->plan = plan;
+    d->context = context;
     d->log = log;
-    d->size = plan ? INT64_MAX : bytes;
+    d->size = d->top = plan ? INT64_MAX : bytes;
     d->threads = threads > 0 ? threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     if (d->threads < 1)
         d->threads = 1;
@@ -86,14 +146,16 @@ static int dev_open(WanDev **out, const char *name, int threads, int plan,
     if (!plan) {
         if (d->backend->open && (ret = d->backend->open(d)) < 0)
             goto fail;
+        wan_dev_enter(d);
         d->base = d->backend->alloc(d, bytes);
+        wan_dev_leave(d);
         if (!d->base) {
             wan_log(log, WAN_LOG_ERROR, "device %s: no memory for %.2f GB of "
                     "work", name, bytes / 1e9);
             ret = WAN_ERR(ENOMEM);
             goto fail;
         }
-        ASAN_POISON_MEMORY_REGION(d->base, bytes);
+        poison(d, d->base, bytes);
     }
     *out = d;
     return 0;
@@ -105,13 +167,19 @@ fail:
 int wan_dev_open(WanDev **out, const char *name, int threads, int64_t bytes,
                  const WanLog *log)
 {
-    return dev_open(out, name, threads, 0, bytes, log);
+    return dev_open(out, name, threads, 0, bytes, NULL, log);
+}
+
+int wan_dev_open_in(WanDev **out, const char *name, int threads,
+                    int64_t bytes, void *context, const WanLog *log)
+{
+    return dev_open(out, name, threads, 0, bytes, context, log);
 }
 
 int wan_dev_open_plan(WanDev **out, const char *name, int threads,
                       const WanLog *log)
 {
-    return dev_open(out, name, threads, 1, 0, log);
+    return dev_open(out, name, threads, 1, 0, NULL, log);
 }
 
 void wan_dev_close(WanDev **dp)
@@ -122,8 +190,10 @@ void wan_dev_close(WanDev **dp)
     if (!d)
         return;
     if (d->base) {
-        ASAN_UNPOISON_MEMORY_REGION(d->base, d->size);
+        unpoison(d, d->base, d->size);
+        wan_dev_enter(d);
         d->backend->free(d, d->base, d->size);
+        wan_dev_leave(d);
     }
     if (!d->plan && d->backend->close)
         d->backend->close(d);
@@ -147,22 +217,25 @@ void wan_dev_fail(WanDev *d, int error, const char *fmt, ...)
 /* Bytes from the top of the arena; NULL under plan or when full. */
 static void *take(WanDev *d, int64_t bytes)
 {
-    const int64_t n = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    const int64_t align = d->backend->device ? DEVICE_ALIGN : ALIGN;
+    const int64_t n = (bytes + align - 1) / align * align;
     void *p;
 
     if (d->error)
         return NULL;
-    if (n > d->size - d->used) {
+    if (n > d->top - d->used) {
         wan_dev_fail(d, WAN_ERR(ENOMEM), "the arena of %.3f GB is full: %.3f "
-                     "GB more were wanted", d->size / 1e9, bytes / 1e9);
+                     "GB more were wanted", d->top / 1e9, bytes / 1e9);
         return NULL;
     }
     p = d->plan ? NULL : d->base + d->used;
     d->used += n;
     if (d->used > d->peak)
         d->peak = d->used;
+    if (d->plan && d->pager)
+        wan_pager_work(d->pager, d->used);
     if (p)
-        ASAN_UNPOISON_MEMORY_REGION(p, bytes);
+        unpoison(d, p, bytes);
     return p;
 }
 
@@ -182,8 +255,69 @@ WanTensor wan_tmp_like(WanDev *d, const WanTensor *t)
 void wan_release(WanDev *d, WanMark mark)
 {
     if (d->base)
-        ASAN_POISON_MEMORY_REGION(d->base + mark, d->used - mark);
+        poison(d, d->base + mark, d->used - mark);
     d->used = mark;
+}
+
+void wan_dev_stage(WanDev *d, int stage)
+{
+    if (!d->pager || d->error)
+        return;
+    if (d->plan) {
+        wan_pager_stage(d->pager, stage);
+        wan_pager_work(d->pager, d->used);
+    } else {
+        wan_dev_enter(d);
+        d->backend->stage(d, stage);
+        wan_dev_leave(d);
+    }
+}
+
+void wan_dev_forget(WanDev *d)
+{
+    if (d->backend->forget && !d->plan) {
+        wan_dev_enter(d);
+        d->backend->forget(d);
+        wan_dev_leave(d);
+    }
+}
+
+void *wan_dev_shared_alloc(WanDev *d, int64_t bytes)
+{
+    void *p;
+
+    if (!d->backend->shared_alloc)
+        return malloc(bytes);
+    wan_dev_enter(d);
+    p = d->backend->shared_alloc(d, bytes);
+    wan_dev_leave(d);
+    return p;
+}
+
+void wan_dev_shared_free(WanDev *d, void *p)
+{
+    if (!d->backend->shared_free) {
+        free(p);
+        return;
+    }
+    wan_dev_enter(d);
+    d->backend->shared_free(d, p);
+    wan_dev_leave(d);
+}
+
+void wan_dev_wait(WanDev *d)
+{
+    if (d->backend->wait && !d->plan) {
+        wan_dev_enter(d);
+        d->backend->wait(d);
+        wan_dev_leave(d);
+    }
+}
+
+void wan_dev_repeat(WanDev *d)
+{
+    if (d->plan && d->pager)
+        wan_pager_repeat(d->pager);
 }
 
 void wan_tap(WanDev *d, const WanTensor *t, const char *fmt, ...)
@@ -196,7 +330,22 @@ void wan_tap(WanDev *d, const WanTensor *t, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(name, sizeof(name), fmt, ap);
     va_end(ap);
-    d->tap(d->tap_opaque, name, t);
+    if (!d->backend->device) {
+        d->tap(d->tap_opaque, name, t);
+        return;
+    }
+    WanTensor host = wan_tensor(malloc(wan_count(t) * sizeof(float)), WAN_F32,
+                                t->nb_dims, t->dim);
+    if (!host.data) {
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for tap %s", name);
+        return;
+    }
+    wan_dev_enter(d);
+    d->backend->ops->download(d, host.data, t);
+    wan_dev_leave(d);
+    if (!d->error)
+        d->tap(d->tap_opaque, name, &host);
+    free(host.data);
 }
 
 void wan_section(WanDev *d, const char *fmt, ...)

@@ -14,25 +14,49 @@
 #define WAN_DEV_H
 
 #include "log.h"
+#include "pager.h"
 #include "tensor.h"
 
 typedef struct WanDev WanDev;
 typedef struct WanOps WanOps;       // ops.h: the table a backend fills
 
 typedef struct WanBackend {
-    const char *name;               // "cpu", "ref"
+    const char *name;               // "cpu", "ref", "cuda", "cuda-f32"
     const WanOps *ops;
+    WanType act;                    // of activations: wan_tmp_act()
+    int device;                     // arena memory is not the host's
+    int hidden_rows;                // of a wide hidden layer, at a time
     int (*open)(WanDev *d);         // sets d->priv; may be NULL
     void (*close)(WanDev *d);       // takes half-opened devices; may be NULL
-    /* Bytes an arena could have now, INT64_MAX: not known. */
-    int64_t (*available)(void);
+    /* 0, or why there is no such device, in a line; NULL: there is. */
+    int (*usable)(int index, const WanLog *log);
+    /* Bytes a device could have now, INT64_MAX: not known. */
+    int64_t (*available)(int index, void *context);
     /* Arena memory, aligned to 64 bytes; NULL: there is not so much. */
     void *(*alloc)(WanDev *d, int64_t bytes);
     void (*free)(WanDev *d, void *p, int64_t bytes);
+    /* Bytes and type of the device's copy of matrix w where it meets x; NULL:
+     * weights are used where they lie. */
+    int64_t (*page_bytes)(const WanTensor *w, const WanTensor *x,
+                          WanType *type);
+    /* A stage begins: d->pager has its order; with page_bytes. */
+    void (*stage)(WanDev *d, int stage);
+    /* Memory both sides can use; all that was asked for has happened. For
+     * tests; NULL: the host's is the device's, and ops have happened. */
+    void *(*shared_alloc)(WanDev *d, int64_t bytes);
+    void (*shared_free)(WanDev *d, void *p);
+    void (*wait)(WanDev *d);
+    /* Copies of weights are not to be relied on; NULL: there are none. */
+    void (*forget)(WanDev *d);
+    /* Around whatever the backend is asked for once it is open; may be NULL. */
+    void (*enter)(WanDev *d);
+    void (*leave)(WanDev *d);
 } WanBackend;
 
 struct WanDev {
     const WanBackend *backend;
+    int index;                      // 1 in "cuda:1"
+    void *context;                  // the caller's, or NULL
     int plan;                       // only count what the backend would do
     void *priv;                     // the backend's own
     const WanLog *log;
@@ -40,6 +64,9 @@ struct WanDev {
 
     char *base;                     // the arena
     int64_t size, used, peak;       // bytes; size is INT64_MAX under plan
+    int64_t top;                    // of the stack: above are weights
+    WanPager *pager;                // not owned; NULL: none, weights come as
+                                    // they are used and all stay
 
     void *scratch;                  // what the running op asked for with its
     int64_t scratch_bytes;          // _scratch entry in WanOps; 64-aligned
@@ -57,19 +84,26 @@ struct WanDev {
     void *trace_opaque;
 
     double flops;                   // 2 x multiply-adds of all ops so far
+    double bytes;                   // of their operands, each once
 };
 
 /**
  * Open a device.
  *
- * @param name    "cpu" or "ref"
+ * @param name    "cpu", "ref", "auto"; with CUDA in the build "cuda", "cuda:N",
+ *                and "cuda-f32", which computes everything in F32
  * @param threads 0: one a core
  * @param bytes   size of the arena
- * @return 0, WAN_ERR(ENOSYS): no such backend in this build, the line says
- *         which there are; WAN_ERR(ENOMEM)
+ * @return 0, WAN_ERR(ENOSYS): no such backend in this build, or no such
+ *         device in this machine, the line says which there are;
+ *         WAN_ERR(ENOMEM); WAN_ERR(EIO): the device failed
  */
 int wan_dev_open(WanDev **out, const char *name, int threads, int64_t bytes,
                  const WanLog *log);
+
+/* The same in the caller's CUcontext, see WanModelParams. */
+int wan_dev_open_in(WanDev **out, const char *name, int threads,
+                    int64_t bytes, void *context, const WanLog *log);
 
 /* A device that computes nothing and counts what the one of that name would
  * need: peak has the bytes, flops the work. Tensors have no data. */
@@ -77,15 +111,28 @@ int wan_dev_open_plan(WanDev **out, const char *name, int threads,
                       const WanLog *log);
 void wan_dev_close(WanDev **d);
 
-/* Bytes an arena of that device could have now, INT64_MAX: not known. */
-int64_t wan_dev_available(const char *name);
+/* Bytes a device could have now, INT64_MAX: not known. */
+int64_t wan_dev_available(const char *name, void *context);
 
-/* Whether this build knows the device name; logs a line if not. */
+/* Whether this build and machine have such a device; logs a line if not. */
 int wan_dev_known(const char *name, const WanLog *log);
 
 /* Record the first error; the message becomes its line. */
 __attribute__((format(printf, 3, 4)))
 void wan_dev_fail(WanDev *d, int error, const char *fmt, ...);
+
+/* Backend calls outside of ops: the device's context becomes current, and the
+ * caller's again. */
+static inline void wan_dev_enter(WanDev *d)
+{
+    if (d->backend->enter)
+        d->backend->enter(d);
+}
+static inline void wan_dev_leave(WanDev *d)
+{
+    if (d->backend->leave)
+        d->backend->leave(d);
+}
 
 /* The first error, or 0. */
 static inline int wan_dev_error(const WanDev *d)
@@ -105,6 +152,23 @@ static inline int wan_dev_cancelled(const WanDev *d)
 {
     return __atomic_load_n(&d->cancel, __ATOMIC_RELAXED);
 }
+
+/* The job's next stage (enum WanStage) begins: its weights take the place of
+ * the last stage's. */
+void wan_dev_stage(WanDev *d, int stage);
+
+/* Weights the device was shown have changed or gone. Not for jobs: a model's
+ * never do. */
+void wan_dev_forget(WanDev *d);
+
+/* Memory that tests make tensors of, and that both sides can use: the host
+ * after wan_dev_wait(). */
+void *wan_dev_shared_alloc(WanDev *d, int64_t bytes);
+void wan_dev_shared_free(WanDev *d, void *p);
+void wan_dev_wait(WanDev *d);
+
+/* What a stage does from here on it does again and again; for the plan. */
+void wan_dev_repeat(WanDev *d);
 
 /* ----------------------------------------------------------- memory */
 
@@ -129,9 +193,14 @@ WanTensor wan_tmp_(WanDev *d, WanType type, int nb_dims, const int64_t *dim);
 #define wan_tmp(d, ...) wan_tmp_type((d), WAN_F32, __VA_ARGS__)
 WanTensor wan_tmp_like(WanDev *d, const WanTensor *t);
 
+/* An activation of that shape, in the backend's type: what is only ever read
+ * by the ops that follow, and may be rounded. Residual streams, modulation,
+ * time, latents and pixels are f32: wan_tmp(). */
+#define wan_tmp_act(d, ...) wan_tmp_type((d), (d)->backend->act, __VA_ARGS__)
+
 /* ------------------------------------------------------- inspection */
 
-/* Show t as name to the tap, if there is one. */
+/* Show t as name to the tap, if there is one; f32 in host memory. */
 __attribute__((format(printf, 3, 4)))
 void wan_tap(WanDev *d, const WanTensor *t, const char *fmt, ...);
 
@@ -140,5 +209,6 @@ __attribute__((format(printf, 2, 3)))
 void wan_section(WanDev *d, const char *fmt, ...);
 
 extern const WanBackend wan_backend_ref, wan_backend_cpu;
+extern const WanBackend wan_backend_cuda, wan_backend_cuda_f32;
 
 #endif /* WAN_DEV_H */

@@ -15,10 +15,6 @@
 #include "dit.h"
 #include "tokenizer.h"
 
-/* Rows of the feed-forward's hidden layer in memory at a time: its width is
- * three to six times the model's, and rows don't depend on each other. */
-#define FFN_ROWS 4096
-
 /* Of the two LayerNorms in img_emb; all others have the config's. */
 #define IMAGE_EPS 1e-5f
 
@@ -120,12 +116,12 @@ void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
     WanMark mark;
 
     out->tail = WAN_TEXT_LEN - rows + 1;
-    out->k = wan_tmp(d, c->layers, rows, D);
-    out->v = wan_tmp(d, c->layers, rows, D);
+    out->k = wan_tmp_act(d, c->layers, rows, D);
+    out->v = wan_tmp_act(d, c->layers, rows, D);
 
     mark = wan_mark(d);
-    WanTensor padded = wan_tmp(d, rows, c->text_dim);
-    WanTensor h = wan_tmp(d, rows, D), ctx = wan_tmp(d, rows, D);
+    WanTensor padded = wan_tmp_act(d, rows, c->text_dim);
+    WanTensor h = wan_tmp_act(d, rows, D), ctx = wan_tmp_act(d, rows, D);
     WanTensor real = wan_slice(&padded, 0, n);
 
     wan_section(d, "text context");
@@ -158,22 +154,23 @@ void wan_dit_image(WanDev *d, WanDitContext *out, const WanDit *m,
     WanMark mark;
 
     out->tail = 1;
-    out->k = wan_tmp(d, c->layers, rows, D);
-    out->v = wan_tmp(d, c->layers, rows, D);
+    out->k = wan_tmp_act(d, c->layers, rows, D);
+    out->v = wan_tmp_act(d, c->layers, rows, D);
 
     mark = wan_mark(d);
-    WanTensor h = wan_tmp(d, rows, c->clip_dim), u = wan_tmp_like(d, &h);
-    WanTensor img = wan_tmp(d, rows, D);
+    WanTensor x = wan_tmp(d, rows, c->clip_dim), y = wan_tmp(d, rows, D);
+    WanTensor h = wan_tmp_act(d, rows, c->clip_dim), u = wan_tmp_like(d, &h);
+    WanTensor img = wan_tmp_act(d, rows, D);
 
     wan_section(d, "image context");
-    wan_op_copy(d, &h, clip);
+    wan_op_copy(d, &x, clip);
     if (m->img_emb.emb_pos.nb_dims)
-        wan_op_gate_add(d, &h, &m->img_emb.emb_pos, NULL);
-    wan_op_layer_norm(d, &h, &h, &m->img_emb.norm[0].weight,
+        wan_op_gate_add(d, &x, &m->img_emb.emb_pos, NULL);
+    wan_op_layer_norm(d, &h, &x, &m->img_emb.norm[0].weight,
                       &m->img_emb.norm[0].bias, IMAGE_EPS);
     wan_op_linear(d, &u, &h, &m->img_emb.linear[0], .act = WAN_ACT_GELU_ERF);
-    wan_op_linear(d, &img, &u, &m->img_emb.linear[1]);          // [rows, D]
-    wan_op_layer_norm(d, &img, &img, &m->img_emb.norm[1].weight,
+    wan_op_linear(d, &y, &u, &m->img_emb.linear[1]);            // [rows, D]
+    wan_op_layer_norm(d, &img, &y, &m->img_emb.norm[1].weight,
                       &m->img_emb.norm[1].bias, IMAGE_EPS);
     wan_tap(d, &img, "image_context");
 
@@ -332,13 +329,15 @@ static void cross_attention(WanDev *d, WanTensor *x, const WanTensor *h,
     wan_release(d, mark);
 }
 
-/* x += gate * (W2 gelu(W1 h + b1) + b2) */
+/* x += gate * (W2 gelu(W1 h + b1) + b2), some rows at a time: the hidden
+ * layer is three to six times as wide as the model. */
 static void feed_forward(WanDev *d, WanTensor *x, const WanTensor *h,
                          const WanDitBlock *w, const WanTensor *gate, int F)
 {
     const WanMark mark = wan_mark(d);
-    const int64_t L = wan_rows(x), step = L < FFN_ROWS ? L : FFN_ROWS;
-    WanTensor hidden = wan_tmp(d, step, F);
+    const int64_t L = wan_rows(x), most = d->backend->hidden_rows;
+    const int64_t step = L < most ? L : most;
+    WanTensor hidden = wan_tmp_act(d, step, F);
 
     for (int64_t i = 0; i < L; i += step) {
         const int64_t n = L - i < step ? L - i : step;
@@ -358,7 +357,7 @@ static void tap_feed_forward(WanDev *d, const WanTensor *h,
     const WanMark mark = wan_mark(d);
 
     if (d->tap) {
-        WanTensor u = wan_tmp(d, wan_rows(h), F);
+        WanTensor u = wan_tmp_act(d, wan_rows(h), F);
 
         wan_op_linear(d, &u, h, &w->ffn[0], .act = WAN_ACT_GELU_TANH);
         tap_branch(d, &u, &w->ffn[1], block, "ffn");
@@ -366,14 +365,17 @@ static void tap_feed_forward(WanDev *d, const WanTensor *h,
     wan_release(d, mark);
 }
 
-static void block_forward(WanDev *d, WanTensor *x, const WanDit *m, int i,
-                          const WanDitTime *time, const WanDitContext *text,
+/* One block of n branches, x[b] each. Block 0 gets the same tokens for all:
+ * until the text comes in, one is enough. */
+static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
+                          int i, const WanDitTime *time,
+                          const WanDitContext text[],
                           const WanDitContext *image, const WanRope *rope)
 {
     const WanDitConfig *c = &m->config;
     const WanDitBlock *w = &m->blocks[i];
     const WanMark mark = wan_mark(d);
-    WanTensor h = wan_tmp_like(d, x);
+    WanTensor h = wan_tmp_act(d, wan_rows(&x[0]), c->dim);
     WanTensor mod = wan_tmp(d, 6, c->dim);      // modulation + e0
     WanTensor part[6];                          // shift, scale, gate; twice
 
@@ -383,18 +385,27 @@ static void block_forward(WanDev *d, WanTensor *x, const WanDit *m, int i,
     for (int k = 0; k < 6; k++)
         part[k] = wan_slice(&mod, k, 1);
 
-    wan_op_modulate(d, &h, x, &part[0], &part[1], c->eps);
-    wan_tap(d, &h, "block%d.norm1_modulated", i);
-    self_attention(d, x, &h, &w->self_attn, &part[2], rope, c->eps, i);
+    for (int b = 0; b < n; b++) {
+        if (b && !i) {
+            wan_op_copy(d, &x[b], &x[0]);
+            continue;
+        }
+        wan_op_modulate(d, &h, &x[b], &part[0], &part[1], c->eps);
+        wan_tap(d, &h, "block%d.norm1_modulated", i);
+        self_attention(d, &x[b], &h, &w->self_attn, &part[2], rope, c->eps, i);
+    }
+    for (int b = 0; b < n; b++) {
+        wan_op_layer_norm(d, &h, &x[b], &w->norm3.weight, &w->norm3.bias,
+                          c->eps);
+        wan_tap(d, &h, "block%d.norm3", i);
+        cross_attention(d, &x[b], &h, &w->cross_attn, &text[b], image,
+                        c->heads, c->eps, i);
 
-    wan_op_layer_norm(d, &h, x, &w->norm3.weight, &w->norm3.bias, c->eps);
-    wan_tap(d, &h, "block%d.norm3", i);
-    cross_attention(d, x, &h, &w->cross_attn, text, image, c->heads, c->eps, i);
-
-    wan_op_modulate(d, &h, x, &part[3], &part[4], c->eps);
-    tap_feed_forward(d, &h, w, c->ffn, i);
-    feed_forward(d, x, &h, w, &part[5], c->ffn);
-    wan_tap(d, x, "block%d", i);
+        wan_op_modulate(d, &h, &x[b], &part[3], &part[4], c->eps);
+        tap_feed_forward(d, &h, w, c->ffn, i);
+        feed_forward(d, &x[b], &h, w, &part[5], c->ffn);
+        wan_tap(d, &x[b], "block%d", i);
+    }
     wan_release(d, mark);
 }
 
@@ -420,27 +431,32 @@ static void head_forward(WanDev *d, WanTensor *v, const WanTensor *x,
     wan_release(d, mark);
 }
 
-void wan_dit_forward(WanDev *d, WanTensor *v, const WanDit *m,
+void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDit *m,
                      const WanTensor *x, const WanDitTime *time,
-                     const WanDitContext *text, const WanDitContext *image,
+                     const WanDitContext text[], const WanDitContext *image,
                      const WanRope *rope)
 {
     const WanDitConfig *c = &m->config;
     const WanMark mark = wan_mark(d);
     const int64_t L = wan_count(x) / (4 * c->in_dim);
-    WanTensor tokens = wan_tmp(d, L, c->dim);
+    WanTensor tokens[WAN_DIT_BRANCHES];
+
+    for (int b = 0; b < n; b++)
+        tokens[b] = wan_tmp(d, L, c->dim);
     const WanMark patch = wan_mark(d);
-    WanTensor patches = wan_tmp(d, L, 4 * c->in_dim);
+    WanTensor patches = wan_tmp_act(d, L, 4 * c->in_dim);
 
     wan_section(d, "patches");
     wan_op_patchify(d, &patches, x, 2);
-    wan_op_linear(d, &tokens, &patches, &m->patch_embedding);   // [L, D]
+    wan_op_linear(d, &tokens[0], &patches, &m->patch_embedding); // [L, D]
     wan_release(d, patch);
-    wan_tap(d, &tokens, "tokens");
+    wan_tap(d, &tokens[0], "tokens");
 
     for (int i = 0; i < c->layers; i++)
-        block_forward(d, &tokens, m, i, time, text, image, rope);
-    head_forward(d, v, &tokens, m, time);
-    wan_tap(d, v, "out");
+        block_forward(d, tokens, n, m, i, time, text, image, rope);
+    for (int b = 0; b < n; b++) {
+        head_forward(d, &v[b], &tokens[b], m, time);
+        wan_tap(d, &v[b], "out");
+    }
     wan_release(d, mark);
 }

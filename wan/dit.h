@@ -98,17 +98,24 @@ void wan_dit_time(WanDev *d, WanDitTime *out, const WanDit *m, double t);
 void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
                   int frames, int rows, int cols);
 
+/* Guidance asks for two: with the prompt and with the negative one. */
+#define WAN_DIT_BRANCHES 2
+
 /**
- * v = velocity of the latent x at that time under that prompt and image.
+ * v[b] = velocity of the latent x at that time under that image and prompt
+ * text[b], for all n branches. They go through the blocks side by side: what
+ * is before the first text is computed once, and each weight is used by all
+ * before the next.
  *
- * @param v [16, T, H, W], dense
+ * @param v [16, T, H, W] each, dense
+ * @param n 1 to WAN_DIT_BRANCHES
  * @param x [in_dim, T, H, W], dense; H and W even; image models: 16 of noise,
  *          4 of mask, 16 of the conditioning latent
  * @param image NULL for models without an image branch
  */
-void wan_dit_forward(WanDev *d, WanTensor *v, const WanDit *m,
+void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDit *m,
                      const WanTensor *x, const WanDitTime *time,
-                     const WanDitContext *text, const WanDitContext *image,
+                     const WanDitContext text[], const WanDitContext *image,
                      const WanRope *rope);
 
 #endif /* WAN_DIT_H */

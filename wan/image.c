@@ -25,13 +25,18 @@ int64_t wan_image_row_bytes(enum WanPixelFormat format, int width, int plane)
         return plane > 0 ? 0 : w * 3;
     case WAN_PIX_GBRPF32:
         return plane > 2 ? 0 : w * 4;
+    case WAN_PIX_NV12:
+        return plane > 1 ? 0 : w;
+    case WAN_PIX_P010:
+        return plane > 1 ? 0 : w * 2;
     }
     return 0;
 }
 
 int wan_image_rows(enum WanPixelFormat format, int height, int plane)
 {
-    const int half = format == WAN_PIX_YUV420P || format == WAN_PIX_YUV420P10;
+    const int half = format == WAN_PIX_YUV420P || format == WAN_PIX_NV12 ||
+                     format == WAN_PIX_YUV420P10 || format == WAN_PIX_P010;
 
     if (!wan_image_row_bytes(format, 2, plane))
         return 0;
@@ -51,17 +56,31 @@ static char *plane_row(const WanImage *img, int plane, int row)
     return (char *)img->data[plane] + row * img->stride[plane];
 }
 
+/* How the samples of YUV lie. */
+typedef struct Layout {
+    int bytes;                      // of a sample
+    int half;                       // chroma at half the rows and columns
+    int pairs;                      // Cb and Cr in turn in one plane
+    int left;                       // bits a sample is moved up by
+} Layout;
+
+static const Layout layouts[] = {
+    [WAN_PIX_YUV420P]   = { 1, 1, 0, 0 }, [WAN_PIX_NV12] = { 1, 1, 1, 0 },
+    [WAN_PIX_YUV420P10] = { 2, 1, 0, 0 }, [WAN_PIX_P010] = { 2, 1, 1, 6 },
+    [WAN_PIX_YUV444P]   = { 1, 0, 0, 0 },
+};
+
 /* Planes may have any alignment. */
-static void put(char *row, int i, int bytes, float value)
+static void put(char *row, ptrdiff_t i, const Layout *l, float value)
 {
-    const long v = lrintf(value);
+    const long v = lrintf(value) << l->left;
     const uint8_t v8 = (uint8_t)v;
     const uint16_t v16 = (uint16_t)v;
 
-    if (bytes == 1)
+    if (l->bytes == 1)
         memcpy(row + i, &v8, 1);
     else
-        memcpy(row + 2 * (ptrdiff_t)i, &v16, 2);
+        memcpy(row + 2 * i, &v16, 2);
 }
 
 static void write_rgb(const WanImage *img, const float *rgb)
@@ -96,9 +115,9 @@ static float luma(const float u[3])
 
 static void write_yuv(const WanImage *img, const float *rgb)
 {
-    const int bytes = img->format == WAN_PIX_YUV420P10 ? 2 : 1;
-    const int half = img->format != WAN_PIX_YUV444P;
-    const float unit_size = bytes == 2 ? 4 : 1;
+    const Layout *l = &layouts[img->format];
+    const int half = l->half;
+    const float unit_size = l->bytes == 2 ? 4 : 1;
     const ptrdiff_t w = img->width;
 
     for (int i = 0; i < img->height; i++) {
@@ -108,12 +127,13 @@ static void write_yuv(const WanImage *img, const float *rgb)
             const float *p = rgb + (i * w + j) * 3;
             const float u[3] = { unit(p[0]), unit(p[1]), unit(p[2]) };
 
-            put(out, (int)j, bytes, (16 + 219 * luma(u)) * unit_size);
+            put(out, j, l, (16 + 219 * luma(u)) * unit_size);
         }
     }
 
     for (int i = 0; i < img->height >> half; i++) {
-        char *cb = plane_row(img, 1, i), *cr = plane_row(img, 2, i);
+        char *cb = plane_row(img, 1, i);
+        char *cr = l->pairs ? cb + l->bytes : plane_row(img, 2, i);
 
         for (ptrdiff_t j = 0; j < w >> half; j++) {
             float u[3] = { 0 };     // the colour under this chroma sample
@@ -135,9 +155,9 @@ static void write_yuv(const WanImage *img, const float *rgb)
                 }
             }
             const float y = luma(u);
-            put(cb, (int)j, bytes,
+            put(cb, j << l->pairs, l,
                 (128 + 224 * (u[2] - y) / 1.8556f) * unit_size);
-            put(cr, (int)j, bytes,
+            put(cr, j << l->pairs, l,
                 (128 + 224 * (u[0] - y) / 1.5748f) * unit_size);
         }
     }
@@ -154,6 +174,8 @@ void wan_image_write(const WanImage *img, const float *rgb)
     case WAN_PIX_YUV420P:
     case WAN_PIX_YUV444P:
     case WAN_PIX_YUV420P10:
+    case WAN_PIX_NV12:
+    case WAN_PIX_P010:
         write_yuv(img, rgb);
         break;
     }

@@ -9,6 +9,7 @@
  *   gbrpf32         (x + 1) / 2
  *   yuv*            BT.709, limited range, rounded to nearest from float:
  *                   Y = 16 + 219 y, C = 128 + 224 c, times 4 for 10 bit
+ *   nv12, p010      the numbers of yuv420p, yuv420p10; p010's times 64
  *
  * 4:2:0 chroma sits on the even luma columns, midway between two rows: the
  * filter is [1 2 1] / 4 along the row, its edge repeated, and the mean of the

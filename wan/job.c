@@ -19,11 +19,16 @@
 #include "model.h"
 #include "sampler.h"
 
+/* Devices copy vectors one by one: a slice of one is rounded up again, and
+ * some are wanted in 16 bits too. */
+#define VECTORS_SLACK (1 << 20)
+
 enum { COND, UNCOND };              // the two branches of guidance
 
 struct WanJob {
     WanModel *model;
     WanDev *dev;
+    WanPager *pager;                // of devices with their own memory
     WanRequest rq;                  // strings are not kept: see ids
     int32_t ids[2][WAN_TEXT_LEN];   // COND, UNCOND
     int nb_ids[2];
@@ -184,6 +189,7 @@ static void begin(WanJob *j)
     const int64_t h = j->rq.height / WAN_SPACE_STRIDE;
     const int64_t w = j->rq.width / WAN_SPACE_STRIDE;
 
+    wan_dev_stage(d, WAN_STAGE_TEXT);
     j->solver[WAN_S_X] = wan_tmp(d, WAN_LATENT_CHANNELS, T, h, w);
     j->latent_end = wan_mark(d);
     for (int i = 0; i < WAN_S_NB; i++)
@@ -246,6 +252,7 @@ static void begin_image(WanJob *j)
     WanDev *d = j->dev;
     WanTensor mask = wan_slice(&j->input, WAN_LATENT_CHANNELS, 4);
 
+    wan_dev_stage(d, WAN_STAGE_IMAGE);
     wan_section(d, "mask");
     make_mask(j, &mask);
     for (int i = 0; i < images(j); i++) {
@@ -305,6 +312,7 @@ static void begin_steps(WanJob *j)
 {
     const WanTensor *x = &j->solver[WAN_S_X];
 
+    wan_dev_stage(j->dev, WAN_STAGE_STEPS);
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_dit_text(j->dev, &j->context[i], &j->model->dit, &j->text[i]);
     if (images(j))
@@ -335,16 +343,15 @@ static void denoise(WanJob *j, int i)
         x = &j->input;
     }
     wan_dit_time(d, &time, dit, j->schedule.timestep[i]);
-    wan_dit_forward(d, &s[WAN_S_V], dit, x, &time, &j->context[COND], image,
-                    &j->rope);
+    WanTensor v[2] = { s[WAN_S_V] };            // COND, UNCOND
+    if (guided(&j->rq))
+        v[UNCOND] = wan_tmp_like(d, &s[WAN_S_V]);
+    wan_dit_forward(d, v, 1 + guided(&j->rq), dit, x, &time, j->context,
+                    image, &j->rope);
+    wan_section(d, "guidance and solver");
     if (guided(&j->rq)) {
-        WanTensor vu = wan_tmp_like(d, &s[WAN_S_V]);
-        const WanTensor *both[] = { &s[WAN_S_V], &vu };
+        const WanTensor *both[] = { &v[COND], &v[UNCOND] };
 
-        wan_section(d, "unconditional");
-        wan_dit_forward(d, &vu, dit, x, &time, &j->context[UNCOND], image,
-                        &j->rope);
-        wan_section(d, "guidance and solver");
         wan_op_lincomb(d, &s[WAN_S_V], 2, (double[]){ g, 1 - g }, both);
     }
     wan_tap(d, &s[WAN_S_V], "noise_pred%d", i);
@@ -382,6 +389,7 @@ static void begin_decode(WanJob *j)
     const int64_t chunk = x->dim[1] > 1 ? WAN_TIME_STRIDE : 1;
 
     wan_release(j->dev, j->latent_end);
+    wan_dev_stage(j->dev, WAN_STAGE_DECODE);
     j->rgb = wan_tmp(j->dev, chunk, j->rq.height, j->rq.width, 3);
     wan_vae_stream(j->dev, &j->stream, &j->model->vae, x->dim[2], x->dim[3]);
 }
@@ -401,12 +409,32 @@ static void decode(WanJob *j)
 
 /* ----------------------------------------------------------------- plan */
 
-/* The whole pipeline on the plan backend: j has request and id counts. */
-static int plan_job(WanPlan *out, WanJob *j,
+/* What the device needs, and what it will be given: all that is useful, at
+ * most what is available. */
+static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
+{
+    *bytes = out->work_bytes;
+    if (!j->pager)
+        return 0;
+    if (j->pager->error < 0)
+        return j->pager->error;
+    wan_pager_need(j->pager, &out->least_bytes, &out->full_bytes);
+    *bytes = out->full_bytes < out->available_bytes ? out->full_bytes
+                                                    : out->available_bytes;
+    if (*bytes >= out->least_bytes) {
+        wan_pager_fit(j->pager, *bytes);
+        out->stream_bytes = wan_pager_streams(j->pager, WAN_STAGE_STEPS);
+    }
+    return 0;
+}
+
+/* The whole pipeline on the plan backend: j has request and id counts. The
+ * order in which it uses the weights is kept in j->pager. */
+static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
                     void (*trace)(void *, const char *), void *opaque)
 {
     const WanModel *m = j->model;
-    const int T = latent_frames(&j->rq);
+    const int T = latent_frames(&j->rq), last = T < 3 ? T - 1 : 2;
     double before;
     int ret = wan_dev_open_plan(&j->dev, m->device, m->threads, &m->log);
 
@@ -414,9 +442,18 @@ static int plan_job(WanPlan *out, WanJob *j,
         return ret;
     j->dev->trace = trace;
     j->dev->trace_opaque = opaque;
+    if (j->dev->backend->page_bytes) {
+        if (!(j->pager = wan_pager_alloc())) {
+            wan_dev_close(&j->dev);
+            return WAN_ERR(ENOMEM);
+        }
+        j->dev->pager = j->pager;
+        j->pager->vectors = m->pool.vectors * 3 / 2 + VECTORS_SLACK;
+    }
     *out = (WanPlan){
         .weight_bytes = m->info.weight_bytes + m->pool.bytes,
-        .available_bytes = m->memory ? m->memory : wan_dev_available(m->device),
+        .available_bytes = m->memory ? m->memory :
+                           wan_dev_available(m->device, m->cuda_context),
         .tokens = (int64_t)T * (j->rq.height / 16) * (j->rq.width / 16),
     };
 
@@ -435,21 +472,29 @@ static int plan_job(WanPlan *out, WanJob *j,
         }
     }
     begin_steps(j);
+    wan_dev_repeat(j->dev);
     before = j->dev->flops;
     denoise(j, 0);
     out->step_flops = j->dev->flops - before;
     begin_decode(j);
-    for (int t = 0; t < T && t < 3; t++) {
+    for (int t = 0; t <= last; t++) {
+        if (t == last)
+            wan_dev_repeat(j->dev);
         before = j->dev->flops;
         decode(j);
         /* From the second chunk on all cost the same. */
         out->decode_flops += (j->dev->flops - before) *
                              (t == 2 ? T - 2 : 1);
     }
+    /* Frames go out above the decoder's history; no part of the trace. */
+    j->dev->trace = NULL;
+    WanTensor frame = wan_slice(&j->rgb, 0, 1);
+    frame = wan_reshape(&frame, j->rq.height, j->rq.width, 3);
+    wan_op_image(j->dev, NULL, &frame);
     ret = wan_dev_error(j->dev);
     out->work_bytes = j->dev->peak;
     wan_dev_close(&j->dev);
-    return ret;
+    return ret < 0 ? ret : plan_weights(out, j, bytes);
 }
 
 int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
@@ -460,6 +505,7 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
                                 .height = r->height };
     WanRequest rq = *r;
     WanJob *j;
+    int64_t bytes;
     int ret;
 
     rq.prompt = rq.prompt ? rq.prompt : "";
@@ -489,8 +535,9 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if (ret >= 0)
         ret = wan_schedule_init(&j->schedule, rq.sampler, rq.steps, rq.shift);
     if (ret >= 0)
-        ret = plan_job(out, j, trace, opaque);
+        ret = plan_job(out, &bytes, j, trace, opaque);
     wan_schedule_free(&j->schedule);
+    wan_pager_free(&j->pager);
     free(j);
     return ret;
 }
@@ -550,12 +597,43 @@ static int tokenize(WanJob *j, int branch, const char *text,
     return 0;
 }
 
+/* Whether it fits, and what does not. */
+static int check_memory(const WanModel *m, const WanRequest *r,
+                        const WanPlan *p)
+{
+    const char *whose = m->memory ? "given by option memory" : "free";
+
+    if (p->full_bytes && p->least_bytes > p->available_bytes) {
+        wan_log(&m->log, WAN_LOG_ERROR, "%dx%d, %d frames need %.3g GB of "
+                "device memory, or %.3g GB to keep all weights there; %.3g GB "
+                "are %s: make size or frames smaller", r->width, r->height,
+                r->frames, p->least_bytes / 1e9, p->full_bytes / 1e9,
+                p->available_bytes / 1e9, whose);
+        return WAN_ERR(ENOMEM);
+    }
+    if (!p->full_bytes && p->work_bytes > p->available_bytes) {
+        wan_log(&m->log, WAN_LOG_ERROR, "%dx%d, %d frames need %.3g GB of "
+                "memory besides %.3g GB of mapped weights, %.3g GB are %s: "
+                "make size or frames smaller", r->width, r->height, r->frames,
+                p->work_bytes / 1e9, p->weight_bytes / 1e9,
+                p->available_bytes / 1e9, whose);
+        return WAN_ERR(ENOMEM);
+    }
+    if (p->stream_bytes)
+        wan_log(&m->log, WAN_LOG_INFO, "%.3g GB of device memory would keep "
+                "all weights, %.3g GB are %s: %.3g GB are copied at every "
+                "step", p->full_bytes / 1e9, p->available_bytes / 1e9, whose,
+                p->stream_bytes / 1e9);
+    return 0;
+}
+
 int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r)
 {
     const char *negative = r->negative_prompt ? r->negative_prompt
                                               : m->info.negative_prompt;
     WanPlan plan;
     WanJob *j = NULL;
+    int64_t bytes;
     int ret;
 
     *out = NULL;
@@ -577,25 +655,17 @@ int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r)
         (ret = tokenize(j, UNCOND, negative, "negative_prompt")) < 0 ||
         (ret = wan_schedule_init(&j->schedule, r->sampler, r->steps,
                                  r->shift)) < 0 ||
-        (ret = plan_job(&plan, j, NULL, NULL)) < 0)
+        (ret = plan_job(&plan, &bytes, j, NULL, NULL)) < 0 ||
+        (ret = check_memory(m, r, &plan)) < 0)
         goto fail;
-    if (plan.work_bytes > plan.available_bytes) {
-        wan_log(&m->log, WAN_LOG_ERROR, "%dx%d, %d frames need %.3g GB of "
-                "memory besides %.3g GB of mapped weights, %.3g GB are %s: "
-                "make size or frames smaller", r->width, r->height, r->frames,
-                plan.work_bytes / 1e9, plan.weight_bytes / 1e9,
-                plan.available_bytes / 1e9,
-                m->memory ? "given by option memory" : "free");
-        ret = WAN_ERR(ENOMEM);
-        goto fail;
-    }
     memset(j->solver, 0, sizeof(j->solver));
     memset(&j->stream, 0, sizeof(j->stream));
     j->frames_ready = j->frames_given = 0;
-    ret = wan_dev_open(&j->dev, m->device, m->threads, plan.work_bytes,
-                       &m->log);
+    ret = wan_dev_open_in(&j->dev, m->device, m->threads, bytes,
+                          m->cuda_context, &m->log);
     if (ret < 0)
         goto fail;
+    j->dev->pager = j->pager;
     j->progress.total = 1 + guided(&j->rq);
     *out = j;
     return 0;
@@ -684,22 +754,15 @@ end:
 
 static int image_fits(const WanImage *img, const WanRequest *rq)
 {
-    static const struct { unsigned char planes, bytes, log2_chroma; } f[] = {
-        [WAN_PIX_YUV420P] = { 3, 1, 1 },   [WAN_PIX_YUV444P] = { 3, 1, 0 },
-        [WAN_PIX_YUV420P10] = { 3, 2, 1 }, [WAN_PIX_GBRP] = { 3, 1, 0 },
-        [WAN_PIX_RGB24] = { 1, 3, 0 },     [WAN_PIX_GBRPF32] = { 3, 4, 0 },
-    };
-
-    if ((unsigned)img->format > WAN_PIX_GBRPF32 || img->width != rq->width ||
+    if ((unsigned)img->format > WAN_PIX_P010 || img->width != rq->width ||
         img->height != rq->height)
         return 0;
-    for (int i = 0; i < f[img->format].planes; i++) {
-        const int w = i ? img->width >> f[img->format].log2_chroma
-                        : img->width;
-        const ptrdiff_t s = img->stride[i] < 0 ? -img->stride[i]
-                                               : img->stride[i];
+    for (int p = 0; p < 4; p++) {
+        const int64_t row = wan_image_row_bytes(img->format, img->width, p);
+        const ptrdiff_t s = img->stride[p] < 0 ? -img->stride[p]
+                                               : img->stride[p];
 
-        if (!img->data[i] || s < (ptrdiff_t)w * f[img->format].bytes)
+        if (row && (!img->data[p] || s < row))
             return 0;
     }
     return 1;
@@ -744,6 +807,7 @@ void wan_job_close(WanJob **jp)
     if (!j)
         return;
     wan_dev_close(&j->dev);
+    wan_pager_free(&j->pager);
     wan_schedule_free(&j->schedule);
     free(j->image[0].rgb);
     free(j->image[1].rgb);

@@ -17,6 +17,7 @@ struct WanModel {
     int refs;                   // atomic; freed at 0
     WanLog log;
     char *device;
+    void *cuda_context;         // the caller's, or NULL
     int threads;
     int64_t memory;             // the user's limit, 0: what is free
     WanModelInfo info;

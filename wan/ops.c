@@ -48,12 +48,18 @@ static const char *shape(const WanTensor *t, char *buf, size_t size)
     return buf;
 }
 
+static double bytes_of(const WanTensor *t)
+{
+    return t ? (double)wan_count(t) * wan_type_size(t->type) : 0;
+}
+
 /* One line: op, destination, sources, options. x2 and opt may be NULL. */
 static void trace(WanDev *d, const char *op, const WanTensor *y,
                   const WanTensor *x, const WanTensor *x2, const char *opt)
 {
     char a[64], b[64], c[64], line[256];
 
+    d->bytes += bytes_of(y) + bytes_of(x) + bytes_of(x2);
     if (!d->trace)
         return;
     snprintf(line, sizeof(line), "%s %s%s%s%s%s%s%s", op,
@@ -68,13 +74,13 @@ static void trace(WanDev *d, const char *op, const WanTensor *y,
  * without being counted twice. */
 typedef struct Inner {
     void (*trace)(void *, const char *);
-    double flops;
+    double flops, bytes;
     WanMark mark;
 } Inner;
 
 static Inner inner_begin(WanDev *d)
 {
-    const Inner in = { d->trace, d->flops, wan_mark(d) };
+    const Inner in = { d->trace, d->flops, d->bytes, wan_mark(d) };
 
     d->trace = NULL;
     return in;
@@ -84,6 +90,7 @@ static void inner_end(WanDev *d, Inner in)
 {
     d->trace = in.trace;
     d->flops = in.flops;
+    d->bytes = in.bytes;
     wan_release(d, in.mark);
 }
 
@@ -112,10 +119,23 @@ static void scratch_end(WanDev *d, WanMark mark)
 /* Call an entry of the table, but not when only counting. */
 #define CALL(d, entry, ...) \
     do { \
-        if (!(d)->plan) \
+        if (!(d)->plan) { \
+            wan_dev_enter(d); \
             (d)->backend->ops->entry((d), __VA_ARGS__); \
+            wan_dev_leave(d); \
+        } \
     } while (0)
 
+/* The plan writes down in which order matrices will be wanted. */
+static void note(WanDev *d, const WanTensor *w, int conv, const WanTensor *x)
+{
+    if (d->plan && d->pager) {
+        WanType type;
+        const int64_t bytes = d->backend->page_bytes(w, x, &type);
+
+        wan_pager_note(d->pager, w, conv, type, bytes);
+    }
+}
 
 static int same_matrix(const WanTensor *a, const WanTensor *b)
 {
@@ -125,6 +145,17 @@ static int same_matrix(const WanTensor *a, const WanTensor *b)
 static int is_vector(const WanTensor *t, int64_t n)
 {
     return t->nb_dims && t->type == WAN_F32 && wan_count(t) == n;
+}
+
+/* F32 or the device's activations. */
+static int is_value(const WanDev *d, const WanTensor *t)
+{
+    return t->type == WAN_F32 || t->type == d->backend->act;
+}
+
+static int are_values(const WanDev *d, const WanTensor *a, const WanTensor *b)
+{
+    return is_value(d, a) && is_value(d, b);
 }
 
 static int is_dense(const WanTensor *t)
@@ -145,25 +176,24 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     const WanOps *ops = d->backend->ops;
     const double m = wan_rows(y), n = wan_cols(y), k = wan_cols(x);
+    char opt[64];
     WanMark mark;
 
     if (!ready(d))
         return;
-    REQUIRE(d, "linear", wan_rows(y) == wan_rows(x));
+    REQUIRE(d, "linear", wan_rows(y) == wan_rows(x) && are_values(d, y, x));
     REQUIRE(d, "linear", w->weight.nb_dims >= 2);
     REQUIRE(d, "linear", w->weight.dim[0] == wan_cols(y));
     REQUIRE(d, "linear", wan_count(&w->weight) == wan_cols(x) * wan_cols(y));
     REQUIRE(d, "linear", !w->bias.nb_dims || is_vector(&w->bias, wan_cols(y)));
     REQUIRE(d, "linear", !a.gate || is_vector(a.gate, wan_cols(y)));
     a.add |= a.gate != NULL;
-    if (d->trace) {
-        char opt[64];
-        snprintf(opt, sizeof(opt), "%s%s%s", act_name(a.act),
-                 a.act && a.add ? " " : "",
-                 a.gate ? "gate add" : a.add ? "add" : "");
-        trace(d, "linear", y, x, &w->weight, opt);
-    }
+    snprintf(opt, sizeof(opt), "%s%s%s", act_name(a.act),
+             a.act && a.add ? " " : "",
+             a.gate ? "gate add" : a.add ? "add" : "");
+    trace(d, "linear", y, x, &w->weight, opt);
     d->flops += 2 * m * n * k;
+    note(d, &w->weight, 0, x);
 
     if (!scratch_begin(d, ops->linear_scratch
                        ? ops->linear_scratch(d->threads, y, x, w, &a) : 0,
@@ -193,11 +223,13 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
 {
     const WanOps *ops = d->backend->ops;
     const double lq = wan_rows(q), lk = wan_rows(k), c = wan_cols(q);
+    char opt[96];
     WanMark mark;
 
     if (!ready(d))
         return;
     REQUIRE(d, "attention", same_matrix(y, q) && same_matrix(k, v));
+    REQUIRE(d, "attention", are_values(d, y, q) && are_values(d, k, v));
     REQUIRE(d, "attention", wan_cols(k) == wan_cols(q));
     REQUIRE(d, "attention", a.heads > 0 && wan_cols(q) % a.heads == 0);
     REQUIRE(d, "attention", wan_rows(k) > 0 && a.tail >= 0);
@@ -207,13 +239,10 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
              a.rel_bias->dim[1] == a.heads));
     if (!a.scale)
         a.scale = (float)(1 / sqrt((double)wan_cols(q) / a.heads));
-    if (d->trace) {
-        char opt[96];
-        snprintf(opt, sizeof(opt), "heads %d%s%s%s", a.heads,
-                 a.rel_bias ? " rel_bias" : "", a.tail > 1 ? " tail" : "",
-                 a.add ? " add" : "");
-        trace(d, "attention", y, q, k, opt);
-    }
+    snprintf(opt, sizeof(opt), "heads %d%s%s%s", a.heads,
+             a.rel_bias ? " rel_bias" : "", a.tail > 1 ? " tail" : "",
+             a.add ? " add" : "");
+    trace(d, "attention", y, q, k, opt);
     d->flops += 4 * lq * lk * c;
 
     if (!scratch_begin(d, ops->attention_scratch
@@ -229,6 +258,7 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     const WanOps *ops = d->backend->ops;
     const int64_t *wd = w->weight.dim;
+    char opt[96];
     WanMark mark;
 
     if (!ready(d))
@@ -237,6 +267,7 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
     a.stride += !a.stride;
     a.upsample += !a.upsample;
     REQUIRE(d, "conv", x->nb_dims == 4 && y->nb_dims == 4);
+    REQUIRE(d, "conv", are_values(d, y, x));
     REQUIRE(d, "conv", w->weight.nb_dims == 5);
     REQUIRE(d, "conv", wd[1] == x->dim[3] && wd[0] == y->dim[3]);
     REQUIRE(d, "conv", is_vector(&w->bias, wd[0]));
@@ -249,15 +280,13 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
     REQUIRE(d, "conv", y->dim[0] == (x->dim[0] - wd[2]) / a.stride_t + 1);
     REQUIRE(d, "conv", y->dim[1] == x->dim[1] * a.upsample / a.stride);
     REQUIRE(d, "conv", y->dim[2] == x->dim[2] * a.upsample / a.stride);
-    if (d->trace) {
-        char opt[96];
-        snprintf(opt, sizeof(opt), "%dx%dx%d%s%s%s%s", (int)wd[2], (int)wd[3],
-                 (int)wd[4], a.stride_t > 1 ? " stride_t 2" : "",
-                 a.stride > 1 ? " stride 2" : "",
-                 a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "");
-        trace(d, "conv", y, x, NULL, opt);
-    }
+    snprintf(opt, sizeof(opt), "%dx%dx%d%s%s%s%s", (int)wd[2], (int)wd[3],
+             (int)wd[4], a.stride_t > 1 ? " stride_t 2" : "",
+             a.stride > 1 ? " stride 2" : "",
+             a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "");
+    trace(d, "conv", y, x, NULL, opt);
     d->flops += 2.0 * wan_count(y) * wd[1] * wd[2] * wd[3] * wd[4];
+    note(d, &w->weight, 1, x);
 
     if (!scratch_begin(d, ops->conv_scratch
                        ? ops->conv_scratch(d->threads, y, x, w, &a) : 0,
@@ -275,7 +304,7 @@ void wan_op_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "layer_norm", same_matrix(y, x));
+    REQUIRE(d, "layer_norm", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "layer_norm", !gain == !bias);
     REQUIRE(d, "layer_norm", !gain || (is_vector(gain, wan_cols(x)) &&
                                        is_vector(bias, wan_cols(x))));
@@ -289,7 +318,7 @@ void wan_op_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "modulate", same_matrix(y, x));
+    REQUIRE(d, "modulate", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "modulate", is_vector(shift, wan_cols(x)));
     REQUIRE(d, "modulate", is_vector(scale, wan_cols(x)));
     trace(d, "modulate", y, x, NULL, NULL);
@@ -312,7 +341,7 @@ void wan_op_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "rms_norm", same_matrix(y, x));
+    REQUIRE(d, "rms_norm", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "rms_norm", is_vector(gain, wan_cols(x)));
     trace(d, "rms_norm", y, x, NULL, NULL);
     CALL(d, rms_norm, y, x, gain, eps);
@@ -334,7 +363,7 @@ void wan_op_rope(WanDev *d, WanTensor *x, const WanRope *rope)
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "rope", rope_fits(x, rope));
+    REQUIRE(d, "rope", rope_fits(x, rope) && is_value(d, x));
     trace(d, "rope", x, NULL, NULL, NULL);
     CALL(d, rope, x, rope);
 }
@@ -345,7 +374,7 @@ void wan_op_rms_norm_rope(WanDev *d, WanTensor *x, const WanTensor *gain,
     if (!ready(d))
         return;
     REQUIRE(d, "rms_norm_rope", is_vector(gain, wan_cols(x)));
-    REQUIRE(d, "rms_norm_rope", rope_fits(x, rope));
+    REQUIRE(d, "rms_norm_rope", rope_fits(x, rope) && is_value(d, x));
     trace(d, "rms_norm_rope", x, NULL, NULL, NULL);
     if (d->backend->ops->rms_norm_rope) {
         CALL(d, rms_norm_rope, x, gain, eps, rope);
@@ -363,7 +392,7 @@ void wan_op_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "l2_norm", same_matrix(y, x));
+    REQUIRE(d, "l2_norm", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "l2_norm", is_vector(gain, wan_cols(x)));
     REQUIRE(d, "l2_norm", act == WAN_ACT_NONE || act == WAN_ACT_SILU);
     trace(d, "l2_norm", y, x, NULL, act_name(act));
@@ -376,7 +405,7 @@ void wan_op_act(WanDev *d, WanTensor *y, const WanTensor *x, WanAct act)
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "act", same_matrix(y, x));
+    REQUIRE(d, "act", same_matrix(y, x) && are_values(d, y, x));
     trace(d, "act", y, x, NULL, act_name(act));
     CALL(d, act, y, x, act);
 }
@@ -387,6 +416,7 @@ void wan_op_mul(WanDev *d, WanTensor *y, const WanTensor *a,
     if (!ready(d))
         return;
     REQUIRE(d, "mul", same_matrix(y, a) && same_matrix(y, b));
+    REQUIRE(d, "mul", is_value(d, y) && are_values(d, a, b));
     trace(d, "mul", y, a, b, NULL);
     CALL(d, mul, y, a, b);
 }
@@ -397,6 +427,7 @@ void wan_op_geglu(WanDev *d, WanTensor *y, const WanTensor *g,
     if (!ready(d))
         return;
     REQUIRE(d, "geglu", same_matrix(y, g) && same_matrix(y, u));
+    REQUIRE(d, "geglu", is_value(d, y) && are_values(d, g, u));
     trace(d, "geglu", y, g, u, NULL);
     if (d->backend->ops->geglu) {
         CALL(d, geglu, y, g, u);
@@ -415,7 +446,7 @@ void wan_op_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "gate_add", same_matrix(y, x));
+    REQUIRE(d, "gate_add", same_matrix(y, x) && are_values(d, y, x));
     REQUIRE(d, "gate_add", !gate || is_vector(gate, wan_cols(x)));
     trace(d, "gate_add", y, x, NULL, gate ? "gate" : "");
     CALL(d, gate_add, y, x, gate);
@@ -424,17 +455,17 @@ void wan_op_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_op_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
                     const WanTensor *const *x)
 {
+    char opt[16];
+
     if (!ready(d))
         return;
-    REQUIRE(d, "lincomb", n >= 1 && n <= 6 && is_dense(y));
+    REQUIRE(d, "lincomb", n >= 1 && n <= 6 && is_dense(y) &&
+                          y->type == WAN_F32);
     for (int i = 0; i < n; i++)
         REQUIRE(d, "lincomb", wan_count(x[i]) == wan_count(y) &&
-                              is_dense(x[i]));
-    if (d->trace) {
-        char opt[16];
-        snprintf(opt, sizeof(opt), "of %d", n);
-        trace(d, "lincomb", y, NULL, NULL, opt);
-    }
+                              is_dense(x[i]) && x[i]->type == WAN_F32);
+    snprintf(opt, sizeof(opt), "of %d", n);
+    trace(d, "lincomb", y, NULL, NULL, opt);
     CALL(d, lincomb, y, n, coef, x);
 }
 
@@ -442,7 +473,7 @@ void wan_op_copy(WanDev *d, WanTensor *y, const WanTensor *x)
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "copy", same_matrix(y, x) && y->type == x->type);
+    REQUIRE(d, "copy", same_matrix(y, x) && are_values(d, y, x));
     trace(d, "copy", y, x, NULL, NULL);
     CALL(d, copy, y, x);
 }
@@ -451,6 +482,7 @@ void wan_op_fill(WanDev *d, WanTensor *y, float value)
 {
     if (!ready(d))
         return;
+    REQUIRE(d, "fill", is_value(d, y));
     trace(d, "fill", y, NULL, NULL, NULL);
     CALL(d, fill, y, value);
 }
@@ -468,7 +500,7 @@ void wan_op_download(WanDev *d, float *host, const WanTensor *x)
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "download", is_dense(x) && x->type == WAN_F32);
+    REQUIRE(d, "download", is_value(d, x));
     trace(d, "download", x, NULL, NULL, NULL);
     CALL(d, download, host, x);
 }
@@ -483,6 +515,7 @@ void wan_op_finite(WanDev *d, const WanTensor *x, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(what, sizeof(what), fmt, ap);
     va_end(ap);
+    REQUIRE(d, "finite", is_value(d, x));
     trace(d, "finite", x, NULL, NULL, NULL);
     CALL(d, finite, x, what);
 }
@@ -494,7 +527,7 @@ void wan_op_embed(WanDev *d, WanTensor *y, const WanTensor *table,
 {
     if (!ready(d))
         return;
-    REQUIRE(d, "embed", wan_cols(y) == wan_cols(table));
+    REQUIRE(d, "embed", wan_cols(y) == wan_cols(table) && is_value(d, y));
     for (int64_t i = 0; ids && i < wan_rows(y); i++)
         REQUIRE(d, "embed", ids[i] >= 0 && ids[i] < wan_rows(table));
     trace(d, "embed", y, table, NULL, NULL);
@@ -509,6 +542,7 @@ void wan_op_patchify(WanDev *d, WanTensor *tokens, const WanTensor *x, int p)
     REQUIRE(d, "patchify", x->dim[2] % p == 0 && x->dim[3] % p == 0);
     REQUIRE(d, "patchify", wan_cols(tokens) == x->dim[0] * p * p);
     REQUIRE(d, "patchify", wan_count(tokens) == wan_count(x));
+    REQUIRE(d, "patchify", are_values(d, tokens, x));
     trace(d, "patchify", tokens, x, NULL, NULL);
     CALL(d, patchify, tokens, x, p);
 }
@@ -521,6 +555,7 @@ void wan_op_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z)
     REQUIRE(d, "unpatchify", x->dim[2] % 2 == 0 && x->dim[3] % 2 == 0);
     REQUIRE(d, "unpatchify", wan_cols(z) == x->dim[0] * 4);
     REQUIRE(d, "unpatchify", wan_count(z) == wan_count(x));
+    REQUIRE(d, "unpatchify", are_values(d, x, z));
     trace(d, "unpatchify", x, z, NULL, NULL);
     CALL(d, unpatchify, x, z);
 }
@@ -533,6 +568,7 @@ void wan_op_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
         return;
     REQUIRE(d, "channels_last", x->nb_dims == 4 && y->nb_dims == 4);
     REQUIRE(d, "channels_last", is_dense(x) && y->dim[3] == x->dim[0]);
+    REQUIRE(d, "channels_last", are_values(d, y, x));
     REQUIRE(d, "channels_last", y->dim[1] == x->dim[2] &&
                                 y->dim[2] == x->dim[3]);
     REQUIRE(d, "channels_last", t0 >= 0 && t0 + y->dim[0] <= x->dim[1]);
@@ -550,6 +586,7 @@ void wan_op_channels_first(WanDev *d, WanTensor *y, int64_t t0,
         return;
     REQUIRE(d, "channels_first", x->nb_dims == 4 && y->nb_dims == 4);
     REQUIRE(d, "channels_first", is_dense(y) && x->dim[3] >= y->dim[0]);
+    REQUIRE(d, "channels_first", are_values(d, y, x));
     REQUIRE(d, "channels_first", x->dim[1] == y->dim[2] &&
                                  x->dim[2] == y->dim[3]);
     REQUIRE(d, "channels_first", t0 >= 0 && t0 + x->dim[0] <= y->dim[1]);
@@ -566,19 +603,28 @@ void wan_op_resize(WanDev *d, WanTensor *y, const WanTensor *x)
     REQUIRE(d, "resize", x->nb_dims == 3 && y->nb_dims == 3);
     REQUIRE(d, "resize", x->dim[0] == y->dim[0] && is_dense(x) && is_dense(y));
     REQUIRE(d, "resize", wan_count(x) > 0 && wan_count(y) > 0);
+    REQUIRE(d, "resize", y->type == WAN_F32 && x->type == WAN_F32);
     trace(d, "resize", y, x, NULL, NULL);
     CALL(d, resize, y, x);
 }
 
 void wan_op_image(WanDev *d, const WanImage *img, const WanTensor *rgb)
 {
+    const WanOps *ops = d->backend->ops;
+    WanMark mark;
+
     if (!ready(d))
         return;
     REQUIRE(d, "image", rgb->nb_dims == 3 && rgb->dim[2] == 3);
+    REQUIRE(d, "image", is_value(d, rgb));
     REQUIRE(d, "image", is_dense(rgb) && (d->plan ||
             (img->height == rgb->dim[0] && img->width == rgb->dim[1])));
     trace(d, "image", rgb, NULL, NULL, NULL);
+    if (!scratch_begin(d, ops->image_scratch
+                       ? ops->image_scratch(d->threads, rgb) : 0, &mark))
+        return;
     CALL(d, image, img, rgb);
+    scratch_end(d, mark);
 }
 
 void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,

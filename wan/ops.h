@@ -9,10 +9,14 @@
  * leaves NULL runs as a composition of other entries, given with each op as
  * "composed". Destination first, then sources, weights, options.
  *
- * Activations are f32 on the CPU. Matrices [L, C] may be views with a pitch
- * wider than C. y may be x where it says so; else outputs overlap no input.
- * Gains, biases, tables are f32 (weights.h converts them); matrices of
- * weights have any float type of the file.
+ * Inputs and outputs are values: f32, or the backend's type of activations
+ * (backend->act, f32 on the CPU), each on its own, so that an op may read one
+ * and write the other. Where f32 is said, or in lincomb, resize, upload and
+ * noise, it is f32 alone. Matrices [L, C] may be views with a pitch wider
+ * than C. y may be x where it says so; else outputs overlap no input. Gains,
+ * biases, gates, tables are f32 (weights.h converts them); matrices of
+ * weights have any float type of the file. Sums are f32 or better whatever
+ * the types.
  *
  * The ref backend's entry, a plain loop with sums in double, is each op's
  * definition.
@@ -166,7 +170,7 @@ void wan_op_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_op_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
                     const WanTensor *const *x);
 
-/* y = x, shapes equal, pitches may differ, f32. */
+/* y = x, shapes equal; pitches and types may differ. */
 void wan_op_copy(WanDev *d, WanTensor *y, const WanTensor *x);
 
 /* y = value. */
@@ -176,7 +180,7 @@ void wan_op_fill(WanDev *d, WanTensor *y, float value);
  * call. */
 void wan_op_upload(WanDev *d, WanTensor *y, const float *host);
 
-/* host = x, dense f32, and everything before it has happened. Waits. */
+/* host = x as dense f32, and everything before it has happened. Waits. */
 void wan_op_download(WanDev *d, float *host, const WanTensor *x);
 
 /* Fails the device with WAN_ERR(EDOM) if x holds a NaN or an infinity; the text
@@ -291,6 +295,7 @@ struct WanOps {
     int64_t (*conv_scratch)(int threads, const WanTensor *y,
                             const WanTensor *x, const WanConv *w,
                             const WanConvArgs *a);
+    int64_t (*image_scratch)(int threads, const WanTensor *rgb);
 };
 
 #endif /* WAN_OPS_H */

@@ -57,8 +57,9 @@ static void attention(WanDev *d, WanTensor *x, const WanT5Block *w,
 {
     const WanMark mark = wan_mark(d);
     const int64_t n = wan_rows(x);
-    WanTensor h = wan_tmp(d, n, c->dim), q = wan_tmp(d, n, c->attn_dim);
-    WanTensor k = wan_tmp(d, n, c->attn_dim), v = wan_tmp(d, n, c->attn_dim);
+    WanTensor h = wan_tmp_act(d, n, c->dim);
+    WanTensor q = wan_tmp_act(d, n, c->attn_dim);
+    WanTensor k = wan_tmp_like(d, &q), v = wan_tmp_like(d, &q);
 
     wan_op_rms_norm(d, &h, x, &w->norm1, EPS);                  // [n, D]
     wan_op_linear(d, &q, &h, &w->attn.q);                       // [n, A]
@@ -80,8 +81,8 @@ static void feed_forward(WanDev *d, WanTensor *x, const WanT5Block *w,
 {
     const WanMark mark = wan_mark(d);
     const int64_t n = wan_rows(x);
-    WanTensor h = wan_tmp(d, n, c->dim);
-    WanTensor g = wan_tmp(d, n, c->ffn), u = wan_tmp(d, n, c->ffn);
+    WanTensor h = wan_tmp_act(d, n, c->dim);
+    WanTensor g = wan_tmp_act(d, n, c->ffn), u = wan_tmp_like(d, &g);
 
     wan_op_rms_norm(d, &h, x, &w->norm2, EPS);
     wan_op_linear(d, &g, &h, &w->ffn.gate);                     // [n, F]

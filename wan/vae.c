@@ -3,7 +3,8 @@
  *
  * This file is part of libwan; see the licence in wan.h.
  *
- * Activations are [T, H, W, C]. A causal convolution sees two frames of its
+ * Activations are [T, H, W, C], in the backend's type; latents and pixels are
+ * F32. A causal convolution sees two frames of its
  * own past; streaming keeps them in WanVaeStream, zero at the start, so that
  * a chunk of frames gives what the whole sequence would.
  */
@@ -196,7 +197,7 @@ static void zero_past(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
 {
     WanTensor *past = &s->past[c->past];
 
-    *past = wan_tmp(d, frames, h, w, c->conv.weight.dim[1]);
+    *past = wan_tmp_act(d, frames, h, w, c->conv.weight.dim[1]);
     wan_op_fill(d, past, 0);
 }
 
@@ -253,7 +254,8 @@ static WanTensor causal_input(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
 {
     const WanTensor *past = &s->past[c->past];
     const int64_t P = past->dim[0];
-    WanTensor in = wan_tmp(d, P + T, past->dim[1], past->dim[2], past->dim[3]);
+    WanTensor in = wan_tmp_act(d, P + T, past->dim[1], past->dim[2],
+                               past->dim[3]);
     WanTensor before = wan_slice(&in, 0, P);
 
     wan_op_copy(d, &before, past);
@@ -311,7 +313,7 @@ static void attention(WanDev *d, WanTensor *x, const WanVaeAttn *a)
         const WanMark mark = wan_mark(d);
         const WanTensor frame = wan_slice(x, t, 1);
         WanTensor xt = wan_reshape(&frame, n, C);
-        WanTensor h = wan_tmp(d, n, C), qkv = wan_tmp(d, n, 3 * C);
+        WanTensor h = wan_tmp_act(d, n, C), qkv = wan_tmp_act(d, n, 3 * C);
         const WanTensor q = wan_columns(&qkv, 0, C);
         const WanTensor k = wan_columns(&qkv, C, C);
         const WanTensor v = wan_columns(&qkv, 2 * C, C);
@@ -330,9 +332,9 @@ static WanTensor double_time(WanDev *d, const WanTensor *x,
                              const WanVaeConv *c, WanVaeStream *s)
 {
     const int64_t T = x->dim[0], H = x->dim[1], W = x->dim[2], C = x->dim[3];
-    WanTensor y = wan_tmp(d, 2 * T, H, W, C);
+    WanTensor y = wan_tmp_act(d, 2 * T, H, W, C);
     const WanMark mark = wan_mark(d);
-    WanTensor both = wan_tmp(d, T, H, W, 2 * C);
+    WanTensor both = wan_tmp_act(d, T, H, W, 2 * C);
     WanTensor now, in = causal_input(d, s, c, T, &now);
 
     wan_op_copy(d, &now, x);
@@ -358,7 +360,7 @@ static WanTensor upsample(WanDev *d, const WanTensor *x, const WanVaeUp *up,
         t = double_time(d, x, &up->time_conv, s);
         wan_tap(d, &t, "decoder.upsamples.%d.time", index);
     }
-    y = wan_tmp(d, t.dim[0], 2 * t.dim[1], 2 * t.dim[2], t.dim[3] / 2);
+    y = wan_tmp_act(d, t.dim[0], 2 * t.dim[1], 2 * t.dim[2], t.dim[3] / 2);
     wan_op_conv(d, &y, &t, &up->resample.conv, .upsample = 2);
     return y;
 }
@@ -383,7 +385,7 @@ static WanTensor widen(WanDev *d, const WanTensor *x, const WanVaeRes *r,
     WanTensor y = *x;
 
     if (r->shortcut.weight.nb_dims)
-        y = wan_tmp(d, x->dim[0], x->dim[1], x->dim[2], width);
+        y = wan_tmp_act(d, x->dim[0], x->dim[1], x->dim[2], width);
     residual(d, &y, x, r, s);
     return y;
 }
@@ -395,7 +397,7 @@ void wan_vae_decode(WanDev *d, WanTensor *rgb, const WanVae *m,
     const int64_t dim = m->config.dim;
     const long chunk = (long)s->frames;
     const WanMark mark = wan_mark(d);
-    WanTensor x = wan_tmp(d, 1, h, w, 4 * dim);
+    WanTensor x = wan_tmp_act(d, 1, h, w, 4 * dim);
     WanTensor now, in = causal_input(d, s, &m->decoder.conv1, 1, &now);
     int index = 0;
 
@@ -439,13 +441,13 @@ static WanTensor downsample(WanDev *d, const WanTensor *x,
     WanTensor y, now, in;
 
     if (!c->conv.weight.nb_dims || !s->frames) {
-        y = wan_tmp(d, T, H, W, C);
+        y = wan_tmp_act(d, T, H, W, C);
         wan_op_conv(d, &y, x, &down->resample.conv, .stride = 2);
         if (c->conv.weight.nb_dims)
             remember(d, s, c, &y);
         return y;
     }
-    y = wan_tmp(d, T / 2, H, W, C);
+    y = wan_tmp_act(d, T / 2, H, W, C);
     const WanMark mark = wan_mark(d);
     in = causal_input(d, s, c, T, &now);
     wan_op_conv(d, &now, x, &down->resample.conv, .stride = 2);
@@ -462,7 +464,7 @@ void wan_vae_encode(WanDev *d, WanTensor *latent, const WanVae *m,
     const int64_t dim = m->config.dim, Z = 2 * WAN_LATENT_CHANNELS;
     const long chunk = (long)s->frames;
     const WanMark mark = wan_mark(d);
-    WanTensor x = wan_tmp(d, T, H, W, dim);
+    WanTensor x = wan_tmp_act(d, T, H, W, dim);
     int index = 0;
 
     wan_section(d, "encode group %ld", chunk);

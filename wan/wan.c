@@ -184,6 +184,7 @@ static WanModel *model_alloc(const WanModelParams *p)
     m->log = (WanLog){ p->log, p->log_opaque, p->log_level };
     m->threads = p->threads;
     m->memory = p->memory;
+    m->cuda_context = p->cuda_context;
     m->device = strdup(p->device && *p->device ? p->device : "auto");
     if (!m->device)
         wan_model_close(&m);

@@ -140,8 +140,15 @@ typedef struct WanModelParams {
     const char *device;
     int threads;                /**< CPU threads, 0 = one a core */
     /** Limit in bytes for a job's work, 0 = what the machine has free. On
-     *  the CPU weights are mapped: they are cache, and not counted. */
+     *  the CPU weights are mapped: they are cache, and not counted. On a GPU
+     *  it is the device's memory, with the weights; what does not fit is
+     *  copied as it is used. Libraries there take some hundred MB more. */
     int64_t memory;
+    /** The CUcontext to work in, as FFmpeg's AVCUDADeviceContext.cuda_ctx has
+     *  it, of the device that is named; it must outlive the model's jobs.
+     *  NULL: the device's primary context. In either case the caller's
+     *  current context is the same after every call as before. */
+    void *cuda_context;
     WanLogCallback log;         /**< NULL: silent */
     void *log_opaque;
     enum WanLogLevel log_level; /**< lines above it are not made */
@@ -235,10 +242,15 @@ enum WanPixelFormat {
     WAN_PIX_YUV420P10,  /**< 3 planes, 10 bit in native 16, BT.709 limited */
     WAN_PIX_GBRP,       /**< 3 planes, 8 bit: G, B, R, full range */
     WAN_PIX_RGB24,      /**< 1 plane, 8 bit: RGB RGB, full range */
-    WAN_PIX_GBRPF32     /**< 3 planes, native float in [0,1]: G, B, R */
+    WAN_PIX_GBRPF32,    /**< 3 planes, native float in [0,1]: G, B, R */
+    WAN_PIX_NV12,       /**< YUV420P in 2 planes: Y; Cb and Cr in turn */
+    WAN_PIX_P010        /**< YUV420P10 likewise, in the upper 10 of 16 bits */
 };
 
-/** Where pixels go (or come from): the caller's memory. */
+/**
+ * Where pixels go (or come from): the caller's memory. Where a job on a GPU
+ * writes its frames it may be that GPU's, of the model's context.
+ */
 typedef struct WanImage {
     enum WanPixelFormat format;
     int width, height;
@@ -288,6 +300,12 @@ typedef struct WanPlan {
     int64_t weight_bytes;       /**< as stored; mapped from the files */
     int64_t work_bytes;         /**< the job's own memory at its peak */
     int64_t available_bytes;    /**< the limit, or what the machine has free */
+    /** Of a device with memory of its own: the least that work and weights
+     *  can do with, and with what all weights of a stage stay; 0 on the CPU. */
+    int64_t least_bytes, full_bytes;
+    /** Weights that must be copied again at every step, since less than
+     *  full_bytes is available. */
+    int64_t stream_bytes;
     int64_t tokens;             /**< L, the transformer's sequence */
     /** of all prompts, of the images, of one step, of all frames */
     double text_flops, image_flops, step_flops, decode_flops;
@@ -350,6 +368,10 @@ WAN_API int wan_job_step(WanJob *job, WanProgress *progress);
  * Copy the next finished frame into caller memory.
  *
  * A decoded chunk holds 1 frame at the start of a video, 4 afterwards.
+ *
+ * The pixels are there when it returns, on a GPU too: whoever reads them need
+ * not wait for a stream of libwan's. The planes may be written as soon as it is
+ * called: work of the caller's that still reads them must have ended.
  *
  * @param job the video being made; one thread at a time
  * @param img planes to fill, owned by the caller: the WanRequest's width x

@@ -737,12 +737,19 @@ static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
         *scale = (WanTensor){ 0 };
 }
 
+static void place(WanBinder *b, WanTensor *t, const char *name)
+{
+    if (!b->weights && b->place)
+        t->data = b->place(b->place_opaque, name, &t->type, wan_count(t));
+}
+
 void wan_bind_matrix_(WanBinder *b, WanTensor *t, const char *name,
                       int nb_dims, const int64_t *dim)
 {
     const WanStored *s = want(b, name, nb_dims, dim, 0);
 
     *t = wan_tensor(NULL, b->plan_type, nb_dims, dim);
+    place(b, t, name);
     if (s && !refuse_scale(b, s)) {
         bind_stored(b, t, s);
         bind_lora(b, t, NULL, name);
@@ -755,6 +762,10 @@ void wan_bind_vector_(WanBinder *b, WanTensor *t, const char *name,
     const WanStored *s = want(b, name, nb_dims, dim, 1);
 
     *t = wan_tensor(NULL, WAN_F32, nb_dims, dim);
+    place(b, t, name);
+    if (b->pool)
+        b->pool->vectors += (wan_count(t) * 4 + WAN_PAGE_ALIGN - 1) /
+                            WAN_PAGE_ALIGN * WAN_PAGE_ALIGN;
     if (s && !refuse_scale(b, s)) {
         bind_f32(b, t, s);
         bind_lora(b, t, NULL, name);
@@ -792,6 +803,7 @@ void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
     *l = (WanLinear){ .weight = wan_tensor(NULL, b->plan_type, 2, shape) };
     snprintf(name, sizeof(name), "%s.weight", prefix);
     s = want(b, name, 2, shape, 0);
+    place(b, &l->weight, name);
     if (s) {
         bind_stored(b, &l->weight, s);
         scale = b->error ? NULL : find_scale(b, s);

@@ -14,6 +14,7 @@
 #define WAN_WEIGHTS_H
 
 #include "log.h"
+#include "pager.h"
 #include "tensor.h"
 
 #define WAN_STORED_MAX_DIMS 8
@@ -86,6 +87,8 @@ const char *wan_name_in(WanNaming naming, WanPart part, const char *official,
 typedef struct WanPool {
     struct WanPoolBlock *blocks;
     int64_t bytes;
+    int64_t vectors;        // bytes of all vectors bound, each rounded up to
+                            // WAN_PAGE_ALIGN: what a device's copies take
 } WanPool;
 
 void *wan_pool_alloc(WanPool *pool, int64_t bytes);     // NULL: no memory
@@ -140,6 +143,11 @@ typedef struct WanBinder {
     void (*visit)(void *opaque, const char *name, int nb_dims,
                   const int64_t *dim);
     void *visit_opaque;
+    /* Without weights: memory for a tensor, in a type that may be changed, for
+     * a bench on random numbers; NULL: none. */
+    void *(*place)(void *opaque, const char *name, WanType *type,
+                   int64_t count);
+    void *place_opaque;
     int error;                  // 0, or the first failure
     int bound;                  // tensors bound so far
 } WanBinder;

@@ -54,7 +54,7 @@ static void attention_case(const AttentionCase *c)
     Pair v = pair_random(c->extra, c->lk, C);
     Pair y = c->add ? pair_random(c->extra, c->lq, C)
                     : pair_out(c->extra, c->lq, C);
-    Pair bias = pair_random(0, 32, c->heads);
+    Pair bias = pair_table(32, c->heads);
     Pair *out = c->in_place ? &q : &y;
     double *want = malloc(c->lq * C * sizeof(*want)), err = 0, sum = 0;
     /* an error e of a score is a relative error e of its weight */
@@ -125,14 +125,14 @@ TEST(attention_rising_scores)
 
     for (int64_t j = 0; j < Lk; j++)
         for (int64_t c = 0; c < D; c++)
-            wan_row(&k.ref, j)[c] = wan_row(&k.dut, j)[c] = j * 0.01f;
+            pair_set(&k, j, c, j * 0.01f);
     wan_op_attention(ref, &y.ref, &q.ref, &k.ref, &v.ref, .heads = 1);
     wan_op_attention(dut, &y.dut, &q.dut, &k.dut, &v.dut, .heads = 1);
     expect_close(&y, 2e-5, "rising");   // scores of 100 round to 2^-18
 
     for (int64_t i = 0; i < 3; i++)     // and of +-1000: no overflow
         for (int64_t c = 0; c < D; c++)
-            wan_row(&q.ref, i)[c] = wan_row(&q.dut, i)[c] = i ? 10 : -10;
+            pair_set(&q, i, c, i ? 10 : -10);
     wan_op_attention(ref, &y.ref, &q.ref, &k.ref, &v.ref, .heads = 1);
     wan_op_attention(dut, &y.dut, &q.dut, &k.dut, &v.dut, .heads = 1);
     expect_close(&y, 2e-4, "far apart");

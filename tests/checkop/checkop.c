@@ -1,10 +1,10 @@
 /*
- * checkop: every op of the CPU backend against its definition, and the
- * definitions against loops written once more.
+ * checkop: every op of a backend against its definition, and the definitions
+ * against loops written once more.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
- *     checkop                 the tests, as TAP
+ *     checkop [DEVICE]        the tests, as TAP; cpu, cuda, cuda-f32
  *     checkop --bench [rows]  rates of the large ops, see bench.c
  *
  * One program, so one translation unit: the files beside it are parts of it.
@@ -22,17 +22,25 @@
 #include "image.c"
 #include "bench.c"
 
+static void print_log(void *opaque, enum WanLogLevel level, const char *line)
+{
+    (void)opaque, (void)level;
+    printf("# %s\n", line);
+}
+
 int main(int argc, char **argv)
 {
+    const WanLog log = { print_log, NULL, WAN_LOG_VERBOSE };
     const int64_t arena = INT64_C(256) << 20;
 
     if (argc > 1 && !strcmp(argv[1], "--bench"))
         return bench(argc > 2 ? atoi(argv[2]) : 0);
-    if (wan_dev_open(&ref, "ref", 1, arena, NULL) < 0 ||
-        wan_dev_open(&dut, "cpu", 2, arena, NULL) < 0) {
+    if (wan_dev_open(&ref, "ref", 1, arena, &log) < 0 ||
+        wan_dev_open(&dut, argc > 1 ? argv[1] : "cpu", 2, arena, &log) < 0) {
         printf("Bail out! no device\n");
         return 1;
     }
+    dut_act = dut->backend->act;
     test_linear();
     test_attention();
     test_conv();

@@ -7,6 +7,9 @@
  * ref is the definition, dut the device under test. Outputs begin as NaN, and
  * so does what lies between the rows of a pitched view: a value that was not
  * written and a write outside the view both show.
+ *
+ * On a device with activations of its own a pair's two sides have the same
+ * values, rounded to them, and the result may be a rounding apart.
  */
 
 #ifndef WAN_CHECKOP_H
@@ -22,6 +25,7 @@
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 
 static WanDev *ref, *dut;
+static WanType dut_act = WAN_F32;   // of the dut's side of a pair
 static double worst_ratio;          // of error to tolerance, over all checks
 
 /* ------------------------------------------------------------- numbers */
@@ -59,6 +63,27 @@ static inline double tolerance(int64_t n)
     return 0x1p-24 * (2 + sqrt(n < 1536 ? (double)n : 1536.0) / 5);
 }
 
+/* Element i of a dense array of a type, and the value it can hold. */
+static inline double typed_get(const void *p, WanType type, int64_t i)
+{
+    float f;
+
+    wan_to_f32(&f, (const char *)p + i * wan_type_size(type), type, 1, 1);
+    return f;
+}
+
+static inline float typed_set(void *p, WanType type, int64_t i, float v)
+{
+    if (type == WAN_BF16) {
+        const uint16_t h = wan_f32_to_bf16(v);
+
+        memcpy((char *)p + 2 * i, &h, 2);
+        return wan_bf16_to_f32(h);
+    }
+    memcpy((char *)p + 4 * i, &v, 4);
+    return v;
+}
+
 /* --------------------------------------------------------------- pairs */
 
 typedef struct Pair {
@@ -67,23 +92,44 @@ typedef struct Pair {
     int64_t floats;                 // of a base, padding too
 } Pair;
 
-/* Dense but for a pitch of `extra` more than the columns. */
+/* Dense but for a pitch of `extra` more than the columns. Vectors are F32. */
 static inline Pair pair_make(int64_t extra, int nb_dims, const int64_t *dim)
 {
     Pair p = { .ref = wan_tensor(NULL, WAN_F32, nb_dims, dim) };
-    WanTensor *t[2] = { &p.ref, &p.dut };
 
     p.ref.pitch += extra;
     p.dut = p.ref;
+    p.dut.type = nb_dims > 1 ? dut_act : WAN_F32;
     p.floats = wan_rows(&p.ref) * p.ref.pitch;
-    for (int k = 0; k < 2; k++) {
-        float *f = malloc((p.floats + 1) * sizeof(*f));
-
-        p.base[k] = t[k]->data = f;
-        for (int64_t i = 0; i < p.floats; i++)
-            f[i] = NAN;
+    p.base[0] = p.ref.data = malloc((p.floats + 1) * sizeof(float));
+    p.base[1] = p.dut.data = wan_dev_shared_alloc(dut, (p.floats + 1) *
+                                                       sizeof(float));
+    if (!p.base[0] || !p.base[1])
+        abort();
+    for (int64_t i = 0; i < p.floats; i++) {
+        typed_set(p.ref.data, p.ref.type, i, NAN);
+        typed_set(p.dut.data, p.dut.type, i, NAN);
     }
     return p;
+}
+
+/* Both sides' element [i, c]. */
+static inline void pair_set(Pair *p, int64_t i, int64_t c, float v)
+{
+    wan_row(&p->ref, i)[c] = typed_set(p->dut.data, p->dut.type,
+                                       i * p->dut.pitch + c, v);
+}
+
+static inline double dut_get(const Pair *p, int64_t i, int64_t c)
+{
+    return typed_get(p->dut.data, p->dut.type, i * p->dut.pitch + c);
+}
+
+/* The device is ready with all it was asked, and keeps no weights. */
+static inline void dut_done(void)
+{
+    wan_dev_wait(dut);
+    wan_dev_forget(dut);
 }
 
 #define pair_out(extra, ...) \
@@ -94,21 +140,34 @@ static inline Pair pair_fill(Pair p, double scale, double shift)
 {
     for (int64_t i = 0; i < wan_rows(&p.ref); i++)
         for (int64_t c = 0; c < wan_cols(&p.ref); c++)
-            wan_row(&p.ref, i)[c] = wan_row(&p.dut, i)[c] =
-                (float)(random_normal() * scale + shift);
+            pair_set(&p, i, c, (float)(random_normal() * scale + shift));
     return p;
 }
 
 #define pair_random(extra, ...) pair_fill(pair_out(extra, __VA_ARGS__), 1, 0)
 
+/* A table of the model's: F32 on any device. */
+static inline Pair pair_table(int64_t rows, int64_t cols)
+{
+    const WanType act = dut_act;
+    Pair p;
+
+    dut_act = WAN_F32;
+    p = pair_random(0, rows, cols);
+    dut_act = act;
+    return p;
+}
+
 static inline void pair_free(Pair *p)
 {
     free(p->base[0]);
-    free(p->base[1]);
+    wan_dev_shared_free(dut, p->base[1]);
     *p = (Pair){ 0 };
 }
 
-/* Relative L2 over the view, and nothing written beside it. */
+/* Relative L2 over the view, and nothing written beside it. A GPU's functions
+ * are a few units in the last place from the C library's, and what is stored
+ * as BF16 was rounded, by 2^-9 at most, up to twice. */
 #define expect_close(pair, tol, ...) \
     expect_close_(__FILE__, __LINE__, (pair), (tol), __VA_ARGS__)
 __attribute__((format(printf, 5, 6)))
@@ -121,15 +180,22 @@ static inline void expect_close_(const char *file, int line, const Pair *p,
     char what[160];
     va_list ap;
 
+    dut_done();
+    if (p->dut.type == WAN_BF16)
+        tol += 0x1p-8;
+    else if (dut->backend->device && tol > 1e-12)
+        tol *= 4;
     for (int64_t i = 0; i < rows; i++) {
-        const float *a = wan_row(&p->dut, i), *b = wan_row(&p->ref, i);
+        const float *b = wan_row(&p->ref, i);
 
         for (int64_t c = 0; c < cols; c++) {
-            err += ((double)a[c] - b[c]) * ((double)a[c] - b[c]);
+            const double a = dut_get(p, i, c);
+
+            err += (a - b[c]) * (a - b[c]);
             sum += (double)b[c] * b[c];
         }
         for (int64_t c = cols; c < p->dut.pitch; c++)
-            outside |= !isnan(a[c]) || !isnan(b[c]);
+            outside |= !isnan(dut_get(p, i, c)) || !isnan(b[c]);
     }
     rel = sum > 0 ? sqrt(err / sum) : sqrt(err);
     if (rel / tol > worst_ratio)
@@ -184,6 +250,22 @@ static inline double weight_value(const WanTensor *t, int64_t i)
                t->type, 1, 1);
     return f;
 }
+
+/* A test of what is F32 on every device. */
+#define RUN_F32(name) \
+    do { \
+        const WanType act_ = dut_act; \
+        dut_act = WAN_F32; \
+        RUN(name); \
+        dut_act = act_; \
+    } while (0)
+
+/* One that opens devices of its own: the CPU's. */
+#define RUN_CPU(name) \
+    do { \
+        if (!dut->backend->device) \
+            RUN(name); \
+    } while (0)
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof(*(a))))
 

@@ -50,6 +50,10 @@ static double image_get(const TestImage *t, int plane, int i, int j)
         memcpy(&h, row + 2 * j, 2);
         return h;
     }
+    if (t->img.format == WAN_PIX_P010) {    // what is below is 0
+        memcpy(&h, row + 2 * j, 2);
+        return h / 64.0;
+    }
     if (t->img.format == WAN_PIX_GBRPF32) {
         memcpy(&f, row + 4 * j, 4);
         return f;
@@ -63,7 +67,8 @@ static double image_want(enum WanPixelFormat format, const float *rgb, int w,
 {
     static const int gbr[] = { 1, 2, 0 };
     const int half = plane && format != WAN_PIX_YUV444P;
-    const double big = format == WAN_PIX_YUV420P10 ? 4 : 1;
+    const double big = format == WAN_PIX_YUV420P10 ||
+                       format == WAN_PIX_P010 ? 4 : 1;
     double u[3] = { 0 }, total = 0, y;
 
     if (format == WAN_PIX_RGB24 || format == WAN_PIX_GBRP ||
@@ -75,6 +80,8 @@ static double image_want(enum WanPixelFormat format, const float *rgb, int w,
 
         return format == WAN_PIX_GBRPF32 ? n : floor(n * 255.0f);
     }
+    if (plane && (format == WAN_PIX_NV12 || format == WAN_PIX_P010))
+        plane += j & 1, j /= 2;
     for (int q = 0; q <= half; q++)
         for (int s = -half; s <= half; s++) {
             int row = half ? 2 * i + q : i, col = half ? 2 * j + s : j;
@@ -107,9 +114,11 @@ static void image_case(enum WanPixelFormat format, int w, int h, int flip)
     int guard = 0;
 
     wan_op_image(dut, &t.img, &rgb.dut);
+    dut_done();
     CHECK(!wan_dev_error(dut));
     for (int p = 0; p < 3; p++) {
-        const int bytes = format == WAN_PIX_YUV420P10 ? 2 :
+        const int bytes = format == WAN_PIX_YUV420P10 ||
+                          format == WAN_PIX_P010 ? 2 :
                           format == WAN_PIX_GBRPF32 ? 4 : 1;
         const int cols = (int)wan_image_row_bytes(format, w, p) / bytes;
 
@@ -135,7 +144,7 @@ static void image_case(enum WanPixelFormat format, int w, int h, int flip)
 
 TEST(image_formats)
 {
-    for (int f = WAN_PIX_YUV420P; f <= WAN_PIX_GBRPF32; f++) {
+    for (int f = WAN_PIX_YUV420P; f <= WAN_PIX_P010; f++) {
         image_case((enum WanPixelFormat)f, 16, 16, 0);
         image_case((enum WanPixelFormat)f, 2, 2, 1);
         image_case((enum WanPixelFormat)f, 50, 6, 1);
@@ -159,7 +168,9 @@ TEST(image_levels)
     };
 
     for (int k = 0; k < COUNT(at); k++)
-        for (int f = WAN_PIX_YUV420P; f <= WAN_PIX_GBRPF32; f++) {
+        for (int f = WAN_PIX_YUV420P; f <= WAN_PIX_P010; f++) {
+            const int ten = f == WAN_PIX_YUV420P10 || f == WAN_PIX_P010;
+            const int pairs = f == WAN_PIX_NV12 || f == WAN_PIX_P010;
             TestImage t = image_make((enum WanPixelFormat)f, 2, 2, 0);
             float rgb[12];
 
@@ -169,17 +180,17 @@ TEST(image_levels)
             for (int p = 0; p < 3; p++) {
                 static const int gbr[] = { 1, 2, 0 };
                 const double v = f == WAN_PIX_RGB24
-                    ? image_get(&t, 0, 1, 3 + p) : image_get(&t, p, 0, 0);
+                    ? image_get(&t, 0, 1, 3 + p) : pairs && p
+                    ? image_get(&t, 1, 0, p - 1) : image_get(&t, p, 0, 0);
                 const double want =
-                    f == WAN_PIX_YUV420P10 ? at[k].yuv[p] * 4 :
-                    f <= WAN_PIX_YUV420P10 ? at[k].yuv[p] :
+                    ten ? at[k].yuv[p] * 4 :
+                    pairs || f <= WAN_PIX_YUV420P10 ? at[k].yuv[p] :
                     f == WAN_PIX_RGB24 ? at[k].rgb8[p] :
                     f == WAN_PIX_GBRP ? at[k].rgb8[gbr[p]] :
                     at[k].rgb8[gbr[p]] == 127 ? 0.5 :
                     at[k].rgb8[gbr[p]] / 255.0;
-                const int tenth = f == WAN_PIX_YUV420P10 ? 2 : 0;
 
-                CHECKF(fabs(v - want) <= tenth, "colour %d format %d plane "
+                CHECKF(fabs(v - want) <= (ten ? 2 : 0), "colour %d format %d plane "
                        "%d: %g, not %g", k, f, p, v, want);
             }
             image_free(&t);
@@ -188,6 +199,6 @@ TEST(image_levels)
 
 static void test_image(void)
 {
-    RUN(image_formats);
+    RUN_F32(image_formats);
     RUN(image_levels);
 }

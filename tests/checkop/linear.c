@@ -133,6 +133,7 @@ TEST(linear_widens_all_patterns)
         }
         wan_op_linear(ref, &y.ref, &x.ref, &w);
         wan_op_linear(dut, &y.dut, &x.dut, &w);
+        dut_done();
         for (int64_t i = 0; i < n; i++) {
             const float a = wan_row(&y.ref, 0)[i], b = wan_row(&y.dut, 0)[i];
 
@@ -189,7 +190,7 @@ static void test_linear(void)
     RUN(linear_shapes);
     RUN(linear_types);
     RUN(linear_epilogues);
-    RUN(linear_widens_all_patterns);
+    RUN_F32(linear_widens_all_patterns);
     RUN(linear_unaligned_weights);
-    RUN(linear_threads);
+    RUN_CPU(linear_threads);
 }

@@ -85,7 +85,24 @@ option 'seed too large' 'seed=' "$rest:seed=18446744073709551616"
 option 'rate no rate' 'rate' "$rest:rate=fast"
 option 'rate zero' 'rate' "$rest:rate=0"
 option 'format unknown' 'format' "$rest:format=yuv411"
-option 'format not ours' 'format=nv12.*yuv420p' "$rest:format=nv12"
+option 'format not ours' 'format=yuyv422.*yuv420p' "$rest:format=yuyv422"
+for f in rgb24 yuv420p10 none; do
+    option "CUDA frames, format=$f" \
+        "format=$f(le)?: must be one of yuv420p, nv12, yuv444p, p010le with hwframes=1" \
+        "$rest:format=$f:hwframes=1"
+done
+for d in cpu ref; do
+    option "CUDA frames, device=$d" "device=$d: with hwframes=1 it must be auto, cuda" \
+        "$rest:device=$d:hwframes=1"
+done
+if has_cuda; then
+    option 'CUDA frames without a device' \
+        'hwframes=1: the graph has no CUDA device: use -init_hw_device' \
+        "$rest:hwframes=1"
+else
+    option 'CUDA frames of an FFmpeg without CUDA' \
+        'hwframes=1: this FFmpeg was built without CUDA' "$rest:hwframes=1"
+fi
 option 'device unknown' "device=tpu.*auto" "$rest:device=tpu"
 option 'device cuda:x' 'device=cuda:x' "$rest:device=cuda\\\\:x"
 if grep -q 'WAN_HAVE_CUDA=1' "$B/../config.mak" 2>/dev/null; then

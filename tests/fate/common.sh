@@ -33,6 +33,9 @@ need()
 # have encoders|filters NAME: was it built into ffmpeg?
 have() { "$ffmpeg" -hide_banner "-$1" 2> /dev/null | grep -Eq "[ ,]$2[ ,]"; }
 
+# has_cuda: does ffmpeg know CUDA devices? Whether there is one is another matter.
+has_cuda() { "$ffmpeg" -hide_banner -init_hw_device list 2> /dev/null | grep -qx cuda; }
+
 # report STATUS NAME [FILE]: one TAP line; on failure the end of the file too
 report()
 {

@@ -9,9 +9,9 @@
  *
  * First form: the golden [3, frames, H, W] in [-1, 1] against rawvideo of the
  * same frames. F is gbrpf32le: the relative L2 error of 2 x - 1, over L 5e-5
- * is a failure. F is rgb24, gbrp, yuv444p, yuv420p or yuv420p10le: the golden
- * is converted here, in double, and values may be L = 1 level apart; of RGB
- * at most every 200th may differ at all.
+ * is a failure. F is rgb24, gbrp, yuv444p, yuv420p, nv12, yuv420p10le or
+ * p010le: the golden is converted here, in double, and values may be L = 1
+ * level apart; of RGB at most every 200th may differ at all.
  *
  * Second form: two files of 8-bit video, at most LEVELS (1) apart.
  *
@@ -28,15 +28,19 @@
 typedef struct Format {
     const char *name;
     int planes, bytes, packed, half, yuv;
+    int pairs;      // Cb and Cr in turn in plane 1
+    int left;       // bits a value is moved up by
 } Format;
 
 static const Format formats[] = {
-    { "gbrpf32le",   3, 4, 0, 0, 0 },
-    { "gbrp",        3, 1, 0, 0, 0 },
-    { "rgb24",       1, 1, 1, 0, 0 },
-    { "yuv444p",     3, 1, 0, 0, 1 },
-    { "yuv420p",     3, 1, 0, 1, 1 },
-    { "yuv420p10le", 3, 2, 0, 1, 1 },
+    { "gbrpf32le",   3, 4, 0, 0, 0, 0, 0 },
+    { "gbrp",        3, 1, 0, 0, 0, 0, 0 },
+    { "rgb24",       1, 1, 1, 0, 0, 0, 0 },
+    { "yuv444p",     3, 1, 0, 0, 1, 0, 0 },
+    { "yuv420p",     3, 1, 0, 1, 1, 0, 0 },
+    { "nv12",        2, 1, 0, 1, 1, 1, 0 },
+    { "yuv420p10le", 3, 2, 0, 1, 1, 0, 0 },
+    { "p010le",      2, 2, 0, 1, 1, 1, 6 },
 };
 
 static const GoldenTensor *golden;
@@ -91,6 +95,8 @@ static double expected(const Format *f, int plane, int64_t frame, int y, int x)
     const double scale = f->bytes == 2 ? 4 : 1;
     double r, g, b, luma;
 
+    if (f->pairs && plane)
+        plane += x & 1, x /= 2;
     if (f->packed)
         return trunc(pixel(x % 3, frame, y, x / 3) * 255);
     if (!f->yuv)
@@ -137,13 +143,15 @@ static int compare_levels(const Format *f, const uint8_t *raw, double limit)
     for (int64_t t = 0; t < frames; t++)
         for (int p = 0; p < f->planes; p++) {
             const int half = f->half && p > 0;
-            const int w = f->packed ? 3 * width : width >> half;
+            const int w = f->packed ? 3 * width :
+                          f->pairs  ? width     : width >> half;
 
             for (int y = 0; y < height >> half; y++)
                 for (int x = 0; x < w; x++, n++) {
                     const int v = f->bytes == 2 ? raw[2 * n] | raw[2 * n + 1] << 8
                                                 : raw[n];
-                    const double e = fabs(v - expected(f, p, t, y, x));
+                    const double e = fabs(ldexp(v, -f->left) -
+                                          expected(f, p, t, y, x));
 
                     differ += e > 0;
                     over += e > limit;

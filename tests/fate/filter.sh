@@ -43,7 +43,7 @@ done
 check 'unipc4 on device ref' golden unipc4 gbrpf32le wan-t2v device=ref
 check 'unipc4, Diffusers directory' \
     golden unipc4 gbrpf32le wan-t2v-diffusers
-for f in gbrp yuv444p yuv420p yuv420p10le; do
+for f in gbrp yuv444p yuv420p nv12 yuv420p10le p010le; do
     check "dpm4 in $f" golden dpm4 $f wan-t2v
 done
 check 'image in yuv420p' golden image yuv420p wan-t2v
@@ -237,9 +237,9 @@ tagged()
         > "$tmp/tags" || return 1
     same "$(cat "$tmp/tags")" "chroma_location=$3 color_primaries=bt709 color_range=$4 color_space=$5 color_transfer=bt709 pix_fmt=$2 "
 }
-for f in yuv420p yuv420p10; do
+for f in yuv420p nv12 yuv420p10 p010; do
     p=$f
-    [ $f = yuv420p ] || p=${f}le
+    case $f in *10) p=${f}le ;; esac
     check "format=$f and its tags" tagged $f $p left tv bt709
 done
 check 'format=yuv444p and its tags' tagged yuv444p yuv444p unspecified tv bt709
@@ -250,7 +250,7 @@ check 'format=gbrpf32 and its tags' tagged gbrpf32 gbrpf32le unspecified pc gbr
 check 'default format' tagged none yuv420p left tv bt709
 none_offers()
 {
-    for f in yuv444p gbrpf32 rgb24 yuv420p10; do
+    for f in yuv444p gbrpf32 rgb24 yuv420p10 nv12 p010; do
         make_clip "$(source_of "$small:frames=1:format=none"),format=$f" \
             -f null - || return 1
         lacks 'auto_scale' "$tmp/log" || return 1

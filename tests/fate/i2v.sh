@@ -76,7 +76,7 @@ golden()
     "$tools/compare" $name video "$tmp/clip" --format "$1" --size 32x80 \
         ${4:+--limit $4}
 }
-for f in gbrpf32le gbrp rgb24 yuv444p yuv420p yuv420p10le; do
+for f in gbrpf32le gbrp rgb24 yuv444p yuv420p nv12 yuv420p10le p010le; do
     check "golden in $f" golden $f "$tmp/photo.png"
 done
 golden rgb24 "$tmp/photo.png" > /dev/null && cp "$tmp/clip" "$tmp/clip.rgb"
@@ -363,7 +363,7 @@ extend()
         awk -F/ '{ print ($2 ? $2 : 1) / $1 }')" "$tmp/out.md5" ||
         { cat "$tmp/out.md5"; return 1; }
 }
-for f in yuv420p yuv444p yuv420p10le yuv422p gray rgb24 bgr0 gbrp12le; do
+for f in yuv420p nv12 yuv444p yuv420p10le p010le yuv422p gray rgb24 bgr0 gbrp12le; do
     check "extend $f" extend $f 25
 done
 check 'extend full range' extend yuv420p 25 scale=out_range=full
@@ -421,6 +421,8 @@ refused 'extend with another rate' 'rate=25: mode=extend' \
     -i "$tmp/in.nut" -vf "$(i2v "$bare:mode=extend:rate=25")"
 refused 'extend with a format' 'format=gbrp: mode=extend' \
     -i "$tmp/in.nut" -vf "$(i2v "$bare:mode=extend:format=gbrp")"
+refused 'extend with CUDA frames' 'hwframes=1: mode=extend .*hwupload' \
+    -i "$tmp/in.nut" -vf "$(i2v "$bare:mode=extend:hwframes=1")"
 refused 'extend by one frame' 'frames=1: ' \
     -i "$tmp/in.nut" -vf "$(i2v "prompt=a cat:frames=1:steps=1:mode=extend")"
 
@@ -531,6 +533,12 @@ late=$series        # 5.1 exits with 0 when a graph fails that was running
 refused 'a YUV matrix without conversion' 'input: YUV of matrix ycgco' \
     -f lavfi -i testsrc2=s=32x32:d=1 -vf "format=yuv444p,setparams=colorspace=ycgco,$(i2v "$small")"
 late=
+# a source that says it has such frames is enough: nothing of it is ever asked
+for m in first extend; do
+    refused "frames on a device, mode=$m" \
+        'input: cuda frames lie on a device: put the filters hwdownload,format=nv12 before' \
+        -filter_complex "nullsrc=s=32x32:d=1,format=cuda,$(i2v "$bare:mode=$m")"
+done
 refused 'mode=last' 'mode' -i "$tmp/0.png" -vf "$(i2v "$small:mode=last")"
 
 # A change of size in mid-stream, which makes ffmpeg build the graph anew:

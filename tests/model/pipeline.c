@@ -54,6 +54,7 @@ typedef struct Seen {
     Golden *golden;
     int last_step;
     int images;
+    double limit;
     int steps, contexts;        // stages that were held against a golden
     double worst;
 } Seen;
@@ -96,7 +97,8 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
         return;
     }
     err = test_rel_l2(t->data, want, wan_count(t));
-    CHECKF(err <= LIMIT, "%s: relative L2 %.2e, limit %.1e", name, err, LIMIT);
+    CHECKF(err <= seen->limit, "%s: relative L2 %.2e, limit %.1e", name, err,
+           seen->limit);
     if (err > seen->worst)
         seen->worst = err;
 }
@@ -108,7 +110,7 @@ static void generate(const char *golden, const char *folder,
     cJSON *a = golden_meta(g, "arguments");
     WanModel *m = open_tiny(folder, device);
     const GoldenTensor *video = golden_look(g, "video");
-    Seen seen = { .golden = g };
+    Seen seen = { .golden = g, .limit = limit_on(device, LIMIT) };
     WanImage image[2] = { { 0 } };
     WanRequest rq;
     WanPlan plan;
@@ -164,8 +166,8 @@ static void generate(const char *golden, const char *folder,
         const double err = test_rel_l2(all, video->data, video->n);
 
         CHECK(video->n == 3 * HW * frame);
-        CHECKF(err <= LIMIT, "video: relative L2 %.2e, limit %.1e", err,
-               LIMIT);
+        CHECKF(err <= seen.limit, "video: relative L2 %.2e, limit %.1e", err,
+               seen.limit);
         printf("# %s on %s: stages %.2e, video %.2e\n", golden, device,
                seen.worst, err);
         for (int64_t i = 0; i < video->n; i++) {
@@ -175,8 +177,9 @@ static void generate(const char *golden, const char *folder,
             differ += x != y;
             off_by_more += abs(x - y) > 1;
         }
-        CHECKF(!off_by_more && differ <= video->n / 200, "8 bit: %lld of %lld "
-               "differ, %lld by more than 1", (long long)differ,
+        CHECKF(seen.limit > 1e-3 || (!off_by_more && differ <= video->n / 200),
+               "8 bit: %lld of %lld differ, %lld by more than 1",
+               (long long)differ,
                (long long)video->n, (long long)off_by_more);
     }
     wan_job_close(&job);
@@ -189,33 +192,80 @@ end:
 }
 
 TEST(unipc4_ref) { generate("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "ref"); }
-TEST(unipc4_cpu) { generate("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "cpu"); }
+TEST(unipc4_cpu) { generate("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", dut); }
 TEST(unipc4_diffusers)
 {
-    generate("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v-diffusers", "cpu");
+    generate("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v-diffusers", dut);
 }
-TEST(unipc10_cpu) { generate("pipeline-t2v-unipc10.safetensors", "tiny/wan-t2v", "cpu"); }
-TEST(dpm4_cpu) { generate("pipeline-t2v-dpm4.safetensors", "tiny/wan-t2v", "cpu"); }
-TEST(image_cpu) { generate("pipeline-t2v-image.safetensors", "tiny/wan-t2v", "cpu"); }
-TEST(head128_cpu) { generate("pipeline-t2v-hd128.safetensors", "tiny/wan-t2v-hd128", "cpu"); }
+TEST(unipc10_cpu) { generate("pipeline-t2v-unipc10.safetensors", "tiny/wan-t2v", dut); }
+TEST(dpm4_cpu) { generate("pipeline-t2v-dpm4.safetensors", "tiny/wan-t2v", dut); }
+TEST(image_cpu) { generate("pipeline-t2v-image.safetensors", "tiny/wan-t2v", dut); }
+TEST(head128_cpu) { generate("pipeline-t2v-hd128.safetensors", "tiny/wan-t2v-hd128", dut); }
 
 TEST(image_unipc4_ref) { generate("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", "ref"); }
-TEST(image_unipc4_cpu) { generate("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", "cpu"); }
-TEST(image_dpm6_cpu) { generate("pipeline-i2v-dpm6.safetensors", "tiny/wan-i2v", "cpu"); }
-TEST(two_images_cpu) { generate("pipeline-flf2v-unipc4.safetensors", "tiny/wan-flf2v", "cpu"); }
+TEST(image_unipc4_cpu) { generate("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", dut); }
+TEST(image_dpm6_cpu) { generate("pipeline-i2v-dpm6.safetensors", "tiny/wan-i2v", dut); }
+TEST(two_images_cpu) { generate("pipeline-flf2v-unipc4.safetensors", "tiny/wan-flf2v", dut); }
 
-int main(void)
+/* All frames of a small request, in a checksum; on a device with that much
+ * memory, 0: what is free. */
+static uint64_t digest(int64_t memory, WanPlan *plan)
 {
-    RUN(unipc4_ref);
+    WanModel *m = open_tiny("tiny/wan-t2v", dut);
+    uint64_t h = 14695981039346656037u;
+    uint8_t rgb[3 * 64 * 48];
+    WanImage img = { WAN_PIX_RGB24, 64, 48, { rgb }, { 3 * 64 } };
+    WanRequest rq;
+    WanJob *job;
+    int ret;
+
+    m->memory = memory;
+    wan_request_default(&rq, m);
+    rq.prompt = "a red ball";
+    rq.width = 64, rq.height = 48;
+    rq.frames = 9, rq.steps = 3;
+    CHECK(wan_plan(plan, m, &rq) == 0);
+    ret = wan_job_open(&job, m, &rq);
+    while (ret >= 0 && (ret = wan_job_step(job, NULL)) >= 0) {
+        while ((ret = wan_job_frame(job, &img)) >= 0)
+            for (size_t i = 0; i < sizeof(rgb); i++)
+                h = (h ^ rgb[i]) * 1099511628211u;
+        ret = ret == WAN_ERR(EAGAIN) ? 0 : ret;
+    }
+    CHECKF(ret == WAN_EOF, "%s", wan_strerror(ret));
+    wan_job_close(&job);
+    wan_model_close(&m);
+    return h;
+}
+
+/* With little memory weights pass through; the video is the same, bit for
+ * bit. */
+TEST(streamed_weights)
+{
+    WanPlan full, least;
+    const uint64_t want = digest(0, &full);
+
+    if (!full.full_bytes)
+        return;                         // a device without memory of its own
+    CHECK(full.full_bytes > full.least_bytes && !full.stream_bytes);
+    CHECK(digest(full.least_bytes, &least) == want);
+    CHECK(digest((full.least_bytes + full.full_bytes) / 2, &least) == want);
+}
+
+int main(int argc, char **argv)
+{
+    choose_device(argc, argv);
+    RUN_REF(unipc4_ref);
     RUN(unipc4_cpu);
     RUN(unipc4_diffusers);
     RUN(unipc10_cpu);
     RUN(dpm4_cpu);
     RUN(image_cpu);
     RUN(head128_cpu);
-    RUN(image_unipc4_ref);
+    RUN_REF(image_unipc4_ref);
     RUN(image_unipc4_cpu);
     RUN(image_dpm6_cpu);
     RUN(two_images_cpu);
+    RUN(streamed_weights);
     return test_end();
 }

@@ -16,7 +16,8 @@ static void encode_all(const char *device, const char *folder)
     Golden *g = golden_open("t5.safetensors");
     WanModel *m = open_tiny(folder, device);
     WanDev *d = open_dev(device);
-    Taps taps = { g, "layers_case1.", LIMIT, 0, 0, 0 };
+    const double limit = limit_on(device, LIMIT);
+    Taps taps = { g, "layers_case1.", limit, 0, 0, 0 };
 
     for (int c = 0; c < 6; c++) {
         char name[32];
@@ -38,9 +39,9 @@ static void encode_all(const char *device, const char *folder)
         WanTensor y = wan_tmp(d, n, m->t5.config.dim);
         wan_t5_encode(d, &y, &m->t5, ids);
         CHECK(!wan_dev_error(d) && out->n == wan_count(&y));
-        const double err = test_rel_l2(y.data, out->data, out->n);
-        CHECKF(err <= LIMIT, "%s %s, %d tokens: relative L2 %.2e, limit %.1e",
-               device, name, n, err, LIMIT);
+        const double err = tensor_rel_l2(d, &y, out->data, out->n);
+        CHECKF(err <= limit, "%s %s, %d tokens: relative L2 %.2e, limit %.1e",
+               device, name, n, err, limit);
         wan_release(d, mark);
     }
     CHECKF(taps.seen == 6, "%d stages seen of 6", taps.seen);
@@ -51,8 +52,8 @@ static void encode_all(const char *device, const char *folder)
 }
 
 TEST(official_ref) { encode_all("ref", "tiny/wan-t2v"); }
-TEST(official_cpu) { encode_all("cpu", "tiny/wan-t2v"); }
-TEST(diffusers_cpu) { encode_all("cpu", "tiny/wan-t2v-diffusers"); }
+TEST(official_cpu) { encode_all(dut, "tiny/wan-t2v"); }
+TEST(diffusers_cpu) { encode_all(dut, "tiny/wan-t2v-diffusers"); }
 
 /* Every distance a 512-token text can hold. */
 TEST(relative_bucket)
@@ -66,10 +67,11 @@ TEST(relative_bucket)
     golden_close(&g);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    choose_device(argc, argv);
     RUN(relative_bucket);
-    RUN(official_ref);
+    RUN_REF(official_ref);
     RUN(official_cpu);
     RUN(diffusers_cpu);
     return test_end();

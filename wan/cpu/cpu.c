@@ -38,7 +38,7 @@ static int64_t kernel_number(const char *path, const char *key, int64_t unit)
     return value;
 }
 
-int64_t wan_cpu_memory_available(void)
+int64_t wan_cpu_memory_available(int index, void *context)
 {
     int64_t have = kernel_number("/proc/meminfo", "MemAvailable:", 1024);
     const int64_t limit = kernel_number("/sys/fs/cgroup/memory.max", "", 1);
@@ -46,6 +46,7 @@ int64_t wan_cpu_memory_available(void)
     const int64_t cache = kernel_number("/sys/fs/cgroup/memory.stat",
                                         "inactive_file", 1);
 
+    (void)index, (void)context;
     if (have < 0)
         have = INT64_MAX;
     if (limit >= 0 && used >= 0) {
@@ -61,7 +62,7 @@ void *wan_cpu_alloc(WanDev *d, int64_t bytes)
     void *p;
 
     (void)d;
-    if (bytes < 0 || bytes > wan_cpu_memory_available())
+    if (bytes < 0 || bytes > wan_cpu_memory_available(0, NULL))
         return NULL;
     p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -141,6 +142,8 @@ static const WanOps ops = {
 const WanBackend wan_backend_cpu = {
     .name      = "cpu",
     .ops       = &ops,
+    .act       = WAN_F32,
+    .hidden_rows = 4096,
     .available = wan_cpu_memory_available,
     .alloc     = wan_cpu_alloc,
     .free      = wan_cpu_free,

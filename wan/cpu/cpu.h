@@ -13,7 +13,7 @@
 
 /* Bytes this process may still take: what the kernel calls available and
  * what its control group leaves, whichever is less. */
-int64_t wan_cpu_memory_available(void);
+int64_t wan_cpu_memory_available(int index, void *context);
 
 /* Pages that are given as they are touched; NULL when bytes is more than is
  * available. */

@@ -379,8 +379,11 @@ void wan_ref_upload(WanDev *d, WanTensor *y, const float *host)
 
 void wan_ref_download(WanDev *d, float *host, const WanTensor *x)
 {
+    const int64_t rows = wan_rows(x), cols = wan_cols(x);
+
     (void)d;
-    memcpy(host, x->data, wan_count(x) * sizeof(*host));
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(host + i * cols, wan_row(x, i), cols * sizeof(*host));
 }
 
 void wan_ref_finite(WanDev *d, const WanTensor *x, const char *what)
@@ -569,6 +572,8 @@ static const WanOps ops = {
 const WanBackend wan_backend_ref = {
     .name      = "ref",
     .ops       = &ops,
+    .act       = WAN_F32,
+    .hidden_rows = 4096,
     .available = wan_cpu_memory_available,
     .alloc     = wan_cpu_alloc,
     .free      = wan_cpu_free,

@@ -1,0 +1,33 @@
+/*
+ * The part of CUDA's runtime that weights.c uses, made up by
+ * tests/unit/cuda_weights.c: streams are threads.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ */
+
+#ifndef WAN_FAKE_CUDA_RUNTIME_API_H
+#define WAN_FAKE_CUDA_RUNTIME_API_H
+
+#include <stddef.h>
+
+typedef struct Stream *cudaStream_t;
+typedef struct Event *cudaEvent_t;
+typedef enum cudaError { cudaSuccess, cudaErrorMemoryAllocation = 2 } cudaError_t;
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1 };
+enum { cudaEventDisableTiming = 2, cudaEventBlockingSync = 1,
+       cudaHostAllocDefault = 0 };
+
+cudaError_t cudaMalloc(void **p, size_t bytes);
+cudaError_t cudaFree(void *p);
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
+                            enum cudaMemcpyKind kind, cudaStream_t s);
+cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t e);
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
+cudaError_t cudaEventSynchronize(cudaEvent_t e);
+
+#endif /* WAN_FAKE_CUDA_RUNTIME_API_H */

@@ -1,0 +1,522 @@
+/*
+ * wan-bench: what each op of a full-size model takes, beside the ceilings of
+ * the same device in the same run.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ *
+ * Weights are random numbers made on the device, one block's for all blocks,
+ * so that no checkpoint is needed and the largest model fits. Results are
+ * numbers nobody looks at; times are those of a real run, as no op's time
+ * depends on what it computes.
+ *
+ * The table waits after each op, which adds some microseconds to it; the
+ * lines 'whole' do not.
+ */
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../wan/dit.h"
+#include "../wan/t5.h"
+#include "../wan/vae.h"
+
+#define TOOL "wan-bench"
+#include "tool.h"
+
+#define TOKENS 128                      // of a prompt
+
+static const char usage_text[] =
+"usage: wan-bench [options]\n"
+"\n"
+"  --device=NAME   cuda, cuda:N, cpu [auto]\n"
+"  --model=NAME    t2v-1.3B, t2v-14B, i2v-14B [t2v-1.3B]\n"
+"  --size=WxH      [832x480]\n"
+"  --frames=N      4n+1 [81]\n"
+"  --blocks=N      blocks of the transformer that are run [all]\n"
+"  --stages=LIST   of text,step,decode [text,step,decode]\n"
+"  --repeat=N      times a whole stage is timed [3]\n";
+
+typedef struct Options {
+    const char *device, *model, *stages;
+    int width, height, frames, blocks, repeat;
+} Options;
+
+/* ------------------------------------------------------- random weights */
+
+/* A tensor of one block stands for those of all. */
+typedef struct Place {
+    char name[96];
+    void *data;
+} Place;
+
+typedef struct Places {
+    WanDev *d;
+    Place place[1024];
+    int nb;
+    WanTensor noise;                    // f32, a stretch to copy from
+    int plan;
+} Places;
+
+/* The same name without its block's number. */
+static void generic(char *dst, size_t size, const char *name)
+{
+    size_t n = 0;
+
+    for (; *name && n + 1 < size; name++)
+        if (!strncmp(name, "blocks.", 7)) {
+            n += snprintf(dst + n, size - n, "blocks.*");
+            name += 7;
+            while (name[1] >= '0' && name[1] <= '9')
+                name++;
+        } else {
+            dst[n++] = *name;
+        }
+    dst[n < size ? n : size - 1] = 0;
+}
+
+static void fill_random(Places *p, WanTensor *t)
+{
+    const int64_t n = wan_count(t), step = wan_count(&p->noise);
+
+    for (int64_t i = 0; i < n; i += step) {
+        const int64_t m = n - i < step ? n - i : step;
+        WanTensor to = wan_tensor_of((char *)t->data +
+                                     i * wan_type_size(t->type), t->type, m);
+        const WanTensor from = wan_slice(&p->noise, 0, m);
+
+        wan_op_copy(p->d, &to, &from);
+    }
+}
+
+/* Memory of the arena for what is bound; where F32 meets it, F32. */
+static void *place(void *opaque, const char *name, WanType *type,
+                   int64_t count)
+{
+    Places *p = opaque;
+    char key[96];
+    WanTensor t;
+
+    if (*type != WAN_F32)
+        *type = strstr(name, "time_") || !strncmp(name, "head.", 5) ||
+                !strncmp(name, "conv", 4) ? WAN_F32 : p->d->backend->act;
+    generic(key, sizeof(key), name);
+    for (int i = 0; i < p->nb; i++)
+        if (!strcmp(p->place[i].name, key))
+            return p->place[i].data;
+    if (!strcmp(key, "token_embedding.weight"))
+        return NULL;                    // stays on the host: not timed
+    t = wan_tmp_type(p->d, *type, count);
+    if (!p->plan)
+        fill_random(p, &t);
+    if (p->nb < 1024) {
+        snprintf(p->place[p->nb].name, sizeof(key), "%s", key);
+        p->place[p->nb++].data = t.data;
+    }
+    return t.data;
+}
+
+/* ---------------------------------------------------------------- times */
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+/* A line of the table: ops of one kind and shape. */
+typedef struct Row {
+    char line[160];
+    int count;
+    double seconds, flops, bytes;
+} Row;
+
+#define ROWS 512
+
+typedef struct Table {
+    WanDev *d;
+    Row row[ROWS];
+    int nb, running;                    // -1: none
+    double start, flops, bytes;         // when it began
+} Table;
+
+static void close_row(Table *t)
+{
+    wan_dev_wait(t->d);
+    if (t->running < 0)
+        return;
+    Row *r = &t->row[t->running];
+
+    r->seconds += now() - t->start;
+    r->flops += t->d->flops - t->flops;
+    r->count++;
+    t->running = -1;
+}
+
+/* Called as each op begins: the one before is over when the device waits. The
+ * new one's bytes are counted already, its work is not. */
+static void on_line(void *opaque, const char *line)
+{
+    Table *t = opaque;
+    int i = 0;
+
+    close_row(t);
+    if (*line == '#')
+        return;
+    while (i < t->nb && strcmp(t->row[i].line, line))
+        i++;
+    if (i == ROWS)
+        return;
+    if (i == t->nb) {
+        t->row[t->nb++] = (Row){ 0 };
+        snprintf(t->row[i].line, sizeof(t->row[i].line), "%s", line);
+    }
+    t->row[i].bytes += t->d->bytes - t->bytes;
+    t->running = i;
+    t->flops = t->d->flops;
+    t->bytes = t->d->bytes;
+    t->start = now();
+}
+
+/* ------------------------------------------------------------- ceilings */
+
+typedef struct Ceilings {
+    double flops, bytes;                // a second
+} Ceilings;
+
+static Ceilings measure(WanDev *d, const WanTensor *noise)
+{
+    const int gpu = d->backend->device;
+    const int64_t n = gpu ? 8192 : 1024, words = gpu ? 1 << 28 : 1 << 24;
+    const WanMark mark = wan_mark(d);
+    WanTensor x = wan_tmp_act(d, n, n), y = wan_tmp_act(d, n, n);
+    WanTensor w = wan_tmp_act(d, n, n);
+    const WanLinear l = { .weight = w };
+    Ceilings c = { 0, 0 };
+    double start = 0;
+    Places p = { .d = d, .noise = *noise };
+
+    fill_random(&p, &x);
+    fill_random(&p, &w);
+    for (int i = 0; i < 13 && !wan_dev_error(d); i++) {
+        if (i == 3) {
+            wan_dev_wait(d);
+            start = now();
+        }
+        wan_op_linear(d, &y, &x, &l);
+    }
+    wan_dev_wait(d);
+    c.flops = 10 * 2.0 * n * n * n / (now() - start);
+    wan_release(d, mark);
+
+    WanTensor from = wan_tmp(d, words), to = wan_tmp(d, words);
+
+    for (int i = 0; i < 13 && !wan_dev_error(d); i++) {
+        if (i == 3) {
+            wan_dev_wait(d);
+            start = now();
+        }
+        wan_op_copy(d, &to, &from);
+    }
+    wan_dev_wait(d);
+    c.bytes = 10 * 8.0 * words / (now() - start);
+    wan_release(d, mark);
+    return c;
+}
+
+/* --------------------------------------------------------------- stages */
+
+typedef struct Bench {
+    Options o;
+    WanDev *d;
+    WanDit dit;
+    WanT5 t5;
+    WanVae vae;
+    WanPool pool;
+    Table table;
+    Ceilings top;
+} Bench;
+
+static int by_time(const void *a, const void *b)
+{
+    const double x = ((const Row *)a)->seconds, y = ((const Row *)b)->seconds;
+
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+static void print_table(Bench *b, const char *stage)
+{
+    Table *t = &b->table;
+    double sum = 0;
+
+    qsort(t->row, t->nb, sizeof(t->row[0]), by_time);
+    for (int i = 0; i < t->nb; i++)
+        sum += t->row[i].seconds;
+    printf("\n%s, op by op\n   ms each  count  share   TFLOP/s    %%     GB/s"
+           "    %%  op\n", stage);
+    for (int i = 0; i < t->nb; i++) {
+        const Row *r = &t->row[i];
+
+        if (r->seconds < sum * 0.002)
+            break;
+        printf("%10.3f %6d %5.1f%% %9.1f %4.0f %8.0f %4.0f  %s\n",
+               r->seconds / r->count * 1e3, r->count, 100 * r->seconds / sum,
+               r->flops / r->seconds / 1e12,
+               100 * r->flops / r->seconds / b->top.flops,
+               r->bytes / r->seconds / 1e9,
+               100 * r->bytes / r->seconds / b->top.bytes, r->line);
+    }
+    printf("%10.3f ms in all\n", sum * 1e3);
+    t->nb = 0;
+}
+
+/* Once to warm up, once op by op, then whole, the median. */
+static void run(Bench *b, const char *stage, void (*fn)(Bench *b))
+{
+    const WanMark mark = wan_mark(b->d);
+    double time[16] = { 0 }, flops = 0;
+    const int n = b->o.repeat;
+
+    for (int i = -2; i < n && !wan_dev_error(b->d); i++) {
+        if (i == -1) {
+            b->table.running = -1;
+            b->table.bytes = b->d->bytes;
+            b->d->trace = on_line;
+            b->d->trace_opaque = &b->table;
+        }
+        flops = b->d->flops;
+        const double start = now();
+        fn(b);
+        wan_release(b->d, mark);
+        if (i == -1)
+            on_line(&b->table, "#");
+        b->d->trace = NULL;
+        wan_dev_wait(b->d);
+        if (i >= 0)
+            time[i] = now() - start;
+        flops = b->d->flops - flops;
+    }
+    if (wan_dev_error(b->d))
+        return;
+    print_table(b, stage);
+    for (int i = 1; i < n; i++)         // a few: insertion
+        for (int k = i; k > 0 && time[k] < time[k - 1]; k--) {
+            const double t = time[k];
+
+            time[k] = time[k - 1], time[k - 1] = t;
+        }
+    printf("%s whole: %.3f ms, %.1f TFLOP, %.1f TFLOP/s (%.0f %% of the "
+           "product's)\n", stage, time[n / 2] * 1e3, flops / 1e12,
+           flops / time[n / 2] / 1e12,
+           100 * flops / time[n / 2] / b->top.flops);
+    fflush(stdout);
+}
+
+static void text(Bench *b)
+{
+    const int32_t ids[TOKENS] = { 0 };
+    WanTensor y = wan_tmp(b->d, TOKENS, b->t5.config.dim);
+    WanT5 m = b->t5;
+    /* The table of the vocabulary is not there: a row is enough. */
+    float *row = calloc(m.config.dim, sizeof(*row));
+
+    m.token_embedding = wan_tensor_of(row, WAN_F32, 1, m.config.dim);
+    if (row)
+        wan_t5_encode(b->d, &y, &m, ids);
+    wan_dev_wait(b->d);
+    free(row);
+}
+
+/* Both branches of a guided step. */
+static void step(Bench *b)
+{
+    const WanDitConfig *c = &b->dit.config;
+    const int64_t T = (b->o.frames - 1) / 4 + 1;
+    const int64_t h = b->o.height / 8, w = b->o.width / 8;
+    WanDev *d = b->d;
+    WanTensor x = wan_tmp(d, c->in_dim, T, h, w);
+    WanTensor v[2] = { wan_tmp(d, 16, T, h, w), wan_tmp(d, 16, T, h, w) };
+    WanTensor prompt = wan_tmp(d, TOKENS, c->text_dim), clip;
+    WanDitContext ctx[2], image;
+    WanDitTime time;
+    WanRope rope;
+
+    wan_op_noise(d, &x, WAN_RNG_CUDA, 1, 270336);
+    wan_op_noise(d, &prompt, WAN_RNG_CUDA, 2, 270336);
+    for (int i = 0; i < 2; i++)
+        wan_dit_text(d, &ctx[i], &b->dit, &prompt);
+    if (c->clip_dim) {
+        clip = wan_tmp(d, 257, c->clip_dim);
+        wan_op_noise(d, &clip, WAN_RNG_CUDA, 3, 270336);
+        wan_dit_image(d, &image, &b->dit, &clip);
+    }
+    wan_dit_rope(d, &rope, c, (int)T, (int)h / 2, (int)w / 2);
+    wan_dit_time(d, &time, &b->dit, 500);
+    wan_dit_forward(d, v, 2, &b->dit, &x, &time, ctx,
+                    c->clip_dim ? &image : NULL, &rope);
+}
+
+static void decode(Bench *b)
+{
+    const int64_t h = b->o.height / 8, w = b->o.width / 8;
+    WanDev *d = b->d;
+    WanTensor z = wan_tmp(d, 16, 3, h, w);
+    WanTensor rgb = wan_tmp(d, 4, b->o.height, b->o.width, 3);
+    WanVaeStream s;
+
+    wan_op_noise(d, &z, WAN_RNG_CUDA, 4, 270336);
+    wan_vae_stream(d, &s, &b->vae, h, w);
+    for (int t = 0; t < 3; t++) {
+        WanTensor part = wan_slice(&rgb, 0, t ? 4 : 1);
+
+        wan_vae_decode(d, &part, &b->vae, &s, &z);
+    }
+}
+
+static int wanted(const Bench *b, const char *stage)
+{
+    return strstr(b->o.stages, stage) != NULL;
+}
+
+/* Everything that takes memory, for the plan and for real. */
+static int load(Bench *b, int plan)
+{
+    WanDitConfig dit;
+    WanT5Config t5;
+    WanVaeConfig vae;
+    WanClipConfig clip;
+    static Places p;
+    WanBinder binder = { .plan_type = WAN_BF16, .pool = &b->pool,
+                         .place = place, .place_opaque = &p };
+
+    if (wan_config_named(b->o.model, &dit, &t5, &vae, &clip) < 0)
+        return usage("--model %s: t2v-1.3B, t2v-14B or i2v-14B can be",
+                     b->o.model);
+    if (b->o.blocks > 0 && b->o.blocks < dit.layers)
+        dit.layers = b->o.blocks;
+    p = (Places){ .d = b->d, .plan = plan };
+    p.noise = wan_tmp(b->d, b->d->backend->device ? 1 << 26 : 1 << 20);
+    if (!plan) {
+        const WanTensor *in[] = { &p.noise };
+
+        wan_op_noise(b->d, &p.noise, WAN_RNG_CUDA, 7, 270336);
+        wan_op_lincomb(b->d, &p.noise, 1, (double[]){ 0.02 }, in);
+        b->top = measure(b->d, &p.noise);
+    }
+    binder.part = WAN_PART_T5;
+    if (wanted(b, "text"))
+        wan_t5_bind(&b->t5, &t5, &binder);
+    binder.part = WAN_PART_DIT;
+    p.nb = 0;
+    if (wanted(b, "step"))
+        wan_dit_bind(&b->dit, &dit, &binder);
+    binder.part = WAN_PART_VAE;
+    p.nb = 0;
+    if (wanted(b, "decode"))
+        wan_vae_bind(&b->vae, &vae, 0, &binder);
+    return wan_dev_error(b->d) || binder.error ? 1 : 0;
+}
+
+static void unload(Bench *b)
+{
+    wan_t5_free(&b->t5);
+    wan_dit_free(&b->dit);
+}
+
+static void print_log(void *opaque, enum WanLogLevel level, const char *line)
+{
+    (void)opaque, (void)level;
+    fprintf(stderr, "wan-bench: %s\n", line);
+}
+
+static int bench(const Options *o)
+{
+    static Bench b;
+    const WanLog log = { print_log, NULL, WAN_LOG_VERBOSE };
+    int64_t bytes;
+    int ret;
+
+    b = (Bench){ .o = *o };
+    if (wan_dev_open_plan(&b.d, o->device, 0, &log) < 0)
+        return 1;
+    ret = load(&b, 1);
+    const WanMark mark = wan_mark(b.d);
+    void (*const fn[])(Bench *) = { text, step, decode };
+    static const char *const name[] = { "text", "step", "decode" };
+
+    for (int i = 0; i < 3 && !ret; i++)
+        if (wanted(&b, name[i])) {
+            fn[i](&b);
+            wan_release(b.d, mark);
+        }
+    /* and what the ceilings are measured with */
+    bytes = b.d->peak + (b.d->backend->device ? INT64_C(3) << 30 : 200 << 20);
+    unload(&b);
+    wan_dev_close(&b.d);
+    if (ret || wan_dev_open(&b.d, o->device, 0, bytes, &log) < 0)
+        return 1;
+    ret = load(&b, 0);
+    if (!ret) {
+        printf("%s %dx%d, %d frames on %s: products %.1f TFLOP/s, copies "
+               "%.0f GB/s read and written\n", o->model, o->width, o->height,
+               o->frames, o->device, b.top.flops / 1e12, b.top.bytes / 1e9);
+        for (int i = 0; i < 3; i++)
+            if (wanted(&b, name[i])) {
+                b.table.d = b.d;
+                run(&b, name[i], fn[i]);
+            }
+        ret = wan_dev_error(b.d) != 0;
+    }
+    unload(&b);
+    wan_pool_free(&b.pool);
+    wan_dev_close(&b.d);
+    return ret;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        { "device", 1, NULL, 'd' }, { "model", 1, NULL, 'm' },
+        { "size", 1, NULL, 's' }, { "frames", 1, NULL, 'f' },
+        { "blocks", 1, NULL, 'b' }, { "stages", 1, NULL, 'S' },
+        { "repeat", 1, NULL, 'r' }, { "help", 0, NULL, 'h' }, { 0 }
+    };
+    Options o = { "auto", "t2v-1.3B", "text,step,decode", 832, 480, 81, 0, 3 };
+    char end;
+    int c, ret = 0;
+
+    opterr = 0;
+    while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+        switch (c) {
+        case 'd': o.device = optarg; break;
+        case 'm': o.model = optarg; break;
+        case 'S': o.stages = optarg; break;
+        case 's':
+            if (sscanf(optarg, "%dx%d%c", &o.width, &o.height, &end) != 2 ||
+                o.width < 16 || o.height < 16 || o.width % 16 ||
+                o.height % 16 || o.width > 8192 || o.height > 8192)
+                return usage("--size %s: WxH in multiples of 16 can be",
+                             optarg);
+            break;
+        case 'f':
+            ret = parse_int(&o.frames, "frames", optarg, 4001);
+            if (!ret && o.frames % 4 != 1)
+                ret = usage("--frames %s: 4n+1 can be", optarg);
+            break;
+        case 'b': ret = parse_int(&o.blocks, "blocks", optarg, 1000); break;
+        case 'r': ret = parse_int(&o.repeat, "repeat", optarg, 16); break;
+        case 'h': fputs(usage_text, stdout); return 0;
+        default:  return usage("%s is not known or lacks its value",
+                               argv[optind - 1]);
+        }
+        if (ret)
+            return ret;
+    }
+    if (optind < argc)
+        return usage("%s: there are options alone", argv[optind]);
+    return bench(&o);
+}

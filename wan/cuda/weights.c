@@ -1,0 +1,610 @@
+/*
+ * Weights on the device: who copies what the pager wants.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * A few threads read the mapped files, convert and lay out what they read, in
+ * page-locked buffers of their own, and put the copies on a stream beside the
+ * computing one. Events go both ways: a matrix is computed with when its copy
+ * is over, and its place is given to another when its last use is over. The
+ * order is the pager's; results do not depend on who is faster.
+ *
+ * Without a pager (tests of ops and models) a weight is copied when it is
+ * first used, into memory of its own, and stays.
+ */
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cuda.h"
+
+#define THREADS 4                       // page cache to page-locked memory:
+                                        // about 10 GB/s each
+#define BUFFERS 2                       // a thread fills one, one is copied
+#ifndef CHUNK                           // a test has small ones
+#define CHUNK (INT64_C(8) << 20)        // bytes of a buffer
+#endif
+
+/* A weight that stays in memory of its own, or a vector. */
+typedef struct Kept {
+    const void *key;
+    int64_t count;
+    WanType type;
+    void *data;
+    int owned;                          // by cudaMalloc()
+} Kept;
+
+/* What a page of the running stage has besides. */
+typedef struct Copy {
+    cudaEvent_t loaded, used;
+    int64_t rows_begun, rows_left;      // given to threads; not yet issued
+    int waited;                         // the computing stream has
+} Copy;
+
+/* Some rows of a page. */
+typedef struct Chunk {
+    WanPage *page;
+    int64_t row, rows;
+} Chunk;
+
+typedef struct WanCudaWeights {
+    WanDev *d;
+    pthread_mutex_t lock;
+    pthread_cond_t work, done;
+    pthread_t thread[THREADS];
+    int nb_threads, ready;              // ready: lock and conditions exist
+    int quit, busy;                     // busy: chunks in the hands of threads
+    cudaError_t error;                  // of a thread
+    WanPage *current;                   // handed out chunk by chunk
+    Copy *copies;                       // of the running stage's pages
+    int nb_copies;
+    char *region;                       // of the running stage
+    cudaEvent_t turn[2];                // from stage to stage
+
+    WanPage *in_use[8];                 // pages of the ring, by this entry
+    int nb_in_use;
+
+    Kept *kept;                         // hashed by key
+    int nb_kept, kept_size;             // a power of two
+    char *vectors, *vectors_end;        // in the arena
+} WanCudaWeights;
+
+/* ----------------------------------------------------------- conversion */
+
+static uint16_t round_bf16(uint32_t u)
+{
+    if ((u & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(u >> 16 | 0x40);      // NaN stays one
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* n elements from any float type, at any alignment, to F32 or BF16. */
+static void convert(void *dst, WanType to, const void *src, WanType from,
+                    int64_t n)
+{
+    const unsigned char *s = src;
+    uint16_t *d = dst;
+
+    if (to == from) {
+        memcpy(dst, src, n * wan_type_size(to));
+    } else if (to == WAN_F32) {
+        wan_to_f32(dst, src, from, n, 1);
+    } else if (from == WAN_F32) {
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t u;
+
+            memcpy(&u, s + 4 * i, 4);
+            d[i] = round_bf16(u);
+        }
+    } else {
+        float f[256];
+
+        for (int64_t i = 0; i < n; i += 256) {
+            const int64_t m = n - i < 256 ? n - i : 256;
+
+            wan_to_f32(f, s + i * wan_type_size(from), from, m, 1);
+            for (int64_t k = 0; k < m; k++) {
+                uint32_t u;
+
+                memcpy(&u, &f[k], 4);
+                d[i + k] = round_bf16(u);
+            }
+        }
+    }
+}
+
+/* Rows of a matrix: the first dimension. */
+static int64_t row_count(const WanTensor *w)
+{
+    return wan_count(w) / w->dim[0];
+}
+
+/* Rows [row, row + rows) of w in the device's type and layout; one row's
+ * worth of memory behind the result is used too. */
+static void fill(char *dst, const WanTensor *w, int conv, WanType type,
+                 int64_t row, int64_t rows)
+{
+    const int64_t n = row_count(w), size = wan_type_size(type);
+    const char *src = (const char *)w->data + row * n * wan_type_size(w->type);
+    const int64_t I = conv ? w->dim[1] : n, taps = n / I;
+    char *tmp = dst + rows * n * size;
+
+    if (taps == 1) {
+        convert(dst, type, src, w->type, rows * n);
+        return;
+    }
+    /* [I, taps] to [taps, I] */
+    for (int64_t r = 0; r < rows; r++, dst += n * size) {
+        convert(tmp, type, src + r * n * wan_type_size(w->type), w->type, n);
+        for (int64_t t = 0; t < taps; t++)
+            for (int64_t i = 0; i < I; i++)
+                memcpy(dst + (t * I + i) * size, tmp + (i * taps + t) * size,
+                       size);
+    }
+}
+
+int64_t wan_cuda_page_bytes(const WanTensor *w, const WanTensor *x,
+                            WanType *type)
+{
+    *type = x->type;
+    return wan_count(w) * wan_type_size(x->type);
+}
+
+/* ------------------------------------------------- what stays by itself */
+
+static Kept *look(WanCudaWeights *w, const void *key, int64_t count,
+                  WanType type)
+{
+    uint64_t h = (uintptr_t)key * UINT64_C(0x9e3779b97f4a7c15) >> 20;
+
+    for (;; h++) {
+        Kept *k = &w->kept[h & (w->kept_size - 1)];
+
+        if (!k->key || (k->key == key && k->count == count && k->type == type))
+            return k;
+    }
+}
+
+static int grow_kept(WanCudaWeights *w)
+{
+    const int size = w->kept_size ? 2 * w->kept_size : 1024;
+    Kept *old = w->kept, *more = calloc(size, sizeof(*more));
+    const int n = w->kept_size;
+
+    if (!more)
+        return 0;
+    w->kept = more;
+    w->kept_size = size;
+    for (int i = 0; i < n; i++)
+        if (old[i].key)
+            *look(w, old[i].key, old[i].count, old[i].type) = old[i];
+    free(old);
+    return 1;
+}
+
+/* The copy of a tensor that is made once, when it is first asked for. */
+static const void *keep(WanDev *d, const WanTensor *t, int conv, WanType type)
+{
+    WanCudaWeights *w = wan_cuda(d)->weights;
+    const int64_t bytes = wan_count(t) * wan_type_size(type);
+    const int64_t place = (bytes + WAN_PAGE_ALIGN - 1) / WAN_PAGE_ALIGN *
+                          WAN_PAGE_ALIGN;
+    Kept *k;
+    char *host;
+
+    if (2 * w->nb_kept >= w->kept_size && !grow_kept(w)) {
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for a table of weights");
+        return NULL;
+    }
+    k = look(w, t->data, wan_count(t), type);
+    if (k->key)
+        return k->data;
+
+    *k = (Kept){ t->data, wan_count(t), type, NULL, 0 };
+    if (t->nb_dims < 5 && place <= w->vectors_end - w->vectors) {
+        k->data = w->vectors;
+        w->vectors += place;
+    } else {
+        if (!wan_cuda_ok(d, cudaMalloc(&k->data, bytes), "memory for a weight"))
+            goto fail;
+        k->owned = 1;
+    }
+    w->nb_kept++;
+    if (!conv && t->type == type) {
+        /* The runtime has read a model's memory, which is not page-locked,
+         * when this returns. */
+        wan_cuda_ok(d, cudaMemcpyAsync(k->data, t->data, bytes,
+                                       cudaMemcpyHostToDevice,
+                                       wan_cuda_stream(d)), "loading");
+        return d->error ? NULL : k->data;
+    }
+    host = malloc(bytes + row_count(t) * wan_type_size(type));
+    if (!host) {
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory to load a weight");
+        return NULL;
+    }
+    fill(host, t, conv, type, 0, t->dim[0]);
+    if (wan_cuda_ok(d, cudaMemcpyAsync(k->data, host, bytes,
+                                       cudaMemcpyHostToDevice,
+                                       wan_cuda_stream(d)), "loading"))
+        wan_cuda_wait(d, "loading");
+    free(host);
+    return d->error ? NULL : k->data;
+fail:
+    *k = (Kept){ 0 };
+    return NULL;
+}
+
+void wan_cuda_weights_forget(WanDev *d)
+{
+    WanCudaWeights *w = wan_cuda(d)->weights;
+
+    cudaStreamSynchronize(wan_cuda_stream(d));
+    for (int i = 0; i < w->kept_size; i++)
+        if (w->kept[i].owned)
+            cudaFree(w->kept[i].data);
+    free(w->kept);
+    w->kept = NULL;
+    w->nb_kept = w->kept_size = 0;
+}
+
+/* --------------------------------------------------------------- threads */
+
+static Copy *copy_of(const WanPage *page)
+{
+    return page->opaque;
+}
+
+/* Rows that a buffer holds, and one to turn a convolution round in. */
+static int64_t chunk_rows(const WanPage *page)
+{
+    const int64_t row = row_count(&page->weight) * wan_type_size(page->type);
+
+    return CHUNK / row > 1 ? CHUNK / row - 1 : 0;
+}
+
+/* Under the lock: the next piece of work; 0: none. */
+static int claim(WanCudaWeights *w, Chunk *c)
+{
+    const WanCuda *cuda = wan_cuda(w->d);
+    WanPage *after = NULL;
+    int64_t rows;
+
+    if (w->error)
+        return 0;
+    if (!w->current) {
+        w->current = wan_pager_next(w->d->pager, &after);
+        if (!w->current)
+            return 0;
+        copy_of(w->current)->rows_begun = 0;
+        copy_of(w->current)->rows_left = w->current->weight.dim[0];
+        if (after)
+            w->error = cudaStreamWaitEvent(cuda->copy_stream,
+                                           copy_of(after)->used, 0);
+    }
+    rows = chunk_rows(w->current);
+    *c = (Chunk){ w->current, copy_of(w->current)->rows_begun, rows };
+    if (c->rows > w->current->weight.dim[0] - c->row)
+        c->rows = w->current->weight.dim[0] - c->row;
+    copy_of(w->current)->rows_begun += c->rows;
+    if (copy_of(w->current)->rows_begun == w->current->weight.dim[0])
+        w->current = NULL;
+    w->busy++;
+    return 1;
+}
+
+/* Under the lock: a piece is on its way. */
+static void finish(WanCudaWeights *w, const Chunk *c, cudaError_t e)
+{
+    Copy *copy = copy_of(c->page);
+
+    if (!e && !(copy->rows_left -= c->rows)) {
+        e = cudaEventRecord(copy->loaded, wan_cuda(w->d)->copy_stream);
+        copy->waited = 0;
+        c->page->state = WAN_PAGE_COPIED;
+    }
+    if (e && !w->error)
+        w->error = e;
+    w->busy--;
+    pthread_cond_broadcast(&w->done);
+}
+
+static void *copier(void *arg)
+{
+    WanCudaWeights *w = arg;
+    const WanCuda *cuda = wan_cuda(w->d);
+    char *buffer[BUFFERS] = { NULL };
+    cudaEvent_t copied[BUFFERS] = { NULL };
+    cudaError_t e = cudaSuccess;
+    unsigned turn = 0;
+    Chunk c;
+
+    wan_cuda_adopt_thread(cuda);
+    for (int i = 0; i < BUFFERS && !e; i++) {
+        e = cudaHostAlloc((void **)&buffer[i], CHUNK, cudaHostAllocDefault);
+        if (!e)
+            e = cudaEventCreateWithFlags(&copied[i], cudaEventDisableTiming |
+                                                     cudaEventBlockingSync);
+    }
+
+    pthread_mutex_lock(&w->lock);
+    if (e)
+        w->error = e;
+    while (!w->quit) {
+        if (!claim(w, &c)) {
+            pthread_cond_wait(&w->work, &w->lock);
+            continue;
+        }
+        pthread_cond_broadcast(&w->work);       // there may be more
+        const WanPage *page = c.page;
+        const int64_t row = row_count(&page->weight) *
+                            wan_type_size(page->type);
+        char *dst = w->region + page->place + c.row * row;
+        const int b = turn++ % BUFFERS;
+
+        pthread_mutex_unlock(&w->lock);
+        e = cudaEventSynchronize(copied[b]);
+        if (!e) {
+            fill(buffer[b], &page->weight, page->conv, page->type, c.row,
+                 c.rows);
+            e = cudaMemcpyAsync(dst, buffer[b], c.rows * row,
+                                cudaMemcpyHostToDevice, cuda->copy_stream);
+        }
+        if (!e)
+            e = cudaEventRecord(copied[b], cuda->copy_stream);
+        pthread_mutex_lock(&w->lock);
+        finish(w, &c, e);
+    }
+    pthread_mutex_unlock(&w->lock);
+
+    for (int i = 0; i < BUFFERS; i++) {
+        if (copied[i]) {
+            cudaEventSynchronize(copied[i]);
+            cudaEventDestroy(copied[i]);
+        }
+        if (buffer[i])
+            cudaFreeHost(buffer[i]);
+    }
+    return NULL;
+}
+
+/* --------------------------------------------------------------- stages */
+
+static void free_copies(WanCudaWeights *w)
+{
+    for (int i = 0; i < w->nb_copies; i++) {
+        if (w->copies[i].loaded)
+            cudaEventDestroy(w->copies[i].loaded);
+        if (w->copies[i].used)
+            cudaEventDestroy(w->copies[i].used);
+    }
+    free(w->copies);
+    w->copies = NULL;
+    w->nb_copies = 0;
+}
+
+static int alloc_copies(WanDev *d, WanCudaWeights *w, WanPagerStage *s)
+{
+    w->copies = calloc(s->nb_pages + 1, sizeof(*w->copies));
+    if (!w->copies) {
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for a list of weights");
+        return 0;
+    }
+    w->nb_copies = s->nb_pages;
+    for (int i = 0; i < s->nb_pages; i++) {
+        Copy *c = &w->copies[i];
+
+        s->page[i].opaque = c;
+        if (!chunk_rows(&s->page[i])) {
+            wan_dev_fail(d, WAN_ERR(ENOSYS), "a weight of %lld columns is too "
+                         "wide", (long long)row_count(&s->page[i].weight));
+            return 0;
+        }
+        if (!wan_cuda_ok(d, cudaEventCreateWithFlags(&c->loaded,
+                         cudaEventDisableTiming), "an event") ||
+            !wan_cuda_ok(d, cudaEventCreateWithFlags(&c->used,
+                         cudaEventDisableTiming), "an event"))
+            return 0;
+    }
+    return 1;
+}
+
+/* No thread has work, and none will get any. */
+static void drain(WanCudaWeights *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->current = NULL;
+    if (w->d->pager)
+        w->d->pager->now = NULL;
+    while (w->busy)
+        pthread_cond_wait(&w->done, &w->lock);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void wan_cuda_weights_stage(WanDev *d, int stage)
+{
+    const WanCuda *cuda = wan_cuda(d);
+    WanCudaWeights *w = cuda->weights;
+    WanPagerStage *s = &d->pager->stage[stage];
+    const int threads = d->threads < THREADS ? d->threads : THREADS;
+
+    if (!w->vectors) {
+        w->vectors_end = d->base + d->size / WAN_PAGE_ALIGN * WAN_PAGE_ALIGN;
+        w->vectors = w->vectors_end - d->pager->vectors / WAN_PAGE_ALIGN *
+                                      WAN_PAGE_ALIGN;
+    }
+    drain(w);
+    free_copies(w);
+    /* What computes still may read the last stage's weights where the new
+     * ones go, and what is on its way may land where the arena will be. */
+    if (!wan_cuda_ok(d, cudaEventRecord(w->turn[0], cuda->stream), "stage") ||
+        !wan_cuda_ok(d, cudaStreamWaitEvent(cuda->copy_stream, w->turn[0], 0),
+                     "stage") ||
+        !wan_cuda_ok(d, cudaEventRecord(w->turn[1], cuda->copy_stream),
+                     "stage") ||
+        !wan_cuda_ok(d, cudaStreamWaitEvent(cuda->stream, w->turn[1], 0),
+                     "stage") ||
+        !alloc_copies(d, w, s))
+        return;
+
+    pthread_mutex_lock(&w->lock);
+    d->top = (s->work + WAN_PAGE_ALIGN - 1) / WAN_PAGE_ALIGN * WAN_PAGE_ALIGN;
+    w->region = d->base + d->top;
+    wan_pager_begin(d->pager, stage);
+    pthread_cond_broadcast(&w->work);
+    pthread_mutex_unlock(&w->lock);
+    while (w->nb_threads < threads) {
+        if (pthread_create(&w->thread[w->nb_threads], NULL, copier, w)) {
+            wan_dev_fail(d, WAN_ERR(ENOMEM), "no thread to load weights with");
+            return;
+        }
+        w->nb_threads++;
+    }
+}
+
+/* ------------------------------------------------------------ for entries */
+
+/* Wait for a thread, but not longer than the user wants. */
+static void wait_done(WanCudaWeights *w)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_nsec += 50000000;
+    t.tv_sec += t.tv_nsec / 1000000000;
+    t.tv_nsec %= 1000000000;
+    pthread_cond_timedwait(&w->done, &w->lock, &t);
+}
+
+/* The place of a page that is being paged; NULL: it is not, or d failed. */
+static const void *paged(WanDev *d, const WanTensor *t, WanType type)
+{
+    const WanCuda *cuda = wan_cuda(d);
+    WanCudaWeights *w = cuda->weights;
+    WanPage *page;
+    Copy *copy;
+    int ready;
+
+    if (!d->pager)
+        return NULL;
+    pthread_mutex_lock(&w->lock);
+    page = wan_pager_use(d->pager, t);
+    if (!page || page->type != type) {
+        pthread_mutex_unlock(&w->lock);
+        return NULL;
+    }
+    pthread_cond_broadcast(&w->work);
+    while (page->state != WAN_PAGE_COPIED && !w->error &&
+           !wan_dev_cancelled(d))
+        wait_done(w);
+    ready = page->state == WAN_PAGE_COPIED;
+    pthread_mutex_unlock(&w->lock);
+    if (!ready) {
+        if (w->error)
+            wan_cuda_ok(d, w->error, "loading weights");
+        else
+            wan_dev_fail(d, WAN_CANCELLED, "cancelled");
+        return NULL;
+    }
+
+    copy = copy_of(page);
+    if (!copy->waited) {
+        if (!wan_cuda_ok(d, cudaStreamWaitEvent(cuda->stream, copy->loaded, 0),
+                         "loading weights"))
+            return NULL;
+        copy->waited = 1;
+    }
+    if (!page->stays && w->nb_in_use < 8)
+        w->in_use[w->nb_in_use++] = page;
+    return w->region + page->place;
+}
+
+void wan_cuda_weights_used(WanDev *d)
+{
+    const WanCuda *cuda = wan_cuda(d);
+    WanCudaWeights *w = cuda->weights;
+
+    for (int i = 0; i < w->nb_in_use; i++)
+        wan_cuda_ok(d, cudaEventRecord(copy_of(w->in_use[i])->used,
+                                       cuda->stream), "a weight's use");
+    w->nb_in_use = 0;
+}
+
+static const void *find(WanDev *d, const WanTensor *t, int conv, WanType type)
+{
+    const void *p;
+
+    if (wan_cuda_is_device(d, t->data) && t->type == type)
+        return t->data;
+    p = paged(d, t, type);
+    return p || d->error ? p : keep(d, t, conv, type);
+}
+
+const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type)
+{
+    return find(d, w, 0, type);
+}
+
+const void *wan_cuda_weight(WanDev *d, const WanTensor *w)
+{
+    if (w->nb_dims == 5)
+        return find(d, w, 1, wan_cuda_weight_type(d, w));
+    if (wan_cuda_is_device(d, w->data))
+        return w->data;
+    return keep(d, w, 0, WAN_F32);
+}
+
+/* ----------------------------------------------------------------- life */
+
+int wan_cuda_weights_open(WanDev *d)
+{
+    WanCudaWeights *w = calloc(1, sizeof(*w));
+
+    if (!w)
+        return WAN_ERR(ENOMEM);
+    wan_cuda(d)->weights = w;
+    w->d = d;
+    if (pthread_mutex_init(&w->lock, NULL) ||
+        pthread_cond_init(&w->work, NULL) || pthread_cond_init(&w->done, NULL))
+        return WAN_ERR(ENOMEM);
+    w->ready = 1;
+    for (int i = 0; i < 2; i++)
+        if (cudaEventCreateWithFlags(&w->turn[i], cudaEventDisableTiming))
+            return WAN_ERR(ENOMEM);
+    return 0;
+}
+
+void wan_cuda_weights_close(WanDev *d)
+{
+    WanCuda *cuda = wan_cuda(d);
+    WanCudaWeights *w = cuda->weights;
+
+    cuda->weights = NULL;
+    if (!w)
+        return;
+    if (w->ready) {
+        pthread_mutex_lock(&w->lock);
+        w->quit = 1;
+        pthread_cond_broadcast(&w->work);
+        pthread_mutex_unlock(&w->lock);
+        for (int i = 0; i < w->nb_threads; i++)
+            pthread_join(w->thread[i], NULL);
+        cudaStreamSynchronize(cuda->copy_stream);
+        cudaStreamSynchronize(cuda->stream);
+        pthread_cond_destroy(&w->work);
+        pthread_cond_destroy(&w->done);
+        pthread_mutex_destroy(&w->lock);
+    }
+    free_copies(w);
+    for (int i = 0; i < w->kept_size; i++)
+        if (w->kept[i].owned)
+            cudaFree(w->kept[i].data);
+    free(w->kept);
+    for (int i = 0; i < 2; i++)
+        if (w->turn[i])
+            cudaEventDestroy(w->turn[i]);
+    free(w);
+}
