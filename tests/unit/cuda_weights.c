@@ -46,7 +46,8 @@ struct Event { long recorded, happened; };
 
 static pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t fake_cond = PTHREAD_COND_INITIALIZER;
-static long wrong, compared, copied_bytes;
+/* Read while a stream may still copy ahead. */
+static _Atomic long wrong, compared, copied_bytes;
 
 static void *stream_main(void *arg)
 {
@@ -354,7 +355,7 @@ static void run(WanType act, int part, unsigned seed)
     CHECKF(!missing && !f->dev.error, "%d missing: %s", missing,
            f->dev.message);
     CHECKF(compared == uses && !wrong, "part %d, seed %u: %ld of %d wrong",
-           part, seed, wrong, uses);
+           part, seed, (long)wrong, uses);
     fixture_free(f);
 }
 
