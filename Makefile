@@ -299,7 +299,8 @@ demo: ffmpeg tools $(GOLDEN)/.stamp
 
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS = -g -O1 -fsanitize=fuzzer,address,undefined \
-             -fno-sanitize-recover=undefined -DWAN_HAVE_ONEDNN=0
+             -fno-sanitize-recover=undefined -DWAN_HAVE_ONEDNN=0 \
+             -DWAN_HAVE_CUDA=0 -DWAN_DATADIR='"$(DATADIR)"'
 FUZZ_SRCS = $(wildcard $(SRC)/wan/*.c $(SRC)/wan/formats/*.c \
             $(SRC)/wan/cpu/*.c)
 
