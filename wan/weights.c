@@ -695,14 +695,14 @@ static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
                       const char *name)
 {
     const int64_t n = wan_count(t), rows = t->nb_dims > 1 ? t->dim[0] : 1;
-    const int64_t cols = n / rows;
     const int size = wan_type_size(t->type);
     WanType type = t->type;
     float *w;
     int ret;
 
-    if (!b->lora || b->error || !t->data || !wan_lora_has(b->lora, name))
+    if (!b->lora || b->error || !t->data || !n || !wan_lora_has(b->lora, name))
         return;
+    const int64_t cols = n / rows;
     w = malloc(n * sizeof(*w));
     if (type == WAN_F8_E4M3 || type == WAN_F8_E5M2)
         type = WAN_BF16;

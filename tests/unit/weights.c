@@ -90,6 +90,19 @@ TEST(matrices_stay_where_they_are)
     close_fixture(&f);
 }
 
+/* Found by fuzzing: the rows were divided by. */
+TEST(matrices_without_rows)
+{
+    Fixture f;
+    WanTensor t;
+
+    open_fixture(&f, "{\"a\":" T("F32", "[0,4]", "[0,0]") ",\"b\":"
+                 T("F32", "[8]", "[0,32]") "}", numbers, 32, 0);
+    wan_bind_matrix(&f.b, &t, "a", 0, 4);
+    CHECK(wan_binder_end(&f.b) == 0 && t.nb_dims == 2 && wan_count(&t) == 0);
+    close_fixture(&f);
+}
+
 TEST(misaligned_matrices_are_copied)
 {
     Fixture f;
@@ -420,6 +433,7 @@ TEST(golden_block)
 int main(void)
 {
     RUN(matrices_stay_where_they_are);
+    RUN(matrices_without_rows);
     RUN(misaligned_matrices_are_copied);
     RUN(vectors_become_f32);
     RUN(says_what_is_wrong);
