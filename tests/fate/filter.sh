@@ -141,14 +141,16 @@ line='no model was given, so this is the small demo model'
 demo()
 {
     a=$(hashes "$(source_of "$small")") && same "$(said "$line")" 0 &&
-        b=$(with_demo "$tmp/demo" hashes "wan_t2v=$small") && same "$a" "$b" &&
+        b=$(with_demo "$tmp/demo" hashes "wan_t2v=$small" -v repeat+info) &&
+        same "$a" "$b" &&
         same "$(said "$line")" 1 && has \
             "$line /.*/demo/t2v; for others see /.*/libwan/models.md\$" "$tmp/log"
 }
 check 'the demo model, and one line that says so' demo
 demo_in_graph()
 {
-    with_demo "$tmp/demo" run -filter_complex "wan_t2v=$small" -f null - &&
+    with_demo "$tmp/demo" run -v repeat+info -filter_complex "wan_t2v=$small" \
+        -f null - &&
         same "$(said "$line")" 1 || { cat "$tmp/log"; return 1; }
 }
 check 'the demo model in -filter_complex' demo_in_graph

@@ -316,8 +316,8 @@ mkdir -p "$d" && ln -s "$tiny/wan-i2v"/* "$d" &&
 demo()
 {
     good -i "$tmp/photo.png" -vf "$(i2v "$small")" -f framemd5 "$tmp/md5" &&
-        with_demo "$tmp/demo" good -i "$tmp/photo.png" -vf "wan_i2v=$small" \
-            -f framemd5 "$tmp/md5.demo" &&
+        with_demo "$tmp/demo" good -v repeat+info -i "$tmp/photo.png" \
+            -vf "wan_i2v=$small" -f framemd5 "$tmp/md5.demo" &&
         same "$(said 'no model was given, so this is .*/demo/i2v; for others')" 1 &&
         same "$(md5s "$tmp/md5")" "$(md5s "$tmp/md5.demo")"
 }
