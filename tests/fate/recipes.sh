@@ -255,14 +255,14 @@ demo()
 {
     script=$(cd "$SRC" && pwd)/tools/demo.sh
     [ -e "$tmp/demo/bin" ] || ln -s "$B/bin" "$tmp/demo/bin"
-    rm -rf "$tmp/work" && mkdir "$tmp/work" &&
-        (cd "$tmp/work" && B=$tmp/demo GOLDEN=$WAN_GOLDEN sh "$script") \
+    rm -rf "$tmp/there" && mkdir "$tmp/there" &&
+        (cd "$tmp/there" && B=$tmp/demo GOLDEN=$WAN_GOLDEN sh "$script") \
             > "$tmp/said" 2>&1 || { cat "$tmp/said"; return 1; }
 }
 small_demo=size=32x32:frames=5:steps=1
 demo_alone()
 {
-    DEMO=$small_demo demo && same "$(frames "$tmp/work/demo.mp4")" 10 &&
+    DEMO=$small_demo demo && same "$(frames "$tmp/there/demo.mp4")" 10 &&
         same "$(grep -c '^demo:     [0-9]* s, 5 frames in .*: load .*, decode [0-9.e-]*$' "$tmp/said")" 2 &&
         has '^demo: demo.mp4, [1-9][0-9]* bytes' "$tmp/said" &&
         same "$(grep -Eoc 'this is the small demo model /.*/demo/t2v' "$tmp/said")" 1 &&
@@ -271,7 +271,7 @@ demo_alone()
 demo_of()
 {
     MODEL=$tiny/wan-t2v DEMO=$small_demo demo &&
-        same "$(frames "$tmp/work/demo.mp4")" 5 && has 'an image from the same model' "$tmp/said"
+        same "$(frames "$tmp/there/demo.mp4")" 5 && has 'an image from the same model' "$tmp/said"
 }
 if [ $codec = libx264 ] && have encoders png; then
     recipe 'make demo' demo_alone
