@@ -106,6 +106,14 @@ int64_t wan_dev_available(const char *name, void *context)
     return b ? b->available(index, context) : INT64_MAX;
 }
 
+int wan_dev_e4m3(const char *name)
+{
+    int index;
+    const WanBackend *b = find_backend(name, &index, NULL);
+
+    return b && b->e4m3 && b->e4m3(index);
+}
+
 /* Host memory above the top of the stack is not to be touched. */
 static void poison(const WanDev *d, void *p, int64_t bytes)
 {

@@ -35,10 +35,14 @@ typedef struct WanBackend {
     /* Arena memory, aligned to 64 bytes; NULL: there is not so much. */
     void *(*alloc)(WanDev *d, int64_t bytes);
     void (*free)(WanDev *d, void *p, int64_t bytes);
-    /* Bytes and type of the device's copy of matrix w where it meets x; NULL:
-     * weights are used where they lie. */
-    int64_t (*page_bytes)(const WanTensor *w, const WanTensor *x,
+    /* Bytes and type of the device's copy of matrix w where it meets x, which
+     * may be e4m3 or not, see WanLinear; NULL: weights are used where they
+     * lie. */
+    int64_t (*page_bytes)(const WanTensor *w, int e4m3, const WanTensor *x,
                           WanType *type);
+    /* Whether that device multiplies in e4m3; 1 where it is not there, for
+     * plans. NULL: none does. */
+    int (*e4m3)(int index);
     /* A stage begins: d->pager has its order; with page_bytes. */
     void (*stage)(WanDev *d, int stage);
     /* Memory both sides can use; all that was asked for has happened. For
@@ -113,6 +117,9 @@ void wan_dev_close(WanDev **d);
 
 /* Bytes a device could have now, INT64_MAX: not known. */
 int64_t wan_dev_available(const char *name, void *context);
+
+/* Whether a device multiplies in e4m3, see WanLinear. */
+int wan_dev_e4m3(const char *name);
 
 /* Whether this build and machine have such a device; logs a line if not. */
 int wan_dev_known(const char *name, const WanLog *log);

@@ -37,12 +37,18 @@ static void bind_attn(WanBinder *b, WanAttn *w, const char *prefix, int64_t D)
 int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
 {
     const int64_t D = c->dim, F = c->ffn;
+    const WanBinderE4m3 e4m3 = b->e4m3;
     char name[64];
 
     m->config = *c;
     m->blocks = calloc(c->layers, sizeof(*m->blocks));
     if (!m->blocks)
         return WAN_ERR(ENOMEM);
+
+    /* What everything goes through is not rounded for the little that it
+     * takes; blocks alone may be. */
+    if (e4m3 == WAN_E4M3_ALL)
+        b->e4m3 = WAN_E4M3_STORED;
 
     /* A convolution whose kernel is its stride: a row is one patch. */
     wan_bind_matrix(b, &m->patch_embedding.weight, "patch_embedding.weight",
@@ -71,6 +77,7 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
         wan_bind_vector(b, &m->img_emb.norm[1].bias, "img_emb.proj.4.bias", D);
     }
 
+    b->e4m3 = e4m3;
 #define NAME(suffix) (snprintf(name, sizeof(name), "blocks.%d." suffix, i), name)
     for (int i = 0; i < c->layers; i++) {
         WanDitBlock *w = &m->blocks[i];

@@ -147,6 +147,16 @@ end:
     return ret;
 }
 
+/* Whether it multiplies e4m3, as far as that is known without it. */
+static int cuda_e4m3(int index)
+{
+    if (cuda_usable(index, NULL) < 0)
+        return 1;
+    return 10 * attribute(index, cudaDevAttrComputeCapabilityMajor) +
+           attribute(index, cudaDevAttrComputeCapabilityMinor) >=
+           WAN_CUDA_E4M3_ARCH;
+}
+
 static void cuda_enter(WanDev *d)
 {
     wan_cuda(d)->driver->push(wan_cuda(d)->context);
@@ -505,7 +515,8 @@ const WanBackend wan_backend_cuda = {
     .open = cuda_open, .close = cuda_close,
     .usable = cuda_usable, .available = cuda_available,
     .alloc = cuda_alloc, .free = cuda_free,
-    .page_bytes = wan_cuda_page_bytes, .stage = wan_cuda_weights_stage,
+    .page_bytes = wan_cuda_page_bytes, .e4m3 = cuda_e4m3,
+    .stage = wan_cuda_weights_stage,
     .forget = wan_cuda_weights_forget, .wait = cuda_wait,
     .shared_alloc = cuda_shared_alloc, .shared_free = cuda_shared_free,
     .enter = cuda_enter, .leave = cuda_leave,
