@@ -37,11 +37,12 @@ static const char usage_text[] =
 "  --frames=N      4n+1 [81]\n"
 "  --blocks=N      blocks of the transformer that are run [all]\n"
 "  --stages=LIST   of text,step,decode [text,step,decode]\n"
-"  --repeat=N      times a whole stage is timed [3]\n";
+"  --repeat=N      times a whole stage is timed [3]\n"
+"  --op-by-op      launch each op by itself: no CUDA graphs\n";
 
 typedef struct Options {
     const char *device, *model, *stages;
-    int width, height, frames, blocks, repeat;
+    int width, height, frames, blocks, repeat, op_by_op;
 } Options;
 
 /* ------------------------------------------------------- random weights */
@@ -274,14 +275,15 @@ static void print_table(Bench *b, const char *stage)
     t->nb = 0;
 }
 
-/* Once to warm up, once op by op, then whole, the median. */
+/* Twice to warm up, as what is repeated may be recorded the second time; once
+ * with a look at each op, then whole, the median. */
 static void run(Bench *b, const char *stage, void (*fn)(Bench *b))
 {
     const WanMark mark = wan_mark(b->d);
     double time[16] = { 0 }, flops = 0;
     const int n = b->o.repeat;
 
-    for (int i = -2; i < n && !wan_dev_error(b->d); i++) {
+    for (int i = -3; i < n && !wan_dev_error(b->d); i++) {
         if (i == -1) {
             b->table.running = -1;
             b->table.bytes = b->d->bytes;
@@ -459,6 +461,7 @@ static int bench(const Options *o)
     wan_dev_close(&b.d);
     if (ret || wan_dev_open(&b.d, o->device, 0, bytes, &log) < 0)
         return 1;
+    b.d->op_by_op = o->op_by_op;
     ret = load(&b, 0);
     if (!ret) {
         printf("%s %dx%d, %d frames on %s: products %.1f TFLOP/s, copies "
@@ -483,9 +486,10 @@ int main(int argc, char **argv)
         { "device", 1, NULL, 'd' }, { "model", 1, NULL, 'm' },
         { "size", 1, NULL, 's' }, { "frames", 1, NULL, 'f' },
         { "blocks", 1, NULL, 'b' }, { "stages", 1, NULL, 'S' },
-        { "repeat", 1, NULL, 'r' }, { "help", 0, NULL, 'h' }, { 0 }
+        { "repeat", 1, NULL, 'r' }, { "op-by-op", 0, NULL, 'o' },
+        { "help", 0, NULL, 'h' }, { 0 }
     };
-    Options o = { "auto", "t2v-1.3B", "text,step,decode", 832, 480, 81, 0, 3 };
+    Options o = { "auto", "t2v-1.3B", "text,step,decode", 832, 480, 81, 0, 3, 0 };
     char end;
     int c, ret = 0;
 
@@ -509,6 +513,7 @@ int main(int argc, char **argv)
             break;
         case 'b': ret = parse_int(&o.blocks, "blocks", optarg, 1000); break;
         case 'r': ret = parse_int(&o.repeat, "repeat", optarg, 16); break;
+        case 'o': o.op_by_op = 1; break;
         case 'h': fputs(usage_text, stdout); return 0;
         default:  return usage("%s is not known or lacks its value",
                                argv[optind - 1]);

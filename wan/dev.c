@@ -328,6 +328,26 @@ void wan_dev_repeat(WanDev *d)
         wan_pager_repeat(d->pager);
 }
 
+/* Whether ops may be left out, as somebody looks at what they do or it is all
+ * over. */
+static int may_replay(const WanDev *d)
+{
+    return d->backend->replay && !d->plan && !d->op_by_op && !d->tap &&
+           !d->trace && !d->error && !wan_dev_cancelled(d);
+}
+
+int wan_dev_replay(WanDev *d, int key, int nb, const WanTensor *in)
+{
+    if (d->backend->replay && !d->plan && (d->replaying || may_replay(d))) {
+        wan_dev_enter(d);
+        d->replaying = d->backend->replay(d, key, nb, in);
+        wan_dev_leave(d);
+    } else {
+        d->replaying = !d->replaying;
+    }
+    return d->replaying;
+}
+
 void wan_tap(WanDev *d, const WanTensor *t, const char *fmt, ...)
 {
     char name[128];

@@ -52,6 +52,9 @@ typedef struct WanBackend {
     void (*wait)(WanDev *d);
     /* Copies of weights are not to be relied on; NULL: there are none. */
     void (*forget)(WanDev *d);
+    /* As wan_dev_replay(), where d->replaying says whether the stretch has
+     * begun; NULL: nothing is remembered. */
+    int (*replay)(WanDev *d, int key, int nb, const WanTensor *in);
     /* Around whatever the backend is asked for once it is open; may be NULL. */
     void (*enter)(WanDev *d);
     void (*leave)(WanDev *d);
@@ -78,6 +81,9 @@ struct WanDev {
     int error;                      // the first one, 0: none
     char message[256];              // its line, without a newline
     int cancel;                     // set from any thread: wan_dev_cancel()
+
+    int replaying;                  // inside of a stretch: wan_dev_replay()
+    int op_by_op;                   // no stretch is remembered; for a bench
 
     /* Shows a named intermediate to a test; NULL: none. */
     void (*tap)(void *opaque, const char *name, const WanTensor *t);
@@ -176,6 +182,25 @@ void wan_dev_wait(WanDev *d);
 
 /* What a stage does from here on it does again and again; for the plan. */
 void wan_dev_repeat(WanDev *d);
+
+#define WAN_REPLAY_TENSORS 20
+
+/**
+ * A stretch of work that comes again and again with the same tensors, step by
+ * step: a device may remember what it launched for it and launch that as one.
+ *
+ *     while (wan_dev_replay(d, key, nb, in))
+ *         ... the ops ...
+ *
+ * @param key which stretch it is
+ * @param in  nb tensors, at most WAN_REPLAY_TENSORS: all that its ops read and
+ *            write but for what they take from the arena themselves. Weights
+ *            that follow from the key may be left out, as long as the device's
+ *            weights do not change. Other arguments of the ops must follow
+ *            from the shapes of these. Nothing of it may wait for the device.
+ * @return 1: do the ops, then ask again; 0: they are done
+ */
+int wan_dev_replay(WanDev *d, int key, int nb, const WanTensor *in);
 
 /* ----------------------------------------------------------- memory */
 

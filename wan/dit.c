@@ -416,6 +416,31 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
     wan_release(d, mark);
 }
 
+/* All that a block's ops read and write, for wan_dev_replay(). */
+static int block_tensors(WanTensor in[WAN_REPLAY_TENSORS],
+                         const WanTensor x[], int n, const WanDitBlock *w,
+                         const WanDitTime *time, const WanDitContext text[],
+                         const WanDitContext *image, const WanRope *rope)
+{
+    int nb = 0;
+
+    for (int b = 0; b < n; b++) {
+        in[nb++] = x[b];
+        in[nb++] = text[b].k;
+        in[nb++] = text[b].v;
+    }
+    if (image) {
+        in[nb++] = image->k;
+        in[nb++] = image->v;
+    }
+    for (int a = 0; a < 3; a++)
+        in[nb++] = rope->table[a];
+    in[nb++] = time->e0;
+    in[nb++] = w->modulation;               // which model's block it is
+    in[nb++] = w->ffn[1].weight;
+    return nb;
+}
+
 /* v = unpatchify(Whead (LN(x) (1 + m1) + m0) + b), m = modulation + e */
 static void head_forward(WanDev *d, WanTensor *v, const WanTensor *x,
                          const WanDit *m, const WanDitTime *time)
@@ -459,8 +484,14 @@ void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDit *m,
     wan_release(d, patch);
     wan_tap(d, &tokens[0], "tokens");
 
-    for (int i = 0; i < c->layers; i++)
-        block_forward(d, tokens, n, m, i, time, text, image, rope);
+    for (int i = 0; i < c->layers; i++) {
+        WanTensor in[WAN_REPLAY_TENSORS];
+        const int nb = block_tensors(in, tokens, n, &m->blocks[i], time, text,
+                                     image, rope);
+
+        while (wan_dev_replay(d, i, nb, in))
+            block_forward(d, tokens, n, m, i, time, text, image, rope);
+    }
     for (int b = 0; b < n; b++) {
         head_forward(d, &v[b], &tokens[b], m, time);
         wan_tap(d, &v[b], "out");

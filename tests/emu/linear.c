@@ -285,6 +285,7 @@ int wan_cuda_check(WanDev *d, int ok, const char *what, const char *text)
 int wan_cuda_wait(WanDev *d, const char *op) { (void)op; return !d->error; }
 int wan_cuda_readable(const void *p) { (void)p; return 0; }
 void wan_cuda_adopt_thread(const WanCuda *c) { (void)c; }
+void wan_cuda_replay_forget(WanDev *d) { (void)d; }
 
 cudaError_t cudaMalloc(void **p, size_t n) { return !(*p = malloc(n)); }
 cudaError_t cudaFree(void *p) { free(p); return 0; }

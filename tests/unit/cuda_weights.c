@@ -185,7 +185,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
     return cudaSuccess;
 }
 
-/* device.c's part */
+/* replay.c's and device.c's part */
+void wan_cuda_replay_forget(WanDev *d) { (void)d; }
 int wan_cuda_ok(WanDev *d, cudaError_t e, const char *what)
 {
     if (e)
@@ -402,6 +403,35 @@ TEST(much_passes_through)
     run(WAN_F32, 0, 10);
 }
 
+/* Of what stays, uses that a graph had are counted: the next one is in turn. */
+TEST(uses_that_are_skipped)
+{
+    Fixture *f = fixture(WAN_BF16, 16, 6);
+    const WanPager *p = f->dev.pager;
+
+    wan_cuda_weights_stage(&f->dev, 0);
+    CHECK(wan_cuda_weights_stay(&f->dev));
+    wrong = 0;
+    for (int round = 0; round < 3; round++)
+        for (int k = 0; k < p->now->nb_uses; k++) {
+            if (round && k == 6) {
+                wan_cuda_weights_skip(&f->dev, 12);
+                k += 12;
+            }
+            CHECK(wan_cuda_weights_turn(&f->dev) ==
+                  round * p->now->nb_uses + k - 1);
+            CHECK(use(f, p->now->use[k]));
+        }
+    cudaStreamSynchronize(f->cuda.stream);
+    CHECK(!wrong && !f->dev.error);
+    fixture_free(f);
+
+    f = fixture(WAN_BF16, 3, 6);
+    wan_cuda_weights_stage(&f->dev, 0);
+    CHECK(!wan_cuda_weights_stay(&f->dev));
+    fixture_free(f);
+}
+
 /* Cancelled while it waits for a copy that nobody makes. */
 TEST(cancel_while_waiting)
 {
@@ -441,6 +471,7 @@ int main(void)
 {
     RUN(everything_stays);
     RUN(much_passes_through);
+    RUN(uses_that_are_skipped);
     RUN(cancel_while_waiting);
     RUN(without_a_pager);
     return test_end();

@@ -33,6 +33,10 @@ extern "C" {
 /* And from this one on e4m3 is multiplied. */
 #define WAN_CUDA_E4M3_ARCH 89
 
+/* The host runs ahead of the device by two marks at most, so that a cancelled
+ * job ends soon: 20 TFLOP are 30 ms of an H100. */
+#define WAN_CUDA_PACE_FLOPS 20e12
+
 /* Workspace a matrix product may take from d->scratch. */
 #define WAN_CUDA_BLAS_WORKSPACE (INT64_C(32) << 20)
 
@@ -54,6 +58,8 @@ typedef struct WanCuda {
     uint32_t *flag;                 // page-locked, the device writes it too
 
     struct WanCudaWeights *weights; // weights.c
+    struct WanCudaReplay *replay;   // replay.c; NULL until first used
+    int recording;                  // the stream keeps launches for later
     int tune;                       // time what libraries suggest; else the
                                     // first, and the same bits every run
     struct WanCublas *blas;         // linear.c; NULL until first used
@@ -151,6 +157,17 @@ void wan_cuda_weights_forget(WanDev *d);
 void wan_cuda_weights_used(WanDev *d);      // after each entry
 int64_t wan_cuda_page_bytes(const WanTensor *w, int e4m3, const WanTensor *x,
                             WanType *type);
+
+/* For replay.c: whether all weights of the stage stay where they are; where in
+ * the order of uses they are, and that n uses are over. */
+int wan_cuda_weights_stay(WanDev *d);
+int64_t wan_cuda_weights_turn(WanDev *d);
+void wan_cuda_weights_skip(WanDev *d, int64_t n);
+
+/* replay.c. Forget what was recorded, as weights or plans change. */
+int wan_cuda_replay(WanDev *d, int key, int nb, const WanTensor *in);
+void wan_cuda_replay_forget(WanDev *d);
+void wan_cuda_replay_close(WanDev *d);
 
 /* Make the device's context current in a thread of our own, for good. */
 void wan_cuda_adopt_thread(const WanCuda *c);

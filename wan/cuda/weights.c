@@ -307,6 +307,7 @@ void wan_cuda_weights_forget(WanDev *d)
 {
     WanCudaWeights *w = wan_cuda(d)->weights;
 
+    wan_cuda_replay_forget(d);
     cudaStreamSynchronize(wan_cuda_stream(d));
     for (int i = 0; i < w->kept_size; i++)
         if (w->kept[i].owned)
@@ -551,6 +552,7 @@ void wan_cuda_weights_stage(WanDev *d, int stage)
         w->vectors = w->vectors_end - d->pager->vectors / WAN_PAGE_ALIGN *
                                       WAN_PAGE_ALIGN;
     }
+    wan_cuda_replay_forget(d);
     drain(w);
     free_copies(w);
     /* What computes still may read the last stage's weights where the new
@@ -677,6 +679,37 @@ const void *wan_cuda_weight(WanDev *d, const WanTensor *w)
     if (wan_cuda_is_device(d, w->data))
         return w->data;
     return keep(d, w, 0, WAN_F32, &one);
+}
+
+/* ----------------------------------------------------------- for replay.c */
+
+int wan_cuda_weights_stay(WanDev *d)
+{
+    return !d->pager || wan_pager_all_stay(d->pager);
+}
+
+int64_t wan_cuda_weights_turn(WanDev *d)
+{
+    WanCudaWeights *w = wan_cuda(d)->weights;
+    int64_t at = 0;
+
+    if (d->pager) {
+        pthread_mutex_lock(&w->lock);
+        at = d->pager->at;
+        pthread_mutex_unlock(&w->lock);
+    }
+    return at;
+}
+
+void wan_cuda_weights_skip(WanDev *d, int64_t n)
+{
+    WanCudaWeights *w = wan_cuda(d)->weights;
+
+    if (d->pager) {
+        pthread_mutex_lock(&w->lock);
+        wan_pager_skip(d->pager, n);
+        pthread_mutex_unlock(&w->lock);
+    }
 }
 
 /* ----------------------------------------------------------------- life */
