@@ -84,6 +84,8 @@ struct WanDev {
 
     int replaying;                  // inside of a stretch: wan_dev_replay()
     int op_by_op;                   // no stretch is remembered; for a bench
+    int tune;                       // time what libraries suggest; else the
+                                    // first, and the same bits every run
 
     /* Shows a named intermediate to a test; NULL: none. */
     void (*tap)(void *opaque, const char *name, const WanTensor *t);

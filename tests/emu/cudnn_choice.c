@@ -209,7 +209,7 @@ static void begin(void)
     }
     memset(&cuda, 0, sizeof(cuda));
     memset(&dev, 0, sizeof(dev));
-    cuda.tune = 1;
+    dev.tune = 1;
     dev.priv = &cuda;
     dev.log = &logger;
     to_y = plans = alive = out_of_memory = lines = rival_runs = 0;
@@ -258,11 +258,11 @@ TEST(the_fastest_from_the_eighth_use)
 TEST(the_first_without_tuning)
 {
     begin();
-    cuda.tune = 0;
+    dev.tune = 0;
     for (int i = 0; i < 20; i++)
         CHECK(use(10, 0) == 1);
     CHECK(plans == 1 && runs[0] == 20);
-    cuda.tune = 1;
+    dev.tune = 1;
     CHECK(use(10, 0) == 1 && plans == 5 && runs[3]);
     end();
 }

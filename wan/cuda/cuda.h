@@ -60,8 +60,6 @@ typedef struct WanCuda {
     struct WanCudaWeights *weights; // weights.c
     struct WanCudaReplay *replay;   // replay.c; NULL until first used
     int recording;                  // the stream keeps launches for later
-    int tune;                       // time what libraries suggest; else the
-                                    // first, and the same bits every run
     struct WanCublas *blas;         // linear.c; NULL until first used
     struct WanCudnn *cudnn;         // cudnn.c; NULL until first used
 } WanCuda;

@@ -19,7 +19,7 @@
  * no such product the matrix is widened to BF16, which holds e4m3 exactly.
  *
  * The library's first suggestion for a shape is taken, so that results are the
- * same from run to run; WanCuda.tune times them all.
+ * same from run to run; WanDev.tune times them all.
  */
 
 #include <cublasLt.h>
@@ -332,7 +332,7 @@ static Plan *find_plan(WanDev *d, WanCublas *l, const Shape *s,
     if (!n)
         return p;
     i = 0;
-    if (wan_cuda(d)->tune && !s->add &&
+    if (d->tune && !s->add &&
         2.0 * s->M * s->N * s->K >= TUNE_FLOPS)
         i = fastest(d, l, p, r, n, o);
     p->algo = r[i].algo;
