@@ -127,11 +127,12 @@ static void scratch_end(WanDev *d, WanMark mark)
     } while (0)
 
 /* The plan writes down in which order matrices will be wanted. */
-static void note(WanDev *d, const WanTensor *w, int conv, const WanTensor *x)
+static void note(WanDev *d, const WanTensor *w, int conv, int e4m3,
+                 const WanTensor *x)
 {
     if (d->plan && d->pager) {
         WanType type;
-        const int64_t bytes = d->backend->page_bytes(w, x, &type);
+        const int64_t bytes = d->backend->page_bytes(w, e4m3, x, &type);
 
         wan_pager_note(d->pager, w, conv, type, bytes);
     }
@@ -193,7 +194,7 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
              a.gate ? "gate add" : a.add ? "add" : "");
     trace(d, "linear", y, x, &w->weight, opt);
     d->flops += 2 * m * n * k;
-    note(d, &w->weight, 0, x);
+    note(d, &w->weight, 0, w->e4m3, x);
 
     if (!scratch_begin(d, ops->linear_scratch
                        ? ops->linear_scratch(d->threads, y, x, w, &a) : 0,
@@ -286,7 +287,7 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
              a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "");
     trace(d, "conv", y, x, NULL, opt);
     d->flops += 2.0 * wan_count(y) * wd[1] * wd[2] * wd[3] * wd[4];
-    note(d, &w->weight, 1, x);
+    note(d, &w->weight, 1, 0, x);
 
     if (!scratch_begin(d, ops->conv_scratch
                        ? ops->conv_scratch(d->threads, y, x, w, &a) : 0,

@@ -322,6 +322,17 @@ WanPage *wan_pager_use(WanPager *p, const WanTensor *w)
     return use(p, key_of(w));
 }
 
+int wan_pager_all_stay(const WanPager *p)
+{
+    return p->now && !p->now->ring_bytes;
+}
+
+void wan_pager_skip(WanPager *p, int64_t n)
+{
+    p->at += n;
+    p->uses += n;
+}
+
 int64_t wan_pager_streams(WanPager *p, int stage)
 {
     const WanPagerStage *s = &p->stage[stage];

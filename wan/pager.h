@@ -139,4 +139,11 @@ WanPage *wan_pager_next(WanPager *p, WanPage **after);
  */
 WanPage *wan_pager_use(WanPager *p, const WanTensor *w);
 
+/* Whether all pages of the running stage stay: their places don't change. */
+int wan_pager_all_stay(const WanPager *p);
+
+/* n uses, counted by p->at, are over without having been asked for: of pages
+ * that stay and are there. */
+void wan_pager_skip(WanPager *p, int64_t n);
+
 #endif /* WAN_PAGER_H */

@@ -14,6 +14,7 @@
 
 #include "../../wan/cuda/weights.c"
 
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -184,7 +185,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
     return cudaSuccess;
 }
 
-/* device.c's part */
+/* replay.c's and device.c's part */
+void wan_cuda_replay_forget(WanDev *d) { (void)d; }
 int wan_cuda_ok(WanDev *d, cudaError_t e, const char *what)
 {
     if (e)
@@ -208,6 +210,9 @@ typedef struct Fixture {
     WanBackend backend;
     WanCuda cuda;
     WanTensor w[MATRICES];
+    int e4m3[MATRICES];         // may be rounded to it
+    WanType type[MATRICES];     // on the device
+    float scale[MATRICES];
     char *want[MATRICES];
     int64_t bytes[MATRICES];
 } Fixture;
@@ -220,17 +225,29 @@ static uint32_t random_u32(void)
     return state >> 4;
 }
 
-/* Any type; a fifth of them convolutions. */
+/* Any type; a fifth of them convolutions, of the others half may be rounded to
+ * e4m3, and half of these have the sides for it. */
 static void make_matrix(Fixture *f, int i)
 {
     static const WanType type[] = { WAN_F32, WAN_BF16, WAN_F16, WAN_F8_E4M3 };
-    const WanType from = type[i % 4], to = f->backend.act;
-    const int conv = i % 5 == 0;
+    const WanType from = type[i % 4];
+    const WanTensor x = wan_tensor_of(NULL, f->backend.act, 1, 1);
+    const int conv = i % 5 == 0, even = i % 3 > 0 && i % 2;
     const int64_t O = 5 + i % 7, I = 8 + i % 3, K = 100 + i * 7 % 60;
     WanTensor t = conv ? wan_tensor_of(NULL, from, O, I, 3, 3, 3)
-                       : wan_tensor_of(NULL, from, 11 + i % 13, K);
+                       : wan_tensor_of(NULL, from, even ? 32 : 11 + i % 13,
+                                       even ? K / 16 * 16 : K);
     const int64_t n = wan_count(&t), row = n / t.dim[0];
     unsigned char *p = calloc(n, 4);
+    float amax = 0;
+
+    f->e4m3[i] = !conv && i % 3;
+    f->bytes[i] = wan_cuda_page_bytes(&t, f->e4m3[i], &x, &f->type[i]);
+    const WanType to = f->type[i];
+
+    CHECK(to == (f->backend.act == WAN_F32 || conv ? f->backend.act :
+                 from == WAN_F8_E4M3 || even ? WAN_F8_E4M3 : WAN_BF16));
+    CHECK(f->bytes[i] == n * wan_type_size(to));
 
     if (n < 1 || n > 1 << 24)
         abort();
@@ -249,8 +266,14 @@ static void make_matrix(Fixture *f, int i)
     }
     t.data = p;
     f->w[i] = t;
-    f->bytes[i] = n * wan_type_size(to);
     f->want[i] = malloc(f->bytes[i]);
+    for (int64_t k = 0; k < n; k++) {
+        float v;
+
+        wan_to_f32(&v, p + k * wan_type_size(from), from, 1, 1);
+        amax = fmaxf(amax, fabsf(v));
+    }
+    f->scale[i] = to == WAN_F8_E4M3 && from != to ? amax / 448 : 1;
     for (int64_t k = 0; k < n; k++) {
         /* element k of the device's order lies at j of the file's */
         const int64_t in = k % row;
@@ -261,6 +284,8 @@ static void make_matrix(Fixture *f, int i)
         const uint16_t h = wan_f32_to_bf16(v);
         if (to == WAN_F32)
             memcpy(f->want[i] + 4 * k, &v, 4);
+        else if (to == WAN_F8_E4M3)
+            wan_to_e4m3((uint8_t *)f->want[i] + k, &v, 1, 1 / f->scale[i]);
         else
             memcpy(f->want[i] + 2 * k, &h, 2);
     }
@@ -292,8 +317,8 @@ static Fixture *fixture(WanType act, int part, unsigned seed)
         for (int i = first; i < end; i += 6)
             for (int twice = 0; twice < 2; twice++)
                 for (int k = i; k < i + 6 && k < end; k++)
-                    wan_pager_note(p, &f->w[k], f->w[k].nb_dims == 5, act,
-                                   f->bytes[k]);
+                    wan_pager_note(p, &f->w[k], f->w[k].nb_dims == 5,
+                                   f->type[k], f->bytes[k]);
     }
     p->vectors = 1024;
     wan_pager_need(p, &least, &full);
@@ -325,10 +350,13 @@ static void fixture_free(Fixture *f)
 static int use(Fixture *f, int i)
 {
     WanDev *d = &f->dev;
+    float scale = 1;
     const void *p = f->w[i].nb_dims == 5
                     ? wan_cuda_weight(d, &f->w[i])
-                    : wan_cuda_matrix(d, &f->w[i], f->backend.act);
+                    : wan_cuda_matrix(d, &f->w[i], f->type[i], &scale);
 
+    CHECKF(!p || scale == f->scale[i], "matrix %d: scale %g, not %g", i, scale,
+           f->scale[i]);
     if (p)
         put(f->cuda.stream, (Item){ COMPARE, (void *)p, f->want[i],
                                     f->bytes[i], NULL, 0 });
@@ -375,6 +403,35 @@ TEST(much_passes_through)
     run(WAN_F32, 0, 10);
 }
 
+/* Of what stays, uses that a graph had are counted: the next one is in turn. */
+TEST(uses_that_are_skipped)
+{
+    Fixture *f = fixture(WAN_BF16, 16, 6);
+    const WanPager *p = f->dev.pager;
+
+    wan_cuda_weights_stage(&f->dev, 0);
+    CHECK(wan_cuda_weights_stay(&f->dev));
+    wrong = 0;
+    for (int round = 0; round < 3; round++)
+        for (int k = 0; k < p->now->nb_uses; k++) {
+            if (round && k == 6) {
+                wan_cuda_weights_skip(&f->dev, 12);
+                k += 12;
+            }
+            CHECK(wan_cuda_weights_turn(&f->dev) ==
+                  round * p->now->nb_uses + k - 1);
+            CHECK(use(f, p->now->use[k]));
+        }
+    cudaStreamSynchronize(f->cuda.stream);
+    CHECK(!wrong && !f->dev.error);
+    fixture_free(f);
+
+    f = fixture(WAN_BF16, 3, 6);
+    wan_cuda_weights_stage(&f->dev, 0);
+    CHECK(!wan_cuda_weights_stay(&f->dev));
+    fixture_free(f);
+}
+
 /* Cancelled while it waits for a copy that nobody makes. */
 TEST(cancel_while_waiting)
 {
@@ -414,6 +471,7 @@ int main(void)
 {
     RUN(everything_stays);
     RUN(much_passes_through);
+    RUN(uses_that_are_skipped);
     RUN(cancel_while_waiting);
     RUN(without_a_pager);
     return test_end();
