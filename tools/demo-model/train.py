@@ -23,7 +23,6 @@ Sheets of samples and a log of the loss are written to OUT as it goes.
 import argparse
 import concurrent.futures
 import datetime
-import functools
 import itertools
 import math
 import multiprocessing
@@ -45,14 +44,14 @@ NEGATIVE = ("画质低劣，模糊不清，噪点，压缩痕迹，过度曝光�
             "背景杂乱，人群拥挤，倒退行走")
 
 PRESETS = {
-    # A night on two cores with AVX2.
+    # A night on two cores with AVX2; batches are those of one process.
     "cpu": dict(
         device="cpu", ranks=2, workers=0, clips=6000, stills=2000,
-        text=dict(steps=1500, batch=64, lr=2e-3),
-        vae=dict(steps=8000, batch=4, lr=3e-3),
-        t2v=dict(steps=24000, batch=8, lr=2e-3),
-        clip=dict(steps=1500, batch=32, lr=2e-3),
-        i2v=dict(steps=6000, batch=8, lr=1e-3)),
+        text=dict(steps=1000, batch=64, lr=2e-3),
+        vae=dict(steps=4000, batch=4, lr=3e-3),
+        t2v=dict(steps=10000, batch=8, lr=2e-3),
+        clip=dict(steps=1000, batch=32, lr=2e-3),
+        i2v=dict(steps=4000, batch=8, lr=1e-3)),
     # Half an hour on one H100 with 16 cores beside it.
     "h100": dict(
         device="cuda", ranks=1, workers=14, clips=40000, stills=16000,
@@ -635,14 +634,13 @@ def decode(a, z):
 
 
 @torch.no_grad()
-def encode_set(a, name, count, still=False, size=world.SIZE):
+def encode_set(a, name, count, still=False):
     """Encode clips 0..count-1, resumed in blocks; still: the first frame and
     grey behind it, as image-to-video conditions."""
     path = os.path.join(a.out, name)
     os.makedirs(path, exist_ok=True)
     block, per = 250, 4 if a.device == "cpu" else 50
-    ahead = Ahead(functools.partial(world.render, size=size),
-                  a.preset["workers"])
+    ahead = Ahead(world.render, a.preset["workers"])
     for b in range(0, count, block):
         f = os.path.join(path, f"{b:06d}.pt")
         if os.path.exists(f) or b // block % Peers.count != Peers.rank:
@@ -684,13 +682,6 @@ def object_cells(scene, w, h):
                                          for i in range(1, len(near), 4)])
 
 
-def where_objects_are(a, latents):
-    """object_cells() of each clip: bool [N, T, h, w]."""
-    h, w = latents.shape[-2:]
-    return torch.from_numpy(np.stack([object_cells(s, w, h) for s in
-                                      a.scenes[:len(latents)]]))
-
-
 def smoothness(latents):
     """What a channel counts in the loss: how much neighbouring cells are
     alike, 1 on average. Channels that hold detail would drown the others."""
@@ -707,11 +698,9 @@ def stage_latents(a):
     scenes_of(a)
     a.set_minutes, a.set_start = a.minutes.get("latents"), time.time()
     a.latents = encode_set(a, "latents", a.preset["clips"])
-    a.set_minutes, a.set_start = a.minutes.get("small"), time.time()
-    a.small = encode_set(a, "small", len(a.latents),
-                         size=(world.SIZE[0] // 2, world.SIZE[1] // 2))
-    a.where = where_objects_are(a, a.latents)
-    a.small_where = where_objects_are(a, a.small)
+    h, w = a.latents.shape[-2:]
+    a.where = torch.from_numpy(np.stack(
+        [object_cells(s, w, h) for s in a.scenes[:len(a.latents)]]))
     a.channels = smoothness(a.latents).to(a.device)
     log("latents:", tuple(a.latents.shape), "mean",
         float(a.latents.float().mean()), "std", float(a.latents.float().std()))
@@ -804,19 +793,14 @@ def begin_dit(dit):
 
 
 def batch_of(a, rng, progress, step, batch):
-    """Scenes, latents and where their objects are: images first; then mostly clips of half
-    the size, which are a quarter of the tokens and show how things move; whole
-    clips at the end. A step of any kind has about as many tokens."""
-    kind = ("image" if progress < 0.25 else "whole" if progress >= 0.7 else
-            ("small", "image", "small", "whole")[step % 4])
-    latents = a.small if kind == "small" else a.latents
-    n = batch * {"image": 5, "small": 4, "whole": 1}[kind]
-    pick = rng.integers(0, len(latents), n)
-    frames = slice(0, 1 if kind == "image" else None)
-    where = a.small_where if kind == "small" else a.where
+    """Scenes, latents and where their objects are: images first, which are a
+    fifth of the tokens, then images and clips in turn, then clips."""
+    image = progress < 0.25 or (progress < 0.7 and step % 3 == 0)
+    pick = rng.integers(0, len(a.latents), batch * (5 if image else 1))
+    frames = slice(0, 1 if image else None)
     return ([a.scenes[i] for i in pick],
-            latents[pick][:, :, frames].float().to(a.device),
-            where[pick][:, frames])
+            a.latents[pick][:, :, frames].float().to(a.device),
+            a.where[pick][:, frames])
 
 
 def focus_at(progress):
