@@ -336,6 +336,57 @@ void wan_op_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
     }
 }
 
+/* one: 1 for modulate's norm, 0 for layer_norm's. */
+static void gate_add_norm(WanDev *d, const char *op, WanTensor *y,
+                          WanTensor *x, const WanTensor *branch,
+                          const WanTensor *gate, const WanTensor *gain,
+                          const WanTensor *bias, int one, float eps)
+{
+    char opt[16];
+
+    if (!ready(d))
+        return;
+    REQUIRE(d, op, same_matrix(y, x) && are_values(d, y, x));
+    REQUIRE(d, op, same_matrix(branch, x) && is_value(d, branch));
+    REQUIRE(d, op, y->data != x->data || d->plan);
+    REQUIRE(d, op, !gate || is_vector(gate, wan_cols(x)));
+    REQUIRE(d, op, !gain == !bias && (gain || !one));
+    REQUIRE(d, op, !gain || (is_vector(gain, wan_cols(x)) &&
+                             is_vector(bias, wan_cols(x))));
+    snprintf(opt, sizeof(opt), "%s%s", gate ? "gate" : "",
+             one || !gain ? "" : gate ? " affine" : "affine");
+    trace(d, op, y, x, branch, opt);
+    if (d->backend->ops->gate_add_norm) {
+        CALL(d, gate_add_norm, y, x, branch, gate, gain, bias, one, eps);
+    } else {
+        const Inner in = inner_begin(d);
+
+        wan_op_gate_add(d, x, branch, gate);
+        if (one)
+            wan_op_modulate(d, y, x, bias, gain, eps);
+        else
+            wan_op_layer_norm(d, y, x, gain, bias, eps);
+        inner_end(d, in);
+    }
+}
+
+void wan_op_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
+                          const WanTensor *branch, const WanTensor *gate,
+                          const WanTensor *gain, const WanTensor *bias,
+                          float eps)
+{
+    gate_add_norm(d, "gate_add_norm", y, x, branch, gate, gain, bias, 0, eps);
+}
+
+void wan_op_gate_add_modulate(WanDev *d, WanTensor *y, WanTensor *x,
+                              const WanTensor *branch, const WanTensor *gate,
+                              const WanTensor *shift, const WanTensor *scale,
+                              float eps)
+{
+    gate_add_norm(d, "gate_add_modulate", y, x, branch, gate, scale, shift, 1,
+                  eps);
+}
+
 void wan_op_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
                      const WanTensor *gain, float eps)
 {

@@ -120,6 +120,22 @@ void wan_op_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
                      const WanTensor *shift, const WanTensor *scale,
                      float eps);
 
+/* A branch joins its residual stream, and the norm of the sum:
+ * x += gate * branch; y = LN(x) * gain + bias. x, y, branch: [L, C]; gate:
+ * [C], or NULL: x += branch; gain, bias as above. The norm is of x as it is
+ * stored; y may be branch, but not x. Composed: gate_add, layer_norm. */
+void wan_op_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
+                          const WanTensor *branch, const WanTensor *gate,
+                          const WanTensor *gain, const WanTensor *bias,
+                          float eps);
+
+/* x += gate * branch; y = LN(x) * (1 + scale) + shift, likewise. Composed:
+ * gate_add, modulate. */
+void wan_op_gate_add_modulate(WanDev *d, WanTensor *y, WanTensor *x,
+                              const WanTensor *branch, const WanTensor *gate,
+                              const WanTensor *shift, const WanTensor *scale,
+                              float eps);
+
 /* y = x / sqrt(mean(x^2) + eps) * gain; y may be x. x: [L, C]. */
 void wan_op_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
                      const WanTensor *gain, float eps);
@@ -248,6 +264,11 @@ struct WanOps {
     void (*modulate)(WanDev *, WanTensor *y, const WanTensor *x,
                      const WanTensor *shift, const WanTensor *scale,
                      float eps);
+    /* Both of that name: y = LN(x) * (one + gain) + bias, one is 0 or 1. */
+    void (*gate_add_norm)(WanDev *, WanTensor *y, WanTensor *x,
+                          const WanTensor *branch, const WanTensor *gate,
+                          const WanTensor *gain, const WanTensor *bias,
+                          float one, float eps);
     void (*rms_norm)(WanDev *, WanTensor *y, const WanTensor *x,
                      const WanTensor *gain, float eps);
     void (*rope)(WanDev *, WanTensor *x, const WanRope *rope);

@@ -178,6 +178,10 @@ void wan_cuda_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_cuda_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
                        const WanTensor *shift, const WanTensor *scale,
                        float eps);
+void wan_cuda_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
+                            const WanTensor *branch, const WanTensor *gate,
+                            const WanTensor *gain, const WanTensor *bias,
+                            float one, float eps);
 void wan_cuda_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
                        const WanTensor *gain, float eps);
 void wan_cuda_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,

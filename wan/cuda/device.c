@@ -468,6 +468,7 @@ const WanOps wan_cuda_ops = {
     .conv           = wan_cuda_conv,
     .layer_norm     = wan_cuda_layer_norm,
     .modulate       = wan_cuda_modulate,
+    .gate_add_norm  = wan_cuda_gate_add_norm,
     .rms_norm       = wan_cuda_rms_norm,
     .rope           = wan_cuda_rope,
     .rms_norm_rope  = wan_cuda_rms_norm_rope,
