@@ -267,12 +267,12 @@ static void self_attention(WanDev *d, WanTensor *h, const WanAttn *w,
                            const WanRope *rope, float eps, int block)
 {
     const WanMark mark = wan_mark(d);
-    WanTensor q = wan_tmp_like(d, h), k = wan_tmp_like(d, h);
-    WanTensor v = wan_tmp_like(d, h);
+    const int64_t D = wan_cols(h);
+    WanTensor qkv = wan_tmp_act(d, wan_rows(h), 3 * D);
+    WanTensor q = wan_columns(&qkv, 0, D), k = wan_columns(&qkv, D, D);
+    WanTensor v = wan_columns(&qkv, 2 * D, D);
 
-    wan_op_linear(d, &q, h, &w->q);                             // [L, D]
-    wan_op_linear(d, &k, h, &w->k);
-    wan_op_linear(d, &v, h, &w->v);
+    wan_op_linear_n(d, &qkv, h, &w->q, &w->k, &w->v);           // [L, 3D]
     wan_tap(d, &q, "block%d.self_attn.q", block);
     wan_tap(d, &k, "block%d.self_attn.k", block);
     wan_tap(d, &v, "block%d.self_attn.v", block);

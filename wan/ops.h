@@ -48,6 +48,20 @@ typedef struct WanLinearArgs {
 void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
                     const WanLinear *w, WanLinearArgs a);
 
+/**
+ * y = x [W0; W1; ...]^T * scale + [b0, b1, ...]: some layers of one input, their
+ * results side by side, of which wan_columns() makes views. y: [M, N0 + N1 +
+ * ...], x: [M, K]; 2 to WAN_PAGE_PARTS of them: wan_op_linear_n(d, &y, &x, &q,
+ * &k, &v). Composed: linear into the columns of each.
+ */
+#define wan_op_linear_n(d, y, x, ...) \
+    wan_op_linear_n_((d), (y), (x), \
+                     (int)(sizeof((const WanLinear *[]){__VA_ARGS__}) / \
+                           sizeof(const WanLinear *)), \
+                     (const WanLinear *const[]){__VA_ARGS__})
+void wan_op_linear_n_(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                      const WanLinear *const *w);
+
 /* --------------------------------------------------------- attention */
 
 typedef struct WanAttentionArgs {
@@ -252,6 +266,12 @@ void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
 struct WanOps {
     void (*linear)(WanDev *, WanTensor *y, const WanTensor *x,
                    const WanLinear *w, const WanLinearArgs *a);
+    /* Where linear_n_fits says so, from shapes and types alone, so that the
+     * plan knows what will be one page; with linear's scratch. */
+    void (*linear_n)(WanDev *, WanTensor *y, const WanTensor *x, int n,
+                     const WanLinear *const *w);
+    int (*linear_n_fits)(const WanTensor *y, const WanTensor *x, int n,
+                         const WanLinear *const *w);
     void (*attention)(WanDev *, WanTensor *y, const WanTensor *q,
                       const WanTensor *k, const WanTensor *v,
                       const WanAttentionArgs *a);    // .scale is filled in

@@ -130,6 +130,14 @@ static inline WanType wan_cuda_weight_type(const WanDev *d, const WanTensor *w)
 /* The same of a matrix [N, K] in any float type, as F32 or BF16. */
 const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type);
 
+/* The same of n matrices of as many columns, one behind the other, and of
+ * vectors, which are never paged. NULL: d has failed; or they are arena memory
+ * already, but of another type or not one behind the other. */
+const void *wan_cuda_matrices(WanDev *d, int n, const WanTensor *const *w,
+                              WanType type);
+const void *wan_cuda_vectors(WanDev *d, int n, const WanTensor *const *v,
+                             WanType type);
+
 /* For device.c: a device's part of the weights, its vectors in the last
  * d->pager->vectors bytes of the arena. */
 int wan_cuda_weights_open(WanDev *d);
@@ -151,6 +159,10 @@ void wan_cuda_linear(WanDev *d, WanTensor *y, const WanTensor *x,
 int64_t wan_cuda_linear_scratch(int threads, const WanTensor *y,
                                 const WanTensor *x, const WanLinear *w,
                                 const WanLinearArgs *a);
+int wan_cuda_linear_n_fits(const WanTensor *y, const WanTensor *x, int n,
+                           const WanLinear *const *w);
+void wan_cuda_linear_n(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                       const WanLinear *const *w);
 void wan_cublas_close(struct WanCublas **b);
 
 /* attention.c, flash.cu */

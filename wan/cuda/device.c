@@ -464,6 +464,8 @@ void wan_cuda_download(WanDev *d, float *host, const WanTensor *x)
 
 const WanOps wan_cuda_ops = {
     .linear         = wan_cuda_linear,
+    .linear_n       = wan_cuda_linear_n,
+    .linear_n_fits  = wan_cuda_linear_n_fits,
     .attention      = wan_cuda_attention,
     .conv           = wan_cuda_conv,
     .layer_norm     = wan_cuda_layer_norm,

@@ -375,17 +375,30 @@ static void product(WanDev *d, WanTensor *y, const WanTensor *x, const void *w,
     wan_cuda_launched(d, "linear");
 }
 
-/* The product with its bias and GELU in one, if the library can. */
+/* The biases of n layers, one behind the other. */
+static const void *biases(WanDev *d, int n, const WanLinear *const *lin,
+                          WanType type)
+{
+    const WanTensor *v[WAN_PAGE_PARTS] = { NULL };
+
+    for (int i = 0; i < n; i++)
+        v[i] = &lin[i]->bias;
+    return wan_cuda_vectors(d, n, v, type);
+}
+
+/* The product of n layers with their bias and GELU in one, if the library
+ * can. */
 static int in_one(WanDev *d, WanTensor *y, const WanTensor *x, const void *w,
-                  const WanLinear *lin, float alpha, const WanLinearArgs *a)
+                  int n, const WanLinear *const *lin, float alpha,
+                  const WanLinearArgs *a)
 {
     const int gelu = a->act == WAN_ACT_GELU_TANH;
     const void *bias = NULL;
 
-    if (!lin->bias.nb_dims)
+    if (!lin[0]->bias.nb_dims)
         return by_library(d, y, x, w, alpha, a->add, gelu ? GELU : PLAIN,
                           NULL);
-    if (!(bias = wan_cuda_weight(d, &lin->bias)))
+    if (!(bias = biases(d, n, lin, WAN_F32)))
         return 0;
     if (by_library(d, y, x, w, alpha, a->add, gelu ? GELU_F32 : BIAS_F32,
                    bias))
@@ -393,7 +406,7 @@ static int in_one(WanDev *d, WanTensor *y, const WanTensor *x, const void *w,
     if (d->error || y->type == WAN_F32)
         return 0;
     /* As autocast rounds it. */
-    if (!(bias = wan_cuda_matrix(d, &lin->bias, WAN_BF16)))
+    if (!(bias = biases(d, n, lin, WAN_BF16)))
         return 0;
     return by_library(d, y, x, w, alpha, a->add, gelu ? GELU_BF16 : BIAS_BF16,
                       bias);
@@ -429,17 +442,19 @@ int64_t wan_cuda_linear_scratch(int threads, const WanTensor *y,
             ? pass_rows(y) * wan_cols(y) * wan_type_size(x->type) : 0);
 }
 
-/* t = x W^T alpha, then y = [y +] gate * act(t scale + bias), by rows. */
+/* t = x W^T alpha, then y = [y +] gate * act(t scale + bias), by rows. Of n
+ * layers that are more than one none has a scale. */
 static void finish(WanDev *d, WanTensor *y, const WanTensor *x, const void *w,
-                   const WanLinear *lin, float alpha, const WanLinearArgs *a)
+                   int n, const WanLinear *const *lin, float alpha,
+                   const WanLinearArgs *a)
 {
     const int64_t M = wan_rows(y), N = wan_cols(y), step = pass_rows(y);
-    const int apart = two_passes(y, x, lin, a);
+    const int apart = two_passes(y, x, lin[0], a);
     WanOwnFinish f = { .act = a->act, .add = apart && a->add };
 
-    if (lin->bias.nb_dims && !(f.bias = wan_cuda_weight(d, &lin->bias)))
+    if (lin[0]->bias.nb_dims && !(f.bias = biases(d, n, lin, WAN_F32)))
         return;
-    if (scales_rows(lin) && !(f.scale = wan_cuda_weight(d, &lin->scale)))
+    if (scales_rows(lin[0]) && !(f.scale = wan_cuda_weight(d, &lin[0]->scale)))
         return;
     if (a->gate && !(f.gate = wan_cuda_weight(d, a->gate)))
         return;
@@ -450,11 +465,11 @@ static void finish(WanDev *d, WanTensor *y, const WanTensor *x, const void *w,
         return;
     }
     for (int64_t i = 0; i < M && !d->error; i += step) {
-        const int64_t n = M - i < step ? M - i : step;
-        const WanTensor xi = wan_slice(x, i, n);
-        WanTensor yi = wan_slice(y, i, n);
+        const int64_t rows = M - i < step ? M - i : step;
+        const WanTensor xi = wan_slice(x, i, rows);
+        WanTensor yi = wan_slice(y, i, rows);
         WanTensor t = wan_tensor_of((char *)d->scratch +
-                                    WAN_CUDA_BLAS_WORKSPACE, x->type, n, N);
+                                    WAN_CUDA_BLAS_WORKSPACE, x->type, rows, N);
 
         product(d, &t, &xi, w, alpha, 0);
         if (!d->error)
@@ -495,8 +510,49 @@ void wan_cuda_linear(WanDev *d, WanTensor *y, const WanTensor *x,
                     (a->act == WAN_ACT_NONE ||
                      (a->act == WAN_ACT_GELU_TANH && x->type == WAN_BF16 &&
                       !a->add));
-    if (one && in_one(d, &ym, &xm, weight, w, alpha, a))
+    if (one && in_one(d, &ym, &xm, weight, 1, &w, alpha, a))
         return;
     if (!d->error)
-        finish(d, &ym, &xm, weight, w, alpha, a);
+        finish(d, &ym, &xm, weight, 1, &w, alpha, a);
+}
+
+int wan_cuda_linear_n_fits(const WanTensor *y, const WanTensor *x, int n,
+                           const WanLinear *const *w)
+{
+    for (int i = 0; i < n; i++) {
+        WanType type;
+
+        wan_cuda_page_bytes(&w[i]->weight, x, &type);
+        if (type != x->type || w[i]->scale.nb_dims ||
+            !w[i]->bias.nb_dims != !w[0]->bias.nb_dims)
+            return 0;
+    }
+    return y->type == x->type;
+}
+
+void wan_cuda_linear_n(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                       const WanLinear *const *w)
+{
+    const WanLinearArgs a = { 0 };
+    WanTensor ym = matrix(y);
+    const WanTensor xm = matrix(x), *part[WAN_PAGE_PARTS];
+    const void *weight = NULL;
+
+    if (!wan_rows(y))
+        return;
+    for (int i = 0; i < n; i++)
+        part[i] = &w[i]->weight;
+    if (!w[0]->bias.nb_dims || biases(d, n, w, WAN_F32))
+        weight = wan_cuda_matrices(d, n, part, x->type);
+    if (weight && in_one(d, &ym, &xm, weight, n, w, 1, &a))
+        return;
+    if (weight && !d->error)
+        finish(d, &ym, &xm, weight, n, w, 1, &a);
+    /* Somebody has put them into the arena, apart from each other. */
+    for (int64_t i = 0, at = 0; !weight && i < n && !d->error; i++) {
+        WanTensor yi = wan_columns(&ym, at, part[i]->dim[0]);
+
+        wan_cuda_linear(d, &yi, &xm, w[i], &a);
+        at += part[i]->dim[0];
+    }
 }
