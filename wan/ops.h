@@ -49,10 +49,10 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
                     const WanLinear *w, WanLinearArgs a);
 
 /**
- * y = x [W0; W1; ...]^T * scale + [b0, b1, ...]: some layers of one input, their
- * results side by side, of which wan_columns() makes views. y: [M, N0 + N1 +
- * ...], x: [M, K]; 2 to WAN_PAGE_PARTS of them: wan_op_linear_n(d, &y, &x, &q,
- * &k, &v). Composed: linear into the columns of each.
+ * y = x [W0; W1; ...]^T * scale + [b0, b1, ...]: some layers of one input,
+ * their results side by side, of which wan_columns() makes views.
+ * wan_op_linear_n(d, &y, &x, &q, &k, &v): y [M, Nq + Nk + Nv], x [M, K]; two
+ * to WAN_PAGE_PARTS layers. Composed: linear into the columns of each.
  */
 #define wan_op_linear_n(d, y, x, ...) \
     wan_op_linear_n_((d), (y), (x), \

@@ -141,8 +141,8 @@ void wan_pager_begin(WanPager *p, int stage);
 WanPage *wan_pager_next(WanPager *p, WanPage **after);
 
 /**
- * The page of the matrix, or the first of some, that is used next. Uses before it are over: whoever
- * computes has recorded so before calling.
+ * The page of the matrix, or of some by their first, that is used next. Uses
+ * before it are over: whoever computes has recorded so before calling.
  *
  * @return the page; it is safe until the next call. Wait until it is COPIED,
  *         which wan_pager_next() brings about. NULL: not one of this stage.
