@@ -42,7 +42,7 @@ OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o image.o \
 OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
             cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
             cuda/attention.o cuda/flash.o cuda/conv.o cuda/conv_own.o \
-            cuda/linear_own.o
+            cuda/linear_own.o cuda/replay.o
 ifeq ($(CUDA),yes)
 OBJS += $(OBJS-CUDA)
 DEP_LIBS += $(CUDA_LIBS)
@@ -52,9 +52,10 @@ TOOLS = wan-info wan-random wan-bench
 
 UNIT = arena config header job lora names pager rng safetensors sampler \
        text_clean tokenizer torch_zip weights
-# weights.c on a runtime that is made up: where the real one is not.
+# weights.c and replay.c on a runtime that is made up: where the real one is
+# not.
 ifneq ($(CUDA),yes)
-UNIT += cuda_weights
+UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
@@ -163,7 +164,7 @@ $(B)/tests/unit/header: $(B)/tests/unit/header.o $(B)/lib/libwan.so
 
 $(B)/tests/checkop/checkop: $(CHECKOP:%=$(B)/tests/checkop/%.o) $(B)/lib/libwan.a
 	$(LINK)
-$(B)/tests/unit/cuda_weights.o: $(SRC)/tests/unit/cuda_weights.c config.mak
+$(B)/tests/unit/cuda_%.o: $(SRC)/tests/unit/cuda_%.c config.mak
 	@mkdir -p $(@D)
 	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a

@@ -178,6 +178,7 @@ typedef struct WanContext {
     char *seed_str;
     int rng, rng_threads;
     char *device;
+    int fp8;
     int64_t memory;
     enum AVPixelFormat format;
     int hwframes;
@@ -259,6 +260,10 @@ typedef struct WanContext {
         { "cpu",  "as PyTorch on the CPU", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_RNG_CPU},  .flags = FLAGS, .unit = "rng" }, \
     { "rng_threads", "set launch size of the GPU whose noise is reproduced", OFFSET(rng_threads), AV_OPT_TYPE_INT, {.i64 = 270336}, 1, INT_MAX, FLAGS }, \
     { "device",   "set device: auto, cpu, cuda, cuda:N, ref", OFFSET(device), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = FLAGS }, \
+    { "fp8",      "set when a GPU multiplies in 8 bits", OFFSET(fp8), AV_OPT_TYPE_INT, {.i64 = WAN_FP8_AUTO}, WAN_FP8_AUTO, WAN_FP8_ON, FLAGS, .unit = "fp8" }, \
+        { "auto", "with matrices that the checkpoint stores so", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_AUTO}, .flags = FLAGS, .unit = "fp8" }, \
+        { "off",  "never",                 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_OFF},  .flags = FLAGS, .unit = "fp8" }, \
+        { "on",   "in all blocks of the transformer", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_ON}, .flags = FLAGS, .unit = "fp8" }, \
     { "memory",   "set memory limit in bytes, 0: what is free", OFFSET(memory), AV_OPT_TYPE_INT64, {.i64 = 0}, 0, INT64_MAX, FLAGS }, \
     { "vae",          "set file or directory of the VAE",          OFFSET(vae),          AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "text_encoder", "set file or directory of the text encoder", OFFSET(text_encoder), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
@@ -352,6 +357,7 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
     p->tokenizer          = s->tokenizer;
     p->clip               = s->clip;
     p->lora               = s->lora;
+    p->fp8                = s->fp8;
     p->device             = *s->cuda_device ? s->cuda_device : s->device;
     p->cuda_context       = s->cuda_context;
     p->threads            = ctx->nb_threads;

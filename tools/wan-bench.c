@@ -37,11 +37,14 @@ static const char usage_text[] =
 "  --frames=N      4n+1 [81]\n"
 "  --blocks=N      blocks of the transformer that are run [all]\n"
 "  --stages=LIST   of text,step,decode [text,step,decode]\n"
-"  --repeat=N      times a whole stage is timed [3]\n";
+"  --repeat=N      times a whole stage is timed [3]\n"
+"  --op-by-op      launch each op by itself: no CUDA graphs\n"
+"  --tune          time what libraries suggest for each shape, take the best\n"
+"  --fp8           the transformer's blocks in e4m3\n";
 
 typedef struct Options {
     const char *device, *model, *stages;
-    int width, height, frames, blocks, repeat;
+    int width, height, frames, blocks, repeat, op_by_op, tune, fp8;
 } Options;
 
 /* ------------------------------------------------------- random weights */
@@ -58,6 +61,7 @@ typedef struct Places {
     int nb;
     WanTensor noise;                    // f32, a stretch to copy from
     int plan;
+    int e4m3;                           // what lies in blocks is
 } Places;
 
 /* The same name without its block's number. */
@@ -75,6 +79,24 @@ static void generic(char *dst, size_t size, const char *name)
             dst[n++] = *name;
         }
     dst[n < size ? n : size - 1] = 0;
+}
+
+/* Of numbers from 2^-5 to 2^-3: words of four, as no op writes e4m3. */
+static void fill_e4m3(Places *p, WanTensor *t)
+{
+    static uint32_t word[1 << 18];
+    const int64_t n = wan_count(t) / 4, most = 1 << 18;
+
+    for (uint32_t i = 0, r = 1; i < 1 << 18; i++) {
+        r = r * 1664525 + 1013904223;
+        word[i] = (r >> 3 & 0x8f8f8f8f) | 0x10101010;
+    }
+    for (int64_t i = 0; i < n; i += most) {
+        WanTensor to = wan_tensor_of((char *)t->data + 4 * i, WAN_F32,
+                                     n - i < most ? n - i : most);
+
+        wan_op_upload(p->d, &to, (const float *)word);
+    }
 }
 
 static void fill_random(Places *p, WanTensor *t)
@@ -99,11 +121,11 @@ static const Place *find(const Places *p, const char *key)
     return NULL;
 }
 
-/* 0, 1 or 2 for what is Q's, K's or V's of self-attention, and then its name
+/* 0, 1 or 2 for what is Q's, K's or V's of an attention, and then its name
  * becomes Q's; else -1. */
 static int qkv(char *name)
 {
-    static const char before[] = ".self_attn.";
+    static const char before[] = "attn.";
     char *letter = strstr(name, before);
     const char *which = NULL;
 
@@ -126,7 +148,9 @@ static void *place(void *opaque, const char *name, WanType *type,
     WanTensor t;
     int part;
 
-    if (*type != WAN_F32)
+    if (*type != WAN_F32 && p->e4m3 && !strncmp(name, "blocks.", 7))
+        *type = WAN_F8_E4M3;
+    else if (*type != WAN_F32)
         *type = strstr(name, "time_") || !strncmp(name, "head.", 5) ||
                 !strncmp(name, "conv", 4) ? WAN_F32 : p->d->backend->act;
     generic(key, sizeof(key), name);
@@ -139,7 +163,9 @@ static void *place(void *opaque, const char *name, WanType *type,
     if (!strcmp(key, "token_embedding.weight"))
         return NULL;                    // stays on the host: not timed
     t = wan_tmp_type(p->d, *type, part < 0 ? count : 3 * count);
-    if (!p->plan)
+    if (!p->plan && *type == WAN_F8_E4M3)
+        fill_e4m3(p, &t);
+    else if (!p->plan)
         fill_random(p, &t);
     if (p->nb < 1024) {
         snprintf(p->place[p->nb].name, sizeof(key), "%s", key);
@@ -304,14 +330,15 @@ static void print_table(Bench *b, const char *stage)
     t->nb = 0;
 }
 
-/* Once to warm up, once op by op, then whole, the median. */
+/* Twice to warm up, as what is repeated may be recorded the second time; once
+ * with a look at each op, then whole, the median. */
 static void run(Bench *b, const char *stage, void (*fn)(Bench *b))
 {
     const WanMark mark = wan_mark(b->d);
     double time[16] = { 0 }, flops = 0;
     const int n = b->o.repeat;
 
-    for (int i = -2; i < n && !wan_dev_error(b->d); i++) {
+    for (int i = -3; i < n && !wan_dev_error(b->d); i++) {
         if (i == -1) {
             b->table.running = -1;
             b->table.bytes = b->d->bytes;
@@ -441,9 +468,12 @@ static int load(Bench *b, int plan)
     if (wanted(b, "text"))
         wan_t5_bind(&b->t5, &t5, &binder);
     binder.part = WAN_PART_DIT;
+    binder.e4m3 = WAN_E4M3_STORED;
+    p.e4m3 = b->o.fp8;
     p.nb = 0;
     if (wanted(b, "step"))
         wan_dit_bind(&b->dit, &dit, &binder);
+    p.e4m3 = 0;
     binder.part = WAN_PART_VAE;
     p.nb = 0;
     if (wanted(b, "decode"))
@@ -489,6 +519,8 @@ static int bench(const Options *o)
     wan_dev_close(&b.d);
     if (ret || wan_dev_open(&b.d, o->device, 0, bytes, &log) < 0)
         return 1;
+    b.d->op_by_op = o->op_by_op;
+    b.d->tune = o->tune;
     ret = load(&b, 0);
     if (!ret) {
         printf("%s %dx%d, %d frames on %s: products %.1f TFLOP/s, copies "
@@ -513,9 +545,11 @@ int main(int argc, char **argv)
         { "device", 1, NULL, 'd' }, { "model", 1, NULL, 'm' },
         { "size", 1, NULL, 's' }, { "frames", 1, NULL, 'f' },
         { "blocks", 1, NULL, 'b' }, { "stages", 1, NULL, 'S' },
-        { "repeat", 1, NULL, 'r' }, { "help", 0, NULL, 'h' }, { 0 }
+        { "repeat", 1, NULL, 'r' }, { "op-by-op", 0, NULL, 'o' },
+        { "tune", 0, NULL, 't' }, { "fp8", 0, NULL, '8' },
+        { "help", 0, NULL, 'h' }, { 0 }
     };
-    Options o = { "auto", "t2v-1.3B", "text,step,decode", 832, 480, 81, 0, 3 };
+    Options o = { "auto", "t2v-1.3B", "text,step,decode", 832, 480, 81, 0, 3, 0, 0, 0 };
     char end;
     int c, ret = 0;
 
@@ -539,6 +573,9 @@ int main(int argc, char **argv)
             break;
         case 'b': ret = parse_int(&o.blocks, "blocks", optarg, 1000); break;
         case 'r': ret = parse_int(&o.repeat, "repeat", optarg, 16); break;
+        case 'o': o.op_by_op = 1; break;
+        case 't': o.tune = 1; break;
+        case '8': o.fp8 = 1; break;
         case 'h': fputs(usage_text, stdout); return 0;
         default:  return usage("%s is not known or lacks its value",
                                argv[optind - 1]);

@@ -36,7 +36,8 @@ static const char usage_text[] =
 "                      the request; what is not given is the model's default\n"
 "  --prompt TEXT       count with this text, not with 512 tokens\n"
 "  --memory BYTES      the limit to hold it against, with k, M, G, Ki, Mi, Gi\n"
-"  --device NAME       auto, cpu or ref [auto]\n"
+"  --device NAME       auto, cpu or ref; in a build with CUDA cuda [auto]\n"
+"  --fp8 MODE          8 bits in the transformer: auto, off or on [auto]\n"
 "  --threads N         CPU threads [one a core]\n"
 "  --trace             list the operations of the request instead\n"
 "\n"
@@ -94,6 +95,18 @@ static int parse_bytes(int64_t *out, const char *text)
     return 0;
 }
 
+static int parse_fp8(enum WanFp8 *out, const char *text)
+{
+    static const char *const name[] = { "auto", "off", "on" };
+
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(text, name[i])) {
+            *out = (enum WanFp8)i;
+            return 0;
+        }
+    return usage("--fp8 %s: auto, off or on can be", text);
+}
+
 /* 0, -1: help was shown, or the exit status of wrong use. */
 static int parse(Options *o, int argc, char **argv)
 {
@@ -105,7 +118,7 @@ static int parse(Options *o, int argc, char **argv)
         { "threads", 1, NULL, 't' }, { "trace", 0, NULL, 'T' },
         { "text-encoder", 1, NULL, 'x' }, { "vae", 1, NULL, 'v' },
         { "clip", 1, NULL, 'c' }, { "tokenizer", 1, NULL, 'k' },
-        { "help", 0, NULL, 'h' }, { 0 },
+        { "fp8", 1, NULL, '8' }, { "help", 0, NULL, 'h' }, { 0 },
     };
     int c, ret = 0;
     char *end;
@@ -130,6 +143,7 @@ static int parse(Options *o, int argc, char **argv)
         case 'p': o->prompt = optarg; break;
         case 'm': ret = parse_bytes(&o->model.memory, optarg); break;
         case 'd': o->model.device = optarg; break;
+        case '8': ret = parse_fp8(&o->model.fp8, optarg); break;
         case 't': ret = parse_int(&o->model.threads, "threads", optarg, MAX_INT); break;
         case 'T': o->trace = 1; break;
         case 'x': o->model.text_encoder = optarg; break;

@@ -106,6 +106,14 @@ int64_t wan_dev_available(const char *name, void *context)
     return b ? b->available(index, context) : INT64_MAX;
 }
 
+int wan_dev_e4m3(const char *name)
+{
+    int index;
+    const WanBackend *b = find_backend(name, &index, NULL);
+
+    return b && b->e4m3 && b->e4m3(index);
+}
+
 /* Host memory above the top of the stack is not to be touched. */
 static void poison(const WanDev *d, void *p, int64_t bytes)
 {
@@ -318,6 +326,26 @@ void wan_dev_repeat(WanDev *d)
 {
     if (d->plan && d->pager)
         wan_pager_repeat(d->pager);
+}
+
+/* Whether ops may be left out, as somebody looks at what they do or it is all
+ * over. */
+static int may_replay(const WanDev *d)
+{
+    return d->backend->replay && !d->plan && !d->op_by_op && !d->tap &&
+           !d->trace && !d->error && !wan_dev_cancelled(d);
+}
+
+int wan_dev_replay(WanDev *d, int key, int nb, const WanTensor *in)
+{
+    if (d->backend->replay && !d->plan && (d->replaying || may_replay(d))) {
+        wan_dev_enter(d);
+        d->replaying = d->backend->replay(d, key, nb, in);
+        wan_dev_leave(d);
+    } else {
+        d->replaying = !d->replaying;
+    }
+    return d->replaying;
 }
 
 void wan_tap(WanDev *d, const WanTensor *t, const char *fmt, ...)

@@ -35,10 +35,14 @@ typedef struct WanBackend {
     /* Arena memory, aligned to 64 bytes; NULL: there is not so much. */
     void *(*alloc)(WanDev *d, int64_t bytes);
     void (*free)(WanDev *d, void *p, int64_t bytes);
-    /* Bytes and type of the device's copy of matrix w where it meets x; NULL:
-     * weights are used where they lie. */
-    int64_t (*page_bytes)(const WanTensor *w, const WanTensor *x,
+    /* Bytes and type of the device's copy of matrix w where it meets x, which
+     * may be e4m3 or not, see WanLinear; NULL: weights are used where they
+     * lie. */
+    int64_t (*page_bytes)(const WanTensor *w, int e4m3, const WanTensor *x,
                           WanType *type);
+    /* Whether that device multiplies in e4m3; 1 where it is not there, for
+     * plans. NULL: none does. */
+    int (*e4m3)(int index);
     /* A stage begins: d->pager has its order; with page_bytes. */
     void (*stage)(WanDev *d, int stage);
     /* Memory both sides can use; all that was asked for has happened. For
@@ -48,6 +52,9 @@ typedef struct WanBackend {
     void (*wait)(WanDev *d);
     /* Copies of weights are not to be relied on; NULL: there are none. */
     void (*forget)(WanDev *d);
+    /* As wan_dev_replay(), where d->replaying says whether the stretch has
+     * begun; NULL: nothing is remembered. */
+    int (*replay)(WanDev *d, int key, int nb, const WanTensor *in);
     /* Around whatever the backend is asked for once it is open; may be NULL. */
     void (*enter)(WanDev *d);
     void (*leave)(WanDev *d);
@@ -74,6 +81,11 @@ struct WanDev {
     int error;                      // the first one, 0: none
     char message[256];              // its line, without a newline
     int cancel;                     // set from any thread: wan_dev_cancel()
+
+    int replaying;                  // inside of a stretch: wan_dev_replay()
+    int op_by_op;                   // no stretch is remembered; for a bench
+    int tune;                       // time what libraries suggest; else the
+                                    // first, and the same bits every run
 
     /* Shows a named intermediate to a test; NULL: none. */
     void (*tap)(void *opaque, const char *name, const WanTensor *t);
@@ -113,6 +125,9 @@ void wan_dev_close(WanDev **d);
 
 /* Bytes a device could have now, INT64_MAX: not known. */
 int64_t wan_dev_available(const char *name, void *context);
+
+/* Whether a device multiplies in e4m3, see WanLinear. */
+int wan_dev_e4m3(const char *name);
 
 /* Whether this build and machine have such a device; logs a line if not. */
 int wan_dev_known(const char *name, const WanLog *log);
@@ -169,6 +184,25 @@ void wan_dev_wait(WanDev *d);
 
 /* What a stage does from here on it does again and again; for the plan. */
 void wan_dev_repeat(WanDev *d);
+
+#define WAN_REPLAY_TENSORS 20
+
+/**
+ * A stretch of work that comes again and again with the same tensors, step by
+ * step: a device may remember what it launched for it and launch that as one.
+ *
+ *     while (wan_dev_replay(d, key, nb, in))
+ *         ... the ops ...
+ *
+ * @param key which stretch it is
+ * @param in  nb tensors, at most WAN_REPLAY_TENSORS: all that its ops read and
+ *            write but for what they take from the arena themselves. Weights
+ *            that follow from the key may be left out, as long as the device's
+ *            weights do not change. Other arguments of the ops must follow
+ *            from the shapes of these. Nothing of it may wait for the device.
+ * @return 1: do the ops, then ask again; 0: they are done
+ */
+int wan_dev_replay(WanDev *d, int key, int nb, const WanTensor *in);
 
 /* ----------------------------------------------------------- memory */
 

@@ -37,12 +37,18 @@ static void bind_attn(WanBinder *b, WanAttn *w, const char *prefix, int64_t D)
 int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
 {
     const int64_t D = c->dim, F = c->ffn;
+    const WanBinderE4m3 e4m3 = b->e4m3;
     char name[64];
 
     m->config = *c;
     m->blocks = calloc(c->layers, sizeof(*m->blocks));
     if (!m->blocks)
         return WAN_ERR(ENOMEM);
+
+    /* What everything goes through is not rounded for the little that it
+     * takes; blocks alone may be. */
+    if (e4m3 == WAN_E4M3_ALL)
+        b->e4m3 = WAN_E4M3_STORED;
 
     /* A convolution whose kernel is its stride: a row is one patch. */
     wan_bind_matrix(b, &m->patch_embedding.weight, "patch_embedding.weight",
@@ -71,6 +77,7 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
         wan_bind_vector(b, &m->img_emb.norm[1].bias, "img_emb.proj.4.bias", D);
     }
 
+    b->e4m3 = e4m3;
 #define NAME(suffix) (snprintf(name, sizeof(name), "blocks.%d." suffix, i), name)
     for (int i = 0; i < c->layers; i++) {
         WanDitBlock *w = &m->blocks[i];
@@ -395,6 +402,31 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
     wan_release(d, mark);
 }
 
+/* All that a block's ops read and write, for wan_dev_replay(). */
+static int block_tensors(WanTensor in[WAN_REPLAY_TENSORS],
+                         const WanTensor x[], int n, const WanDitBlock *w,
+                         const WanDitTime *time, const WanDitContext text[],
+                         const WanDitContext *image, const WanRope *rope)
+{
+    int nb = 0;
+
+    for (int b = 0; b < n; b++) {
+        in[nb++] = x[b];
+        in[nb++] = text[b].k;
+        in[nb++] = text[b].v;
+    }
+    if (image) {
+        in[nb++] = image->k;
+        in[nb++] = image->v;
+    }
+    for (int a = 0; a < 3; a++)
+        in[nb++] = rope->table[a];
+    in[nb++] = time->e0;
+    in[nb++] = w->modulation;               // which model's block it is
+    in[nb++] = w->ffn[1].weight;
+    return nb;
+}
+
 /* v = unpatchify(Whead (LN(x) (1 + m1) + m0) + b), m = modulation + e */
 static void head_forward(WanDev *d, WanTensor *v, const WanTensor *x,
                          const WanDit *m, const WanDitTime *time)
@@ -438,8 +470,14 @@ void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDit *m,
     wan_release(d, patch);
     wan_tap(d, &tokens[0], "tokens");
 
-    for (int i = 0; i < c->layers; i++)
-        block_forward(d, tokens, n, m, i, time, text, image, rope);
+    for (int i = 0; i < c->layers; i++) {
+        WanTensor in[WAN_REPLAY_TENSORS];
+        const int nb = block_tensors(in, tokens, n, &m->blocks[i], time, text,
+                                     image, rope);
+
+        while (wan_dev_replay(d, i, nb, in))
+            block_forward(d, tokens, n, m, i, time, text, image, rope);
+    }
     for (int b = 0; b < n; b++) {
         head_forward(d, &v[b], &tokens[b], m, time);
         wan_tap(d, &v[b], "out");

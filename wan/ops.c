@@ -128,14 +128,14 @@ static void scratch_end(WanDev *d, WanMark mark)
 
 /* The plan writes down in which order matrices will be wanted, n as one. */
 static void note(WanDev *d, int n, const WanTensor *const *w, int conv,
-                 const WanTensor *x)
+                 int e4m3, const WanTensor *x)
 {
     if (d->plan && d->pager) {
         WanType type = x->type;
         int64_t bytes = 0;
 
         for (int i = 0; i < n; i++)
-            bytes += d->backend->page_bytes(w[i], x, &type);
+            bytes += d->backend->page_bytes(w[i], e4m3, x, &type);
         wan_pager_note_parts(d->pager, n, w, conv, type, bytes);
     }
 }
@@ -197,7 +197,7 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
              a.gate ? "gate add" : a.add ? "add" : "");
     trace(d, "linear", y, x, &w->weight, opt);
     d->flops += 2 * m * n * k;
-    note(d, 1, &weight, 0, x);
+    note(d, 1, &weight, 0, w->e4m3, x);
 
     if (!scratch_begin(d, ops->linear_scratch
                        ? ops->linear_scratch(d->threads, y, x, w, &a) : 0,
@@ -242,7 +242,7 @@ void wan_op_linear_n_(WanDev *d, WanTensor *y, const WanTensor *x, int n,
     d->flops += 2.0 * wan_rows(y) * cols * wan_cols(x);
 
     if (ops->linear_n && ops->linear_n_fits(y, x, n, w)) {
-        note(d, n, weight, 0, x);
+        note(d, n, weight, 0, 0, x);            // that none is e4m3 fits
         if (!scratch_begin(d, ops->linear_scratch
                            ? ops->linear_scratch(d->threads, y, x, w[0],
                                                  &plain) : 0, &mark))
@@ -347,7 +347,7 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
              a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "");
     trace(d, "conv", y, x, NULL, opt);
     d->flops += 2.0 * wan_count(y) * wd[1] * wd[2] * wd[3] * wd[4];
-    note(d, 1, &weight, 1, x);
+    note(d, 1, &weight, 1, 0, x);
 
     if (!scratch_begin(d, ops->conv_scratch
                        ? ops->conv_scratch(d->threads, y, x, w, &a) : 0,

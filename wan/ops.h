@@ -42,6 +42,8 @@ typedef struct WanLinearArgs {
 /**
  * y = act(x W^T * scale + b); with .add: y += ...; with .gate: y += gate * ...
  * (act before the gate). y: [M, N], x: [M, K], W: [N, K] of any float type.
+ * With w->e4m3 a device may round x, some thousand rows with one scale, and W,
+ * with one for all, to e4m3.
  */
 #define wan_op_linear(d, y, x, w, ...) \
     wan_op_linear_((d), (y), (x), (w), (WanLinearArgs){ __VA_ARGS__ })

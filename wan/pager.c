@@ -93,7 +93,8 @@ void wan_pager_note_parts(WanPager *p, int n, const WanTensor *const *w,
 
     while (i < s->nb_pages && s->page[i].key != key)
         i++;
-    if (i < s->nb_pages && s->page[i].parts != n) {
+    if ((i < s->nb_pages && s->page[i].parts != n) ||
+        (n > 1 && type == WAN_F8_E4M3)) {
         p->error = WAN_ERR(EINVAL);
         return;
     }
@@ -332,6 +333,17 @@ static WanPage *use(WanPager *p, const void *key)
 WanPage *wan_pager_use(WanPager *p, const WanTensor *w)
 {
     return use(p, key_of(w));
+}
+
+int wan_pager_all_stay(const WanPager *p)
+{
+    return p->now && !p->now->ring_bytes;
+}
+
+void wan_pager_skip(WanPager *p, int64_t n)
+{
+    p->at += n;
+    p->uses += n;
 }
 
 int64_t wan_pager_streams(WanPager *p, int stage)

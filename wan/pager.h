@@ -72,7 +72,8 @@ typedef struct WanPager {
     WanPagerStage stage[WAN_PAGER_STAGES];
     int noting;                     // the stage being planned
     int error;                      // WAN_ERR(ENOMEM); WAN_ERR(EINVAL): a
-                                    // matrix in two pages; or 0
+                                    // matrix in two pages, some as one in
+                                    // e4m3; or 0
     int64_t vectors;                // bytes the small tensors take
 
     /* The running stage. */
@@ -103,7 +104,8 @@ void wan_pager_note(WanPager *p, const WanTensor *w, int conv, WanType type,
                     int64_t bytes);
 
 /* It uses n matrices as one page, which is known by the first: that may be no
- * other page's in this stage. n: 1 to WAN_PAGE_PARTS. */
+ * other page's in this stage. n: 1 to WAN_PAGE_PARTS; more than one are not in
+ * e4m3, where each would have its own scale. */
 void wan_pager_note_parts(WanPager *p, int n, const WanTensor *const *w,
                           int conv, WanType type, int64_t bytes);
 
@@ -148,5 +150,12 @@ WanPage *wan_pager_next(WanPager *p, WanPage **after);
  *         which wan_pager_next() brings about. NULL: not one of this stage.
  */
 WanPage *wan_pager_use(WanPager *p, const WanTensor *w);
+
+/* Whether all pages of the running stage stay: their places don't change. */
+int wan_pager_all_stay(const WanPager *p);
+
+/* n uses, counted by p->at, are over without having been asked for: of pages
+ * that stay and are there. */
+void wan_pager_skip(WanPager *p, int64_t n);
 
 #endif /* WAN_PAGER_H */

@@ -192,3 +192,27 @@ void wan_to_f32(float *dst, const void *src, WanType type, int64_t n,
         for (int64_t i = 0; i < n; i++)
             dst[i] *= scale;
 }
+
+/* Without a branch: of whole matrices compilers make vectors. */
+static inline uint8_t to_e4m3(float f)
+{
+    uint32_t u, tiny, v;
+
+    memcpy(&u, &f, sizeof(u));
+    const uint32_t sign = u >> 24 & 0x80;
+
+    u &= 0x7fffffff;
+    /* Below 2^-6 in units of 2^-9, which is the last bit of 2^14. */
+    f = bits(u) + 0x1p14f;
+    memcpy(&tiny, &f, sizeof(tiny));
+    v = ((u + 0x7ffff + (u >> 20 & 1)) >> 20) - (120 << 3);
+    v = v < 0x7e ? v : 0x7e;
+    v = u < 0x3c800000 ? tiny - 0x46800000 : v;
+    return (uint8_t)(sign | (u > 0x7f800000 ? 0x7f : v));
+}
+
+void wan_to_e4m3(uint8_t *dst, const float *src, int64_t n, float scale)
+{
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = to_e4m3(src[i] * scale);
+}

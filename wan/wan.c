@@ -48,9 +48,25 @@ static int interrupted(const WanModelParams *p)
     return p->interrupted && p->interrupted(p->interrupted_opaque);
 }
 
-static int open_dit(WanModel *m, const WanFiles *f, const char *lora)
+/* What of the transformer may be multiplied in e4m3. */
+static WanBinderE4m3 choose_e4m3(const WanModel *m, const WanModelParams *p)
 {
-    WanBinder b = { .part = WAN_PART_DIT, .pool = &m->pool, .log = &m->log };
+    if (p->fp8 == WAN_FP8_OFF)
+        return WAN_E4M3_NONE;
+    if (wan_dev_e4m3(m->device))
+        return p->fp8 == WAN_FP8_ON ? WAN_E4M3_ALL : WAN_E4M3_STORED;
+    if (p->fp8 == WAN_FP8_ON)
+        wan_log(&m->log, WAN_LOG_WARNING, "option fp8: device %s has no "
+                "products in 8 bits, as GPUs from compute capability 8.9 on "
+                "do: it is without effect", m->device);
+    return WAN_E4M3_NONE;
+}
+
+static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p)
+{
+    WanBinder b = { .part = WAN_PART_DIT, .pool = &m->pool, .log = &m->log,
+                    .e4m3 = choose_e4m3(m, p) };
+    const char *lora = p->lora;
     WanConfigFile keys;
     WanDitConfig c;
     int ret, have_keys = 0;
@@ -82,6 +98,10 @@ static int open_dit(WanModel *m, const WanFiles *f, const char *lora)
     ret = wan_dit_bind(&m->dit, &c, &b);
     if (ret >= 0 && b.lora)
         ret = wan_lora_end(b.lora, &m->log);
+    if (ret >= 0 && m->dit.blocks[0].ffn[0].e4m3 && p->fp8 == WAN_FP8_AUTO)
+        wan_log(&m->log, WAN_LOG_INFO, "%s: its matrices are in fp8, and so "
+                "are products with them; with option fp8 off they are in BF16",
+                f->dit);
     wan_lora_close(&b.lora);
     return ret;
 }
@@ -202,6 +222,10 @@ static int check_params(const WanModelParams *p, const WanLog *log)
         wan_log(log, WAN_LOG_ERROR, "option memory: it can't be negative");
         return WAN_ERR(EINVAL);
     }
+    if ((unsigned)p->fp8 > WAN_FP8_ON) {
+        wan_log(log, WAN_LOG_ERROR, "option fp8: %d is none", p->fp8);
+        return WAN_ERR(EINVAL);
+    }
     return wan_dev_known(p->device && *p->device ? p->device : "auto", log)
            ? 0 : WAN_ERR(ENOSYS);
 }
@@ -241,7 +265,7 @@ int wan_model_open(WanModel **out, const WanModelParams *p)
     if (!(m = model_alloc(p)))
         goto fail;
 
-    if ((ret = open_dit(m, &f, p->lora)) < 0)
+    if ((ret = open_dit(m, &f, p)) < 0)
         goto fail;
     if (m->info.task != WAN_TASK_T2V &&
         ((ret = wan_files_find_clip(&f, p, &log)) < 0 ||
@@ -292,7 +316,10 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     wan_config_defaults(&m->info, &dit, NULL, name, m->name, sizeof(m->name));
     b.pool = &m->pool;
     b.log = &m->log;
-    if ((ret = wan_dit_bind(&m->dit, &dit, &b)) < 0 ||
+    b.e4m3 = choose_e4m3(m, p);
+    ret = wan_dit_bind(&m->dit, &dit, &b);
+    b.e4m3 = WAN_E4M3_NONE;
+    if (ret < 0 ||
         (ret = wan_t5_bind(&m->t5, &t5, &b)) < 0 ||
         (ret = wan_vae_bind(&m->vae, &vae, dit.clip_dim > 0, &b)) < 0 ||
         (dit.clip_dim && (ret = wan_clip_bind(&m->clip, &clip, &b)) < 0)) {

@@ -119,6 +119,17 @@ enum WanSampler { WAN_SAMPLER_UNIPC, WAN_SAMPLER_DPMPP, WAN_SAMPLER_EULER };
 /** Which of PyTorch's two generators the noise reproduces. */
 enum WanRng { WAN_RNG_CUDA, WAN_RNG_CPU };
 
+/**
+ * When the transformer's blocks multiply in 8 bits (e4m3), as GPUs from
+ * compute capability 8.9 on can: faster, and matrices take half the memory of
+ * BF16, but less exact. Elsewhere it is without effect.
+ */
+enum WanFp8 {
+    WAN_FP8_AUTO,       /**< with matrices that the checkpoint stores so */
+    WAN_FP8_OFF,        /**< never: such matrices are widened */
+    WAN_FP8_ON          /**< always: others are rounded as they are loaded */
+};
+
 typedef struct WanModelParams {
     /**
      * Checkpoint: a directory in the official or the Diffusers layout, or a
@@ -138,6 +149,7 @@ typedef struct WanModelParams {
     /** "auto", "cpu", "cuda", "cuda:N"; "ref" is the plain scalar definition
      *  on the CPU, slow, the same bits on every machine of one libm. */
     const char *device;
+    enum WanFp8 fp8;
     int threads;                /**< CPU threads, 0 = one a core */
     /** Limit in bytes for a job's work, 0 = what the machine has free. On
      *  the CPU weights are mapped: they are cache, and not counted. On a GPU

@@ -120,6 +120,13 @@ int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
  * warning if something was not. */
 int wan_lora_end(const WanLora *l, const WanLog *log);
 
+/* Which linear layers may be computed in e4m3, see WanLinear. */
+typedef enum WanBinderE4m3 {
+    WAN_E4M3_NONE,
+    WAN_E4M3_STORED,            // those that are stored so
+    WAN_E4M3_ALL                // all that the model code leaves to it
+} WanBinderE4m3;
+
 /**
  * Binds the tensors of one part, in the order the model names them. The first
  * tensor that is missing or has another shape or type is logged with what was
@@ -139,6 +146,7 @@ typedef struct WanBinder {
                                 // matrices that lie misaligned in their file
     WanType plan_type;
     WanLora *lora;              // merged into what is bound, or NULL
+    WanBinderE4m3 e4m3;         // of linear layers
     const WanLog *log;
     void (*visit)(void *opaque, const char *name, int nb_dims,
                   const int64_t *dim);
@@ -157,6 +165,8 @@ typedef struct WanLinear {
     WanTensor weight;           // [N, K], in a float type of the file
     WanTensor bias;             // [N] f32, or absent
     WanTensor scale;            // [1] or [N] f32 of a scaled fp8 file, or absent
+    int e4m3;                   // x and W may be rounded to e4m3 where the
+                                // device multiplies that
 } WanLinear;
 
 /* A matrix or larger: stays where and as it is stored, or is copied so that

@@ -18,7 +18,26 @@ typedef struct LinearCase {
     WanType type;
     WanAct act;
     int bias, scale, add, gate; // scale: 0 none, 1 one, 2 one a column
+    int e4m3;
 } LinearCase;
+
+/*
+ * What rounding to e4m3 adds to the tolerance. It has 3 bits behind the point:
+ * a number m 2^e, 1 <= m < 2, moves by at most 2^-4 2^e, evenly spread, so by
+ * 2^-4 / sqrt(3) / m of itself in the root of the mean square: at most 0.036,
+ * for all m alike 0.027. Errors of the K terms of a sum are independent, and
+ * with terms of either sign sum and error both grow with the root of K: what
+ * holds for a term holds for the sum, whatever K. If x and W are rounded the
+ * squares add.
+ */
+static double e4m3_tolerance(const LinearCase *c)
+{
+    const int fits = c->n % 16 == 0 && c->k % 16 == 0;
+
+    if (!c->e4m3 || !dut->backend->e4m3 || !dut->backend->e4m3(dut->index))
+        return 0;
+    return c->type == WAN_F8_E4M3 ? 0.036 : fits ? 0.036 * sqrt(2) : 0;
+}
 
 static void linear_case(const LinearCase *c)
 {
@@ -29,13 +48,14 @@ static void linear_case(const LinearCase *c)
     Pair scale = pair_fill(pair_out(0, c->scale == 2 ? c->n : 1), 0.1, 1);
     WanLinear w = {
         .weight = weight_random(c->type, 1 / sqrt((double)c->k), c->n, c->k),
-        .bias = c->bias ? bias.ref : (WanTensor){ 0 },
+        .bias = c->bias ? bias.ref : (WanTensor){ 0 }, .e4m3 = c->e4m3,
         .scale = c->scale ? scale.ref : (WanTensor){ 0 },
     };
     const WanLinearArgs a = { .act = c->act, .add = c->add,
                               .gate = c->gate ? &gate.ref : NULL };
     /* f8 weights are large numbers: a bias adds nothing to their length */
-    const double tol = tolerance(c->k) * (c->act ? 1.5 : 1);
+    const double tol = (tolerance(c->k) + e4m3_tolerance(c)) *
+                       (c->act ? 1.5 : 1);
     double *want = malloc(c->m * c->n * sizeof(*want)), err = 0, sum = 0;
 
     for (int64_t i = 0; i < c->m; i++)
@@ -67,9 +87,9 @@ static void linear_case(const LinearCase *c)
         }
     CHECKF(err <= sum * 0x1p-46, "ref: %g", sqrt(err / sum));
     expect_close(&y, tol, "%dx%dx%d pitch +%d %s act %d bias %d scale %d add "
-                 "%d gate %d", (int)c->m, (int)c->n, (int)c->k, (int)c->extra,
-                 wan_type_name(c->type), c->act, c->bias, c->scale, c->add,
-                 c->gate);
+                 "%d gate %d e4m3 %d", (int)c->m, (int)c->n, (int)c->k,
+                 (int)c->extra, wan_type_name(c->type), c->act, c->bias,
+                 c->scale, c->add, c->gate, c->e4m3);
     free(want);
     free(w.weight.data);
     pair_free(&x), pair_free(&y), pair_free(&bias), pair_free(&gate);
@@ -110,6 +130,27 @@ TEST(linear_epilogues)
             linear_case(&(LinearCase){ 33, 131, 48, i % 5, .act = act,
                                        .bias = i & 1, .scale = i / 2 % 3,
                                        .add = i / 6 % 2, .gate = i / 12 });
+}
+
+/* What may be rounded to e4m3; a device that has no such products takes it as
+ * it is. */
+TEST(linear_e4m3)
+{
+    static const WanType type[] = { WAN_F8_E4M3, WAN_BF16, WAN_F32, WAN_F16,
+                                    WAN_F8_E5M2 };
+
+    for (int i = 0; i < COUNT(type); i++)
+        for (int k = 0; k < 16; k++) {
+            LinearCase c = { 33, 144, 1536, 0, type[i], .bias = k & 1,
+                             .gate = k & 2, .e4m3 = 1 };
+
+            c.scale = i % 4 ? 0 : k / 4 % 3;
+            c.add = k / 4 == 1;
+            c.act = k / 4 == 2 ? WAN_ACT_GELU_TANH : WAN_ACT_NONE;
+            linear_case(&c);
+            c.m = 1, c.n = 24, c.k = 96;        // not for the library
+            linear_case(&c);
+        }
 }
 
 /* Every bit pattern of the narrow types means the same on both devices. */
@@ -246,6 +287,7 @@ static void test_linear(void)
     RUN(linear_shapes);
     RUN(linear_types);
     RUN(linear_epilogues);
+    RUN(linear_e4m3);
     RUN_F32(linear_widens_all_patterns);
     RUN(linear_unaligned_weights);
     RUN(linear_n);

@@ -23,9 +23,6 @@ const char *emu_summary(void);
 /* What cuda.h has not. */
 void wan_cuda_quant_rows_e4m3(WanDev *d, WanTensor *y, float *scale,
                               const WanTensor *x);
-int wan_cuda_convert(cudaStream_t s, void *y, WanType ty, const void *x,
-                     WanType tx, int64_t O, int64_t I, int64_t P,
-                     float scale);
 int64_t wan_cuda_image_scratch(int threads, const WanTensor *rgb);
 
 #endif /* WAN_EMU_BACKEND_H */

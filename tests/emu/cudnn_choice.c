@@ -166,6 +166,9 @@ void *wan_cuda_library(int n, const char *const *names)
                                                         : NULL;
 }
 
+static int forgotten;
+void wan_cuda_replay_forget(WanDev *d) { (void)d; forgotten++; }
+
 int wan_cuda_check(WanDev *d, int ok, const char *what, const char *text)
 {
     if (!ok) {
@@ -206,10 +209,11 @@ static void begin(void)
     }
     memset(&cuda, 0, sizeof(cuda));
     memset(&dev, 0, sizeof(dev));
-    cuda.tune = 1;
+    dev.tune = 1;
     dev.priv = &cuda;
     dev.log = &logger;
     to_y = plans = alive = out_of_memory = lines = rival_runs = 0;
+    forgotten = 0;
     version = 91900;
     rival_ms = 0;
 }
@@ -238,7 +242,11 @@ TEST(the_fastest_from_the_eighth_use)
     for (int i = 0; i < 7; i++)
         CHECK(use(10, 0) == 1);
     CHECK(plans == 1 && runs[0] == 7);
+    cuda.recording = 1;         // no time for it: nothing runs
+    CHECK(use(10, 0) == 1 && plans == 1 && !forgotten);
+    cuda.recording = 0;
     CHECK(use(10, 0) == 1);
+    CHECK(forgotten == 1);      // graphs may have the first plan's kernels
     CHECK(plans == 5 && runs[1] && runs[2] && runs[3] && written == y);
     const int before = runs[3];
     CHECK(use(10, 0) == 1 && runs[3] == before + 1 && plans == 5);
@@ -250,11 +258,11 @@ TEST(the_fastest_from_the_eighth_use)
 TEST(the_first_without_tuning)
 {
     begin();
-    cuda.tune = 0;
+    dev.tune = 0;
     for (int i = 0; i < 20; i++)
         CHECK(use(10, 0) == 1);
     CHECK(plans == 1 && runs[0] == 20);
-    cuda.tune = 1;
+    dev.tune = 1;
     CHECK(use(10, 0) == 1 && plans == 5 && runs[3]);
     end();
 }

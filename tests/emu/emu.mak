@@ -8,8 +8,8 @@
 
 EMU_KERNELS = norm rope elem image noise quant
 EMU = $(addprefix $(B)/tests/emu/,checkop_emu attention conv entries)
-ifeq ($(CUDA),yes)      # cuDNN's headers
-EMU += $(B)/tests/emu/cudnn_choice
+ifeq ($(CUDA),yes)      # cuDNN's and cuBLASLt's headers
+EMU += $(addprefix $(B)/tests/emu/,cudnn_choice linear)
 endif
 
 # Before the flags of a build with CUDA: its runtime's header is played here.
@@ -56,6 +56,18 @@ $(B)/tests/emu/entries: $(addprefix $(B)/tests/emu/,entries.o emu.o dev.o) \
     $(addprefix $(B)/tests/emu/kernels/,attention.o conv.o flash.o conv_own.o) \
     $(B)/lib/libwan.a
 	$(EMU_LINK)
+
+# linear.c and weights.c, on a library of the test's in cuBLASLt's place.
+$(B)/tests/emu/linear.o: $(SRC)/tests/emu/linear.c config.mak
+	@mkdir -p $(@D)
+	$(C) $(CUDA_CFLAGS) -c $< -o $@
+$(B)/tests/emu/kernels/linear.o: $(SRC)/wan/cuda/linear.c config.mak
+	@mkdir -p $(@D)
+	$(C) $(CUDA_CFLAGS) -DPASS_ROWS=24 -c $< -o $@
+$(B)/tests/emu/linear: $(addprefix $(B)/tests/emu/,linear.o emu.o dev.o) \
+    $(addprefix $(B)/tests/emu/kernels/,linear.o linear_own.o quant.o) \
+    $(B)/wan/cuda/weights.o $(B)/lib/libwan.a
+	$(EMU_LINK) -rdynamic -ldl
 
 # cudnn.c itself, on a library of the test's in cuDNN's place.
 $(B)/tests/emu/cudnn_choice.o: $(SRC)/tests/emu/cudnn_choice.c config.mak

@@ -504,11 +504,11 @@ static uint8_t nearest_e4m3(double x)
 
 TEST(quant_e4m3)
 {
-    for (int rowwise = 0; rowwise < 2; rowwise++)
+    for (int vectors = 0; vectors < 3; vectors++)
         for (int bf = 0; bf < 2; bf++)
             for (int zero = 0; zero < 2; zero++) {
-                const int M = 5, K = rowwise ? 272 : 77;
-                Twin x = twin_random(value_types[bf], 0, rowwise ? 8 : 3, M, K);
+                const int M = 5, K = vectors ? 272 : 77, rowwise = vectors > 1;
+                Twin x = twin_random(value_types[bf], 0, vectors ? 8 : 3, M, K);
                 uint8_t *q = aligned_alloc(64, 2048);
                 float scale[5], want_scale = 0;
                 WanTensor y = wan_tensor_of(q, WAN_F8_E4M3, M, K);
@@ -536,8 +536,8 @@ TEST(quant_e4m3)
                         bad += q[i * K + c] !=
                                nearest_e4m3(wan_row(&x.f, i)[c] * (1 / s));
                 }
-                CHECKF(!bad, "%d wrong: rows %d bf16 %d zeros %d", bad,
-                       rowwise, bf, zero);
+                CHECKF(!bad, "%d wrong: vectors %d bf16 %d zeros %d", bad,
+                       vectors, bf, zero);
                 note_bits(q, M * K);
                 free(q);
                 twin_free(&x);
@@ -573,6 +573,27 @@ TEST(convert)
     CHECK(wan_cuda_convert(NULL, NULL, WAN_F32, NULL, WAN_I8, 1, 1, 1, 1) < 0);
 }
 
+/* A whole matrix, in vectors where they fit: every code. */
+TEST(widen)
+{
+    for (int odd = 0; odd < 2; odd++) {
+        uint8_t *x = aligned_alloc(64, 1088);
+        uint16_t *y = aligned_alloc(64, 2176);
+        int bad = 0;
+
+        for (int i = 0; i < 1088; i++)
+            x[i] = (uint8_t)i;
+        memset(y, 0xff, 2176);
+        CHECK(!wan_cuda_convert(NULL, y, WAN_BF16, x + odd, WAN_F8_E4M3, 32,
+                                32, 1, 1));
+        for (int i = 0; i < 1088; i++)
+            bad += y[i] != (i < 1024 ? wan_f32_to_bf16(wan_e4m3_to_f32(
+                                           (uint8_t)(i + odd))) : 0xffff);
+        CHECKF(!bad, "%d wrong, at +%d", bad, odd);
+        free(x), free(y);
+    }
+}
+
 static void test_types(void)
 {
     RUN(types_and_places);
@@ -587,4 +608,5 @@ static void test_types(void)
     RUN(noise_rounds);
     RUN(quant_e4m3);
     RUN(convert);
+    RUN(widen);
 }

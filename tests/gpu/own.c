@@ -133,7 +133,7 @@ static void attention_shape(const AttentionShape *s)
         CHECKF(e < 4e-3, "flash %d: %s", i, d->message);
     }
     for (int tune = 0; tune < 2; tune++) {
-        wan_cuda(d)->tune = tune;
+        d->tune = tune;
         for (int i = 0; i < 8; i++)     // until plans are chosen by time
             wan_op_attention(d, &y, &q, &k, &v, .heads = s->heads,
                              .tail = s->tail);
@@ -240,7 +240,7 @@ static void conv_shape(const ConvShape *s)
     CHECKF(e < 2.5e-3, "ours: %s", d->message);
 
     for (int tune = 0; tune < 2; tune++) {
-        wan_cuda(d)->tune = tune;
+        d->tune = tune;
         for (int i = 0; i < 8; i++)     // until plans are chosen by time
             wan_op_conv_(d, &y, &x, &w, s->a);
         wan_op_fill(d, &y, NAN);

@@ -159,6 +159,39 @@ TEST(number_formats)
     CHECK(wan_e5m2_to_f32(0x7b) == 57344 && isinf(wan_e5m2_to_f32(0x7c)));
 }
 
+/* Each number, and what lies between: to the nearer, half way to the even. */
+TEST(to_e4m3)
+{
+    static const float far[] = { 449, 464, 465, 1e30f, INFINITY };
+    uint8_t v;
+
+    for (int i = 0; i < 127; i++)
+        for (int minus = 0; minus < 2; minus++) {
+            const float sign = minus ? -1 : 1, a = wan_e4m3_to_f32((uint8_t)i);
+            const float b = i < 126 ? wan_e4m3_to_f32((uint8_t)(i + 1)) : 480;
+            const float half = (a + b) / 2;
+            const struct { float x; int to; } c[] = {
+                { a, i }, { half, i + (i & 1) },
+                { nextafterf(half, 0), i }, { nextafterf(half, 999), i + 1 },
+            };
+
+            for (int k = 0; k < 4; k++) {
+                const int to = c[k].to < 126 ? c[k].to : 126;
+
+                wan_to_e4m3(&v, &(float){ sign * c[k].x }, 1, 1);
+                CHECKF(v == (to | minus << 7), "%a: %02x", sign * c[k].x, v);
+                wan_to_e4m3(&v, &(float){ sign * c[k].x * 8 }, 1, 0.125f);
+                CHECKF(v == (to | minus << 7), "%a: %02x", sign * c[k].x, v);
+            }
+        }
+    for (int i = 0; i < 5; i++) {
+        wan_to_e4m3(&v, &far[i], 1, 1);
+        CHECKF(v == 0x7e, "%g: %02x", far[i], v);
+    }
+    wan_to_e4m3(&v, &(float){ NAN }, 1, 1);
+    CHECK((v & 0x7f) == 0x7f);
+}
+
 TEST(views)
 {
     float v[4 * 3 * 10];
@@ -183,6 +216,7 @@ int main(void)
     RUN(not_finite_is_named);
     RUN(unknown_devices);
     RUN(number_formats);
+    RUN(to_e4m3);
     RUN(views);
     return test_end();
 }

@@ -14,6 +14,7 @@
 
 #include "../../wan/cuda/weights.c"
 
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -184,7 +185,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
     return cudaSuccess;
 }
 
-/* device.c's part */
+/* replay.c's and device.c's part */
+void wan_cuda_replay_forget(WanDev *d) { (void)d; }
 int wan_cuda_ok(WanDev *d, cudaError_t e, const char *what)
 {
     if (e)
@@ -197,6 +199,19 @@ int wan_cuda_wait(WanDev *d, const char *op)
     return !cudaStreamSynchronize(wan_cuda_stream(d));
 }
 int wan_cuda_readable(const void *p) { (void)p; return 0; }
+void wan_cuda_launched(WanDev *d, const char *op) { (void)d, (void)op; }
+/* quant.cu's; of what is asked for here, at once */
+static int conversions;
+
+int wan_cuda_convert(cudaStream_t s, void *y, WanType ty, const void *x,
+                     WanType tx, int64_t O, int64_t I, int64_t P, float scale)
+{
+    (void)s;
+    CHECK(P == 1 && scale == 1);
+    conversions++;
+    convert(y, ty, x, tx, O * I, 1);
+    return 0;
+}
 void wan_cuda_adopt_thread(const WanCuda *c) { (void)c; }
 
 /* ----------------------------------------------------------------- fixture */
@@ -208,6 +223,9 @@ typedef struct Fixture {
     WanBackend backend;
     WanCuda cuda;
     WanTensor w[MATRICES], more[MATRICES][2];   // used as one; or absent
+    int e4m3[MATRICES];         // may be rounded to it
+    WanType type[MATRICES];     // on the device
+    float scale[MATRICES];
     char *want[MATRICES];
     int64_t bytes[MATRICES];
 } Fixture;
@@ -221,12 +239,14 @@ static uint32_t random_u32(void)
 }
 
 /* Random numbers, and at *want what the device should have, behind which it
- * goes on. */
-static WanTensor make_part(WanTensor t, int conv, WanType to, char **want)
+ * goes on; the scale that has. */
+static WanTensor make_part(WanTensor t, int conv, WanType to, char **want,
+                           float *scale)
 {
     const WanType from = t.type;
     const int64_t n = wan_count(&t), row = n / t.dim[0], I = t.dim[1];
     unsigned char *p = calloc(n, 4);
+    float amax = 0;
 
     if (n < 1 || n > 1 << 24)
         abort();
@@ -244,6 +264,13 @@ static WanTensor make_part(WanTensor t, int conv, WanType to, char **want)
             memcpy(p + 2 * k, &h, 2);
     }
     for (int64_t k = 0; k < n; k++) {
+        float v;
+
+        wan_to_f32(&v, p + k * wan_type_size(from), from, 1, 1);
+        amax = fmaxf(amax, fabsf(v));
+    }
+    *scale = to == WAN_F8_E4M3 && from != to ? amax / 448 : 1;
+    for (int64_t k = 0; k < n; k++) {
         /* element k of the device's order lies at j of the file's */
         const int64_t in = k % row;
         const int64_t j = !conv ? k : k / row * row + in % I * 27 + in / I;
@@ -253,6 +280,8 @@ static WanTensor make_part(WanTensor t, int conv, WanType to, char **want)
         const uint16_t h = wan_f32_to_bf16(v);
         if (to == WAN_F32)
             memcpy(*want + 4 * k, &v, 4);
+        else if (to == WAN_F8_E4M3)
+            wan_to_e4m3((uint8_t *)*want + k, &v, 1, 1 / *scale);
         else
             memcpy(*want + 2 * k, &h, 2);
     }
@@ -263,15 +292,19 @@ static WanTensor make_part(WanTensor t, int conv, WanType to, char **want)
 static const WanType any_type[] = { WAN_F32, WAN_BF16, WAN_F16, WAN_F8_E4M3 };
 
 /* Any type; a fifth of them convolutions; a quarter three matrices in one
- * page, each of its own type, the second hardly a row. */
+ * page, each of its own type, the second hardly a row. Of the others most may
+ * be rounded to e4m3, and half of these have the sides for it. */
 static void make_matrix(Fixture *f, int i)
 {
-    const WanType from = any_type[i % 4], to = f->backend.act;
-    const int conv = i % 5 == 0, parts = !conv && i % 4 == 1 ? 3 : 1;
-    const int64_t O = 5 + i % 7, I = 8 + i % 3, K = 100 + i * 7 % 60;
+    const WanType from = any_type[i % 4], act = f->backend.act;
+    const WanTensor x = wan_tensor_of(NULL, act, 1, 1);
+    const int conv = i % 5 == 0, parts = !conv && i % 4 == 2 ? 3 : 1;
+    const int even = !conv && parts == 1 && i % 3 && i / 4 % 2 == 0;
+    const int64_t O = 5 + i % 7, I = 8 + i % 3;
+    const int64_t K = (100 + i * 7 % 60) / (even ? 16 : 1) * (even ? 16 : 1);
     WanTensor t[3] = {
         conv ? wan_tensor_of(NULL, from, O, I, 3, 3, 3)
-             : wan_tensor_of(NULL, from, 11 + i % 13, K),
+             : wan_tensor_of(NULL, from, even ? 32 : 11 + i % 13, K),
         wan_tensor_of(NULL, any_type[(i + 1) % 4], 1, K),
         wan_tensor_of(NULL, any_type[(i + i / 4) % 4], 7 + i % 11, K),
     };
@@ -280,11 +313,19 @@ static void make_matrix(Fixture *f, int i)
 
     for (int k = 0; k < parts; k++)
         n += wan_count(&t[k]);
-    f->bytes[i] = n * wan_type_size(to);
+    f->e4m3[i] = !conv && parts == 1 && i % 3;
+    f->bytes[i] = wan_cuda_page_bytes(&t[0], f->e4m3[i], &x, &f->type[i]);
+    if (parts == 1)
+        CHECK(f->type[i] == (act == WAN_F32 || conv ? act :
+                             from == WAN_F8_E4M3 || even ? WAN_F8_E4M3
+                                                         : WAN_BF16));
+    else
+        f->bytes[i] = n * wan_type_size(f->type[i] = act);
+    CHECK(f->bytes[i] == n * wan_type_size(f->type[i]));
     f->want[i] = want = malloc(f->bytes[i]);
-    f->w[i] = make_part(t[0], conv, to, &want);
+    f->w[i] = make_part(t[0], conv, f->type[i], &want, &f->scale[i]);
     for (int k = 1; k < parts; k++)
-        f->more[i][k - 1] = make_part(t[k], 0, to, &want);
+        f->more[i][k - 1] = make_part(t[k], 0, act, &want, &f->scale[i]);
 }
 
 /* The parts of matrix i; how many. */
@@ -325,8 +366,8 @@ static Fixture *fixture(WanType act, int part, unsigned seed)
                     const WanTensor *w[WAN_PAGE_PARTS];
                     const int n = parts_of(f, k, w);
 
-                    wan_pager_note_parts(p, n, w, w[0]->nb_dims == 5, act,
-                                         f->bytes[k]);
+                    wan_pager_note_parts(p, n, w, w[0]->nb_dims == 5,
+                                         f->type[k], f->bytes[k]);
                 }
     }
     p->vectors = 1024;
@@ -363,10 +404,13 @@ static int use(Fixture *f, int i)
     WanDev *d = &f->dev;
     const WanTensor *w[WAN_PAGE_PARTS];
     const int n = parts_of(f, i, w);
+    float scale = 1;
     const void *p = w[0]->nb_dims == 5 ? wan_cuda_weight(d, w[0]) :
-                    n > 1 ? wan_cuda_matrices(d, n, w, f->backend.act)
-                          : wan_cuda_matrix(d, w[0], f->backend.act);
+                    n > 1 ? wan_cuda_matrices(d, n, w, f->type[i])
+                          : wan_cuda_matrix(d, w[0], f->type[i], &scale);
 
+    CHECKF(!p || scale == f->scale[i], "matrix %d: scale %g, not %g", i, scale,
+           f->scale[i]);
     if (p)
         put(f->cuda.stream, (Item){ COMPARE, (void *)p, f->want[i],
                                     f->bytes[i], NULL, 0 });
@@ -413,6 +457,35 @@ TEST(much_passes_through)
     run(WAN_F32, 0, 10);
 }
 
+/* Of what stays, uses that a graph had are counted: the next one is in turn. */
+TEST(uses_that_are_skipped)
+{
+    Fixture *f = fixture(WAN_BF16, 16, 6);
+    const WanPager *p = f->dev.pager;
+
+    wan_cuda_weights_stage(&f->dev, 0);
+    CHECK(wan_cuda_weights_stay(&f->dev));
+    wrong = 0;
+    for (int round = 0; round < 3; round++)
+        for (int k = 0; k < p->now->nb_uses; k++) {
+            if (round && k == 6) {
+                wan_cuda_weights_skip(&f->dev, 12);
+                k += 12;
+            }
+            CHECK(wan_cuda_weights_turn(&f->dev) ==
+                  round * p->now->nb_uses + k - 1);
+            CHECK(use(f, p->now->use[k]));
+        }
+    cudaStreamSynchronize(f->cuda.stream);
+    CHECK(!wrong && !f->dev.error);
+    fixture_free(f);
+
+    f = fixture(WAN_BF16, 3, 6);
+    wan_cuda_weights_stage(&f->dev, 0);
+    CHECK(!wan_cuda_weights_stay(&f->dev));
+    fixture_free(f);
+}
+
 /* Cancelled while it waits for a copy that nobody makes. */
 TEST(cancel_while_waiting)
 {
@@ -456,16 +529,17 @@ TEST(vectors_as_one)
     WanDev *d = &f->dev;
     char want[2][4 * 60], *end[2] = { want[0], want[1] };
     WanTensor v[3], in[3];
+    float one;
     const WanTensor *const p[] = { &v[0], &v[1], &v[2] };
     const WanTensor *const q[] = { &in[0], &in[1], &in[2] };
 
     wan_cuda_weights_stage(d, 0);
-    wrong = compared = 0;
+    wrong = compared = conversions = 0;
     for (int i = 0; i < 3; i++) {
         char *bf16 = end[1];
 
         v[i] = make_part(wan_tensor_of(NULL, WAN_F32, 10 + 10 * i, 1), 0,
-                         WAN_F32, &end[0]);
+                         WAN_F32, &end[0], &one);
         for (int64_t k = 0; k < wan_count(&v[i]); k++, bf16 += 2) {
             const uint16_t h = wan_f32_to_bf16(((float *)v[i].data)[k]);
 
@@ -487,15 +561,22 @@ TEST(vectors_as_one)
     cudaStreamSynchronize(f->cuda.stream);
     CHECK(compared == 4 && !wrong && !d->error);
 
+    memcpy(d->base, want[0], sizeof(want[0]));
     for (int i = 0; i < 3; i++) {
         in[i] = v[i];
         in[i].data = i ? (float *)in[i - 1].data + wan_count(&in[i - 1])
                        : (void *)d->base;
     }
     CHECK(wan_cuda_vectors(d, 3, q, WAN_F32) == d->base);
-    CHECK(!wan_cuda_vectors(d, 3, q, WAN_BF16));
+    CHECK(!conversions);
+    /* in another type it is converted, once, where it is */
+    const char *bf16 = wan_cuda_vectors(d, 3, q, WAN_BF16);
+
+    CHECK(bf16 && !memcmp(bf16, want[1], 2 * 60));
+    CHECK(wan_cuda_vectors(d, 3, q, WAN_BF16) == bf16 && conversions == 1);
     in[2].data = (float *)in[2].data + 1;
     CHECK(!wan_cuda_vectors(d, 3, q, WAN_F32) && !d->error);
+    CHECK(!wan_cuda_vectors(d, 3, q, WAN_BF16) && !d->error);
     for (int i = 0; i < 3; i++)
         free(v[i].data);
     fixture_free(f);
@@ -505,6 +586,7 @@ int main(void)
 {
     RUN(everything_stays);
     RUN(much_passes_through);
+    RUN(uses_that_are_skipped);
     RUN(cancel_while_waiting);
     RUN(without_a_pager);
     RUN(vectors_as_one);

@@ -91,6 +91,30 @@ static int run(WanModel *m, const WanRequest *rq, uint8_t *out)
     return ret;
 }
 
+/* The CPU has no products in 8 bits: it says so and goes on. */
+TEST(fp8)
+{
+    WanModelParams p;
+    WanModel *m;
+
+    wan_model_params_default(&p);
+    CHECK(p.fp8 == WAN_FP8_AUTO);
+    p.path = golden_path("tiny/wan-t2v");
+    p.device = "cpu";
+    p.log = keep;
+    for (int fp8 = WAN_FP8_AUTO; fp8 <= WAN_FP8_ON; fp8++) {
+        last[0] = 0;
+        p.fp8 = (enum WanFp8)fp8;
+        CHECK(wan_model_open(&m, &p) == 0);
+        CHECKF(!last[0] == (fp8 != WAN_FP8_ON), "%s", last);
+        CHECK(fp8 != WAN_FP8_ON || strstr(last, "option fp8: device cpu"));
+        CHECK(!m->dit.blocks[0].ffn[0].e4m3);
+        wan_model_close(&m);
+    }
+    p.fp8 = (enum WanFp8)3;
+    CHECK(wan_model_open(&m, &p) == WAN_ERR(EINVAL) && strstr(last, "fp8"));
+}
+
 /* Each impossible number is refused by its option's name. */
 TEST(requests_are_checked)
 {
@@ -323,6 +347,7 @@ TEST(two_jobs_share_a_model)
 
 int main(void)
 {
+    RUN(fp8);
     RUN(requests_are_checked);
     RUN(prompts);
     RUN(memory_is_said_before_sampling);

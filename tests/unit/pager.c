@@ -329,6 +329,11 @@ TEST(parts_are_a_page)
     /* not in two pages of a stage */
     wan_pager_note(p, &w[0], 0, WAN_BF16, 60);
     CHECK(p->error == WAN_ERR(EINVAL) && p->stage[0].nb_pages == 2);
+    /* nor with a scale for each */
+    p->error = 0;
+    wan_pager_stage(p, 1);
+    wan_pager_note_parts(p, 3, three, 0, WAN_F8_E4M3, 250);
+    CHECK(p->error == WAN_ERR(EINVAL) && !p->stage[1].nb_pages);
     wan_pager_free(&p);
 }
 

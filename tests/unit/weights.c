@@ -4,6 +4,7 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  */
 
+#include "dit.h"
 #include "weights_util.h"
 
 #define FILE_NAME "a.safetensors"
@@ -274,6 +275,44 @@ TEST(scales_of_fp8_layers)
     }
 }
 
+/* Which layers may be computed in e4m3: those stored so, or all that the
+ * transformer's code leaves to it. */
+TEST(layers_in_e4m3)
+{
+    const uint8_t data[16] = { 0 };
+
+    for (int e = WAN_E4M3_NONE; e <= WAN_E4M3_ALL; e++) {
+        WanLinear narrow, wide;
+        Fixture f;
+
+        open_fixture(&f, "{\"q.weight\":" T("F8_E4M3", "[2,4]", "[0,8]")
+                     ",\"k.weight\":" T("F8_E5M2", "[2,4]", "[8,16]") "}",
+                     data, sizeof(data), 0);
+        f.b.e4m3 = (WanBinderE4m3)e;
+        wan_bind_linear(&f.b, &narrow, "q", 2, 4, 0);
+        wan_bind_linear(&f.b, &wide, "k", 2, 4, 0);
+        CHECK(wan_binder_end(&f.b) == 0);
+        CHECK(narrow.e4m3 == (e != WAN_E4M3_NONE));
+        CHECK(wide.e4m3 == (e == WAN_E4M3_ALL));
+        close_fixture(&f);
+
+        WanBinder b = { .part = WAN_PART_DIT, .plan_type = WAN_BF16,
+                        .e4m3 = (WanBinderE4m3)e };
+        WanDitConfig dit;
+        WanT5Config t5;
+        WanVaeConfig vae;
+        WanClipConfig clip;
+        WanDit m = { 0 };
+
+        CHECK(wan_config_named("t2v-1.3B", &dit, &t5, &vae, &clip) == 0);
+        CHECK(wan_dit_bind(&m, &dit, &b) == 0);
+        CHECK(!m.text_embedding[0].e4m3 && !m.patch_embedding.e4m3);
+        CHECK(m.blocks[29].ffn[1].e4m3 == (e == WAN_E4M3_ALL));
+        CHECK(m.blocks[0].cross_attn.q.e4m3 == (e == WAN_E4M3_ALL));
+        wan_dit_free(&m);
+    }
+}
+
 TEST(scales_that_are_refused)
 {
     Fixture f;
@@ -439,6 +478,7 @@ int main(void)
     RUN(says_what_is_wrong);
     RUN(names_of_the_file);
     RUN(scales_of_fp8_layers);
+    RUN(layers_in_e4m3);
     RUN(scales_that_are_refused);
     RUN(markers_of_two_parts);
     RUN(shapes_without_weights);

@@ -22,6 +22,8 @@ Sheets of samples and a log of the loss are written to OUT as it goes.
 
 import argparse
 import concurrent.futures
+import datetime
+import functools
 import itertools
 import math
 import multiprocessing
@@ -30,6 +32,7 @@ import time
 
 import numpy as np
 import torch
+import torch.distributed
 import torch.nn.functional as F
 
 import world
@@ -44,7 +47,7 @@ NEGATIVE = ("画质低劣，模糊不清，噪点，压缩痕迹，过度曝光�
 PRESETS = {
     # A night on two cores with AVX2.
     "cpu": dict(
-        device="cpu", workers=0, clips=6000, stills=2000,
+        device="cpu", ranks=2, workers=0, clips=6000, stills=2000,
         text=dict(steps=1500, batch=64, lr=2e-3),
         vae=dict(steps=8000, batch=4, lr=3e-3),
         t2v=dict(steps=24000, batch=8, lr=2e-3),
@@ -52,7 +55,7 @@ PRESETS = {
         i2v=dict(steps=6000, batch=8, lr=1e-3)),
     # Half an hour on one H100 with 16 cores beside it.
     "h100": dict(
-        device="cuda", workers=14, clips=40000, stills=16000,
+        device="cuda", ranks=1, workers=14, clips=40000, stills=16000,
         text=dict(steps=3000, batch=256, lr=2e-3),
         vae=dict(steps=12000, batch=16, lr=3e-3),
         t2v=dict(steps=20000, batch=128, lr=2e-3),
@@ -60,7 +63,7 @@ PRESETS = {
         i2v=dict(steps=6000, batch=128, lr=1e-3)),
     # Minutes: shows that every stage runs, and nothing else.
     "smoke": dict(
-        device="cpu", workers=0, clips=12, stills=8,
+        device="cpu", ranks=1, workers=0, clips=12, stills=8,
         text=dict(steps=3, batch=8, lr=2e-3),
         vae=dict(steps=10, batch=1, lr=3e-3),
         t2v=dict(steps=2, batch=2, lr=2e-3),
@@ -75,10 +78,48 @@ SIZES = dict(
     clip=dict(dim=80, heads=1, mlp=160, layers=3))
 
 SHIFT = 3.0             # of sigma, in training
+FOCUS = 6.0             # how much more a cell of the latent counts where the
+                        # object passes; falls to nothing at the end
+
+
+
+
+class Peers:
+    """Processes that train one model, each on a batch of its own. Two of one
+    thread are half as fast again as one of two threads, which wait for each
+    other at every product, and lose less where something else runs."""
+
+    rank, count = 0, 1
+
+    @classmethod
+    def join(cls, rank, count, meeting):
+        cls.rank, cls.count = rank, count
+        torch.distributed.init_process_group(
+            "gloo", "file://" + meeting, datetime.timedelta(hours=12),
+            rank=rank, world_size=count)
+
+    @classmethod
+    def sum(cls, tensors):
+        """Each tensor becomes its sum over all processes."""
+        if cls.count == 1:
+            return
+        flat = torch.cat([t.flatten() for t in tensors])
+        torch.distributed.all_reduce(flat)
+        for t, x in zip(tensors, flat.split([t.numel() for t in tensors])):
+            t.copy_(x.view_as(t))
+
+    @classmethod
+    def first(cls, number):
+        """The first process's number, at which all of them meet."""
+        x = torch.tensor([float(number) if cls.rank == 0 else 0.0],
+                         dtype=torch.float64)
+        cls.sum([x])
+        return float(x)
 
 
 def log(*words, sep=" "):
-    print(time.strftime("%H:%M:%S"), *words, sep=sep, flush=True)
+    if Peers.rank == 0:
+        print(time.strftime("%H:%M:%S"), *words, sep=sep, flush=True)
 
 
 # ------------------------------------------------------------- optimizer
@@ -106,13 +147,17 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            params = [p for p in group["params"] if p.grad is not None]
+            updates = []
+            for i, p in enumerate(params):
                 m = self.state[p].setdefault("m", torch.zeros_like(p))
                 m.lerp_(p.grad, 1 - group["momentum"])
                 g = p.grad.lerp(m, group["momentum"]).reshape(len(p), -1)
-                u = self.orthogonal(g) * 0.2 * math.sqrt(max(g.shape))
+                mine = i % Peers.count == Peers.rank
+                updates.append(self.orthogonal(g) * 0.2 * math.sqrt(
+                    max(g.shape)) if mine else torch.zeros_like(g))
+            Peers.sum(updates)
+            for p, u in zip(params, updates):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(u.reshape(p.shape), alpha=-group["lr"])
 
@@ -137,7 +182,7 @@ class Optimizer:
 
     def step(self, progress):
         """One step at that part of the run: warm up, hold, fall to zero."""
-        lr = self.lr * min(1, progress / 0.02 + 0.02, (1 - progress) / 0.4)
+        lr = self.lr * min(1, progress / 0.02 + 0.02, (1 - progress) / 0.3)
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = max(lr, 1e-6)
@@ -180,16 +225,19 @@ class Run:
             else:
                 log(name, "goes on from step", self.step)
         self.start = self.saved = self.said = time.time()
+        self.measure()
 
-    @property
-    def progress(self):
+    def measure(self):
+        """Set the part of the run that is over, the same in all processes."""
         p = self.step / self.steps
         if self.minutes:
             p = max(p, (self.spent + time.time() - self.start) /
                     (60 * self.minutes))
-        return p
+        self.progress = Peers.first(p)
 
     def save(self, done):
+        if Peers.rank:
+            return
         now = time.time()
         state = dict(modules=[m.state_dict() for m in self.modules],
                      optimizer=None if done else self.optimizer.state_dict(),
@@ -212,15 +260,20 @@ class Run:
         loss.backward()
         params = [p for g in self.optimizer.parts for q in g.param_groups
                   for p in q["params"]]
+        grads = [p.grad for p in params if p.grad is not None]
+        Peers.sum(grads)
+        for g in grads:
+            g.div_(Peers.count)
         norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
         if torch.isfinite(norm):
             self.optimizer.step(min(self.progress, 1.0))
         self.step += 1
+        self.measure()
         self.count += 1
         for k, v in dict(loss=loss, **parts).items():
             self.sums[k] = self.sums.get(k, 0) + float(v.detach())
         now = time.time()
-        if now - self.said > 30:
+        if now - self.said > 30 and Peers.rank == 0:
             text = " ".join(f"{k} {v / self.count:.4f}"
                             for k, v in self.sums.items())
             line = (f"{self.name} step {self.step} {self.progress:.1%} "
@@ -349,12 +402,14 @@ def targets_of(scenes, device, texts=None):
 
 def stage_text(a):
     folder = os.path.join(a.out, "tokenizer")
-    if not os.path.exists(os.path.join(folder, "spiece.model")):
+    if Peers.rank == 0 and not os.path.exists(
+            os.path.join(folder, "spiece.model")):
         from tokenizer import train
         rng = np.random.default_rng(1)
         texts = [world.caption(world.random_scene(rng), rng)
                  for _ in range(20000)]
         train(texts + [NEGATIVE] * 50, folder)
+    Peers.first(0)
     a.tokens = Tokens(folder)
     torch.manual_seed(1)
     a.t5 = T5(vocab=a.tokens.tokenizer.rows, **SIZES["t5"]).to(a.device)
@@ -363,7 +418,7 @@ def stage_text(a):
     opt = Optimizer([a.t5, probe], c["lr"],
                     ("token_embedding", "pos_embedding", "heads"))
     run = Run(a.out, "text", [a.t5, probe], opt, c, a.minutes.get("text"))
-    rng = np.random.default_rng(2 + run.step)
+    rng = np.random.default_rng((2, run.step, Peers.rank))
     for _ in run.loop():
         scenes = [world.random_scene(rng) for _ in range(c["batch"])]
         texts = [world.caption(s, rng) for s in scenes]
@@ -520,14 +575,14 @@ def stage_vae(a):
     c = a.preset["vae"]
     opt = Optimizer([a.vae], c["lr"], ("encoder.conv1", "decoder.head"))
     run = Run(a.out, "vae", [a.vae], opt, c, a.minutes.get("vae"))
-    torch.manual_seed(4 + run.step)
+    torch.manual_seed(4 + run.step + 1000003 * Peers.rank)
     ahead = Ahead(crop_batch, a.preset["workers"])
     was_done = run.done
     shown = time.time()
 
     def key(step):              # from images to clips, to whole ones
         p = max(run.progress, step / run.steps)
-        return (step,) + ((2 * c["batch"], 48, 1) if p < 0.3 else
+        return (step * Peers.count + Peers.rank,) + ((2 * c["batch"], 48, 1) if p < 0.3 else
                           (c["batch"], 48, 5) if p < 0.6 else
                           (c["batch"], 64, 9) if p < 0.9 else
                           (max(1, c["batch"] // 4), world.SIZE[1], world.FRAMES))
@@ -537,7 +592,7 @@ def stage_vae(a):
         x = pixels(v, a.device)
         loss, mse, kl, y = vae_loss(a.vae, x)
         run.backward(loss, psnr=-10 * torch.log10(mse.detach() / 4), kl=kl)
-        if time.time() - shown > a.sheet_minutes * 60:
+        if Peers.rank == 0 and time.time() - shown > a.sheet_minutes * 60:
             shown = time.time()
             sheet(os.path.join(a.out, "vae.png"),
                   torch.cat([x[:2], y[:2].detach()]))
@@ -580,16 +635,17 @@ def decode(a, z):
 
 
 @torch.no_grad()
-def encode_set(a, name, count, still):
+def encode_set(a, name, count, still=False, size=world.SIZE):
     """Encode clips 0..count-1, resumed in blocks; still: the first frame and
     grey behind it, as image-to-video conditions."""
     path = os.path.join(a.out, name)
     os.makedirs(path, exist_ok=True)
     block, per = 250, 4 if a.device == "cpu" else 50
-    ahead = Ahead(world.render, a.preset["workers"])
+    ahead = Ahead(functools.partial(world.render, size=size),
+                  a.preset["workers"])
     for b in range(0, count, block):
         f = os.path.join(path, f"{b:06d}.pt")
-        if os.path.exists(f):
+        if os.path.exists(f) or b // block % Peers.count != Peers.rank:
             continue
         if a.set_minutes and (time.time() - a.set_start) / 60 > a.set_minutes:
             log(name, "ends early with", b)
@@ -605,6 +661,7 @@ def encode_set(a, name, count, still):
         os.replace(f + ".new", f)
         log(name, b + block)
     ahead.close()
+    Peers.first(0)
     files = sorted(f for f in os.listdir(path) if f.endswith(".pt"))
     return torch.cat([torch.load(os.path.join(path, f)) for f in files])
 
@@ -614,10 +671,48 @@ def scenes_of(a):
     a.scenes = [train_scene(rng) for _ in range(a.preset["clips"])]
 
 
+def object_cells(scene, w, h):
+    """Where the object is in some frame of a latent's cell: bool [T, h, w]."""
+    x, y, radius, _ = world.path(scene)
+    unit = world.SIZE[0] / w
+    reach = radius * max(world.REACH[scene.shape]) + unit / 2
+    centre = (np.arange(max(w, h), dtype=np.float32) + 0.5) * unit
+    near = np.hypot(centre[None, None, :w] - x[:, None, None],
+                    centre[None, :h, None] - y[:, None, None]
+                    ) < reach[:, None, None]
+    return np.stack([near[:1].any(0)] + [near[i:i + 4].any(0)
+                                         for i in range(1, len(near), 4)])
+
+
+def where_objects_are(a, latents):
+    """object_cells() of each clip: bool [N, T, h, w]."""
+    h, w = latents.shape[-2:]
+    return torch.from_numpy(np.stack([object_cells(s, w, h) for s in
+                                      a.scenes[:len(latents)]]))
+
+
+def smoothness(latents):
+    """What a channel counts in the loss: how much neighbouring cells are
+    alike, 1 on average. Channels that hold detail would drown the others."""
+    x = latents[:500].float()
+    x = x - x.mean((0, 2, 3, 4), keepdim=True)
+    power = x.pow(2).mean((0, 2, 3, 4))
+    alike = ((x[..., 1:] * x[..., :-1]).mean((0, 2, 3, 4)) +
+             (x[..., 1:, :] * x[..., :-1, :]).mean((0, 2, 3, 4))) / power
+    alike = alike.clamp(min=0.2)
+    return (alike / alike.mean()).view(-1, 1, 1, 1)
+
+
 def stage_latents(a):
     scenes_of(a)
     a.set_minutes, a.set_start = a.minutes.get("latents"), time.time()
-    a.latents = encode_set(a, "latents", a.preset["clips"], False)
+    a.latents = encode_set(a, "latents", a.preset["clips"])
+    a.set_minutes, a.set_start = a.minutes.get("small"), time.time()
+    a.small = encode_set(a, "small", len(a.latents),
+                         size=(world.SIZE[0] // 2, world.SIZE[1] // 2))
+    a.where = where_objects_are(a, a.latents)
+    a.small_where = where_objects_are(a, a.small)
+    a.channels = smoothness(a.latents).to(a.device)
     log("latents:", tuple(a.latents.shape), "mean",
         float(a.latents.float().mean()), "std", float(a.latents.float().std()))
 
@@ -663,7 +758,11 @@ def sample(a, dit, texts, steps=20, guidance=4.0, shift=SHIFT, still=None,
     return decode(a, x)
 
 
-def flow_loss(a, dit, x0, texts, still=None, clip=None):
+def flow_loss(a, dit, x0, where, focus, texts, still=None, clip=None):
+    """The mean square, and what is to become less: with weights. Those of
+    channels change nothing in what is best; those of places (where [B, T, h,
+    w], focus) make objects likelier than they are, but without them an object
+    is a fiftieth of the loss and how it moves is learned last."""
     text, n = encode_text(a, texts)
     sigma = sigmas(len(x0), a.device)
     noise = torch.randn_like(x0)
@@ -671,7 +770,9 @@ def flow_loss(a, dit, x0, texts, still=None, clip=None):
     x = (1 - s) * x0 + s * noise
     if still is not None:
         x = torch.cat([x, still], 1)
-    return (dit(x, 1000 * sigma, text, n, clip) - (noise - x0)).pow(2).mean()
+    error = (dit(x, 1000 * sigma, text, n, clip) - (noise - x0)).pow(2)
+    weight = 1 + focus * where[:, None].float().to(a.device)
+    return error.mean(), (error * a.channels * weight).mean() / weight.mean()
 
 
 def dit_run(a, name, dit):
@@ -680,8 +781,8 @@ def dit_run(a, name, dit):
                     ("patch_embedding", "text_embedding.0", "time_embedding",
                      "head", "modulation", "img_emb.proj.1"))
     run = Run(a.out, name, [dit], opt, c, a.minutes.get(name))
-    torch.manual_seed(6 + run.step)
-    return run, c["batch"], np.random.default_rng(7 + run.step)
+    torch.manual_seed(6 + run.step + 1000003 * Peers.rank)
+    return run, c["batch"], np.random.default_rng((7, run.step, Peers.rank))
 
 
 @torch.no_grad()
@@ -702,6 +803,26 @@ def begin_dit(dit):
                 head[q, r, c, c * 4 + q * 2 + r] = 1
 
 
+def batch_of(a, rng, progress, step, batch):
+    """Scenes, latents and where their objects are: images first; then mostly clips of half
+    the size, which are a quarter of the tokens and show how things move; whole
+    clips at the end. A step of any kind has about as many tokens."""
+    kind = ("image" if progress < 0.25 else "whole" if progress >= 0.7 else
+            ("small", "image", "small", "whole")[step % 4])
+    latents = a.small if kind == "small" else a.latents
+    n = batch * {"image": 5, "small": 4, "whole": 1}[kind]
+    pick = rng.integers(0, len(latents), n)
+    frames = slice(0, 1 if kind == "image" else None)
+    where = a.small_where if kind == "small" else a.where
+    return ([a.scenes[i] for i in pick],
+            latents[pick][:, :, frames].float().to(a.device),
+            where[pick][:, frames])
+
+
+def focus_at(progress):
+    return FOCUS * min(1, (1 - progress) / 0.3)
+
+
 def stage_t2v(a):
     torch.manual_seed(5)
     a.dit = Dit(**SIZES["dit"], in_dim=16, text_dim=SIZES["t5"]["dim"]
@@ -711,11 +832,11 @@ def stage_t2v(a):
     shown = time.time()
     prompts = [p[0] for p in world.judge_prompts(8, seed=11)]
     for _ in run.loop():
-        pick = rng.integers(0, len(a.latents), batch)
-        x0 = a.latents[pick].float().to(a.device)
-        texts = captions(a, [a.scenes[i] for i in pick], rng)
-        run.backward(flow_loss(a, a.dit, x0, texts))
-        if time.time() - shown > a.sheet_minutes * 60:
+        scenes, x0, where = batch_of(a, rng, run.progress, run.step, batch)
+        mse, loss = flow_loss(a, a.dit, x0, where, focus_at(run.progress),
+                              captions(a, scenes, rng))
+        run.backward(loss, mse=mse)
+        if Peers.rank == 0 and time.time() - shown > a.sheet_minutes * 60:
             shown = time.time()
             sheet(os.path.join(a.out, "t2v.png"), sample(a, a.dit, prompts))
     a.dit.eval()
@@ -755,7 +876,7 @@ def stage_clip(a):
     ahead = Ahead(still_batch, a.preset["workers"])
 
     def key(step):
-        return step, c["batch"]
+        return step * Peers.count + Peers.rank, c["batch"]
 
     for step in run.loop():
         scenes, v = ahead.get(key(step), map(key, itertools.count(step + 1)))
@@ -806,7 +927,7 @@ def image_dit(a):
 
 def stage_i2v(a):
     a.set_minutes, a.set_start = a.minutes.get("stills"), time.time()
-    a.stills = encode_set(a, "stills", a.preset["stills"], True)
+    a.stills = encode_set(a, "stills", a.preset["stills"], still=True)
     torch.manual_seed(9)
     a.image_dit = image_dit(a)
     run, batch, rng = dit_run(a, "i2v", a.image_dit)
@@ -840,13 +961,15 @@ def stage_i2v(a):
         texts = captions(a, [a.scenes[i] for i in pick], rng)
         still = mask_and_still(a.stills[pick].float().to(a.device))
         clip = features[pick].float().to(a.device)
-        run.backward(flow_loss(a, a.image_dit, x0, texts, still, clip))
-        if time.time() - shown > a.sheet_minutes * 60:
+        mse, loss = flow_loss(a, a.image_dit, x0, a.where[pick],
+                              focus_at(run.progress), texts, still, clip)
+        run.backward(loss, mse=mse)
+        if Peers.rank == 0 and time.time() - shown > a.sheet_minutes * 60:
             shown = time.time()
             with torch.no_grad():
                 show()
     a.image_dit.eval()
-    if a.stage == "i2v":
+    if a.stage == "i2v" and Peers.rank == 0:
         with torch.no_grad():
             log("i2v.png:", *show(), sep="\n    ")
 
@@ -854,6 +977,8 @@ def stage_i2v(a):
 # ---------------------------------------------------------------- export
 
 def stage_export(a):
+    if Peers.rank:
+        return
     import layout
     tokenizer = os.path.join(a.out, "tokenizer")
     defaults = dict(size="%dx%d" % world.SIZE, frames=world.FRAMES)
@@ -865,6 +990,20 @@ def stage_export(a):
 
 
 STAGES = ("vae", "latents", "text", "t2v", "clip", "i2v", "export")
+
+
+def work(rank, a, meeting=None):
+    """Run the stages as one of the preset's processes."""
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    if meeting:
+        Peers.join(rank, a.preset["ranks"], meeting)
+    for stage in STAGES:
+        globals()["stage_" + stage](a)
+        if stage == a.stage:
+            break
 
 
 def main():
@@ -885,14 +1024,14 @@ def main():
     a.device = a.preset["device"]
     a.to = a.to or os.path.join(a.out, "demo")
     os.makedirs(a.out, exist_ok=True)
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-    for stage in STAGES:
-        globals()["stage_" + stage](a)
-        if stage == a.stage:
-            break
+    a.threads = a.threads or (1 if a.preset["ranks"] > 1 else 0)
+    if a.preset["ranks"] == 1:
+        work(0, a)
+    else:
+        meeting = os.path.abspath(os.path.join(a.out, "meeting"))
+        if os.path.exists(meeting):
+            os.remove(meeting)
+        torch.multiprocessing.spawn(work, (a, meeting), a.preset["ranks"])
 
 
 if __name__ == "__main__":

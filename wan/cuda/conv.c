@@ -1,5 +1,5 @@
 /*
- * Convolution: cuDNN, or with WanCuda.tune our own kernel where it is faster;
+ * Convolution: cuDNN, or with WanDev.tune our own kernel where it is faster;
  * and our own where cuDNN is not there or has not the form.
  *
  * This file is part of libwan; see the licence in wan.h.

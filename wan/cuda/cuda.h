@@ -30,6 +30,13 @@ extern "C" {
 /* Compute capabilities below are refused. */
 #define WAN_CUDA_MIN_ARCH 80
 
+/* And from this one on e4m3 is multiplied. */
+#define WAN_CUDA_E4M3_ARCH 89
+
+/* The host runs ahead of the device by two marks at most, so that a cancelled
+ * job ends soon: 20 TFLOP are 30 ms of an H100. */
+#define WAN_CUDA_PACE_FLOPS 20e12
+
 /* Workspace a matrix product may take from d->scratch. */
 #define WAN_CUDA_BLAS_WORKSPACE (INT64_C(32) << 20)
 
@@ -51,8 +58,8 @@ typedef struct WanCuda {
     uint32_t *flag;                 // page-locked, the device writes it too
 
     struct WanCudaWeights *weights; // weights.c
-    int tune;                       // time what libraries suggest; else the
-                                    // first, and the same bits every run
+    struct WanCudaReplay *replay;   // replay.c; NULL until first used
+    int recording;                  // the stream keeps launches for later
     struct WanCublas *blas;         // linear.c; NULL until first used
     struct WanCudnn *cudnn;         // cudnn.c; NULL until first used
 } WanCuda;
@@ -127,16 +134,25 @@ static inline WanType wan_cuda_weight_type(const WanDev *d, const WanTensor *w)
     return d->backend->act;
 }
 
-/* The same of a matrix [N, K] in any float type, as F32 or BF16. */
-const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type);
+/* The same of a matrix [N, K] in any float type, as F32, BF16 or e4m3, times
+ * *scale: what was rounded to e4m3 has one, of all else it is 1. */
+const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type,
+                            float *scale);
 
-/* The same of n matrices of as many columns, one behind the other, and of
- * vectors, which are never paged. NULL: d has failed; or they are arena memory
- * already, but of another type or not one behind the other. */
+/* The same of n matrices of as many columns, one behind the other, as F32 or
+ * BF16, and of vectors, which are never paged. NULL: d has failed; or they are
+ * arena memory already, but of several types or not one behind the other. */
 const void *wan_cuda_matrices(WanDev *d, int n, const WanTensor *const *w,
                               WanType type);
 const void *wan_cuda_vectors(WanDev *d, int n, const WanTensor *const *v,
                              WanType type);
+
+/* As what the device has a matrix where it meets x: as x's type; but where
+ * that is BF16, e4m3 stays what it is, and a matrix that may be rounded to it
+ * is if its sides are what products in e4m3 take, multiples of 16. Known
+ * without the device, for the plan; a card or library that has no such product
+ * widens it when it is used. */
+WanType wan_cuda_matrix_type(const WanTensor *w, int e4m3, const WanTensor *x);
 
 /* For device.c: a device's part of the weights, its vectors in the last
  * d->pager->vectors bytes of the arena. */
@@ -145,8 +161,19 @@ void wan_cuda_weights_close(WanDev *d);
 void wan_cuda_weights_stage(WanDev *d, int stage);
 void wan_cuda_weights_forget(WanDev *d);
 void wan_cuda_weights_used(WanDev *d);      // after each entry
-int64_t wan_cuda_page_bytes(const WanTensor *w, const WanTensor *x,
+int64_t wan_cuda_page_bytes(const WanTensor *w, int e4m3, const WanTensor *x,
                             WanType *type);
+
+/* For replay.c: whether all weights of the stage stay where they are; where in
+ * the order of uses they are, and that n uses are over. */
+int wan_cuda_weights_stay(WanDev *d);
+int64_t wan_cuda_weights_turn(WanDev *d);
+void wan_cuda_weights_skip(WanDev *d, int64_t n);
+
+/* replay.c. Forget what was recorded, as weights or plans change. */
+int wan_cuda_replay(WanDev *d, int key, int nb, const WanTensor *in);
+void wan_cuda_replay_forget(WanDev *d);
+void wan_cuda_replay_close(WanDev *d);
 
 /* Make the device's context current in a thread of our own, for good. */
 void wan_cuda_adopt_thread(const WanCuda *c);
@@ -243,6 +270,9 @@ void wan_cuda_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
  * x: [M, K] F32 or BF16; y: [M, K] F8_E4M3 dense; scale: one F32. */
 void wan_cuda_quant_e4m3(WanDev *d, WanTensor *y, float *scale,
                          const WanTensor *x);
+int wan_cuda_convert(cudaStream_t s, void *y, WanType ty, const void *x,
+                     WanType tx, int64_t O, int64_t I, int64_t P,
+                     float scale);
 
 /* device.c */
 void wan_cuda_upload(WanDev *d, WanTensor *y, const float *host);

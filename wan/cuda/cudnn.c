@@ -45,7 +45,7 @@ typedef cudnnBackendDescriptor_t Desc;
 /* Names of tensors in a graph. */
 enum { X = 1, W, V, Y, SCALE, BIAS, OLD, PRODUCT, SUM };
 
-/* The use of a shape at which engines are timed, if WanCuda.tune. Before, it is
+/* The use of a shape at which engines are timed, if WanDev.tune. Before, it is
  * the first that is offered: a shape of a video's first frame alone is not
  * worth more. */
 #define TUNE_AT 8
@@ -673,6 +673,7 @@ static void tune(WanDev *d, WanCudnn *c, Choice *choice,
     const int keep = n && !choose(d, c, &choice->op, data, y_bytes, in_place,
                                   rival, opaque, plan, n);
 
+    wan_cuda_replay_forget(d);      // with this plan's kernels
     wan_cudnn_plan_free(c, &choice->plan);
     choice->tuned = 1;
     if (keep)
@@ -712,7 +713,7 @@ int wan_cudnn_run(WanDev *d, const WanCudnnOp *op, const WanCudnnData *data,
     if (!choice)
         choice = meet(d, c, op, data->workspace_bytes);
     if (choice && choice->plan.descriptor && ++choice->uses >= TUNE_AT &&
-        wan_cuda(d)->tune && !choice->tuned)
+        d->tune && !wan_cuda(d)->recording && !choice->tuned)
         tune(d, c, choice, data, y_bytes, in_place, rival, rival_opaque);
     if (choice && choice->plan.descriptor) {
         done = execute(c, op, &choice->plan, data, data->y, data->y);

@@ -5,7 +5,7 @@
  *
  * The library is opened at run time, 9.15 or newer. An operation is described
  * by its shape alone, a WanCudnnOp. The first of the library's engines that is
- * offered does it, the same in every run; with WanCuda.tune the fastest, found
+ * offered does it, the same in every run; with WanDev.tune the fastest, found
  * by timing them once, and remembered as long as the device is open. Descriptors can be built for a card that is not there, from a JSON text
  * of its properties, so that a test can ask what each card would be offered.
  */
@@ -66,7 +66,7 @@ typedef void (*WanCudnnRival)(const void *opaque, void *y, cudaStream_t s);
  * Do op.
  *
  * The first time it is planned, which for attention takes a second; with
- * WanCuda.tune, the eighth time all engines are planned and timed, which waits
+ * WanDev.tune, the eighth time all engines are planned and timed, which waits
  * for the device.
  *
  * @param y_bytes the result's memory from its first element to its last; where

@@ -21,10 +21,6 @@
 /* Kept free of what the device has left: modules, library handles. */
 #define RESERVE (INT64_C(512) << 20)
 
-/* The host runs ahead of the device by two marks at most, so that a cancelled
- * job ends soon: 20 TFLOP are 30 ms of an H100. */
-#define PACE_FLOPS 20e12
-
 /* ---------------------------------------------------------------- driver */
 
 /* What the runtime has no call for. */
@@ -147,6 +143,16 @@ end:
     return ret;
 }
 
+/* Whether it multiplies e4m3, as far as that is known without it. */
+static int cuda_e4m3(int index)
+{
+    if (cuda_usable(index, NULL) < 0)
+        return 1;
+    return 10 * attribute(index, cudaDevAttrComputeCapabilityMajor) +
+           attribute(index, cudaDevAttrComputeCapabilityMinor) >=
+           WAN_CUDA_E4M3_ARCH;
+}
+
 static void cuda_enter(WanDev *d)
 {
     wan_cuda(d)->driver->push(wan_cuda(d)->context);
@@ -155,7 +161,8 @@ static void cuda_enter(WanDev *d)
 /* Let the host get no further ahead than two marks. */
 static void pace(WanDev *d, WanCuda *c)
 {
-    if (d->error || d->flops < c->pace_flops + PACE_FLOPS)
+    if (d->error || c->recording ||
+        d->flops < c->pace_flops + WAN_CUDA_PACE_FLOPS)
         return;
     c->pace_flops = d->flops;
     if (c->paces >= 2)
@@ -282,6 +289,7 @@ static void cuda_close(WanDev *d)
         return;
     if (c->context && c->driver->handle) {
         cuda_enter(d);
+        wan_cuda_replay_close(d);
         wan_cudnn_close(&c->cudnn);
         wan_cublas_close(&c->blas);
         wan_cuda_weights_close(d);
@@ -508,8 +516,10 @@ const WanBackend wan_backend_cuda = {
     .open = cuda_open, .close = cuda_close,
     .usable = cuda_usable, .available = cuda_available,
     .alloc = cuda_alloc, .free = cuda_free,
-    .page_bytes = wan_cuda_page_bytes, .stage = wan_cuda_weights_stage,
-    .forget = wan_cuda_weights_forget, .wait = cuda_wait,
+    .page_bytes = wan_cuda_page_bytes, .e4m3 = cuda_e4m3,
+    .stage = wan_cuda_weights_stage,
+    .forget = wan_cuda_weights_forget, .replay = wan_cuda_replay,
+    .wait = cuda_wait,
     .shared_alloc = cuda_shared_alloc, .shared_free = cuda_shared_free,
     .enter = cuda_enter, .leave = cuda_leave,
 };
@@ -522,7 +532,8 @@ const WanBackend wan_backend_cuda_f32 = {
     .usable = cuda_usable, .available = cuda_available,
     .alloc = cuda_alloc, .free = cuda_free,
     .page_bytes = wan_cuda_page_bytes, .stage = wan_cuda_weights_stage,
-    .forget = wan_cuda_weights_forget, .wait = cuda_wait,
+    .forget = wan_cuda_weights_forget, .replay = wan_cuda_replay,
+    .wait = cuda_wait,
     .shared_alloc = cuda_shared_alloc, .shared_free = cuda_shared_free,
     .enter = cuda_enter, .leave = cuda_leave,
 };

@@ -13,8 +13,13 @@
  * can't do comes after in one pass of our own (linear_own.cu): SiLU, the exact
  * GELU, gates, scales by row.
  *
+ * Matrices in e4m3 meet rows of x in e4m3, rounded on the spot with one scale
+ * for some thousand rows; sums are F32 all the way (no "fast accumulation",
+ * which keeps 14 bits), results BF16 or F32. Where the card or the library has
+ * no such product the matrix is widened to BF16, which holds e4m3 exactly.
+ *
  * The library's first suggestion for a shape is taken, so that results are the
- * same from run to run; WanCuda.tune times them all.
+ * same from run to run; WanDev.tune times them all.
  */
 
 #include <cublasLt.h>
@@ -28,8 +33,11 @@
 #define SUGGESTIONS 8
 #define TUNE_FLOPS 1e9          // smaller products are not worth a timing
 
-/* Rows of a result that is finished in a second pass, at a time. */
+/* Rows of a result that is finished in a second pass, or of x that are
+ * rounded to e4m3, at a time. */
+#ifndef PASS_ROWS                       // a test has few
 #define PASS_ROWS (128 * 132)
+#endif
 
 typedef enum Epilogue { PLAIN, BIAS_F32, BIAS_BF16, GELU_F32, GELU_BF16,
                         GELU } Epilogue;
@@ -160,16 +168,20 @@ void wan_cublas_close(WanCublas **lp)
 
 static cudaDataType_t data_type(WanType t)
 {
-    return t == WAN_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    return t == WAN_F8_E4M3 ? CUDA_R_8F_E4M3 :
+           t == WAN_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
 #define SET(attribute, value) \
     l->desc_set(p->op, CUBLASLT_MATMUL_DESC_##attribute, &(value), \
                 sizeof(value))
 
-static int set_bias(WanCublas *l, Plan *p, const void *bias)
+/* The pointers of a plan that change from call to call; NULL: it has none. */
+static int set_pointers(WanCublas *l, Plan *p, const void *bias,
+                        const float *x_scale)
 {
-    return SET(BIAS_POINTER, bias);
+    return (bias && SET(BIAS_POINTER, bias)) ||
+           (x_scale && SET(B_SCALE_POINTER, x_scale));
 }
 
 static int describe(WanCublas *l, Plan *p)
@@ -177,6 +189,7 @@ static int describe(WanCublas *l, Plan *p)
     const Shape *s = &p->shape;
     const cudaDataType_t tx = data_type(s->x), ty = data_type(s->y);
     const cublasOperation_t yes = CUBLAS_OP_T, no = CUBLAS_OP_N;
+    const int8_t exact = 0;
     const cudaDataType_t tb = s->epilogue == BIAS_F32 ||
                               s->epilogue == GELU_F32 ? CUDA_R_32F
                                                       : CUDA_R_16BF;
@@ -190,6 +203,8 @@ static int describe(WanCublas *l, Plan *p)
     bad = bad || SET(TRANSA, yes) || SET(TRANSB, no) || SET(EPILOGUE, e);
     if (s->epilogue != PLAIN && s->epilogue != GELU)
         bad = bad || SET(BIAS_DATA_TYPE, tb);
+    if (s->x == WAN_F8_E4M3)
+        bad = bad || SET(FAST_ACCUM, exact);
     return !bad && !l->layout_create(&p->a, tx, s->K, s->N, s->K) &&
            !l->layout_create(&p->b, tx, s->K, s->M, s->x_pitch) &&
            !l->layout_create(&p->d, ty, s->N, s->M, s->y_pitch);
@@ -229,6 +244,17 @@ static int suggest(WanCublas *l, const Plan *p,
         n--;
     return n > 0 && !r[0].state ? n : 0;
 }
+
+/* The weights of n layers on the device, one behind the other. Of more than
+ * one none has a scale or is in e4m3, and all have a bias or none. */
+typedef struct Matrix {
+    const void *w;
+    float alpha;                // x W^T is multiplied with
+    const float *x_scale;       // and with this, on the device, where x is in
+                                // e4m3; else NULL
+    int n;
+    const WanLinear *const *lin;
+} Matrix;
 
 typedef struct Operands {
     void *y;
@@ -285,7 +311,8 @@ static int fastest(WanDev *d, WanCublas *l, const Plan *p,
 
 /* The plan of a shape; not usable: the library has nothing for it. */
 static Plan *find_plan(WanDev *d, WanCublas *l, const Shape *s,
-                       const void *bias, const Operands *o)
+                       const void *bias, const float *x_scale,
+                       const Operands *o)
 {
     cublasLtMatmulHeuristicResult_t r[SUGGESTIONS];
     Plan *p;
@@ -302,13 +329,13 @@ static Plan *find_plan(WanDev *d, WanCublas *l, const Shape *s,
     p = &l->plan[l->nb_plans++];
     memset(p, 0, sizeof(*p));
     p->shape = *s;
-    if (!describe(l, p) || (bias && set_bias(l, p, bias)))
+    if (!describe(l, p) || set_pointers(l, p, bias, x_scale))
         return p;
     n = suggest(l, p, r);
     if (!n)
         return p;
     i = 0;
-    if (wan_cuda(d)->tune && !s->add &&
+    if (d->tune && !s->add &&
         2.0 * s->M * s->N * s->K >= TUNE_FLOPS)
         i = fastest(d, l, p, r, n, o);
     p->algo = r[i].algo;
@@ -329,11 +356,10 @@ static int alignment(const void *a, const void *b, const void *c,
 
 /* y = x W^T alpha with that epilogue; 0: the library does not offer it. */
 static int by_library(WanDev *d, WanTensor *y, const WanTensor *x,
-                      const void *w, float alpha, int add, Epilogue e,
-                      const void *bias)
+                      const Matrix *w, int add, Epilogue e, const void *bias)
 {
     WanCublas *l = library(d);
-    const Operands o = { y->data, x->data, w, alpha, d->scratch };
+    const Operands o = { y->data, x->data, w->w, w->alpha, d->scratch };
     cublasStatus_t status;
     Shape s;
     Plan *p;
@@ -345,74 +371,75 @@ static int by_library(WanDev *d, WanTensor *y, const WanTensor *x,
     s.x_pitch = x->pitch, s.y_pitch = y->pitch;
     s.x = x->type, s.y = y->type;
     s.epilogue = e, s.add = add;
-    s.align = alignment(y->data, x->data, w,
+    s.align = alignment(y->data, x->data, w->w,
                         x->pitch * wan_type_size(x->type),
                         y->pitch * wan_type_size(y->type));
-    p = find_plan(d, l, &s, bias, &o);
-    if (!p->usable)
-        return 0;
-    if (bias && set_bias(l, p, bias))
+    p = find_plan(d, l, &s, bias, w->x_scale, &o);
+    if (!p->usable || set_pointers(l, p, bias, w->x_scale))
         return 0;
     status = multiply(d, l, p, &p->algo, &o);
     return wan_cuda_check(d, status == CUBLAS_STATUS_SUCCESS, "linear",
                           l->status(status));
 }
 
-/* y (+)= x W^T alpha, in the library or without it. */
-static void product(WanDev *d, WanTensor *y, const WanTensor *x, const void *w,
-                    float alpha, int add)
+/* y (+)= x W^T alpha, in the library or, but in e4m3, without it; 0: not done
+ * or d has failed. */
+static int product(WanDev *d, WanTensor *y, const WanTensor *x,
+                   const Matrix *w, int add)
 {
     WanOwnProduct own = {
-        .y = y->data, .x = x->data, .w = w, .y_type = y->type,
+        .y = y->data, .x = x->data, .w = w->w, .y_type = y->type,
         .x_type = x->type, .w_type = x->type, .M = wan_rows(y),
         .N = wan_cols(y), .K = wan_cols(x), .y_pitch = y->pitch,
-        .x_pitch = x->pitch, .alpha = alpha, .add = add,
+        .x_pitch = x->pitch, .alpha = w->alpha, .add = add,
     };
 
-    if (by_library(d, y, x, w, alpha, add, PLAIN, NULL) || d->error)
-        return;
+    if (by_library(d, y, x, w, add, PLAIN, NULL))
+        return 1;
+    if (d->error || x->type == WAN_F8_E4M3)
+        return 0;
     wan_product(&own, wan_cuda_stream(d));
     wan_cuda_launched(d, "linear");
+    return !d->error;
 }
 
-/* The biases of n layers, one behind the other. */
-static const void *biases(WanDev *d, int n, const WanLinear *const *lin,
-                          WanType type)
+static int has_bias(const Matrix *w)
+{
+    return w->lin[0]->bias.nb_dims != 0;
+}
+
+/* The biases of the layers, one behind the other. */
+static const void *biases(WanDev *d, const Matrix *w, WanType type)
 {
     const WanTensor *v[WAN_PAGE_PARTS] = { NULL };
 
-    for (int i = 0; i < n; i++)
-        v[i] = &lin[i]->bias;
-    return wan_cuda_vectors(d, n, v, type);
+    for (int i = 0; i < w->n; i++)
+        v[i] = &w->lin[i]->bias;
+    return wan_cuda_vectors(d, w->n, v, type);
 }
 
-/* The product of n layers with their bias and GELU in one, if the library
- * can. */
-static int in_one(WanDev *d, WanTensor *y, const WanTensor *x, const void *w,
-                  int n, const WanLinear *const *lin, float alpha,
+/* The product with its bias and GELU in one, if the library can. */
+static int in_one(WanDev *d, WanTensor *y, const WanTensor *x, const Matrix *w,
                   const WanLinearArgs *a)
 {
     const int gelu = a->act == WAN_ACT_GELU_TANH;
     const void *bias = NULL;
 
-    if (!lin[0]->bias.nb_dims)
-        return by_library(d, y, x, w, alpha, a->add, gelu ? GELU : PLAIN,
-                          NULL);
-    if (!(bias = biases(d, n, lin, WAN_F32)))
+    if (!has_bias(w))
+        return by_library(d, y, x, w, a->add, gelu ? GELU : PLAIN, NULL);
+    if (!(bias = biases(d, w, WAN_F32)))
         return 0;
-    if (by_library(d, y, x, w, alpha, a->add, gelu ? GELU_F32 : BIAS_F32,
-                   bias))
+    if (by_library(d, y, x, w, a->add, gelu ? GELU_F32 : BIAS_F32, bias))
         return 1;
-    if (d->error || y->type == WAN_F32)
+    if (d->error || (y->type == WAN_F32 && x->type != WAN_F8_E4M3))
         return 0;
     /* As autocast rounds it. */
-    if (!(bias = biases(d, n, lin, WAN_BF16)))
+    if (!(bias = biases(d, w, WAN_BF16)))
         return 0;
-    return by_library(d, y, x, w, alpha, a->add, gelu ? GELU_BF16 : BIAS_BF16,
-                      bias);
+    return by_library(d, y, x, w, a->add, gelu ? GELU_BF16 : BIAS_BF16, bias);
 }
 
-/* --------------------------------------------------------------- the entry */
+/* -------------------------------------------------------------- two passes */
 
 static int scales_rows(const WanLinear *w)
 {
@@ -432,50 +459,139 @@ static int64_t pass_rows(const WanTensor *y)
     return wan_rows(y) < PASS_ROWS ? wan_rows(y) : PASS_ROWS;
 }
 
+static int64_t aligned(int64_t bytes)
+{
+    return (bytes + WAN_PAGE_ALIGN - 1) / WAN_PAGE_ALIGN * WAN_PAGE_ALIGN;
+}
+
+/* Of the sum, where it needs memory. */
+static int64_t sum_bytes(const WanTensor *y, const WanTensor *x,
+                         const WanLinear *w, const WanLinearArgs *a)
+{
+    return two_passes(y, x, w, a) ? aligned(pass_rows(y) * wan_cols(y) *
+                                            wan_type_size(x->type)) : 0;
+}
+
+/* Of a matrix in e4m3, widened, or of rows of x in e4m3 and their scale: one
+ * is needed at a time. */
+static int64_t e4m3_bytes(const WanTensor *y, const WanTensor *x,
+                          const WanLinear *w)
+{
+    const int64_t K = wan_cols(x);
+    const int64_t wide = 2 * wan_cols(y) * K;
+    const int64_t rows = w->e4m3 ? aligned(pass_rows(y) * K) + WAN_PAGE_ALIGN
+                                 : 0;
+
+    if (wan_cuda_matrix_type(&w->weight, w->e4m3, x) != WAN_F8_E4M3)
+        return 0;
+    return wide > rows ? wide : rows;
+}
+
+/* In this order, behind each other. */
 int64_t wan_cuda_linear_scratch(int threads, const WanTensor *y,
                                 const WanTensor *x, const WanLinear *w,
                                 const WanLinearArgs *a)
 {
     (void)threads;
-    return WAN_CUDA_BLAS_WORKSPACE +
-           (two_passes(y, x, w, a)
-            ? pass_rows(y) * wan_cols(y) * wan_type_size(x->type) : 0);
+    return WAN_CUDA_BLAS_WORKSPACE + sum_bytes(y, x, w, a) +
+           e4m3_bytes(y, x, w);
 }
 
-/* t = x W^T alpha, then y = [y +] gate * act(t scale + bias), by rows. Of n
- * layers that are more than one none has a scale. */
-static void finish(WanDev *d, WanTensor *y, const WanTensor *x, const void *w,
-                   int n, const WanLinear *const *lin, float alpha,
-                   const WanLinearArgs *a)
+/* t = x W^T alpha, then y = [y +] gate * act(t scale + bias), by rows; apart:
+ * t is not y but in scratch. 0: there is no such product, or d has failed. */
+static int finish(WanDev *d, WanTensor *y, const WanTensor *x,
+                  const Matrix *w, const WanLinearArgs *a, int apart)
 {
     const int64_t M = wan_rows(y), N = wan_cols(y), step = pass_rows(y);
-    const int apart = two_passes(y, x, lin[0], a);
     WanOwnFinish f = { .act = a->act, .add = apart && a->add };
 
-    if (lin[0]->bias.nb_dims && !(f.bias = biases(d, n, lin, WAN_F32)))
-        return;
-    if (scales_rows(lin[0]) && !(f.scale = wan_cuda_weight(d, &lin[0]->scale)))
-        return;
+    if (has_bias(w) && !(f.bias = biases(d, w, WAN_F32)))
+        return 0;
+    if (scales_rows(w->lin[0]) &&
+        !(f.scale = wan_cuda_weight(d, &w->lin[0]->scale)))
+        return 0;
     if (a->gate && !(f.gate = wan_cuda_weight(d, a->gate)))
-        return;
+        return 0;
     if (!apart) {               // without an act, bias and sum commute
-        product(d, y, x, w, alpha, a->add);
+        if (!product(d, y, x, w, a->add))
+            return 0;
         if (f.bias || f.scale || f.act)
             wan_finish(d, y, y, f);
-        return;
+        return !d->error;
     }
-    for (int64_t i = 0; i < M && !d->error; i += step) {
-        const int64_t rows = M - i < step ? M - i : step;
-        const WanTensor xi = wan_slice(x, i, rows);
-        WanTensor yi = wan_slice(y, i, rows);
+    for (int64_t i = 0; i < M; i += step) {
+        const int64_t n = M - i < step ? M - i : step;
+        const WanTensor xi = wan_slice(x, i, n);
+        WanTensor yi = wan_slice(y, i, n);
         WanTensor t = wan_tensor_of((char *)d->scratch +
-                                    WAN_CUDA_BLAS_WORKSPACE, x->type, rows, N);
+                                    WAN_CUDA_BLAS_WORKSPACE,
+                                    x->type == WAN_F32 ? WAN_F32 : WAN_BF16,
+                                    n, N);
 
-        product(d, &t, &xi, w, alpha, 0);
-        if (!d->error)
-            wan_finish(d, &yi, &t, f);
+        if (!product(d, &t, &xi, w, 0))
+            return 0;
+        wan_finish(d, &yi, &t, f);
+    }
+    return !d->error;
+}
+
+/* One way or the other; 0: no way, or d has failed. */
+static int compute(WanDev *d, WanTensor *y, const WanTensor *x,
+                   const Matrix *w, const WanLinearArgs *a, int apart)
+{
+    /* The epilogue's GELU comes after the sum with y; ours never does. In
+     * F32 ours is the exact one. */
+    const int one = !apart && !scales_rows(w->lin[0]) &&
+                    (a->act == WAN_ACT_NONE ||
+                     (a->act == WAN_ACT_GELU_TANH && x->type != WAN_F32 &&
+                      !a->add));
+
+    if (one && in_one(d, y, x, w, a))
+        return 1;
+    return !d->error && finish(d, y, x, w, a, apart);
+}
+
+/* ------------------------------------------------------------------- e4m3 */
+
+/* W as BF16 in scratch. */
+static void widen(WanDev *d, Matrix *wide, const Matrix *w, void *at)
+{
+    const WanTensor *t = &w->lin[0]->weight;
+    const int64_t N = t->dim[0], K = wan_count(t) / N;
+
+    *wide = *w;
+    wide->w = at;
+    wan_cuda_convert(wan_cuda_stream(d), at, WAN_BF16, w->w, WAN_F8_E4M3, N, K,
+                     1, 1);
+    wan_cuda_launched(d, "linear");
+}
+
+/* With x in e4m3, some rows at a time; `at` is for what e4m3_bytes() has. */
+static void in_e4m3(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const Matrix *w, const WanLinearArgs *a, int apart,
+                    void *at)
+{
+    const int64_t M = wan_rows(y), step = pass_rows(y);
+    float *scale = (float *)((char *)at + aligned(step * wan_cols(x)));
+    Matrix narrow = *w, wide;
+
+    narrow.x_scale = scale;
+    for (int64_t i = 0; i < M && !d->error; i += step) {
+        const int64_t n = M - i < step ? M - i : step;
+        const WanTensor xi = wan_slice(x, i, n);
+        WanTensor yi = wan_slice(y, i, n);
+        WanTensor q = wan_tensor_of(at, WAN_F8_E4M3, n, wan_cols(x));
+
+        wan_cuda_quant_e4m3(d, &q, scale, &xi);
+        if (d->error || compute(d, &yi, &q, &narrow, a, apart) ||
+            d->error)
+            continue;
+        widen(d, &wide, w, at);
+        compute(d, &yi, &xi, &wide, a, apart);
     }
 }
+
+/* ------------------------------------------------------------- the entries */
 
 /* As [rows, columns], whatever its dimensions. */
 static WanTensor matrix(const WanTensor *t)
@@ -493,66 +609,65 @@ void wan_cuda_linear(WanDev *d, WanTensor *y, const WanTensor *x,
 {
     WanTensor ym = matrix(y);
     const WanTensor xm = matrix(x);
-    const void *weight;
-    float alpha = 1;
+    const WanType type = wan_cuda_matrix_type(&w->weight, w->e4m3, x);
+    const int apart = two_passes(y, x, w, a);
+    void *at = (char *)d->scratch + WAN_CUDA_BLAS_WORKSPACE +
+               sum_bytes(y, x, w, a);
+    Matrix m = { .n = 1, .lin = &w }, wide;
 
     if (!wan_rows(y))
         return;
-    weight = wan_cuda_matrix(d, &w->weight, x->type);
-    if (!weight)
+    m.w = wan_cuda_matrix(d, &w->weight, type, &m.alpha);
+    if (!m.w)
         return;
     if (w->scale.nb_dims && !scales_rows(w))
-        alpha = *(const float *)w->scale.data;
+        m.alpha *= *(const float *)w->scale.data;
 
-    /* The epilogue's GELU comes after the sum with y; ours never does. In
-     * F32 ours is the exact one. */
-    const int one = !two_passes(y, x, w, a) && !scales_rows(w) &&
-                    (a->act == WAN_ACT_NONE ||
-                     (a->act == WAN_ACT_GELU_TANH && x->type == WAN_BF16 &&
-                      !a->add));
-    if (one && in_one(d, &ym, &xm, weight, 1, &w, alpha, a))
-        return;
-    if (!d->error)
-        finish(d, &ym, &xm, weight, 1, &w, alpha, a);
+    if (type != WAN_F8_E4M3) {
+        compute(d, &ym, &xm, &m, a, apart);
+    } else if (w->e4m3 && wan_cuda(d)->arch >= WAN_CUDA_E4M3_ARCH &&
+               wan_cols(y) % 16 == 0 && wan_cols(x) % 16 == 0) {
+        in_e4m3(d, &ym, &xm, &m, a, apart, at);
+    } else {
+        widen(d, &wide, &m, at);
+        compute(d, &ym, &xm, &wide, a, apart);
+    }
 }
 
 int wan_cuda_linear_n_fits(const WanTensor *y, const WanTensor *x, int n,
                            const WanLinear *const *w)
 {
-    for (int i = 0; i < n; i++) {
-        WanType type;
-
-        wan_cuda_page_bytes(&w[i]->weight, x, &type);
-        if (type != x->type || w[i]->scale.nb_dims ||
+    for (int i = 0; i < n; i++)
+        if (wan_cuda_matrix_type(&w[i]->weight, w[i]->e4m3, x) != x->type ||
+            w[i]->scale.nb_dims ||
             !w[i]->bias.nb_dims != !w[0]->bias.nb_dims)
             return 0;
-    }
     return y->type == x->type;
 }
 
 void wan_cuda_linear_n(WanDev *d, WanTensor *y, const WanTensor *x, int n,
                        const WanLinear *const *w)
 {
-    const WanLinearArgs a = { 0 };
+    const WanLinearArgs plain = { 0 };
     WanTensor ym = matrix(y);
     const WanTensor xm = matrix(x), *part[WAN_PAGE_PARTS];
-    const void *weight = NULL;
+    Matrix m = { .alpha = 1, .n = n, .lin = w };
 
     if (!wan_rows(y))
         return;
     for (int i = 0; i < n; i++)
         part[i] = &w[i]->weight;
-    if (!w[0]->bias.nb_dims || biases(d, n, w, WAN_F32))
-        weight = wan_cuda_matrices(d, n, part, x->type);
-    if (weight && in_one(d, &ym, &xm, weight, n, w, 1, &a))
+    if (!has_bias(&m) || biases(d, &m, WAN_F32))
+        m.w = wan_cuda_matrices(d, n, part, x->type);
+    if (m.w) {
+        compute(d, &ym, &xm, &m, &plain, 0);
         return;
-    if (weight && !d->error)
-        finish(d, &ym, &xm, weight, n, w, 1, &a);
+    }
     /* Somebody has put them into the arena, apart from each other. */
-    for (int64_t i = 0, at = 0; !weight && i < n && !d->error; i++) {
+    for (int64_t i = 0, at = 0; i < n && !d->error; i++) {
         WanTensor yi = wan_columns(&ym, at, part[i]->dim[0]);
 
-        wan_cuda_linear(d, &yi, &xm, w[i], &a);
+        wan_cuda_linear(d, &yi, &xm, w[i], &plain);
         at += part[i]->dim[0];
     }
 }

@@ -16,16 +16,47 @@ static __device__ inline float amax_scale(float amax)
     return amax > 0 ? amax / E4M3_MAX : 1;
 }
 
-/* The bits of a non-negative float order as integers do. */
-template<typename T>
+/* N elements of a row: one, or as a vector. */
+template<int N, typename T>
+static __device__ inline Vec<N> load_some(const T *p)
+{
+    if constexpr (N == 1)
+        return Vec<1>{ { to_float(*p) } };
+    else
+        return load<N>(p);
+}
+
+/* v r as e4m3. */
+static __device__ inline void store_e4m3(uint8_t *p, const Vec<1> &v, float r)
+{
+    *p = to_e4m3(v.v[0] * r);
+}
+
+static __device__ inline void store_e4m3(uint8_t *p, const Vec<8> &v, float r)
+{
+    uint32_t w[2] = { 0, 0 };
+
+    for (int k = 0; k < 8; k++)
+        w[k / 4] |= (uint32_t)to_e4m3(v.v[k] * r) << 8 * (k % 4);
+    WAN_CHECK_ALIGNED(p, 8);
+    *reinterpret_cast<uint2 *>(p) = make_uint2(w[0], w[1]);
+}
+
+/* A row per block. The bits of a non-negative float order as integers do. */
+template<int N, typename T>
 static __global__ void amax_kernel(uint32_t *amax, const T *x, int64_t pitch,
                                    int C)
 {
     float m = 0;
     WAN_SHARED(float, part, 32);
 
-    for (int c = threadIdx.x; c < C; c += blockDim.x)
-        m = fmaxf(m, fabsf(to_float(x[blockIdx.x * pitch + c])));
+    x += blockIdx.x * pitch;
+    for (int c = threadIdx.x * N; c < C; c += blockDim.x * N) {
+        const Vec<N> v = load_some<N>(x + c);
+
+        for (int k = 0; k < N; k++)
+            m = fmaxf(m, fabsf(v.v[k]));
+    }
     m = block_max(m, part);
     if (threadIdx.x == 0)
         atomicMax(amax, __float_as_uint(m));
@@ -37,15 +68,16 @@ static __global__ void amax_to_scale_kernel(float *scale)
 }
 
 /* One scale for all, made before. A row per block. */
-template<typename T>
+template<int N, typename T>
 static __global__ void quant_kernel(uint8_t *y, const T *x, int64_t pitch,
                                     const float *scale, int C)
 {
     const float r = 1 / *scale;
 
-    for (int c = threadIdx.x; c < C; c += blockDim.x)
-        y[(int64_t)blockIdx.x * C + c] =
-            to_e4m3(to_float(x[blockIdx.x * pitch + c]) * r);
+    x += blockIdx.x * pitch;
+    y += (int64_t)blockIdx.x * C;
+    for (int c = threadIdx.x * N; c < C; c += blockDim.x * N)
+        store_e4m3(y + c, load_some<N>(x + c), r);
 }
 
 /* y = e4m3(x / scale[0]), scale = max|x| / 448, 1 when x is 0. x: [M, K];
@@ -55,6 +87,8 @@ extern "C" void wan_cuda_quant_e4m3(WanDev *d, WanTensor *y, float *scale,
 {
     const int64_t M = wan_rows(x);
     const int K = (int)wan_cols(x);
+    const bool vectors = wan_vectors(x, 8) && (uintptr_t)y->data % 8 == 0;
+    const int threads = wan_block(wan_div_up(K, vectors ? 8 : 1), THREADS);
 
     if (!M || d->error ||
         !wan_cuda_ok(d, cudaMemsetAsync(scale, 0, sizeof(*scale),
@@ -63,13 +97,13 @@ extern "C" void wan_cuda_quant_e4m3(WanDev *d, WanTensor *y, float *scale,
     with_type(d, "quant_e4m3", x, [&](auto t) {
         typedef decltype(t) T;
 
-        WAN_LAUNCH(amax_kernel<T>, M, wan_block(K, THREADS), 0,
-                   wan_cuda_stream(d), (uint32_t *)scale, (const T *)x->data,
-                   x->pitch, K);
+        WAN_LAUNCH((vectors ? amax_kernel<8, T> : amax_kernel<1, T>), M,
+                   threads, 0, wan_cuda_stream(d), (uint32_t *)scale,
+                   (const T *)x->data, x->pitch, K);
         WAN_LAUNCH(amax_to_scale_kernel, 1, 1, 0, wan_cuda_stream(d), scale);
-        WAN_LAUNCH(quant_kernel<T>, M, wan_block(K, THREADS), 0,
-                   wan_cuda_stream(d), (uint8_t *)y->data, (const T *)x->data,
-                   x->pitch, scale, K);
+        WAN_LAUNCH((vectors ? quant_kernel<8, T> : quant_kernel<1, T>), M,
+                   threads, 0, wan_cuda_stream(d), (uint8_t *)y->data,
+                   (const T *)x->data, x->pitch, (const float *)scale, K);
     });
     wan_cuda_launched(d, "quant_e4m3");
 }
@@ -101,14 +135,9 @@ quant_rows_kernel(uint8_t *y, const T *x, int64_t pitch, float *scale, int C)
     WAN_UNROLL
     for (int i = 0; i < ROW_VECS; i++) {
         const int c = vector_column(i, 8);
-        uint32_t w[2] = { 0, 0 };
 
-        if (c >= C)
-            continue;
-        for (int k = 0; k < 8; k++)
-            w[k / 4] |= (uint32_t)to_e4m3(v[i].v[k] * r) << 8 * (k % 4);
-        WAN_CHECK_ALIGNED(y + c, 8);
-        *reinterpret_cast<uint2 *>(y + c) = make_uint2(w[0], w[1]);
+        if (c < C)
+            store_e4m3(y + c, v[i], r);
     }
     if (threadIdx.x == 0)
         scale[blockIdx.x] = s;
@@ -162,6 +191,21 @@ static __global__ void convert_kernel(TY *y, const TX *x, int64_t n, int I,
     }
 }
 
+/* y = x, n vectors of 8: a matrix that is widened for each product with it. */
+static __global__ void widen_kernel(bf16 *y, const uint8_t *x, int64_t n)
+{
+    for (int64_t u = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; u < n;
+         u += (int64_t)gridDim.x * blockDim.x) {
+        WAN_CHECK_ALIGNED(x + 8 * u, 8);
+        const uint2 w = *reinterpret_cast<const uint2 *>(x + 8 * u);
+        Vec<8> v;
+
+        for (int k = 0; k < 8; k++)
+            v.v[k] = from_e4m3((uint8_t)((k < 4 ? w.x : w.y) >> 8 * (k % 4)));
+        store<8>(y + 8 * u, v);
+    }
+}
+
 /**
  * Convert weights on the device.
  *
@@ -199,6 +243,15 @@ extern "C" int wan_cuda_convert(cudaStream_t s, void *y, WanType ty,
         }
     };
 
+    if (ty == WAN_BF16 && tx == WAN_F8_E4M3 && P == 1 && scale == 1 &&
+        n % 8 == 0 && (uintptr_t)y % 16 == 0 && (uintptr_t)x % 8 == 0) {
+        const int64_t some = wan_div_up(n / 8, THREADS);
+
+        if (n)
+            WAN_LAUNCH(widen_kernel, some < 65536 ? some : 65536, THREADS, 0,
+                       s, (bf16 *)y, (const uint8_t *)x, n / 8);
+        return 0;
+    }
     switch (ty) {
     case WAN_F32:  from(float()); break;
     case WAN_BF16: from(bf16()); break;

@@ -9,6 +9,9 @@
  * is over, and its place is given to another when its last use is over. The
  * order is the pager's; results do not depend on who is faster.
  *
+ * A matrix that is rounded to e4m3 is read twice, the first time for its
+ * largest number, which decides the scale of all of it.
+ *
  * Without a pager (tests of ops and models) a weight is copied when it is
  * first used, into memory of its own, and stays.
  */
@@ -36,6 +39,7 @@ typedef struct Kept {
     WanType type;
     void *data;
     int owned;                          // by cudaMalloc()
+    float scale;                        // of what was rounded to e4m3, else 1
 } Kept;
 
 /* What a page of the running stage has besides. */
@@ -43,12 +47,17 @@ typedef struct Copy {
     cudaEvent_t loaded, used;
     int64_t rows_begun, rows_left;      // given to threads; not yet issued
     int waited;                         // the computing stream has
+    int measuring;                      // rows are read for amax, not copied
+    uint32_t amax;                      // bits of the largest magnitude so far
+    float scale;                        // 0: not known yet
 } Copy;
 
 /* Some rows of a page. */
 typedef struct Chunk {
     WanPage *page;
     int64_t row, rows;
+    int measure;
+    float scale;
 } Chunk;
 
 typedef struct WanCudaWeights {
@@ -82,9 +91,44 @@ static uint16_t round_bf16(uint32_t u)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* n elements from any float type, at any alignment, to F32 or BF16. */
+/* Whether a matrix' numbers change with a scale on their way. */
+static int rounds(WanType to, WanType from)
+{
+    return to == WAN_F8_E4M3 && from != to;
+}
+
+/* The bits of the largest of n magnitudes, which order as integers do; of a
+ * NaN, if there is one. */
+static uint32_t measure(const void *src, WanType from, int64_t n)
+{
+    const int size = wan_type_size(from);
+    uint32_t amax = 0, u[256];
+    float f[256];
+
+    for (int64_t i = 0; i < n; i += 256) {
+        const int64_t m = n - i < 256 ? n - i : 256;
+
+        wan_to_f32(f, (const char *)src + i * size, from, m, 1);
+        memcpy(u, f, m * sizeof(*u));
+        for (int64_t k = 0; k < m; k++)
+            amax = (u[k] & 0x7fffffff) > amax ? u[k] & 0x7fffffff : amax;
+    }
+    return amax;
+}
+
+/* What e4m3 is multiplied with so that its 448 is the largest number. */
+static float scale_of(uint32_t amax)
+{
+    float f;
+
+    memcpy(&f, &amax, sizeof(f));
+    return amax ? f / 448 : 1;
+}
+
+/* n elements from any float type, at any alignment, to F32, BF16 or, divided
+ * by the scale, e4m3. */
 static void convert(void *dst, WanType to, const void *src, WanType from,
-                    int64_t n)
+                    int64_t n, float scale)
 {
     const unsigned char *s = src;
     uint16_t *d = dst;
@@ -93,7 +137,7 @@ static void convert(void *dst, WanType to, const void *src, WanType from,
         memcpy(dst, src, n * wan_type_size(to));
     } else if (to == WAN_F32) {
         wan_to_f32(dst, src, from, n, 1);
-    } else if (from == WAN_F32) {
+    } else if (from == WAN_F32 && to == WAN_BF16) {
         for (int64_t i = 0; i < n; i++) {
             uint32_t u;
 
@@ -107,6 +151,10 @@ static void convert(void *dst, WanType to, const void *src, WanType from,
             const int64_t m = n - i < 256 ? n - i : 256;
 
             wan_to_f32(f, s + i * wan_type_size(from), from, m, 1);
+            if (to == WAN_F8_E4M3) {
+                wan_to_e4m3((uint8_t *)dst + i, f, m, 1 / scale);
+                continue;
+            }
             for (int64_t k = 0; k < m; k++) {
                 uint32_t u;
 
@@ -145,7 +193,7 @@ static int64_t all_count(int n, const WanTensor *w)
 /* Rows [row, row + rows) of w in the device's type and layout; one row's
  * worth of memory behind the result is used too. */
 static void fill_part(char *dst, const WanTensor *w, int conv, WanType type,
-                      int64_t row, int64_t rows)
+                      float scale, int64_t row, int64_t rows)
 {
     const int64_t n = row_count(w), size = wan_type_size(type);
     const char *src = (const char *)w->data + row * n * wan_type_size(w->type);
@@ -153,12 +201,13 @@ static void fill_part(char *dst, const WanTensor *w, int conv, WanType type,
     char *tmp = dst + rows * n * size;
 
     if (taps == 1) {
-        convert(dst, type, src, w->type, rows * n);
+        convert(dst, type, src, w->type, rows * n, scale);
         return;
     }
     /* [I, taps] to [taps, I] */
     for (int64_t r = 0; r < rows; r++, dst += n * size) {
-        convert(tmp, type, src + r * n * wan_type_size(w->type), w->type, n);
+        convert(tmp, type, src + r * n * wan_type_size(w->type), w->type, n,
+                scale);
         for (int64_t t = 0; t < taps; t++)
             for (int64_t i = 0; i < I; i++)
                 memcpy(dst + (t * I + i) * size, tmp + (i * taps + t) * size,
@@ -168,7 +217,7 @@ static void fill_part(char *dst, const WanTensor *w, int conv, WanType type,
 
 /* The same of n matrices one behind the other. */
 static void fill(char *dst, int n, const WanTensor *w, int conv, WanType type,
-                 int64_t row, int64_t rows)
+                 float scale, int64_t row, int64_t rows)
 {
     for (int i = 0; i < n && rows; i++) {
         const int64_t left = w[i].dim[0] - row;
@@ -178,18 +227,29 @@ static void fill(char *dst, int n, const WanTensor *w, int conv, WanType type,
             row -= w[i].dim[0];
             continue;
         }
-        fill_part(dst, &w[i], conv, type, row, here);
+        fill_part(dst, &w[i], conv, type, scale, row, here);
         dst += here * row_count(&w[i]) * wan_type_size(type);
         rows -= here;
         row = 0;
     }
 }
 
-int64_t wan_cuda_page_bytes(const WanTensor *w, const WanTensor *x,
+WanType wan_cuda_matrix_type(const WanTensor *w, int e4m3, const WanTensor *x)
+{
+    const int64_t N = w->dim[0], K = wan_count(w) / N;
+
+    if (x->type != WAN_BF16 || w->nb_dims == 5)
+        return x->type;
+    if (w->type == WAN_F8_E4M3)
+        return WAN_F8_E4M3;
+    return e4m3 && N % 16 == 0 && K % 16 == 0 ? WAN_F8_E4M3 : WAN_BF16;
+}
+
+int64_t wan_cuda_page_bytes(const WanTensor *w, int e4m3, const WanTensor *x,
                             WanType *type)
 {
-    *type = x->type;
-    return wan_count(w) * wan_type_size(x->type);
+    *type = wan_cuda_matrix_type(w, e4m3, x);
+    return wan_count(w) * wan_type_size(*type);
 }
 
 /* ------------------------------------------------- what stays by itself */
@@ -225,9 +285,9 @@ static int grow_kept(WanCudaWeights *w)
 }
 
 /* The copy of n tensors, one behind the other, that is made once, when it is
- * first asked for. */
+ * first asked for. One alone may be rounded to e4m3. */
 static const void *keep(WanDev *d, int n, const WanTensor *t, int conv,
-                        WanType type)
+                        WanType type, float *scale)
 {
     WanCudaWeights *w = wan_cuda(d)->weights;
     const int64_t count = all_count(n, t), bytes = count * wan_type_size(type);
@@ -241,10 +301,14 @@ static const void *keep(WanDev *d, int n, const WanTensor *t, int conv,
         return NULL;
     }
     k = look(w, t->data, count, type);
+    *scale = k->scale;
     if (k->key)
         return k->data;
 
-    *k = (Kept){ t->data, count, type, NULL, 0 };
+    *k = (Kept){ t->data, count, type, NULL, 0, 1 };
+    if (rounds(type, t->type))
+        k->scale = scale_of(measure(t->data, t->type, count));
+    *scale = k->scale;
     if (t->nb_dims < 5 && place <= w->vectors_end - w->vectors) {
         k->data = w->vectors;
         w->vectors += place;
@@ -254,6 +318,15 @@ static const void *keep(WanDev *d, int n, const WanTensor *t, int conv,
         k->owned = 1;
     }
     w->nb_kept++;
+    if (wan_cuda_is_device(d, t->data) && !rounds(type, t->type)) {
+        const int64_t row = row_count(t), I = conv ? t->dim[1] : row;
+
+        /* A bench's, which no host reads. */
+        wan_cuda_convert(wan_cuda_stream(d), k->data, type, t->data, t->type,
+                         all_rows(n, t), I, row / I, 1);
+        wan_cuda_launched(d, "loading");
+        return d->error ? NULL : k->data;
+    }
     if (n == 1 && !conv && t->type == type) {
         /* The runtime has read a model's memory, which is not page-locked,
          * when this returns. */
@@ -267,7 +340,7 @@ static const void *keep(WanDev *d, int n, const WanTensor *t, int conv,
         wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory to load a weight");
         return NULL;
     }
-    fill(host, n, t, conv, type, 0, all_rows(n, t));
+    fill(host, n, t, conv, type, *scale, 0, all_rows(n, t));
     if (wan_cuda_ok(d, cudaMemcpyAsync(k->data, host, bytes,
                                        cudaMemcpyHostToDevice,
                                        wan_cuda_stream(d)), "loading"))
@@ -283,6 +356,7 @@ void wan_cuda_weights_forget(WanDev *d)
 {
     WanCudaWeights *w = wan_cuda(d)->weights;
 
+    wan_cuda_replay_forget(d);
     cudaStreamSynchronize(wan_cuda_stream(d));
     for (int i = 0; i < w->kept_size; i++)
         if (w->kept[i].owned)
@@ -312,12 +386,27 @@ static int64_t chunk_rows(const WanPage *page)
     return CHUNK / row > 1 ? CHUNK / row - 1 : 0;
 }
 
+/* All rows of a page are still to be read: once, or, where they have a scale
+ * that is not known, twice. Those have one part. */
+static void begin_copy(WanPage *page)
+{
+    Copy *copy = copy_of(page);
+    const int scaled = rounds(page->type, page->weight->type);
+
+    copy->rows_begun = 0;
+    copy->rows_left = page_rows(page);
+    copy->measuring = scaled && !copy->scale;
+    if (!scaled)
+        copy->scale = 1;
+}
+
 /* Under the lock: the next piece of work; 0: none. */
 static int claim(WanCudaWeights *w, Chunk *c)
 {
     const WanCuda *cuda = wan_cuda(w->d);
     WanPage *after = NULL;
-    int64_t all;
+    Copy *copy;
+    int64_t left;
 
     if (w->error)
         return 0;
@@ -325,22 +414,39 @@ static int claim(WanCudaWeights *w, Chunk *c)
         w->current = wan_pager_next(w->d->pager, &after);
         if (!w->current)
             return 0;
-        copy_of(w->current)->rows_begun = 0;
-        copy_of(w->current)->rows_left = page_rows(w->current);
+        begin_copy(w->current);
         if (after)
             w->error = cudaStreamWaitEvent(cuda->copy_stream,
                                            copy_of(after)->used, 0);
     }
-    all = page_rows(w->current);
-    *c = (Chunk){ w->current, copy_of(w->current)->rows_begun,
-                  chunk_rows(w->current) };
-    if (c->rows > all - c->row)
-        c->rows = all - c->row;
-    copy_of(w->current)->rows_begun += c->rows;
-    if (copy_of(w->current)->rows_begun == all)
+    copy = copy_of(w->current);
+    left = page_rows(w->current) - copy->rows_begun;
+    if (!left)
+        return 0;               // the last rows are being measured
+    *c = (Chunk){ w->current, copy->rows_begun, chunk_rows(w->current),
+                  copy->measuring, copy->scale };
+    if (c->rows > left)
+        c->rows = left;
+    copy->rows_begun += c->rows;
+    if (c->rows == left && !copy->measuring)
         w->current = NULL;
     w->busy++;
     return 1;
+}
+
+/* Under the lock: a piece was read for its largest number. */
+static void measured(WanCudaWeights *w, const Chunk *c, uint32_t amax)
+{
+    Copy *copy = copy_of(c->page);
+
+    if (amax > copy->amax)
+        copy->amax = amax;
+    if (!(copy->rows_left -= c->rows)) {
+        copy->scale = scale_of(copy->amax);
+        begin_copy(c->page);
+    }
+    w->busy--;
+    pthread_cond_broadcast(&w->done);
 }
 
 /* Under the lock: a piece is on its way. */
@@ -357,6 +463,15 @@ static void finish(WanCudaWeights *w, const Chunk *c, cudaError_t e)
         w->error = e;
     w->busy--;
     pthread_cond_broadcast(&w->done);
+}
+
+static uint32_t measure_rows(const Chunk *c)
+{
+    const WanTensor *t = c->page->weight;
+    const int64_t n = row_count(t);
+
+    return measure((const char *)t->data + c->row * n * wan_type_size(t->type),
+                   t->type, c->rows * n);
 }
 
 static void *copier(void *arg)
@@ -390,13 +505,22 @@ static void *copier(void *arg)
         const int64_t row = row_count(page->weight) *
                             wan_type_size(page->type);
         char *dst = w->region + page->place + c.row * row;
+
+        if (c.measure) {
+            pthread_mutex_unlock(&w->lock);
+            const uint32_t amax = measure_rows(&c);
+
+            pthread_mutex_lock(&w->lock);
+            measured(w, &c, amax);
+            continue;
+        }
         const int b = turn++ % BUFFERS;
 
         pthread_mutex_unlock(&w->lock);
         e = cudaEventSynchronize(copied[b]);
         if (!e) {
             fill(buffer[b], page->parts, page->weight, page->conv, page->type,
-                 c.row, c.rows);
+                 c.scale, c.row, c.rows);
             e = cudaMemcpyAsync(dst, buffer[b], c.rows * row,
                                 cudaMemcpyHostToDevice, cuda->copy_stream);
         }
@@ -483,6 +607,7 @@ void wan_cuda_weights_stage(WanDev *d, int stage)
         w->vectors = w->vectors_end - d->pager->vectors / WAN_PAGE_ALIGN *
                                       WAN_PAGE_ALIGN;
     }
+    wan_cuda_replay_forget(d);
     drain(w);
     free_copies(w);
     /* What computes still may read the last stage's weights where the new
@@ -528,7 +653,8 @@ static void wait_done(WanCudaWeights *w)
 
 /* The place of a page of n matrices that is being paged; NULL: it is not, or d
  * failed. */
-static const void *paged(WanDev *d, int n, const WanTensor *t, WanType type)
+static const void *paged(WanDev *d, int n, const WanTensor *t, WanType type,
+                         float *scale)
 {
     const WanCuda *cuda = wan_cuda(d);
     WanCudaWeights *w = cuda->weights;
@@ -549,6 +675,7 @@ static const void *paged(WanDev *d, int n, const WanTensor *t, WanType type)
            !wan_dev_cancelled(d))
         wait_done(w);
     ready = page->state == WAN_PAGE_COPIED;
+    *scale = copy_of(page)->scale;
     pthread_mutex_unlock(&w->lock);
     if (!ready) {
         if (w->error)
@@ -581,38 +708,44 @@ void wan_cuda_weights_used(WanDev *d)
     w->nb_in_use = 0;
 }
 
-/* Whether each begins where the one before ends. */
+/* Whether they have one type and each begins where the one before ends. */
 static int adjacent(int n, const WanTensor *t)
 {
     for (int i = 1; i < n; i++)
-        if ((const char *)t[i].data != (const char *)t[i - 1].data +
+        if (t[i].type != t->type ||
+            (const char *)t[i].data != (const char *)t[i - 1].data +
             wan_count(&t[i - 1]) * wan_type_size(t[i - 1].type))
             return 0;
     return 1;
 }
 
-static const void *find(WanDev *d, const WanTensor *t, int conv, WanType type)
+static const void *find(WanDev *d, const WanTensor *t, int conv, WanType type,
+                        float *scale)
 {
     const void *p;
 
+    *scale = 1;
     if (wan_cuda_is_device(d, t->data) && t->type == type)
         return t->data;
-    p = paged(d, 1, t, type);
-    return p || d->error ? p : keep(d, 1, t, conv, type);
+    p = paged(d, 1, t, type, scale);
+    return p || d->error ? p : keep(d, 1, t, conv, type, scale);
 }
 
-const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type)
+const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type,
+                            float *scale)
 {
-    return find(d, w, 0, type);
+    return find(d, w, 0, type, scale);
 }
 
 const void *wan_cuda_weight(WanDev *d, const WanTensor *w)
 {
+    float one;
+
     if (w->nb_dims == 5)
-        return find(d, w, 1, wan_cuda_weight_type(d, w));
+        return find(d, w, 1, wan_cuda_weight_type(d, w), &one);
     if (wan_cuda_is_device(d, w->data))
         return w->data;
-    return keep(d, 1, w, 0, WAN_F32);
+    return keep(d, 1, w, 0, WAN_F32, &one);
 }
 
 /* Of n, matrices or vectors. */
@@ -621,14 +754,19 @@ static const void *find_all(WanDev *d, int n, const WanTensor *const *w,
 {
     WanTensor t[WAN_PAGE_PARTS];
     const void *p = NULL;
+    float one;
 
     for (int i = 0; i < n; i++)
         t[i] = *w[i];
-    if (wan_cuda_is_device(d, t->data))
-        return t->type == type && adjacent(n, t) ? t->data : NULL;
+    if (wan_cuda_is_device(d, t->data)) {
+        if (!adjacent(n, t))
+            return NULL;
+        if (t->type == type)
+            return t->data;
+    }
     if (pages)
-        p = paged(d, n, t, type);
-    return p || d->error ? p : keep(d, n, t, 0, type);
+        p = paged(d, n, t, type, &one);
+    return p || d->error ? p : keep(d, n, t, 0, type, &one);
 }
 
 const void *wan_cuda_matrices(WanDev *d, int n, const WanTensor *const *w,
@@ -641,6 +779,37 @@ const void *wan_cuda_vectors(WanDev *d, int n, const WanTensor *const *v,
                              WanType type)
 {
     return find_all(d, n, v, type, 0);
+}
+
+/* ----------------------------------------------------------- for replay.c */
+
+int wan_cuda_weights_stay(WanDev *d)
+{
+    return !d->pager || wan_pager_all_stay(d->pager);
+}
+
+int64_t wan_cuda_weights_turn(WanDev *d)
+{
+    WanCudaWeights *w = wan_cuda(d)->weights;
+    int64_t at = 0;
+
+    if (d->pager) {
+        pthread_mutex_lock(&w->lock);
+        at = d->pager->at;
+        pthread_mutex_unlock(&w->lock);
+    }
+    return at;
+}
+
+void wan_cuda_weights_skip(WanDev *d, int64_t n)
+{
+    WanCudaWeights *w = wan_cuda(d)->weights;
+
+    if (d->pager) {
+        pthread_mutex_lock(&w->lock);
+        wan_pager_skip(d->pager, n);
+        pthread_mutex_unlock(&w->lock);
+    }
 }
 
 /* ----------------------------------------------------------------- life */

@@ -1,6 +1,6 @@
 /*
- * The part of CUDA's runtime that weights.c uses, made up by
- * tests/unit/cuda_weights.c: streams are threads.
+ * The part of CUDA's runtime that weights.c and replay.c use, made up by
+ * tests/unit/cuda_weights.c, where streams are threads, and cuda_replay.c.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  */
@@ -29,5 +29,21 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
+
+typedef struct Graph *cudaGraph_t;
+typedef struct Graph *cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal,
+                             cudaStreamCaptureModeThreadLocal };
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s,
+                                   enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g,
+                                 unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s);
+cudaError_t cudaGraphDestroy(cudaGraph_t g);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e);
+cudaError_t cudaGetLastError(void);
+const char *cudaGetErrorString(cudaError_t e);
 
 #endif /* WAN_FAKE_CUDA_RUNTIME_API_H */
