@@ -113,13 +113,40 @@ static void fill_random(Places *p, WanTensor *t)
     }
 }
 
-/* Memory of the arena for what is bound; where F32 meets it, F32. */
+static const Place *find(const Places *p, const char *key)
+{
+    for (int i = 0; i < p->nb; i++)
+        if (!strcmp(p->place[i].name, key))
+            return &p->place[i];
+    return NULL;
+}
+
+/* 0, 1 or 2 for what is Q's, K's or V's of an attention, and then its name
+ * becomes Q's; else -1. */
+static int qkv(char *name)
+{
+    static const char before[] = "attn.";
+    char *letter = strstr(name, before);
+    const char *which = NULL;
+
+    if (letter && letter[sizeof(before) - 1] && letter[sizeof(before)] == '.')
+        which = strchr("qkv", *(letter += sizeof(before) - 1));
+    if (!which)
+        return -1;
+    *letter = 'q';
+    return which[1] == 'k' ? 0 : which[1] ? 1 : 2;
+}
+
+/* Memory of the arena for what is bound; where F32 meets it, F32. Q, K and V
+ * lie one behind the other, as one product takes them. */
 static void *place(void *opaque, const char *name, WanType *type,
                    int64_t count)
 {
     Places *p = opaque;
     char key[96];
+    const Place *have;
     WanTensor t;
+    int part;
 
     if (*type != WAN_F32 && p->e4m3 && !strncmp(name, "blocks.", 7))
         *type = WAN_F8_E4M3;
@@ -127,12 +154,15 @@ static void *place(void *opaque, const char *name, WanType *type,
         *type = strstr(name, "time_") || !strncmp(name, "head.", 5) ||
                 !strncmp(name, "conv", 4) ? WAN_F32 : p->d->backend->act;
     generic(key, sizeof(key), name);
-    for (int i = 0; i < p->nb; i++)
-        if (!strcmp(p->place[i].name, key))
-            return p->place[i].data;
+    part = qkv(key);
+    have = find(p, key);
+    if (have && part > 0 && have->data)
+        return (char *)have->data + part * count * wan_type_size(*type);
+    if (have)
+        return have->data;
     if (!strcmp(key, "token_embedding.weight"))
         return NULL;                    // stays on the host: not timed
-    t = wan_tmp_type(p->d, *type, count);
+    t = wan_tmp_type(p->d, *type, part < 0 ? count : 3 * count);
     if (!p->plan && *type == WAN_F8_E4M3)
         fill_e4m3(p, &t);
     else if (!p->plan)

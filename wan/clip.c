@@ -129,9 +129,11 @@ void wan_clip_encode(WanDev *d, WanTensor *x, const WanClip *m,
 {
     const WanClipConfig *c = &m->config;
     const WanMark mark = wan_mark(d);
-    WanTensor h = wan_tmp_act(d, WAN_CLIP_TOKENS, c->dim);
-    WanTensor q = wan_tmp_like(d, &h), k = wan_tmp_like(d, &h);
-    WanTensor v = wan_tmp_like(d, &h);
+    const int64_t C = c->dim;
+    WanTensor h = wan_tmp_act(d, WAN_CLIP_TOKENS, C);
+    WanTensor qkv = wan_tmp_act(d, WAN_CLIP_TOKENS, 3 * C);
+    WanTensor q = wan_columns(&qkv, 0, C), k = wan_columns(&qkv, C, C);
+    WanTensor v = wan_columns(&qkv, 2 * C, C);
     WanTensor u = wan_tmp_act(d, WAN_CLIP_TOKENS, c->mlp);
 
     wan_section(d, "image encoder");
@@ -142,9 +144,8 @@ void wan_clip_encode(WanDev *d, WanTensor *x, const WanClip *m,
         wan_section(d, "image block %d", i);
         /* x += Wproj softmax(q k^T / sqrt(80)) v,  q, k, v = W LN(x) */
         wan_op_layer_norm(d, &h, x, &w->norm1.weight, &w->norm1.bias, EPS);
-        wan_op_linear(d, &q, &h, &w->attn.q);                   // [257, C]
-        wan_op_linear(d, &k, &h, &w->attn.k);
-        wan_op_linear(d, &v, &h, &w->attn.v);
+        wan_op_linear_n(d, &qkv, &h, &w->attn.q, &w->attn.k,
+                        &w->attn.v);                            // [257, 3C]
         wan_op_attention(d, &q, &q, &k, &v, .heads = c->heads);
         wan_op_linear(d, x, &q, &w->attn.proj, .add = 1);
         /* x += W2 gelu(W1 LN(x)) */

@@ -269,49 +269,32 @@ void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
 
 /* ---------------------------------------------------------------- blocks */
 
-/* Show what a branch adds, which the model itself never holds: the fused
- * gate and residual are part of the product. */
-static void tap_branch(WanDev *d, const WanTensor *x, const WanLinear *w,
-                       int block, const char *name)
-{
-    const WanMark mark = wan_mark(d);
-
-    if (d->tap) {
-        WanTensor y = wan_tmp(d, wan_rows(x), w->weight.dim[0]);
-
-        wan_op_linear(d, &y, x, w);
-        wan_tap(d, &y, "block%d.%s", block, name);
-    }
-    wan_release(d, mark);
-}
-
-/* x += gate * Wo Attention(rope(norm(Wq h)), rope(norm(Wk h)), Wv h) */
-static void self_attention(WanDev *d, WanTensor *x, const WanTensor *h,
-                           const WanAttn *w, const WanTensor *gate,
+/* h = Wo Attention(rope(norm(Wq h)), rope(norm(Wk h)), Wv h) */
+static void self_attention(WanDev *d, WanTensor *h, const WanAttn *w,
                            const WanRope *rope, float eps, int block)
 {
     const WanMark mark = wan_mark(d);
-    WanTensor q = wan_tmp_like(d, h), k = wan_tmp_like(d, h);
-    WanTensor v = wan_tmp_like(d, h);
+    const int64_t D = wan_cols(h);
+    WanTensor qkv = wan_tmp_act(d, wan_rows(h), 3 * D);
+    WanTensor q = wan_columns(&qkv, 0, D), k = wan_columns(&qkv, D, D);
+    WanTensor v = wan_columns(&qkv, 2 * D, D);
 
-    wan_op_linear(d, &q, h, &w->q);                             // [L, D]
-    wan_op_linear(d, &k, h, &w->k);
-    wan_op_linear(d, &v, h, &w->v);
+    wan_op_linear_n(d, &qkv, h, &w->q, &w->k, &w->v);           // [L, 3D]
     wan_tap(d, &q, "block%d.self_attn.q", block);
     wan_tap(d, &k, "block%d.self_attn.k", block);
     wan_tap(d, &v, "block%d.self_attn.v", block);
     wan_op_rms_norm_rope(d, &q, &w->norm_q, eps, rope);         // norm over D,
     wan_op_rms_norm_rope(d, &k, &w->norm_k, eps, rope);         // rope per head
     wan_op_attention(d, &q, &q, &k, &v, .heads = rope->heads);  // replaces q
-    tap_branch(d, &q, &w->o, block, "self_attn");
-    wan_op_linear(d, x, &q, &w->o, .gate = gate);
+    wan_op_linear(d, h, &q, &w->o);
+    wan_tap(d, h, "block%d.self_attn", block);
     wan_release(d, mark);
 }
 
-/* x += Wo (Attention(q, k, v) + Attention(q, k_img, v_img)), q = norm(Wq h);
- * k and v of the prompt and of the image, each with its own softmax; no gate */
-static void cross_attention(WanDev *d, WanTensor *x, const WanTensor *h,
-                            const WanAttn *w, const WanDitContext *text,
+/* h = Wo (Attention(q, k, v) + Attention(q, k_img, v_img)), q = norm(Wq h);
+ * k and v of the prompt and of the image, each with its own softmax */
+static void cross_attention(WanDev *d, WanTensor *h, const WanAttn *w,
+                            const WanDitContext *text,
                             const WanDitContext *image, int heads, float eps,
                             int block)
 {
@@ -331,8 +314,8 @@ static void cross_attention(WanDev *d, WanTensor *x, const WanTensor *h,
 
         wan_op_attention(d, &a, &q, &ki, &vi, .heads = heads, .add = 1);
     }
-    tap_branch(d, &a, &w->o, block, "cross_attn");
-    wan_op_linear(d, x, &a, &w->o, .add = 1);
+    wan_op_linear(d, h, &a, &w->o);
+    wan_tap(d, h, "block%d.cross_attn", block);
     wan_release(d, mark);
 }
 
@@ -357,7 +340,7 @@ static void feed_forward(WanDev *d, WanTensor *x, const WanTensor *h,
     wan_release(d, mark);
 }
 
-/* The feed-forward's sum alone, for a tap. */
+/* The feed-forward's branch for a tap: the model holds its sum with x alone. */
 static void tap_feed_forward(WanDev *d, const WanTensor *h,
                              const WanDitBlock *w, int F, int block)
 {
@@ -365,15 +348,17 @@ static void tap_feed_forward(WanDev *d, const WanTensor *h,
 
     if (d->tap) {
         WanTensor u = wan_tmp_act(d, wan_rows(h), F);
+        WanTensor y = wan_tmp(d, wan_rows(h), wan_cols(h));
 
         wan_op_linear(d, &u, h, &w->ffn[0], .act = WAN_ACT_GELU_TANH);
-        tap_branch(d, &u, &w->ffn[1], block, "ffn");
+        wan_op_linear(d, &y, &u, &w->ffn[1]);
+        wan_tap(d, &y, "block%d.ffn", block);
     }
     wan_release(d, mark);
 }
 
-/* One block of n branches, x[b] each. Block 0 gets the same tokens for all:
- * until the text comes in, one is enough. */
+/* One block of n branches of guidance, x[b] each. Block 0 gets the same tokens
+ * for all: until the text comes in, one is enough. */
 static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
                           int i, const WanDitTime *time,
                           const WanDitContext text[],
@@ -393,22 +378,23 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
         part[k] = wan_slice(&mod, k, 1);
 
     for (int b = 0; b < n; b++) {
-        if (b && !i) {
-            wan_op_copy(d, &x[b], &x[0]);
-            continue;
+        if (i || !b) {
+            wan_op_modulate(d, &h, &x[b], &part[0], &part[1], c->eps);
+            wan_tap(d, &h, "block%d.norm1_modulated", i);
+            self_attention(d, &h, &w->self_attn, rope, c->eps, i);
+            wan_op_gate_add_norm(d, &h, &x[b], &h, &part[2], &w->norm3.weight,
+                                 &w->norm3.bias, c->eps);
+            for (int o = 1; o < n && !i; o++)
+                wan_op_copy(d, &x[o], &x[0]);
+        } else {
+            wan_op_layer_norm(d, &h, &x[b], &w->norm3.weight, &w->norm3.bias,
+                              c->eps);
         }
-        wan_op_modulate(d, &h, &x[b], &part[0], &part[1], c->eps);
-        wan_tap(d, &h, "block%d.norm1_modulated", i);
-        self_attention(d, &x[b], &h, &w->self_attn, &part[2], rope, c->eps, i);
-    }
-    for (int b = 0; b < n; b++) {
-        wan_op_layer_norm(d, &h, &x[b], &w->norm3.weight, &w->norm3.bias,
-                          c->eps);
         wan_tap(d, &h, "block%d.norm3", i);
-        cross_attention(d, &x[b], &h, &w->cross_attn, &text[b], image,
-                        c->heads, c->eps, i);
-
-        wan_op_modulate(d, &h, &x[b], &part[3], &part[4], c->eps);
+        cross_attention(d, &h, &w->cross_attn, &text[b], image, c->heads,
+                        c->eps, i);
+        wan_op_gate_add_modulate(d, &h, &x[b], &h, NULL, &part[3], &part[4],
+                                 c->eps);
         tap_feed_forward(d, &h, w, c->ffn, i);
         feed_forward(d, &x[b], &h, w, &part[5], c->ffn);
         wan_tap(d, &x[b], "block%d", i);

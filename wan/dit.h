@@ -103,9 +103,9 @@ void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
 
 /**
  * v[b] = velocity of the latent x at that time under that image and prompt
- * text[b], for all n branches. They go through the blocks side by side: what
- * is before the first text is computed once, and each weight is used by all
- * before the next.
+ * text[b], for all n branches. They go through the blocks together: what is
+ * before the first text is computed once, and a block's weights are used by
+ * all before the next block's.
  *
  * @param v [16, T, H, W] each, dense
  * @param n 1 to WAN_DIT_BRANCHES

@@ -126,15 +126,17 @@ static void scratch_end(WanDev *d, WanMark mark)
         } \
     } while (0)
 
-/* The plan writes down in which order matrices will be wanted. */
-static void note(WanDev *d, const WanTensor *w, int conv, int e4m3,
-                 const WanTensor *x)
+/* The plan writes down in which order matrices will be wanted, n as one. */
+static void note(WanDev *d, int n, const WanTensor *const *w, int conv,
+                 int e4m3, const WanTensor *x)
 {
     if (d->plan && d->pager) {
-        WanType type;
-        const int64_t bytes = d->backend->page_bytes(w, e4m3, x, &type);
+        WanType type = x->type;
+        int64_t bytes = 0;
 
-        wan_pager_note(d->pager, w, conv, type, bytes);
+        for (int i = 0; i < n; i++)
+            bytes += d->backend->page_bytes(w[i], e4m3, x, &type);
+        wan_pager_note_parts(d->pager, n, w, conv, type, bytes);
     }
 }
 
@@ -176,6 +178,7 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
                     const WanLinear *w, WanLinearArgs a)
 {
     const WanOps *ops = d->backend->ops;
+    const WanTensor *const weight = &w->weight;
     const double m = wan_rows(y), n = wan_cols(y), k = wan_cols(x);
     char opt[64];
     WanMark mark;
@@ -194,7 +197,7 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
              a.gate ? "gate add" : a.add ? "add" : "");
     trace(d, "linear", y, x, &w->weight, opt);
     d->flops += 2 * m * n * k;
-    note(d, &w->weight, 0, w->e4m3, x);
+    note(d, 1, &weight, 0, w->e4m3, x);
 
     if (!scratch_begin(d, ops->linear_scratch
                        ? ops->linear_scratch(d->threads, y, x, w, &a) : 0,
@@ -202,6 +205,62 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
         return;
     CALL(d, linear, y, x, w, &a);
     scratch_end(d, mark);
+}
+
+void wan_op_linear_n_(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                      const WanLinear *const *w)
+{
+    const WanOps *ops = d->backend->ops;
+    const WanLinearArgs plain = { 0 };
+    const WanTensor *weight[WAN_PAGE_PARTS];
+    char opt[64 * WAN_PAGE_PARTS] = "";
+    int64_t cols = 0;
+    WanMark mark;
+
+    if (!ready(d))
+        return;
+    REQUIRE(d, "linear_n", n >= 2 && n <= WAN_PAGE_PARTS);
+    REQUIRE(d, "linear_n", wan_rows(y) == wan_rows(x) && are_values(d, y, x));
+    for (int i = 0; i < n; i++) {
+        const WanTensor *b = &w[i]->bias;
+        char buf[64];
+
+        weight[i] = &w[i]->weight;
+        REQUIRE(d, "linear_n", weight[i]->nb_dims >= 2);
+        REQUIRE(d, "linear_n", wan_count(weight[i]) ==
+                               wan_cols(x) * weight[i]->dim[0]);
+        REQUIRE(d, "linear_n", !b->nb_dims || is_vector(b, weight[i]->dim[0]));
+        cols += weight[i]->dim[0];
+        if (!i)
+            continue;
+        snprintf(opt + strlen(opt), sizeof(opt) - strlen(opt), "%s%s",
+                 i > 1 ? " " : "", shape(weight[i], buf, sizeof(buf)));
+        d->bytes += bytes_of(weight[i]);
+    }
+    REQUIRE(d, "linear_n", wan_cols(y) == cols);
+    trace(d, "linear_n", y, x, weight[0], opt);
+    d->flops += 2.0 * wan_rows(y) * cols * wan_cols(x);
+
+    if (ops->linear_n && ops->linear_n_fits(y, x, n, w)) {
+        note(d, n, weight, 0, 0, x);            // that none is e4m3 fits
+        if (!scratch_begin(d, ops->linear_scratch
+                           ? ops->linear_scratch(d->threads, y, x, w[0],
+                                                 &plain) : 0, &mark))
+            return;
+        CALL(d, linear_n, y, x, n, w);
+        scratch_end(d, mark);
+    } else {
+        const Inner in = inner_begin(d);
+
+        cols = 0;
+        for (int i = 0; i < n; i++) {
+            WanTensor yi = wan_columns(y, cols, weight[i]->dim[0]);
+
+            wan_op_linear(d, &yi, x, w[i]);
+            cols += weight[i]->dim[0];
+        }
+        inner_end(d, in);
+    }
 }
 
 int wan_t5_bucket(int64_t delta)
@@ -258,7 +317,8 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
                   const WanConv *w, WanConvArgs a)
 {
     const WanOps *ops = d->backend->ops;
-    const int64_t *wd = w->weight.dim;
+    const WanTensor *const weight = &w->weight;
+    const int64_t *wd = weight->dim;
     char opt[96];
     WanMark mark;
 
@@ -287,7 +347,7 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
              a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "");
     trace(d, "conv", y, x, NULL, opt);
     d->flops += 2.0 * wan_count(y) * wd[1] * wd[2] * wd[3] * wd[4];
-    note(d, &w->weight, 1, 0, x);
+    note(d, 1, &weight, 1, 0, x);
 
     if (!scratch_begin(d, ops->conv_scratch
                        ? ops->conv_scratch(d->threads, y, x, w, &a) : 0,
@@ -335,6 +395,57 @@ void wan_op_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
         wan_op_layer_norm(d, y, x, &gain, shift, eps);
         inner_end(d, in);
     }
+}
+
+/* one: 1 for modulate's norm, 0 for layer_norm's. */
+static void gate_add_norm(WanDev *d, const char *op, WanTensor *y,
+                          WanTensor *x, const WanTensor *branch,
+                          const WanTensor *gate, const WanTensor *gain,
+                          const WanTensor *bias, int one, float eps)
+{
+    char opt[16];
+
+    if (!ready(d))
+        return;
+    REQUIRE(d, op, same_matrix(y, x) && are_values(d, y, x));
+    REQUIRE(d, op, same_matrix(branch, x) && is_value(d, branch));
+    REQUIRE(d, op, y->data != x->data || d->plan);
+    REQUIRE(d, op, !gate || is_vector(gate, wan_cols(x)));
+    REQUIRE(d, op, !gain == !bias && (gain || !one));
+    REQUIRE(d, op, !gain || (is_vector(gain, wan_cols(x)) &&
+                             is_vector(bias, wan_cols(x))));
+    snprintf(opt, sizeof(opt), "%s%s", gate ? "gate" : "",
+             one || !gain ? "" : gate ? " affine" : "affine");
+    trace(d, op, y, x, branch, opt);
+    if (d->backend->ops->gate_add_norm) {
+        CALL(d, gate_add_norm, y, x, branch, gate, gain, bias, one, eps);
+    } else {
+        const Inner in = inner_begin(d);
+
+        wan_op_gate_add(d, x, branch, gate);
+        if (one)
+            wan_op_modulate(d, y, x, bias, gain, eps);
+        else
+            wan_op_layer_norm(d, y, x, gain, bias, eps);
+        inner_end(d, in);
+    }
+}
+
+void wan_op_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
+                          const WanTensor *branch, const WanTensor *gate,
+                          const WanTensor *gain, const WanTensor *bias,
+                          float eps)
+{
+    gate_add_norm(d, "gate_add_norm", y, x, branch, gate, gain, bias, 0, eps);
+}
+
+void wan_op_gate_add_modulate(WanDev *d, WanTensor *y, WanTensor *x,
+                              const WanTensor *branch, const WanTensor *gate,
+                              const WanTensor *shift, const WanTensor *scale,
+                              float eps)
+{
+    gate_add_norm(d, "gate_add_modulate", y, x, branch, gate, scale, shift, 1,
+                  eps);
 }
 
 void wan_op_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,

@@ -50,6 +50,20 @@ typedef struct WanLinearArgs {
 void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
                     const WanLinear *w, WanLinearArgs a);
 
+/**
+ * y = x [W0; W1; ...]^T * scale + [b0, b1, ...]: some layers of one input,
+ * their results side by side, of which wan_columns() makes views.
+ * wan_op_linear_n(d, &y, &x, &q, &k, &v): y [M, Nq + Nk + Nv], x [M, K]; two
+ * to WAN_PAGE_PARTS layers. Composed: linear into the columns of each.
+ */
+#define wan_op_linear_n(d, y, x, ...) \
+    wan_op_linear_n_((d), (y), (x), \
+                     (int)(sizeof((const WanLinear *[]){__VA_ARGS__}) / \
+                           sizeof(const WanLinear *)), \
+                     (const WanLinear *const[]){__VA_ARGS__})
+void wan_op_linear_n_(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                      const WanLinear *const *w);
+
 /* --------------------------------------------------------- attention */
 
 typedef struct WanAttentionArgs {
@@ -121,6 +135,22 @@ void wan_op_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_op_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
                      const WanTensor *shift, const WanTensor *scale,
                      float eps);
+
+/* A branch joins its residual stream, and the norm of the sum:
+ * x += gate * branch; y = LN(x) * gain + bias. x, y, branch: [L, C]; gate:
+ * [C], or NULL: x += branch; gain, bias as above. The norm is of x as it is
+ * stored; y may be branch, but not x. Composed: gate_add, layer_norm. */
+void wan_op_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
+                          const WanTensor *branch, const WanTensor *gate,
+                          const WanTensor *gain, const WanTensor *bias,
+                          float eps);
+
+/* x += gate * branch; y = LN(x) * (1 + scale) + shift, likewise. Composed:
+ * gate_add, modulate. */
+void wan_op_gate_add_modulate(WanDev *d, WanTensor *y, WanTensor *x,
+                              const WanTensor *branch, const WanTensor *gate,
+                              const WanTensor *shift, const WanTensor *scale,
+                              float eps);
 
 /* y = x / sqrt(mean(x^2) + eps) * gain; y may be x. x: [L, C]. */
 void wan_op_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
@@ -238,6 +268,12 @@ void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
 struct WanOps {
     void (*linear)(WanDev *, WanTensor *y, const WanTensor *x,
                    const WanLinear *w, const WanLinearArgs *a);
+    /* Where linear_n_fits says so, from shapes and types alone, so that the
+     * plan knows what will be one page; with linear's scratch. */
+    void (*linear_n)(WanDev *, WanTensor *y, const WanTensor *x, int n,
+                     const WanLinear *const *w);
+    int (*linear_n_fits)(const WanTensor *y, const WanTensor *x, int n,
+                         const WanLinear *const *w);
     void (*attention)(WanDev *, WanTensor *y, const WanTensor *q,
                       const WanTensor *k, const WanTensor *v,
                       const WanAttentionArgs *a);    // .scale is filled in
@@ -250,6 +286,11 @@ struct WanOps {
     void (*modulate)(WanDev *, WanTensor *y, const WanTensor *x,
                      const WanTensor *shift, const WanTensor *scale,
                      float eps);
+    /* Both of that name: y = LN(x) * (one + gain) + bias, one is 0 or 1. */
+    void (*gate_add_norm)(WanDev *, WanTensor *y, WanTensor *x,
+                          const WanTensor *branch, const WanTensor *gate,
+                          const WanTensor *gain, const WanTensor *bias,
+                          float one, float eps);
     void (*rms_norm)(WanDev *, WanTensor *y, const WanTensor *x,
                      const WanTensor *gain, float eps);
     void (*rope)(WanDev *, WanTensor *x, const WanRope *rope);

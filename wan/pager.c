@@ -81,12 +81,23 @@ static int grow(void *array, int n, size_t size)
 void wan_pager_note(WanPager *p, const WanTensor *w, int conv, WanType type,
                     int64_t bytes)
 {
+    wan_pager_note_parts(p, 1, &w, conv, type, bytes);
+}
+
+void wan_pager_note_parts(WanPager *p, int n, const WanTensor *const *w,
+                          int conv, WanType type, int64_t bytes)
+{
     WanPagerStage *s = &p->stage[p->noting];
-    const void *key = key_of(w);
+    const void *key = key_of(w[0]);
     int i = 0;
 
     while (i < s->nb_pages && s->page[i].key != key)
         i++;
+    if ((i < s->nb_pages && s->page[i].parts != n) ||
+        (n > 1 && type == WAN_F8_E4M3)) {
+        p->error = WAN_ERR(EINVAL);
+        return;
+    }
     if (!grow(&s->use, s->nb_uses, sizeof(*s->use)) ||
         (i == s->nb_pages && !grow(&s->page, i, sizeof(*s->page)))) {
         p->error = WAN_ERR(ENOMEM);
@@ -95,9 +106,11 @@ void wan_pager_note(WanPager *p, const WanTensor *w, int conv, WanType type,
     if (i == s->nb_pages) {
         bytes = aligned(bytes);
         s->page[s->nb_pages++] = (WanPage){
-            .key = key, .weight = *w, .conv = conv, .type = type,
+            .key = key, .parts = n, .conv = conv, .type = type,
             .bytes = bytes
         };
+        for (int k = 0; k < n; k++)
+            s->page[i].weight[k] = *w[k];
         s->bytes += bytes;
         if (bytes > s->largest)
             s->largest = bytes;

@@ -26,6 +26,7 @@
 #include "tensor.h"
 
 #define WAN_PAGE_ALIGN 256
+#define WAN_PAGE_PARTS 3            // Q, K and V
 #define WAN_PAGER_STAGES 4          // as enum WanStage
 
 typedef enum WanPageState {
@@ -34,11 +35,14 @@ typedef enum WanPageState {
     WAN_PAGE_COPIED                 // the copy was issued
 } WanPageState;
 
-/* One matrix as the device keeps it. */
+/* One matrix as the device keeps it; or some of as many columns that are used
+ * as one, the rows of each behind those of the one before. */
 typedef struct WanPage {
-    const void *key;                // the matrix' data, see wan_pager_note()
-    WanTensor weight;               // as it is stored
-    int conv;                       // [O, I, kt, kh, kw]
+    const void *key;                // the (first) matrix' data, see
+                                    // wan_pager_note()
+    WanTensor weight[WAN_PAGE_PARTS];   // as they are stored
+    int parts;
+    int conv;                       // [O, I, kt, kh, kw]; alone
     WanType type;                   // as the device has it
     int64_t bytes;                  // there, a multiple of WAN_PAGE_ALIGN
     int stays;                      // else it passes through the ring
@@ -67,7 +71,9 @@ typedef struct WanPagerStage {
 typedef struct WanPager {
     WanPagerStage stage[WAN_PAGER_STAGES];
     int noting;                     // the stage being planned
-    int error;                      // WAN_ERR(ENOMEM), or 0
+    int error;                      // WAN_ERR(ENOMEM); WAN_ERR(EINVAL): a
+                                    // matrix in two pages, some as one in
+                                    // e4m3; or 0
     int64_t vectors;                // bytes the small tensors take
 
     /* The running stage. */
@@ -96,6 +102,12 @@ void wan_pager_stage(WanPager *p, int stage);
  * takes. */
 void wan_pager_note(WanPager *p, const WanTensor *w, int conv, WanType type,
                     int64_t bytes);
+
+/* It uses n matrices as one page, which is known by the first: that may be no
+ * other page's in this stage. n: 1 to WAN_PAGE_PARTS; more than one are not in
+ * e4m3, where each would have its own scale. */
+void wan_pager_note_parts(WanPager *p, int n, const WanTensor *const *w,
+                          int conv, WanType type, int64_t bytes);
 
 /* The running stage has so much of its arena in use. */
 void wan_pager_work(WanPager *p, int64_t bytes);
@@ -131,8 +143,8 @@ void wan_pager_begin(WanPager *p, int stage);
 WanPage *wan_pager_next(WanPager *p, WanPage **after);
 
 /**
- * The page of the matrix that is used next. Uses before it are over: whoever
- * computes has recorded so before calling.
+ * The page of the matrix, or of some by their first, that is used next. Uses
+ * before it are over: whoever computes has recorded so before calling.
  *
  * @return the page; it is safe until the next call. Wait until it is COPIED,
  *         which wan_pager_next() brings about. NULL: not one of this stage.

@@ -56,15 +56,14 @@ static void attention(WanDev *d, WanTensor *x, const WanT5Block *w,
                       const WanT5Config *c, int i)
 {
     const WanMark mark = wan_mark(d);
-    const int64_t n = wan_rows(x);
-    WanTensor h = wan_tmp_act(d, n, c->dim);
-    WanTensor q = wan_tmp_act(d, n, c->attn_dim);
-    WanTensor k = wan_tmp_like(d, &q), v = wan_tmp_like(d, &q);
+    const int64_t n = wan_rows(x), A = c->attn_dim;
+    WanTensor h = wan_tmp_act(d, n, c->dim), qkv = wan_tmp_act(d, n, 3 * A);
+    WanTensor q = wan_columns(&qkv, 0, A), k = wan_columns(&qkv, A, A);
+    WanTensor v = wan_columns(&qkv, 2 * A, A);
 
     wan_op_rms_norm(d, &h, x, &w->norm1, EPS);                  // [n, D]
-    wan_op_linear(d, &q, &h, &w->attn.q);                       // [n, A]
-    wan_op_linear(d, &k, &h, &w->attn.k);
-    wan_op_linear(d, &v, &h, &w->attn.v);
+    wan_op_linear_n(d, &qkv, &h, &w->attn.q, &w->attn.k,
+                    &w->attn.v);                                // [n, 3A]
     wan_op_attention(d, &q, &q, &k, &v, .heads = c->heads, .scale = 1,
                      .rel_bias = &w->pos_embedding);
     if (d->tap) {

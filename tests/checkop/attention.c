@@ -115,6 +115,48 @@ TEST(attention_options)
     attention_case(&(AttentionCase){ 5, 1, 2, 8, 0, .tail = 500 });
 }
 
+/* q, k and v as columns of one buffer, the result in q's place: k and v stay
+ * what they were. */
+static void attention_in_one(int64_t l, int64_t heads, int64_t size)
+{
+    const int64_t C = heads * size;
+    Pair qkv = pair_random(0, l, 3 * C), was = pair_out(0, l, 3 * C);
+
+    memcpy(was.ref.data, qkv.ref.data, qkv.floats * sizeof(float));
+    for (int k = 0; k < 2; k++) {
+        const WanTensor *all = k ? &qkv.dut : &qkv.ref;
+        const WanTensor key = wan_columns(all, C, C);
+        const WanTensor value = wan_columns(all, 2 * C, C);
+        WanTensor q = wan_columns(all, 0, C);
+
+        wan_op_attention(k ? dut : ref, &q, &q, &key, &value,
+                         .heads = (int)heads);
+    }
+    dut_done();
+    for (int64_t i = 0; i < l; i++)
+        for (int64_t c = C; c < 3 * C; c++)
+            CHECK(dut_get(&qkv, i, c) == wan_row(&was.ref, i)[c] &&
+                  wan_row(&qkv.ref, i)[c] == wan_row(&was.ref, i)[c]);
+    double err = 0, sum = 0;
+    for (int64_t i = 0; i < l; i++)
+        for (int64_t c = 0; c < C; c++) {
+            const double e = dut_get(&qkv, i, c) - wan_row(&qkv.ref, i)[c];
+
+            err += e * e;
+            sum += wan_row(&qkv.ref, i)[c] * wan_row(&qkv.ref, i)[c];
+        }
+    CHECK(sqrt(err / sum) <= (dut_act == WAN_BF16 ? 0x1p-8 : 0) +
+                             4 * (tolerance(l) + tolerance(size)));
+    pair_free(&qkv), pair_free(&was);
+}
+
+TEST(attention_in_one_buffer)
+{
+    attention_in_one(1, 1, 24);
+    attention_in_one(133, 3, 24);
+    attention_in_one(150, 2, 128);
+}
+
 /* One key far above the others, found late: the running sum is scaled down
  * again and again and stays exact. */
 TEST(attention_rising_scores)
@@ -158,6 +200,7 @@ static void test_attention(void)
 {
     RUN(attention_shapes);
     RUN(attention_options);
+    RUN(attention_in_one_buffer);
     RUN(attention_rising_scores);
     RUN(t5_buckets);
 }

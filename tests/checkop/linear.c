@@ -209,6 +209,62 @@ TEST(linear_unaligned_weights)
     }
 }
 
+/* Layers of one input, side by side: what each gives alone. */
+static void linear_n_case(int n, int64_t m, int64_t k, int64_t extra, int bias,
+                          int scaled, int mixed)
+{
+    static const WanType type[] = { WAN_BF16, WAN_F32, WAN_F16 };
+    static const int64_t rows[] = { 24, 7, 130 };
+    const int64_t cols = 31 + (n > 2 ? 130 : 0);
+    Pair x = pair_random(extra, m, k), y = pair_out(extra, m, cols);
+    Pair alone = pair_out(0, m, cols), b[3], scale = pair_random(0, 1);
+    WanLinear w[3];
+    int64_t at = 0;
+
+    for (int i = 0; i < 3; i++) {
+        b[i] = pair_random(0, rows[i]);
+        w[i] = (WanLinear){
+            .weight = weight_random(type[mixed ? i : 0], 1 / sqrt((double)k),
+                                    rows[i], k),
+            .bias = bias ? b[i].ref : (WanTensor){ 0 },
+            .scale = scaled && i == 1 ? scale.ref : (WanTensor){ 0 },
+        };
+    }
+    for (int k = 0; k < 2; k++) {
+        WanDev *d = k ? dut : ref;
+        WanTensor *to = k ? &y.dut : &y.ref;
+        const WanTensor *in = k ? &x.dut : &x.ref;
+
+        if (n == 2)
+            wan_op_linear_n(d, to, in, &w[0], &w[1]);
+        else
+            wan_op_linear_n(d, to, in, &w[0], &w[1], &w[2]);
+    }
+    for (int i = 0; i < n; at += rows[i++]) {
+        WanTensor part = wan_columns(&alone.ref, at, rows[i]);
+
+        wan_op_linear(ref, &part, &x.ref, &w[i]);
+    }
+    for (int64_t i = 0; i < m; i++)
+        CHECK(!memcmp(wan_row(&y.ref, i), wan_row(&alone.ref, i),
+                      cols * sizeof(float)));
+    expect_close(&y, tolerance(k), "%d of %dx%d pitch +%d bias %d scaled %d "
+                 "mixed %d", n, (int)m, (int)k, (int)extra, bias, scaled,
+                 mixed);
+    for (int i = 0; i < 3; i++) {
+        free(w[i].weight.data);
+        pair_free(&b[i]);
+    }
+    pair_free(&x), pair_free(&y), pair_free(&alone), pair_free(&scale);
+}
+
+TEST(linear_n)
+{
+    for (int i = 0; i < 32; i++)
+        linear_n_case(2 + (i & 1), i & 2 ? 127 : 1, 130, i & 2 ? 5 : 0,
+                      i >> 2 & 1, i >> 3 & 1, i >> 4 & 1);
+}
+
 /* The same bits whatever the number of threads. */
 TEST(linear_threads)
 {
@@ -234,5 +290,6 @@ static void test_linear(void)
     RUN(linear_e4m3);
     RUN_F32(linear_widens_all_patterns);
     RUN(linear_unaligned_weights);
+    RUN(linear_n);
     RUN_CPU(linear_threads);
 }

@@ -107,8 +107,80 @@ TEST(norms_of_odd_numbers)
     }
 }
 
+/* x += gate branch, y = norm(x), against loops written once more: x is the sum
+ * rounded once, y the norm of that. */
+static void gate_add_norm_case(int kind, int gated, int f32, int in_place,
+                               int64_t rows, int64_t cols)
+{
+    const int64_t extra = rows % 3 * 4;
+    const WanType act = dut_act;
+
+    dut_act = f32 ? WAN_F32 : act;          // a residual stream, or the rest
+    Pair x = pair_random(extra, rows, cols);
+    dut_act = act;
+    Pair b = pair_random(extra + 4, rows, cols);
+    Pair y = pair_out(extra, rows, cols), *out = in_place ? &b : &y;
+    Pair g = pair_random(0, cols), s = pair_random(0, cols);
+    Pair h = pair_random(0, cols);
+    const int affine = kind != NORM_LN;
+    float *sum = malloc(rows * cols * sizeof(*sum));
+    double err = 0, all = 0;
+    int wrong = 0;
+
+    for (int64_t i = 0; i < rows * cols; i++)
+        sum[i] = wan_row(&x.ref, i / cols)[i % cols] +
+                 (gated ? (double)wan_row(&g.ref, 0)[i % cols] : 1) *
+                 wan_row(&b.ref, i / cols)[i % cols];
+    for (int k = 0; k < 2; k++) {
+        WanDev *d = k ? dut : ref;
+        WanTensor *to = k ? &out->dut : &out->ref;
+        WanTensor *stream = k ? &x.dut : &x.ref;
+        const WanTensor *branch = k ? &b.dut : &b.ref;
+        const WanTensor *gate = !gated ? NULL : k ? &g.dut : &g.ref;
+        const WanTensor *gain = !affine ? NULL : k ? &s.dut : &s.ref;
+        const WanTensor *bias = !affine ? NULL : k ? &h.dut : &h.ref;
+
+        if (kind == NORM_MODULATE)
+            wan_op_gate_add_modulate(d, to, stream, branch, gate, bias, gain,
+                                     1e-6f);
+        else
+            wan_op_gate_add_norm(d, to, stream, branch, gate, gain, bias,
+                                 kind == NORM_AFFINE ? 1e-5f : 1e-6f);
+    }
+    for (int64_t i = 0; i < rows * cols; i++) {
+        const double want = norm_double(kind, sum + i / cols * cols, cols,
+                                        i % cols,
+                                        wan_row(&s.ref, 0)[i % cols],
+                                        wan_row(&h.ref, 0)[i % cols]);
+        const double e = wan_row(&out->ref, i / cols)[i % cols] - want;
+
+        wrong += wan_row(&x.ref, i / cols)[i % cols] != sum[i];
+        err += e * e;
+        all += want * want;
+    }
+    CHECKF(!wrong && sqrt(err) <= sqrt(all) * 0x1p-23, "ref: kind %d gate %d, "
+           "%d of x, %g", kind, gated, wrong, sqrt(err / all));
+    expect_close(&x, 2e-7, "x: kind %d gate %d [%d,%d]", kind, gated,
+                 (int)rows, (int)cols);
+    expect_close(out, 3e-7, "y: kind %d gate %d f32 %d in place %d [%d,%d]",
+                 kind, gated, f32, in_place, (int)rows, (int)cols);
+    free(sum);
+    pair_free(&x), pair_free(&b), pair_free(&y);
+    pair_free(&g), pair_free(&s), pair_free(&h);
+}
+
+TEST(gate_add_norms)
+{
+    for (int k = 0; k < 3 * 8; k++)
+        for (int i = 0; i < COUNT(norm_rows); i++)
+            for (int j = 0; j < COUNT(norm_cols); j++)
+                gate_add_norm_case(k / 8, k & 1, k >> 1 & 1, k >> 2 & 1,
+                                   norm_rows[i], norm_cols[j]);
+}
+
 static void test_norm(void)
 {
     RUN(norms);
     RUN(norms_of_odd_numbers);
+    RUN(gate_add_norms);
 }

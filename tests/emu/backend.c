@@ -86,6 +86,7 @@ int emu_open(WanDev **out, int64_t bytes)
     ops = *(*out)->backend->ops;
     ops.layer_norm     = wan_cuda_layer_norm;
     ops.modulate       = wan_cuda_modulate;
+    ops.gate_add_norm  = wan_cuda_gate_add_norm;
     ops.rms_norm       = wan_cuda_rms_norm;
     ops.rope           = wan_cuda_rope;
     ops.rms_norm_rope  = wan_cuda_rms_norm_rope;

@@ -21,10 +21,6 @@ void emu_set_order(int order);
 const char *emu_summary(void);
 
 /* What cuda.h has not. */
-void wan_cuda_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
-                            const WanTensor *branch, const WanTensor *gate,
-                            const WanTensor *gain, const WanTensor *bias,
-                            float one, float eps);
 void wan_cuda_quant_rows_e4m3(WanDev *d, WanTensor *y, float *scale,
                               const WanTensor *x);
 int64_t wan_cuda_image_scratch(int threads, const WanTensor *rgb);

@@ -35,7 +35,7 @@ static WanCuda cuda;
 /* --------------------------------------------------- in cuBLASLt's place */
 
 static struct {
-    int e4m3, f32_bias, gelu, f32_d, odd_rows, all;
+    int e4m3, f32_bias, bias, gelu, f32_d, odd_rows, all;
 } refuse;
 static int products, e4m3_products;
 
@@ -165,6 +165,7 @@ static int offers(const Desc *d, const Layout *a, const Layout *b,
     const int narrow = a->type == CUDA_R_8F_E4M3;
 
     if (refuse.all || (refuse.gelu && has_gelu(d)) ||
+        (refuse.bias && has_bias(d)) ||
         (refuse.f32_d && y->type == CUDA_R_32F) ||
         (refuse.odd_rows && y->cols < ROWS) || (refuse.e4m3 && narrow))
         return 0;
@@ -585,6 +586,210 @@ TEST(widened)
     all_forms((Case){ 50, 32, 48, 8, WAN_F8_E4M3, .e4m3 = 1 });
 }
 
+/* Layers of one input as one. */
+typedef struct CaseN {
+    int n;
+    int64_t m, k, extra;
+    WanType w, x, y;
+    int bias;
+    int mixed;                  // the second weight is F16; or stored as e4m3,
+                                // if 2
+    int e4m3, scale;            // of the second layer
+    int arena;                  // weights and biases lie there: 1 one behind
+                                // the other, 2 weights apart, 3 biases apart
+    int products, narrow;       // that are to be seen; products -1: any number
+} CaseN;
+
+/* Host memory, or of the arena: behind what was made last, or apart. */
+static void *memory(const CaseN *c, int64_t bytes, int apart)
+{
+    if (!c->arena)
+        return malloc(bytes);
+    if (apart)
+        wan_tmp(dut, 1);
+    return wan_tmp_type(dut, WAN_I8, bytes).data;
+}
+
+static void linear_n_case(const CaseN *c)
+{
+    static const int64_t rows[] = { 32, 16, 48 };
+    const WanMark r = wan_mark(ref), u = wan_mark(dut);
+    const int64_t N = c->n > 2 ? 96 : 48;
+    const WanType second = c->mixed == 2 ? WAN_F8_E4M3 : WAN_F16;
+    WanTensor x = wan_tmp_type(dut, c->x, c->m, c->k + c->extra);
+    WanTensor y = wan_tmp_type(dut, c->y, c->m, N + c->extra);
+    WanTensor alone = wan_tmp_type(dut, c->y, c->m, N);
+    WanTensor xr = wan_tmp(ref, c->m, c->k), yr = wan_tmp(ref, c->m, N);
+    char *w[3] = { NULL };
+    float *wr[3], *bias[3] = { NULL }, scale = 0.7f;
+    WanLinear l[3], lr[3];
+    const WanLinear *layer[3] = { &l[0], &l[1], &l[2] };
+    const WanLinear *layer_r[3] = { &lr[0], &lr[1], &lr[2] };
+    const WanLinearArgs plain = { 0 };
+    double err = 0, sum = 0;
+    int outside = 0, differ = 0;
+
+    x = wan_columns(&x, 0, c->k);
+    for (int64_t i = 0; i < c->m; i++)
+        for (int64_t k = 0; k < x.pitch; k++) {
+            put(x.data, c->x, i * x.pitch + k,
+                k < c->k ? random_normal() : NAN);
+            if (k < c->k)
+                wan_row(&xr, i)[k] = (float)get(x.data, c->x,
+                                                i * x.pitch + k);
+        }
+    for (int64_t i = 0; i < c->m * y.pitch; i++)
+        put(y.data, c->y, i, NAN);
+    for (int i = 0; i < c->n; i++)
+        w[i] = memory(c, rows[i] * c->k * wan_type_size(i == 1 && c->mixed
+                                                        ? second : c->w),
+                      c->arena == 2);
+    for (int i = 0; i < c->n; i++)
+        bias[i] = memory(c, rows[i] * 4, c->arena == 3);
+    for (int i = 0; i < c->n; i++) {
+        const WanType type = i == 1 && c->mixed ? second : c->w;
+
+        wr[i] = malloc(rows[i] * c->k * 4);
+        for (int64_t k = 0; k < rows[i] * c->k; k++) {
+            if (type == WAN_F8_E4M3)
+                w[i][k] = (char)(k * 5 % 0x50);
+            else
+                put(w[i], type, k, random_normal() / sqrtf((float)c->k));
+            wr[i][k] = (float)get(w[i], type, k);
+            if (c->x == WAN_BF16)
+                wr[i][k] = wan_bf16_to_f32(wan_f32_to_bf16(wr[i][k]));
+        }
+        for (int64_t k = 0; k < rows[i]; k++)
+            bias[i][k] = wan_bf16_to_f32(wan_f32_to_bf16(random_normal()));
+        l[i] = lr[i] = (WanLinear){
+            .weight = wan_tensor_of(w[i], type, rows[i], c->k),
+            .bias = c->bias ? wan_tensor_of(bias[i], WAN_F32, rows[i])
+                            : (WanTensor){ 0 },
+            .scale = c->scale && i == 1 ? wan_tensor_of(&scale, WAN_F32, 1)
+                                        : (WanTensor){ 0 },
+            .e4m3 = c->e4m3 && i == 1,
+        };
+        lr[i].weight = wan_tensor_of(wr[i], WAN_F32, rows[i], c->k);
+    }
+
+    WanTensor out = wan_columns(&y, 0, N);
+
+    cuda.arch = 90;
+    products = e4m3_products = 0;
+    const int64_t end = dut->used + wan_cuda_linear_scratch(1, &out, &x,
+                            layer[c->e4m3 || c->mixed == 2], &plain);
+    if (GUARD)
+        memset(dut->base + end, 0x5a, dut->top - end);
+    wan_op_linear_n_(dut, &out, &x, c->n, layer);
+    for (int64_t i = end; i < dut->top && GUARD; i++)
+        outside |= dut->base[i] != 0x5a;
+    const int seen = products, narrow = e4m3_products;
+
+    for (int64_t i = 0, at = 0; i < c->n; at += rows[i++]) {
+        WanTensor part = wan_columns(&alone, at, rows[i]);
+
+        wan_op_linear_(dut, &part, &x, &l[i], plain);
+    }
+    wan_cuda_weights_forget(dut);
+    wan_op_linear_n_(ref, &yr, &xr, c->n, layer_r);
+    for (int64_t i = 0; i < c->m; i++)
+        for (int64_t n = 0; n < y.pitch; n++) {
+            const double v = get(y.data, c->y, i * y.pitch + n);
+
+            if (n >= N) {
+                outside |= v == v;
+                continue;
+            }
+            differ += v != get(alone.data, c->y, i * N + n);
+            err += (v - wan_row(&yr, i)[n]) * (v - wan_row(&yr, i)[n]);
+            sum += (double)wan_row(&yr, i)[n] * wan_row(&yr, i)[n];
+        }
+    err = err == err ? sqrt(err / sum) : INFINITY;
+    CHECKF(err < (c->e4m3 ? 0.05 : c->y == WAN_F32 ? 1e-6 : 4e-3) &&
+           !differ && !outside && !dut->error && !ref->error,
+           "%d of %dx%d %s by %s to %s, bias %d mixed %d e4m3 %d scale %d "
+           "arena %d: error %.3g, %d differ%s %s", c->n, (int)c->m, (int)c->k,
+           wan_type_name(c->w), wan_type_name(c->x), wan_type_name(c->y),
+           c->bias, c->mixed, c->e4m3, c->scale, c->arena, err, differ,
+           outside ? ", wrote outside" : "", dut->message);
+    CHECKF((c->products < 0 || seen == c->products) && narrow == c->narrow,
+           "%d products, %d in e4m3; wanted %d, %d (bias %d arena %d)", seen,
+           narrow, c->products, c->narrow, c->bias, c->arena);
+    for (int i = 0; i < c->n; i++) {
+        free(wr[i]);
+        if (!c->arena) {
+            free(w[i]);
+            free(bias[i]);
+        }
+    }
+    wan_release(ref, r);
+    wan_release(dut, u);
+}
+
+/* Two and three, few rows and many, with bias and without. */
+static void all_n(CaseN c, int products_each)
+{
+    for (int i = 0; i < 8; i++) {
+        CaseN k = c;
+
+        k.n = 2 + (i & 1);
+        k.bias = i >> 1 & 1;
+        k.m = i & 4 ? 50 : 7;
+        k.extra = i & 4 ? 8 : 0;
+        k.k = 48;
+        k.products = products_each < 0 ? -1 : products_each ? k.n : 1;
+        linear_n_case(&k);
+    }
+}
+
+/* One product where they fit, whatever of it the library refuses. */
+TEST(some_as_one)
+{
+    for (int r = 0; r < 4; r++) {
+        reset();
+        memset(&refuse, 0, sizeof(refuse));
+        refuse.f32_bias = r == 1;
+        refuse.bias = r == 2;
+        refuse.all = r == 3;            // our own product
+        for (int f32 = 0; f32 < 2; f32++) {
+            const WanType x = f32 ? WAN_F32 : WAN_BF16;
+
+            for (int arena = 0; arena < 2; arena++) {
+                all_n((CaseN){ .w = WAN_BF16, .x = x, .y = x, .arena = arena },
+                      r == 3 ? -1 : 0);
+                all_n((CaseN){ .w = WAN_F32, .x = x, .y = x, .arena = arena },
+                      r == 3 ? -1 : 0);
+            }
+            all_n((CaseN){ .w = WAN_BF16, .x = x, .y = x, .mixed = 1 },
+                  r == 3 ? -1 : 0);
+        }
+    }
+}
+
+/* Each by itself where they don't: another type of result, a scale, e4m3; and
+ * where somebody put them into the arena apart from each other. */
+TEST(some_one_by_one)
+{
+    reset();
+    memset(&refuse, 0, sizeof(refuse));
+    all_n((CaseN){ .w = WAN_BF16, .x = WAN_BF16, .y = WAN_F32 }, 1);
+    for (int f32 = 0; f32 < 2; f32++) {
+        const WanType x = f32 ? WAN_F32 : WAN_BF16;
+
+        all_n((CaseN){ .w = WAN_BF16, .x = x, .y = x, .scale = 1 }, 1);
+        all_n((CaseN){ .w = x, .x = x, .y = x, .arena = 2 }, 1);
+        for (int n = 2; n < 4; n++)
+            linear_n_case(&(CaseN){ n, 50, 48, 8, x, x, x, .bias = 1,
+                                    .arena = 3, .products = n });
+    }
+    all_n((CaseN){ .w = WAN_BF16, .x = WAN_BF16, .y = WAN_BF16, .mixed = 2 },
+          1);
+    for (int n = 2; n < 4; n++)
+        linear_n_case(&(CaseN){ n, 20, 48, 8, WAN_BF16, WAN_BF16, WAN_BF16,
+                                .bias = 1, .e4m3 = 1, .products = n,
+                                .narrow = 1 });
+}
+
 int main(void)
 {
     static WanOps ops;
@@ -600,6 +805,8 @@ int main(void)
 
     ops = *cpu->ops;
     ops.linear = wan_cuda_linear;
+    ops.linear_n = wan_cuda_linear_n;
+    ops.linear_n_fits = wan_cuda_linear_n_fits;
     ops.linear_scratch = wan_cuda_linear_scratch;
     backend = *cpu;
     backend.ops = &ops;
@@ -611,6 +818,8 @@ int main(void)
     RUN(bf16);
     RUN(e4m3);
     RUN(widened);
+    RUN(some_as_one);
+    RUN(some_one_by_one);
     wan_cublas_close(&cuda.blas);
     wan_cuda_weights_close(dut);
     dut->backend = cpu;

@@ -112,19 +112,21 @@ static int expect(const WanCudnnOp *op, int64_t workspace, int max, int wanted,
 
 /* ------------------------------------------------------------ attention */
 
-/* Grids of tokens: 832 x 480 and 1280 x 720 at 81 frames; a chunk of three
- * latents against all of a stream's; the VAE's middle at both sizes. */
+/* Grids of tokens: 832 x 480 and 1280 x 720 at 81 frames, q, k and v beside
+ * each other and the result in q's place; a chunk of three latents against all
+ * of a stream's; the VAE's middle at both sizes. */
 TEST(attention)
 {
-    static const struct { int heads, size; int64_t lq, lk, pitch; } a[] = {
-        { 12, 128, 32760, 32760, 1536 },    // 1.3B
-        { 12, 128, 75600, 75600, 1536 },
-        { 40, 128, 32760, 32760, 5120 },    // 14B
-        { 40, 128, 75600, 75600, 5120 },
-        { 12, 128, 4680, 32760, 1536 },
-        { 40, 128, 32760, 32760, 3 * 5120 }, // q, k, v beside each other
-        { 1, 384, 6240, 6240, 3 * 384 },
-        { 1, 384, 14400, 14400, 3 * 384 },
+    static const struct { int heads, size; int64_t lq, lk, pitch, y_pitch; }
+    a[] = {
+        { 12, 128, 32760, 32760, 3 * 1536, 3 * 1536 },  // 1.3B
+        { 12, 128, 75600, 75600, 3 * 1536, 3 * 1536 },
+        { 40, 128, 32760, 32760, 3 * 5120, 3 * 5120 },  // 14B
+        { 40, 128, 75600, 75600, 3 * 5120, 3 * 5120 },
+        { 12, 128, 4680, 32760, 1536, 1536 },
+        { 40, 128, 32760, 32760, 5120, 5120 },
+        { 1, 384, 6240, 6240, 3 * 384, 384 },
+        { 1, 384, 14400, 14400, 3 * 384, 384 },
     };
 
     for (int i = 0; i < COUNT(a); i++) {
@@ -135,6 +137,7 @@ TEST(attention)
         WanCudnnOp op;
 
         q.pitch = k.pitch = a[i].pitch;
+        y.pitch = a[i].y_pitch;
         for (int f16 = 0; f16 < 1 + (a[i].size == 384); f16++) {
             if (f16)
                 q.type = k.type = y.type = WAN_F16;

@@ -199,6 +199,19 @@ int wan_cuda_wait(WanDev *d, const char *op)
     return !cudaStreamSynchronize(wan_cuda_stream(d));
 }
 int wan_cuda_readable(const void *p) { (void)p; return 0; }
+void wan_cuda_launched(WanDev *d, const char *op) { (void)d, (void)op; }
+/* quant.cu's; of what is asked for here, at once */
+static int conversions;
+
+int wan_cuda_convert(cudaStream_t s, void *y, WanType ty, const void *x,
+                     WanType tx, int64_t O, int64_t I, int64_t P, float scale)
+{
+    (void)s;
+    CHECK(P == 1 && scale == 1);
+    conversions++;
+    convert(y, ty, x, tx, O * I, 1);
+    return 0;
+}
 void wan_cuda_adopt_thread(const WanCuda *c) { (void)c; }
 
 /* ----------------------------------------------------------------- fixture */
@@ -209,7 +222,7 @@ typedef struct Fixture {
     WanDev dev;
     WanBackend backend;
     WanCuda cuda;
-    WanTensor w[MATRICES];
+    WanTensor w[MATRICES], more[MATRICES][2];   // used as one; or absent
     int e4m3[MATRICES];         // may be rounded to it
     WanType type[MATRICES];     // on the device
     float scale[MATRICES];
@@ -225,33 +238,19 @@ static uint32_t random_u32(void)
     return state >> 4;
 }
 
-/* Any type; a fifth of them convolutions, of the others half may be rounded to
- * e4m3, and half of these have the sides for it. */
-static void make_matrix(Fixture *f, int i)
+/* Random numbers, and at *want what the device should have, behind which it
+ * goes on; the scale that has. */
+static WanTensor make_part(WanTensor t, int conv, WanType to, char **want,
+                           float *scale)
 {
-    static const WanType type[] = { WAN_F32, WAN_BF16, WAN_F16, WAN_F8_E4M3 };
-    const WanType from = type[i % 4];
-    const WanTensor x = wan_tensor_of(NULL, f->backend.act, 1, 1);
-    const int conv = i % 5 == 0, even = i % 3 > 0 && i % 2;
-    const int64_t O = 5 + i % 7, I = 8 + i % 3, K = 100 + i * 7 % 60;
-    WanTensor t = conv ? wan_tensor_of(NULL, from, O, I, 3, 3, 3)
-                       : wan_tensor_of(NULL, from, even ? 32 : 11 + i % 13,
-                                       even ? K / 16 * 16 : K);
-    const int64_t n = wan_count(&t), row = n / t.dim[0];
+    const WanType from = t.type;
+    const int64_t n = wan_count(&t), row = n / t.dim[0], I = t.dim[1];
     unsigned char *p = calloc(n, 4);
     float amax = 0;
 
-    f->e4m3[i] = !conv && i % 3;
-    f->bytes[i] = wan_cuda_page_bytes(&t, f->e4m3[i], &x, &f->type[i]);
-    const WanType to = f->type[i];
-
-    CHECK(to == (f->backend.act == WAN_F32 || conv ? f->backend.act :
-                 from == WAN_F8_E4M3 || even ? WAN_F8_E4M3 : WAN_BF16));
-    CHECK(f->bytes[i] == n * wan_type_size(to));
-
     if (n < 1 || n > 1 << 24)
         abort();
-
+    t.data = p;
     for (int64_t k = 0; k < n; k++) {
         const float v = (float)random_u32() / (1 << 24) - 8;
         const uint16_t h = from == WAN_BF16 ? wan_f32_to_bf16(v)
@@ -264,16 +263,13 @@ static void make_matrix(Fixture *f, int i)
         else
             memcpy(p + 2 * k, &h, 2);
     }
-    t.data = p;
-    f->w[i] = t;
-    f->want[i] = malloc(f->bytes[i]);
     for (int64_t k = 0; k < n; k++) {
         float v;
 
         wan_to_f32(&v, p + k * wan_type_size(from), from, 1, 1);
         amax = fmaxf(amax, fabsf(v));
     }
-    f->scale[i] = to == WAN_F8_E4M3 && from != to ? amax / 448 : 1;
+    *scale = to == WAN_F8_E4M3 && from != to ? amax / 448 : 1;
     for (int64_t k = 0; k < n; k++) {
         /* element k of the device's order lies at j of the file's */
         const int64_t in = k % row;
@@ -283,12 +279,62 @@ static void make_matrix(Fixture *f, int i)
         wan_to_f32(&v, p + j * wan_type_size(from), from, 1, 1);
         const uint16_t h = wan_f32_to_bf16(v);
         if (to == WAN_F32)
-            memcpy(f->want[i] + 4 * k, &v, 4);
+            memcpy(*want + 4 * k, &v, 4);
         else if (to == WAN_F8_E4M3)
-            wan_to_e4m3((uint8_t *)f->want[i] + k, &v, 1, 1 / f->scale[i]);
+            wan_to_e4m3((uint8_t *)*want + k, &v, 1, 1 / *scale);
         else
-            memcpy(f->want[i] + 2 * k, &h, 2);
+            memcpy(*want + 2 * k, &h, 2);
     }
+    *want += n * wan_type_size(to);
+    return t;
+}
+
+static const WanType any_type[] = { WAN_F32, WAN_BF16, WAN_F16, WAN_F8_E4M3 };
+
+/* Any type; a fifth of them convolutions; a quarter three matrices in one
+ * page, each of its own type, the second hardly a row. Of the others most may
+ * be rounded to e4m3, and half of these have the sides for it. */
+static void make_matrix(Fixture *f, int i)
+{
+    const WanType from = any_type[i % 4], act = f->backend.act;
+    const WanTensor x = wan_tensor_of(NULL, act, 1, 1);
+    const int conv = i % 5 == 0, parts = !conv && i % 4 == 2 ? 3 : 1;
+    const int even = !conv && parts == 1 && i % 3 && i / 4 % 2 == 0;
+    const int64_t O = 5 + i % 7, I = 8 + i % 3;
+    const int64_t K = (100 + i * 7 % 60) / (even ? 16 : 1) * (even ? 16 : 1);
+    WanTensor t[3] = {
+        conv ? wan_tensor_of(NULL, from, O, I, 3, 3, 3)
+             : wan_tensor_of(NULL, from, even ? 32 : 11 + i % 13, K),
+        wan_tensor_of(NULL, any_type[(i + 1) % 4], 1, K),
+        wan_tensor_of(NULL, any_type[(i + i / 4) % 4], 7 + i % 11, K),
+    };
+    int64_t n = 0;
+    char *want;
+
+    for (int k = 0; k < parts; k++)
+        n += wan_count(&t[k]);
+    f->e4m3[i] = !conv && parts == 1 && i % 3;
+    f->bytes[i] = wan_cuda_page_bytes(&t[0], f->e4m3[i], &x, &f->type[i]);
+    if (parts == 1)
+        CHECK(f->type[i] == (act == WAN_F32 || conv ? act :
+                             from == WAN_F8_E4M3 || even ? WAN_F8_E4M3
+                                                         : WAN_BF16));
+    else
+        f->bytes[i] = n * wan_type_size(f->type[i] = act);
+    CHECK(f->bytes[i] == n * wan_type_size(f->type[i]));
+    f->want[i] = want = malloc(f->bytes[i]);
+    f->w[i] = make_part(t[0], conv, f->type[i], &want, &f->scale[i]);
+    for (int k = 1; k < parts; k++)
+        f->more[i][k - 1] = make_part(t[k], 0, act, &want, &f->scale[i]);
+}
+
+/* The parts of matrix i; how many. */
+static int parts_of(const Fixture *f, int i, const WanTensor **w)
+{
+    w[0] = &f->w[i];
+    w[1] = &f->more[i][0];
+    w[2] = &f->more[i][1];
+    return w[1]->nb_dims ? 3 : 1;
 }
 
 /* Two stages: matrices 0 to 29, each twice in blocks of 6, again and again;
@@ -316,9 +362,13 @@ static Fixture *fixture(WanType act, int part, unsigned seed)
 
         for (int i = first; i < end; i += 6)
             for (int twice = 0; twice < 2; twice++)
-                for (int k = i; k < i + 6 && k < end; k++)
-                    wan_pager_note(p, &f->w[k], f->w[k].nb_dims == 5,
-                                   f->type[k], f->bytes[k]);
+                for (int k = i; k < i + 6 && k < end; k++) {
+                    const WanTensor *w[WAN_PAGE_PARTS];
+                    const int n = parts_of(f, k, w);
+
+                    wan_pager_note_parts(p, n, w, w[0]->nb_dims == 5,
+                                         f->type[k], f->bytes[k]);
+                }
     }
     p->vectors = 1024;
     wan_pager_need(p, &least, &full);
@@ -339,6 +389,8 @@ static void fixture_free(Fixture *f)
     free(f->dev.base);
     for (int i = 0; i < MATRICES; i++) {
         free(f->w[i].data);
+        free(f->more[i][0].data);
+        free(f->more[i][1].data);
         free(f->want[i]);
     }
     while (nb_graves)
@@ -350,10 +402,12 @@ static void fixture_free(Fixture *f)
 static int use(Fixture *f, int i)
 {
     WanDev *d = &f->dev;
+    const WanTensor *w[WAN_PAGE_PARTS];
+    const int n = parts_of(f, i, w);
     float scale = 1;
-    const void *p = f->w[i].nb_dims == 5
-                    ? wan_cuda_weight(d, &f->w[i])
-                    : wan_cuda_matrix(d, &f->w[i], f->type[i], &scale);
+    const void *p = w[0]->nb_dims == 5 ? wan_cuda_weight(d, w[0]) :
+                    n > 1 ? wan_cuda_matrices(d, n, w, f->type[i])
+                          : wan_cuda_matrix(d, w[0], f->type[i], &scale);
 
     CHECKF(!p || scale == f->scale[i], "matrix %d: scale %g, not %g", i, scale,
            f->scale[i]);
@@ -467,6 +521,67 @@ TEST(without_a_pager)
     fixture_free(f);
 }
 
+/* Vectors one behind the other, in each type once, where the last bytes of the
+ * arena are for them; what is in the arena is used only if it lies so. */
+TEST(vectors_as_one)
+{
+    Fixture *f = fixture(WAN_BF16, 8, 7);
+    WanDev *d = &f->dev;
+    char want[2][4 * 60], *end[2] = { want[0], want[1] };
+    WanTensor v[3], in[3];
+    float one;
+    const WanTensor *const p[] = { &v[0], &v[1], &v[2] };
+    const WanTensor *const q[] = { &in[0], &in[1], &in[2] };
+
+    wan_cuda_weights_stage(d, 0);
+    wrong = compared = conversions = 0;
+    for (int i = 0; i < 3; i++) {
+        char *bf16 = end[1];
+
+        v[i] = make_part(wan_tensor_of(NULL, WAN_F32, 10 + 10 * i, 1), 0,
+                         WAN_F32, &end[0], &one);
+        for (int64_t k = 0; k < wan_count(&v[i]); k++, bf16 += 2) {
+            const uint16_t h = wan_f32_to_bf16(((float *)v[i].data)[k]);
+
+            memcpy(bf16, &h, 2);
+        }
+        end[1] = bf16;
+        v[i] = wan_reshape(&v[i], wan_count(&v[i]));
+    }
+    for (int k = 0; k < 4; k++) {
+        const WanType type = k & 1 ? WAN_BF16 : WAN_F32;
+        const char *at = wan_cuda_vectors(d, 3, p, type);
+
+        CHECK(at >= d->base + d->size - 1024 && at < d->base + d->size);
+        put(f->cuda.stream, (Item){ COMPARE, (void *)at, want[k & 1],
+                                    60 * wan_type_size(type), NULL, 0 });
+    }
+    CHECK(wan_cuda_vectors(d, 1, p, WAN_F32) !=
+          wan_cuda_vectors(d, 3, p, WAN_F32));
+    cudaStreamSynchronize(f->cuda.stream);
+    CHECK(compared == 4 && !wrong && !d->error);
+
+    memcpy(d->base, want[0], sizeof(want[0]));
+    for (int i = 0; i < 3; i++) {
+        in[i] = v[i];
+        in[i].data = i ? (float *)in[i - 1].data + wan_count(&in[i - 1])
+                       : (void *)d->base;
+    }
+    CHECK(wan_cuda_vectors(d, 3, q, WAN_F32) == d->base);
+    CHECK(!conversions);
+    /* in another type it is converted, once, where it is */
+    const char *bf16 = wan_cuda_vectors(d, 3, q, WAN_BF16);
+
+    CHECK(bf16 && !memcmp(bf16, want[1], 2 * 60));
+    CHECK(wan_cuda_vectors(d, 3, q, WAN_BF16) == bf16 && conversions == 1);
+    in[2].data = (float *)in[2].data + 1;
+    CHECK(!wan_cuda_vectors(d, 3, q, WAN_F32) && !d->error);
+    CHECK(!wan_cuda_vectors(d, 3, q, WAN_BF16) && !d->error);
+    for (int i = 0; i < 3; i++)
+        free(v[i].data);
+    fixture_free(f);
+}
+
 int main(void)
 {
     RUN(everything_stays);
@@ -474,5 +589,6 @@ int main(void)
     RUN(uses_that_are_skipped);
     RUN(cancel_while_waiting);
     RUN(without_a_pager);
+    RUN(vectors_as_one);
     return test_end();
 }

@@ -300,6 +300,43 @@ TEST(stages_share_the_memory)
     CHECK(!p);
 }
 
+/* Some matrices that are used as one: a page that the first is known by. */
+TEST(parts_are_a_page)
+{
+    WanPager *p = wan_pager_alloc();
+    WanTensor w[4];
+    const WanTensor *const three[] = { &w[0], &w[1], &w[2] };
+    int64_t least, full;
+    WanPage *page;
+
+    memset(w, 0, sizeof(w));
+    for (int i = 0; i < 4; i++)
+        w[i] = wan_tensor_of(NULL, WAN_F16, 3 + i, 10);
+    wan_pager_stage(p, 0);
+    for (int twice = 0; twice < 2; twice++) {
+        wan_pager_note_parts(p, 3, three, 0, WAN_BF16, 500);
+        wan_pager_note(p, &w[3], 0, WAN_BF16, 100);
+    }
+    wan_pager_need(p, &least, &full);
+    CHECK(!p->error && p->stage[0].nb_pages == 2 && full == 512 + 256);
+    wan_pager_fit(p, full);
+    wan_pager_begin(p, 0);
+    page = wan_pager_use(p, &w[0]);
+    CHECK(page && page->parts == 3 && page->weight[2].dim[0] == 5);
+    CHECK(!wan_pager_use(p, &w[1]));
+    page = wan_pager_use(p, &w[3]);
+    CHECK(page && page->parts == 1);
+    /* not in two pages of a stage */
+    wan_pager_note(p, &w[0], 0, WAN_BF16, 60);
+    CHECK(p->error == WAN_ERR(EINVAL) && p->stage[0].nb_pages == 2);
+    /* nor with a scale for each */
+    p->error = 0;
+    wan_pager_stage(p, 1);
+    wan_pager_note_parts(p, 3, three, 0, WAN_F8_E4M3, 250);
+    CHECK(p->error == WAN_ERR(EINVAL) && !p->stage[1].nb_pages);
+    wan_pager_free(&p);
+}
+
 int main(void)
 {
     RUN(what_fits_stays);
@@ -308,5 +345,6 @@ int main(void)
     RUN(out_of_turn);
     RUN(the_copier_runs_ahead);
     RUN(stages_share_the_memory);
+    RUN(parts_are_a_page);
     return test_end();
 }

@@ -112,6 +112,7 @@ static const WanOps ops = {
     .conv           = wan_cpu_conv,
     .layer_norm     = wan_cpu_layer_norm,
     .modulate       = wan_cpu_modulate,
+    .gate_add_norm  = wan_cpu_gate_add_norm,
     .rms_norm       = wan_cpu_rms_norm,
     .rope           = wan_cpu_rope,
     .rms_norm_rope  = wan_cpu_rms_norm_rope,

@@ -102,6 +102,10 @@ void wan_cpu_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_cpu_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
                       const WanTensor *shift, const WanTensor *scale,
                       float eps);
+void wan_cpu_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
+                           const WanTensor *branch, const WanTensor *gate,
+                           const WanTensor *gain, const WanTensor *bias,
+                           float one, float eps);
 void wan_cpu_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
                       const WanTensor *gain, float eps);
 void wan_cpu_rope(WanDev *d, WanTensor *x, const WanRope *rope);

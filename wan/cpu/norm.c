@@ -15,6 +15,9 @@ typedef struct Rows {
     const WanTensor *x;
     const float *gain, *bias;   // or NULL
     float one;                  // added to the gain
+    WanTensor *stream;          // x, where a branch is added to it
+    const WanTensor *branch;
+    const float *gate;          // or NULL
     float eps;
     WanAct act;
     const WanRope *rope;        // or NULL
@@ -85,7 +88,7 @@ WAN_INLINE double sum_squares(const float *x, int64_t n, double mean)
 
 /* The mean is taken off in f32 after its own low part, so that a row far from
  * zero loses nothing. */
-WAN_SIMD static void layer_norm_row(const Rows *r, int64_t i)
+WAN_INLINE void norm_row(const Rows *r, int64_t i)
 {
     const int64_t C = wan_cols(r->x);
     const float *x = wan_row(r->x, i), *gain = r->gain, *bias = r->bias;
@@ -100,6 +103,27 @@ WAN_SIMD static void layer_norm_row(const Rows *r, int64_t i)
     else
         for (int64_t c = 0; c < C; c++)
             y[c] = (x[c] - hi - lo) * scale;
+}
+
+WAN_SIMD static void layer_norm_row(const Rows *r, int64_t i)
+{
+    norm_row(r, i);
+}
+
+/* The row is whole before its norm begins, so y may be the branch. */
+WAN_SIMD static void gate_add_norm_row(const Rows *r, int64_t i)
+{
+    const int64_t C = wan_cols(r->x);
+    const float *branch = wan_row(r->branch, i), *gate = r->gate;
+    float *x = wan_row(r->stream, i);
+
+    if (gate)
+        for (int64_t c = 0; c < C; c++)
+            x[c] += gate[c] * branch[c];
+    else
+        for (int64_t c = 0; c < C; c++)
+            x[c] += branch[c];
+    norm_row(r, i);
 }
 
 void wan_cpu_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
@@ -118,6 +142,17 @@ void wan_cpu_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
     run(d, &(Rows){ .y = y, .x = x, .gain = vector(scale),
                     .bias = vector(shift), .one = 1, .eps = eps,
                     .row = layer_norm_row });
+}
+
+void wan_cpu_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
+                           const WanTensor *branch, const WanTensor *gate,
+                           const WanTensor *gain, const WanTensor *bias,
+                           float one, float eps)
+{
+    run(d, &(Rows){ .y = y, .x = x, .stream = x, .branch = branch,
+                    .gate = vector(gate), .gain = vector(gain),
+                    .bias = vector(bias), .one = one, .eps = eps,
+                    .row = gate_add_norm_row });
 }
 
 /* --------------------------------------------------------- rms norm, rope */

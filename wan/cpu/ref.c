@@ -535,8 +535,8 @@ void wan_ref_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
         wan_randn_cuda(y->data, wan_count(y), seed, threads);
 }
 
-/* modulate, rms_norm_rope and geglu: the front door's compositions would
- * round in between; rms_norm_rope is left to it, as both halves are here. */
+/* modulate and geglu: the front door's compositions would round in between;
+ * rms_norm_rope and gate_add_norm are left to it, as both halves are here. */
 static const WanOps ops = {
     .linear         = linear,
     .attention      = attention,

@@ -139,6 +139,14 @@ static inline WanType wan_cuda_weight_type(const WanDev *d, const WanTensor *w)
 const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type,
                             float *scale);
 
+/* The same of n matrices of as many columns, one behind the other, as F32 or
+ * BF16, and of vectors, which are never paged. NULL: d has failed; or they are
+ * arena memory already, but of several types or not one behind the other. */
+const void *wan_cuda_matrices(WanDev *d, int n, const WanTensor *const *w,
+                              WanType type);
+const void *wan_cuda_vectors(WanDev *d, int n, const WanTensor *const *v,
+                             WanType type);
+
 /* As what the device has a matrix where it meets x: as x's type; but where
  * that is BF16, e4m3 stays what it is, and a matrix that may be rounded to it
  * is if its sides are what products in e4m3 take, multiples of 16. Known
@@ -178,6 +186,10 @@ void wan_cuda_linear(WanDev *d, WanTensor *y, const WanTensor *x,
 int64_t wan_cuda_linear_scratch(int threads, const WanTensor *y,
                                 const WanTensor *x, const WanLinear *w,
                                 const WanLinearArgs *a);
+int wan_cuda_linear_n_fits(const WanTensor *y, const WanTensor *x, int n,
+                           const WanLinear *const *w);
+void wan_cuda_linear_n(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                       const WanLinear *const *w);
 void wan_cublas_close(struct WanCublas **b);
 
 /* attention.c, flash.cu */
@@ -205,6 +217,10 @@ void wan_cuda_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_cuda_modulate(WanDev *d, WanTensor *y, const WanTensor *x,
                        const WanTensor *shift, const WanTensor *scale,
                        float eps);
+void wan_cuda_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
+                            const WanTensor *branch, const WanTensor *gate,
+                            const WanTensor *gain, const WanTensor *bias,
+                            float one, float eps);
 void wan_cuda_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
                        const WanTensor *gain, float eps);
 void wan_cuda_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,

@@ -472,10 +472,13 @@ void wan_cuda_download(WanDev *d, float *host, const WanTensor *x)
 
 const WanOps wan_cuda_ops = {
     .linear         = wan_cuda_linear,
+    .linear_n       = wan_cuda_linear_n,
+    .linear_n_fits  = wan_cuda_linear_n_fits,
     .attention      = wan_cuda_attention,
     .conv           = wan_cuda_conv,
     .layer_norm     = wan_cuda_layer_norm,
     .modulate       = wan_cuda_modulate,
+    .gate_add_norm  = wan_cuda_gate_add_norm,
     .rms_norm       = wan_cuda_rms_norm,
     .rope           = wan_cuda_rope,
     .rms_norm_rope  = wan_cuda_rms_norm_rope,

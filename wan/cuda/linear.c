@@ -245,12 +245,15 @@ static int suggest(WanCublas *l, const Plan *p,
     return n > 0 && !r[0].state ? n : 0;
 }
 
-/* A weight on the device. */
+/* The weights of n layers on the device, one behind the other. Of more than
+ * one none has a scale or is in e4m3, and all have a bias or none. */
 typedef struct Matrix {
     const void *w;
     float alpha;                // x W^T is multiplied with
     const float *x_scale;       // and with this, on the device, where x is in
                                 // e4m3; else NULL
+    int n;
+    const WanLinear *const *lin;
 } Matrix;
 
 typedef struct Operands {
@@ -400,24 +403,38 @@ static int product(WanDev *d, WanTensor *y, const WanTensor *x,
     return !d->error;
 }
 
+static int has_bias(const Matrix *w)
+{
+    return w->lin[0]->bias.nb_dims != 0;
+}
+
+/* The biases of the layers, one behind the other. */
+static const void *biases(WanDev *d, const Matrix *w, WanType type)
+{
+    const WanTensor *v[WAN_PAGE_PARTS] = { NULL };
+
+    for (int i = 0; i < w->n; i++)
+        v[i] = &w->lin[i]->bias;
+    return wan_cuda_vectors(d, w->n, v, type);
+}
+
 /* The product with its bias and GELU in one, if the library can. */
 static int in_one(WanDev *d, WanTensor *y, const WanTensor *x, const Matrix *w,
-                  const WanLinear *lin, const WanLinearArgs *a)
+                  const WanLinearArgs *a)
 {
     const int gelu = a->act == WAN_ACT_GELU_TANH;
     const void *bias = NULL;
-    float one;
 
-    if (!lin->bias.nb_dims)
+    if (!has_bias(w))
         return by_library(d, y, x, w, a->add, gelu ? GELU : PLAIN, NULL);
-    if (!(bias = wan_cuda_weight(d, &lin->bias)))
+    if (!(bias = biases(d, w, WAN_F32)))
         return 0;
     if (by_library(d, y, x, w, a->add, gelu ? GELU_F32 : BIAS_F32, bias))
         return 1;
     if (d->error || (y->type == WAN_F32 && x->type != WAN_F8_E4M3))
         return 0;
     /* As autocast rounds it. */
-    if (!(bias = wan_cuda_matrix(d, &lin->bias, WAN_BF16, &one)))
+    if (!(bias = biases(d, w, WAN_BF16)))
         return 0;
     return by_library(d, y, x, w, a->add, gelu ? GELU_BF16 : BIAS_BF16, bias);
 }
@@ -483,15 +500,15 @@ int64_t wan_cuda_linear_scratch(int threads, const WanTensor *y,
 /* t = x W^T alpha, then y = [y +] gate * act(t scale + bias), by rows; apart:
  * t is not y but in scratch. 0: there is no such product, or d has failed. */
 static int finish(WanDev *d, WanTensor *y, const WanTensor *x,
-                  const Matrix *w, const WanLinear *lin,
-                  const WanLinearArgs *a, int apart)
+                  const Matrix *w, const WanLinearArgs *a, int apart)
 {
     const int64_t M = wan_rows(y), N = wan_cols(y), step = pass_rows(y);
     WanOwnFinish f = { .act = a->act, .add = apart && a->add };
 
-    if (lin->bias.nb_dims && !(f.bias = wan_cuda_weight(d, &lin->bias)))
+    if (has_bias(w) && !(f.bias = biases(d, w, WAN_F32)))
         return 0;
-    if (scales_rows(lin) && !(f.scale = wan_cuda_weight(d, &lin->scale)))
+    if (scales_rows(w->lin[0]) &&
+        !(f.scale = wan_cuda_weight(d, &w->lin[0]->scale)))
         return 0;
     if (a->gate && !(f.gate = wan_cuda_weight(d, a->gate)))
         return 0;
@@ -520,30 +537,30 @@ static int finish(WanDev *d, WanTensor *y, const WanTensor *x,
 
 /* One way or the other; 0: no way, or d has failed. */
 static int compute(WanDev *d, WanTensor *y, const WanTensor *x,
-                   const Matrix *w, const WanLinear *lin,
-                   const WanLinearArgs *a, int apart)
+                   const Matrix *w, const WanLinearArgs *a, int apart)
 {
     /* The epilogue's GELU comes after the sum with y; ours never does. In
      * F32 ours is the exact one. */
-    const int one = !apart && !scales_rows(lin) &&
+    const int one = !apart && !scales_rows(w->lin[0]) &&
                     (a->act == WAN_ACT_NONE ||
                      (a->act == WAN_ACT_GELU_TANH && x->type != WAN_F32 &&
                       !a->add));
 
-    if (one && in_one(d, y, x, w, lin, a))
+    if (one && in_one(d, y, x, w, a))
         return 1;
-    return !d->error && finish(d, y, x, w, lin, a, apart);
+    return !d->error && finish(d, y, x, w, a, apart);
 }
 
 /* ------------------------------------------------------------------- e4m3 */
 
 /* W as BF16 in scratch. */
-static void widen(WanDev *d, Matrix *wide, const Matrix *w,
-                  const WanLinear *lin, void *at)
+static void widen(WanDev *d, Matrix *wide, const Matrix *w, void *at)
 {
-    const int64_t N = lin->weight.dim[0], K = wan_count(&lin->weight) / N;
+    const WanTensor *t = &w->lin[0]->weight;
+    const int64_t N = t->dim[0], K = wan_count(t) / N;
 
-    *wide = (Matrix){ at, w->alpha, NULL };
+    *wide = *w;
+    wide->w = at;
     wan_cuda_convert(wan_cuda_stream(d), at, WAN_BF16, w->w, WAN_F8_E4M3, N, K,
                      1, 1);
     wan_cuda_launched(d, "linear");
@@ -551,14 +568,14 @@ static void widen(WanDev *d, Matrix *wide, const Matrix *w,
 
 /* With x in e4m3, some rows at a time; `at` is for what e4m3_bytes() has. */
 static void in_e4m3(WanDev *d, WanTensor *y, const WanTensor *x,
-                    const Matrix *w, const WanLinear *lin,
-                    const WanLinearArgs *a, int apart, void *at)
+                    const Matrix *w, const WanLinearArgs *a, int apart,
+                    void *at)
 {
     const int64_t M = wan_rows(y), step = pass_rows(y);
     float *scale = (float *)((char *)at + aligned(step * wan_cols(x)));
-    const Matrix narrow = { w->w, w->alpha, scale };
-    Matrix wide;
+    Matrix narrow = *w, wide;
 
+    narrow.x_scale = scale;
     for (int64_t i = 0; i < M && !d->error; i += step) {
         const int64_t n = M - i < step ? M - i : step;
         const WanTensor xi = wan_slice(x, i, n);
@@ -566,15 +583,15 @@ static void in_e4m3(WanDev *d, WanTensor *y, const WanTensor *x,
         WanTensor q = wan_tensor_of(at, WAN_F8_E4M3, n, wan_cols(x));
 
         wan_cuda_quant_e4m3(d, &q, scale, &xi);
-        if (d->error || compute(d, &yi, &q, &narrow, lin, a, apart) ||
+        if (d->error || compute(d, &yi, &q, &narrow, a, apart) ||
             d->error)
             continue;
-        widen(d, &wide, w, lin, at);
-        compute(d, &yi, &xi, &wide, lin, a, apart);
+        widen(d, &wide, w, at);
+        compute(d, &yi, &xi, &wide, a, apart);
     }
 }
 
-/* --------------------------------------------------------------- the entry */
+/* ------------------------------------------------------------- the entries */
 
 /* As [rows, columns], whatever its dimensions. */
 static WanTensor matrix(const WanTensor *t)
@@ -596,7 +613,7 @@ void wan_cuda_linear(WanDev *d, WanTensor *y, const WanTensor *x,
     const int apart = two_passes(y, x, w, a);
     void *at = (char *)d->scratch + WAN_CUDA_BLAS_WORKSPACE +
                sum_bytes(y, x, w, a);
-    Matrix m = { 0 }, wide;
+    Matrix m = { .n = 1, .lin = &w }, wide;
 
     if (!wan_rows(y))
         return;
@@ -607,12 +624,50 @@ void wan_cuda_linear(WanDev *d, WanTensor *y, const WanTensor *x,
         m.alpha *= *(const float *)w->scale.data;
 
     if (type != WAN_F8_E4M3) {
-        compute(d, &ym, &xm, &m, w, a, apart);
+        compute(d, &ym, &xm, &m, a, apart);
     } else if (w->e4m3 && wan_cuda(d)->arch >= WAN_CUDA_E4M3_ARCH &&
                wan_cols(y) % 16 == 0 && wan_cols(x) % 16 == 0) {
-        in_e4m3(d, &ym, &xm, &m, w, a, apart, at);
+        in_e4m3(d, &ym, &xm, &m, a, apart, at);
     } else {
-        widen(d, &wide, &m, w, at);
-        compute(d, &ym, &xm, &wide, w, a, apart);
+        widen(d, &wide, &m, at);
+        compute(d, &ym, &xm, &wide, a, apart);
+    }
+}
+
+int wan_cuda_linear_n_fits(const WanTensor *y, const WanTensor *x, int n,
+                           const WanLinear *const *w)
+{
+    for (int i = 0; i < n; i++)
+        if (wan_cuda_matrix_type(&w[i]->weight, w[i]->e4m3, x) != x->type ||
+            w[i]->scale.nb_dims ||
+            !w[i]->bias.nb_dims != !w[0]->bias.nb_dims)
+            return 0;
+    return y->type == x->type;
+}
+
+void wan_cuda_linear_n(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                       const WanLinear *const *w)
+{
+    const WanLinearArgs plain = { 0 };
+    WanTensor ym = matrix(y);
+    const WanTensor xm = matrix(x), *part[WAN_PAGE_PARTS];
+    Matrix m = { .alpha = 1, .n = n, .lin = w };
+
+    if (!wan_rows(y))
+        return;
+    for (int i = 0; i < n; i++)
+        part[i] = &w[i]->weight;
+    if (!has_bias(&m) || biases(d, &m, WAN_F32))
+        m.w = wan_cuda_matrices(d, n, part, x->type);
+    if (m.w) {
+        compute(d, &ym, &xm, &m, &plain, 0);
+        return;
+    }
+    /* Somebody has put them into the arena, apart from each other. */
+    for (int64_t i = 0, at = 0; i < n && !d->error; i++) {
+        WanTensor yi = wan_columns(&ym, at, part[i]->dim[0]);
+
+        wan_cuda_linear(d, &yi, &xm, w[i], &plain);
+        at += part[i]->dim[0];
     }
 }

@@ -63,7 +63,8 @@ static __device__ inline Vec<4> norm_apply(const Norm &a, Vec<4> v, int c,
 }
 
 /* One block per row, at most NORM_VECS vectors a thread. BRANCH: there is
- * one; RMS: no mean. The norm sees x rounded to its type. */
+ * one; RMS: no mean. The norm sees x rounded to its type. A thread writes where
+ * it alone has read, so y may be x, or the branch. */
 template<typename TX, typename TB, typename TY, bool BRANCH, bool RMS>
 static __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(Norm a)
 {
@@ -131,7 +132,7 @@ static __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(Norm a)
 
 /* The same for any C and any alignment: one block per row, elements one by
  * one, read again for each pass. A thread meets the same elements each time,
- * so y may be x. */
+ * so y may be x, or the branch. */
 template<typename TX, typename TB, typename TY, bool BRANCH, bool RMS>
 static __global__ void norm_any_kernel(Norm a)
 {
@@ -249,9 +250,8 @@ extern "C" void wan_cuda_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
     norm<false, true>(d, "rms_norm", y, x, NULL, a);
 }
 
-/* x += gate * branch; y = LN(x) * (one + gain) + bias: gate_add and the norm
- * that follows it, layer_norm with one = 0, modulate with one = 1. gate, and
- * gain and bias, may be NULL. */
+/* gate_add and the norm that follows it: layer_norm with one = 0, modulate
+ * with one = 1. */
 extern "C" void wan_cuda_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
                                        const WanTensor *branch,
                                        const WanTensor *gate,

@@ -31,10 +31,11 @@
 #define CHUNK (INT64_C(8) << 20)        // bytes of a buffer
 #endif
 
-/* A weight that stays in memory of its own, or a vector. */
+/* A weight that stays in memory of its own, or a vector; or some of them one
+ * behind the other. */
 typedef struct Kept {
-    const void *key;
-    int64_t count;
+    const void *key;                    // of the first
+    int64_t count;                      // of all
     WanType type;
     void *data;
     int owned;                          // by cudaMalloc()
@@ -170,10 +171,29 @@ static int64_t row_count(const WanTensor *w)
     return wan_count(w) / w->dim[0];
 }
 
+/* Of some, one behind the other. */
+static int64_t all_rows(int n, const WanTensor *w)
+{
+    int64_t rows = 0;
+
+    while (n-- > 0)
+        rows += w[n].dim[0];
+    return rows;
+}
+
+static int64_t all_count(int n, const WanTensor *w)
+{
+    int64_t count = 0;
+
+    while (n-- > 0)
+        count += wan_count(&w[n]);
+    return count;
+}
+
 /* Rows [row, row + rows) of w in the device's type and layout; one row's
  * worth of memory behind the result is used too. */
-static void fill(char *dst, const WanTensor *w, int conv, WanType type,
-                 float scale, int64_t row, int64_t rows)
+static void fill_part(char *dst, const WanTensor *w, int conv, WanType type,
+                      float scale, int64_t row, int64_t rows)
 {
     const int64_t n = row_count(w), size = wan_type_size(type);
     const char *src = (const char *)w->data + row * n * wan_type_size(w->type);
@@ -192,6 +212,25 @@ static void fill(char *dst, const WanTensor *w, int conv, WanType type,
             for (int64_t i = 0; i < I; i++)
                 memcpy(dst + (t * I + i) * size, tmp + (i * taps + t) * size,
                        size);
+    }
+}
+
+/* The same of n matrices one behind the other. */
+static void fill(char *dst, int n, const WanTensor *w, int conv, WanType type,
+                 float scale, int64_t row, int64_t rows)
+{
+    for (int i = 0; i < n && rows; i++) {
+        const int64_t left = w[i].dim[0] - row;
+        const int64_t here = left < rows ? left : rows;
+
+        if (left <= 0) {
+            row -= w[i].dim[0];
+            continue;
+        }
+        fill_part(dst, &w[i], conv, type, scale, row, here);
+        dst += here * row_count(&w[i]) * wan_type_size(type);
+        rows -= here;
+        row = 0;
     }
 }
 
@@ -245,12 +284,13 @@ static int grow_kept(WanCudaWeights *w)
     return 1;
 }
 
-/* The copy of a tensor that is made once, when it is first asked for. */
-static const void *keep(WanDev *d, const WanTensor *t, int conv, WanType type,
-                        float *scale)
+/* The copy of n tensors, one behind the other, that is made once, when it is
+ * first asked for. One alone may be rounded to e4m3. */
+static const void *keep(WanDev *d, int n, const WanTensor *t, int conv,
+                        WanType type, float *scale)
 {
     WanCudaWeights *w = wan_cuda(d)->weights;
-    const int64_t bytes = wan_count(t) * wan_type_size(type);
+    const int64_t count = all_count(n, t), bytes = count * wan_type_size(type);
     const int64_t place = (bytes + WAN_PAGE_ALIGN - 1) / WAN_PAGE_ALIGN *
                           WAN_PAGE_ALIGN;
     Kept *k;
@@ -260,14 +300,14 @@ static const void *keep(WanDev *d, const WanTensor *t, int conv, WanType type,
         wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for a table of weights");
         return NULL;
     }
-    k = look(w, t->data, wan_count(t), type);
+    k = look(w, t->data, count, type);
     *scale = k->scale;
     if (k->key)
         return k->data;
 
-    *k = (Kept){ t->data, wan_count(t), type, NULL, 0, 1 };
+    *k = (Kept){ t->data, count, type, NULL, 0, 1 };
     if (rounds(type, t->type))
-        k->scale = scale_of(measure(t->data, t->type, wan_count(t)));
+        k->scale = scale_of(measure(t->data, t->type, count));
     *scale = k->scale;
     if (t->nb_dims < 5 && place <= w->vectors_end - w->vectors) {
         k->data = w->vectors;
@@ -278,7 +318,16 @@ static const void *keep(WanDev *d, const WanTensor *t, int conv, WanType type,
         k->owned = 1;
     }
     w->nb_kept++;
-    if (!conv && t->type == type) {
+    if (wan_cuda_is_device(d, t->data) && !rounds(type, t->type)) {
+        const int64_t row = row_count(t), I = conv ? t->dim[1] : row;
+
+        /* A bench's, which no host reads. */
+        wan_cuda_convert(wan_cuda_stream(d), k->data, type, t->data, t->type,
+                         all_rows(n, t), I, row / I, 1);
+        wan_cuda_launched(d, "loading");
+        return d->error ? NULL : k->data;
+    }
+    if (n == 1 && !conv && t->type == type) {
         /* The runtime has read a model's memory, which is not page-locked,
          * when this returns. */
         wan_cuda_ok(d, cudaMemcpyAsync(k->data, t->data, bytes,
@@ -291,7 +340,7 @@ static const void *keep(WanDev *d, const WanTensor *t, int conv, WanType type,
         wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory to load a weight");
         return NULL;
     }
-    fill(host, t, conv, type, *scale, 0, t->dim[0]);
+    fill(host, n, t, conv, type, *scale, 0, all_rows(n, t));
     if (wan_cuda_ok(d, cudaMemcpyAsync(k->data, host, bytes,
                                        cudaMemcpyHostToDevice,
                                        wan_cuda_stream(d)), "loading"))
@@ -324,24 +373,30 @@ static Copy *copy_of(const WanPage *page)
     return page->opaque;
 }
 
+static int64_t page_rows(const WanPage *page)
+{
+    return all_rows(page->parts, page->weight);
+}
+
 /* Rows that a buffer holds, and one to turn a convolution round in. */
 static int64_t chunk_rows(const WanPage *page)
 {
-    const int64_t row = row_count(&page->weight) * wan_type_size(page->type);
+    const int64_t row = row_count(page->weight) * wan_type_size(page->type);
 
     return CHUNK / row > 1 ? CHUNK / row - 1 : 0;
 }
 
 /* All rows of a page are still to be read: once, or, where they have a scale
- * that is not known, twice. */
+ * that is not known, twice. Those have one part. */
 static void begin_copy(WanPage *page)
 {
     Copy *copy = copy_of(page);
+    const int scaled = rounds(page->type, page->weight->type);
 
     copy->rows_begun = 0;
-    copy->rows_left = page->weight.dim[0];
-    copy->measuring = rounds(page->type, page->weight.type) && !copy->scale;
-    if (!rounds(page->type, page->weight.type))
+    copy->rows_left = page_rows(page);
+    copy->measuring = scaled && !copy->scale;
+    if (!scaled)
         copy->scale = 1;
 }
 
@@ -365,7 +420,7 @@ static int claim(WanCudaWeights *w, Chunk *c)
                                            copy_of(after)->used, 0);
     }
     copy = copy_of(w->current);
-    left = w->current->weight.dim[0] - copy->rows_begun;
+    left = page_rows(w->current) - copy->rows_begun;
     if (!left)
         return 0;               // the last rows are being measured
     *c = (Chunk){ w->current, copy->rows_begun, chunk_rows(w->current),
@@ -412,7 +467,7 @@ static void finish(WanCudaWeights *w, const Chunk *c, cudaError_t e)
 
 static uint32_t measure_rows(const Chunk *c)
 {
-    const WanTensor *t = &c->page->weight;
+    const WanTensor *t = c->page->weight;
     const int64_t n = row_count(t);
 
     return measure((const char *)t->data + c->row * n * wan_type_size(t->type),
@@ -447,7 +502,7 @@ static void *copier(void *arg)
         }
         pthread_cond_broadcast(&w->work);       // there may be more
         const WanPage *page = c.page;
-        const int64_t row = row_count(&page->weight) *
+        const int64_t row = row_count(page->weight) *
                             wan_type_size(page->type);
         char *dst = w->region + page->place + c.row * row;
 
@@ -464,8 +519,8 @@ static void *copier(void *arg)
         pthread_mutex_unlock(&w->lock);
         e = cudaEventSynchronize(copied[b]);
         if (!e) {
-            fill(buffer[b], &page->weight, page->conv, page->type, c.scale,
-                 c.row, c.rows);
+            fill(buffer[b], page->parts, page->weight, page->conv, page->type,
+                 c.scale, c.row, c.rows);
             e = cudaMemcpyAsync(dst, buffer[b], c.rows * row,
                                 cudaMemcpyHostToDevice, cuda->copy_stream);
         }
@@ -516,7 +571,7 @@ static int alloc_copies(WanDev *d, WanCudaWeights *w, WanPagerStage *s)
         s->page[i].opaque = c;
         if (!chunk_rows(&s->page[i])) {
             wan_dev_fail(d, WAN_ERR(ENOSYS), "a weight of %lld columns is too "
-                         "wide", (long long)row_count(&s->page[i].weight));
+                         "wide", (long long)row_count(s->page[i].weight));
             return 0;
         }
         if (!wan_cuda_ok(d, cudaEventCreateWithFlags(&c->loaded,
@@ -596,8 +651,9 @@ static void wait_done(WanCudaWeights *w)
     pthread_cond_timedwait(&w->done, &w->lock, &t);
 }
 
-/* The place of a page that is being paged; NULL: it is not, or d failed. */
-static const void *paged(WanDev *d, const WanTensor *t, WanType type,
+/* The place of a page of n matrices that is being paged; NULL: it is not, or d
+ * failed. */
+static const void *paged(WanDev *d, int n, const WanTensor *t, WanType type,
                          float *scale)
 {
     const WanCuda *cuda = wan_cuda(d);
@@ -610,7 +666,7 @@ static const void *paged(WanDev *d, const WanTensor *t, WanType type,
         return NULL;
     pthread_mutex_lock(&w->lock);
     page = wan_pager_use(d->pager, t);
-    if (!page || page->type != type) {
+    if (!page || page->type != type || page->parts != n) {
         pthread_mutex_unlock(&w->lock);
         return NULL;
     }
@@ -652,6 +708,17 @@ void wan_cuda_weights_used(WanDev *d)
     w->nb_in_use = 0;
 }
 
+/* Whether they have one type and each begins where the one before ends. */
+static int adjacent(int n, const WanTensor *t)
+{
+    for (int i = 1; i < n; i++)
+        if (t[i].type != t->type ||
+            (const char *)t[i].data != (const char *)t[i - 1].data +
+            wan_count(&t[i - 1]) * wan_type_size(t[i - 1].type))
+            return 0;
+    return 1;
+}
+
 static const void *find(WanDev *d, const WanTensor *t, int conv, WanType type,
                         float *scale)
 {
@@ -660,8 +727,8 @@ static const void *find(WanDev *d, const WanTensor *t, int conv, WanType type,
     *scale = 1;
     if (wan_cuda_is_device(d, t->data) && t->type == type)
         return t->data;
-    p = paged(d, t, type, scale);
-    return p || d->error ? p : keep(d, t, conv, type, scale);
+    p = paged(d, 1, t, type, scale);
+    return p || d->error ? p : keep(d, 1, t, conv, type, scale);
 }
 
 const void *wan_cuda_matrix(WanDev *d, const WanTensor *w, WanType type,
@@ -678,7 +745,40 @@ const void *wan_cuda_weight(WanDev *d, const WanTensor *w)
         return find(d, w, 1, wan_cuda_weight_type(d, w), &one);
     if (wan_cuda_is_device(d, w->data))
         return w->data;
-    return keep(d, w, 0, WAN_F32, &one);
+    return keep(d, 1, w, 0, WAN_F32, &one);
+}
+
+/* Of n, matrices or vectors. */
+static const void *find_all(WanDev *d, int n, const WanTensor *const *w,
+                            WanType type, int pages)
+{
+    WanTensor t[WAN_PAGE_PARTS];
+    const void *p = NULL;
+    float one;
+
+    for (int i = 0; i < n; i++)
+        t[i] = *w[i];
+    if (wan_cuda_is_device(d, t->data)) {
+        if (!adjacent(n, t))
+            return NULL;
+        if (t->type == type)
+            return t->data;
+    }
+    if (pages)
+        p = paged(d, n, t, type, &one);
+    return p || d->error ? p : keep(d, n, t, 0, type, &one);
+}
+
+const void *wan_cuda_matrices(WanDev *d, int n, const WanTensor *const *w,
+                              WanType type)
+{
+    return find_all(d, n, w, type, 1);
+}
+
+const void *wan_cuda_vectors(WanDev *d, int n, const WanTensor *const *v,
+                             WanType type)
+{
+    return find_all(d, n, v, type, 0);
 }
 
 /* ----------------------------------------------------------- for replay.c */
