@@ -274,7 +274,7 @@ judge: ffmpeg $(B)/tests/demo/judge
 	@JUDGE=$(JUDGE) DEMO_MODEL=$(abspath $(DEMO_MODEL)) \
 	    DEMO_MODEL_I2V=$(abspath $(DEMO_MODEL_I2V)) $(RUN) $(SRC)/tests/demo/judge.sh
 
-check-threads: $(filter %/job %/cuda_weights,$(UNIT:%=$(B)/tests/unit/%)) \
+check-threads: $(filter %/job %/cuda_weights %/cuda_replay,$(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 

@@ -136,8 +136,8 @@ TEST(unknown_devices)
 
     CHECK(wan_dev_open(&d, "tpu", 0, 4096, &log_keep) == WAN_ERR(ENOSYS));
     CHECK(!d && strstr(last, "tpu"));
-    CHECK(wan_dev_open(&d, "cuda:1", 0, 4096, &log_keep) == WAN_ERR(ENOSYS));
-    CHECK(strstr(last, "CUDA"));
+    CHECK(wan_dev_open(&d, "cuda:99", 0, 4096, &log_keep) == WAN_ERR(ENOSYS));
+    CHECK(strstr(last, "cuda"));
 }
 
 TEST(number_formats)
