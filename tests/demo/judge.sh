@@ -4,8 +4,8 @@
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
-# JUDGE=quick, for make check, or full. DEMO_MODEL, DEMO_MODEL_I2V: the model
-# directories. JUDGE_KEEP: a folder for the clips, rgb24.
+# JUDGE=quick, for make check, or full. DEMO_MODEL, DEMO_MODEL_I2V: other model
+# directories than those of share/demo. JUDGE_KEEP: a folder for the clips, rgb24.
 
 . "$SRC/tests/fate/common.sh"
 
@@ -15,9 +15,9 @@ size=160x96 frames=17
 tab=$(printf '\t')
 
 need "$ffmpeg" "$judge"
-for d in DEMO_MODEL DEMO_MODEL_I2V; do
-    eval "d_path=\${$d-}"
-    [ -d "$d_path" ] || { echo "Bail out! no model: $d='$d_path'"; exit 1; }
+: "${DEMO_MODEL:=$SRC/share/demo/t2v}" "${DEMO_MODEL_I2V:=$SRC/share/demo/i2v}"
+for d in "$DEMO_MODEL" "$DEMO_MODEL_I2V"; do
+    [ -d "$d" ] || { echo "Bail out! there is no model $d"; exit 1; }
 done
 
 # Limits are parts of the clips in percent. Of few clips one more may fail
