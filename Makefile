@@ -228,8 +228,8 @@ gpu-bundle: $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
 check-lib: tests tools $(EMU)
 	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(SRC)/tests/fate/trace.sh
 
-check: tests tools $(EMU) ffmpeg $(FATE_TOOLS)
-	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE)
+check: tests tools $(EMU) ffmpeg $(FATE_TOOLS) $(B)/tests/demo/judge
+	@JUDGE=quick $(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE) $(SRC)/tests/demo/judge.sh
 
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests
 # under TSan.
@@ -266,13 +266,10 @@ check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
 	    sh $(SRC)/tests/run $(CHECK_FATE:%=$(SRC)/tests/fate/%.sh)
 
 # Generates from held-out prompts with the demo models and measures the pixels;
-# JUDGE=quick for a part of them.
+# make check has a part of it, which is JUDGE=quick.
 JUDGE ?= full
-DEMO_MODEL ?= $(SRC)/share/demo/t2v
-DEMO_MODEL_I2V ?= $(SRC)/share/demo/i2v
 judge: ffmpeg $(B)/tests/demo/judge
-	@JUDGE=$(JUDGE) DEMO_MODEL=$(abspath $(DEMO_MODEL)) \
-	    DEMO_MODEL_I2V=$(abspath $(DEMO_MODEL_I2V)) $(RUN) $(SRC)/tests/demo/judge.sh
+	@JUDGE=$(JUDGE) $(RUN) $(SRC)/tests/demo/judge.sh
 
 check-threads: $(filter %/job %/cuda_weights %/cuda_replay,$(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
@@ -293,8 +290,8 @@ ffmpeg: libs
 
 # make demo [MODEL=DIR] [PROMPT='...'] [NEXT='...'] [DEMO='frames=17:steps=20']
 export MODEL PROMPT NEXT DEMO
-demo: ffmpeg tools $(GOLDEN)/.stamp
-	@B=$(B) GOLDEN=$(GOLDEN) sh $(SRC)/tools/demo.sh
+demo: ffmpeg tools
+	@B=$(B) sh $(SRC)/tools/demo.sh
 
 # -------------------------------------------------------- fuzz and bench
 

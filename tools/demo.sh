@@ -7,9 +7,8 @@
 # as a picture that goes on by another sentence, both in one file. With MODEL:
 # one clip.
 #
-# environment: B build folder, GOLDEN its golden folder, MODEL a text-to-video
-# checkpoint or empty, PROMPT the text, NEXT that of the second clip, DEMO more
-# options of the filters
+# environment: B build folder, MODEL a text-to-video checkpoint or empty, PROMPT
+# the text, NEXT that of the second clip, DEMO more options of the filters
 
 set -eu
 
@@ -48,20 +47,16 @@ told() { sed -n 's/.*clip 1: \([0-9]* frames in .*\)$/\1/p' "$parts/$1.log"; }
 # A colon, a comma or a quote in a path would end the option.
 quote() { printf %s "$1" | sed -e "s/[\\\\:']/\\\\&/g" -e "s/[\\\\',;]/\\\\&/g"; }
 
-# What there is while no demo models are in share/demo, for the way alone.
-if [ -z "${MODEL:-}" ] && [ ! -d "$B/share/libwan/demo/t2v" ]; then
-    model=model=$(quote "$GOLDEN/tiny/wan-t2v"):
-    options=:size=160x96:frames=17:steps=8$options
-    echo "demo: no MODEL was given, so a tiny checkpoint of random weights is"
-    echo "demo: used: the video is a moving texture and shows nothing else."
-elif [ -n "${MODEL:-}" ]; then
+if [ -n "${MODEL:-}" ]; then
     model=model=$(quote "$MODEL"):
     "$B/bin/wan-info" "$MODEL"
 fi
 
 encoded t2v -f lavfi -i "wan_t2v=${model}promptfile=$(quote "$parts")/t2v.txt$options"
 t2v_took=$took
-if [ -n "$model" ]; then
+more=                           # whether it goes on: with both demo models
+[ -n "$model" ] || [ ! -d "$B/share/libwan/demo/i2v" ] || more=1
+if [ -z "$more" ]; then
     cp "$parts/t2v.mp4" "$out"
 else
     run still -v error -sseof -1 -i "$parts/t2v.mp4" -update 1 "$parts/still.png"
@@ -77,14 +72,15 @@ echo
 echo "demo: $out, $(wc -c < "$out") bytes, made in $(($(date +%s) - began)) s"
 echo "demo: from the sentence: $prompt"
 echo "demo:     $t2v_took s, $(told t2v)"
-if [ -z "$model" ]; then
+if [ -n "$more" ]; then
     echo "demo: then from its last frame, $parts/still.png, and: $next"
     echo "demo:     $took s, $(told i2v)"
+fi
+if [ -z "$model" ]; then
     echo "demo: next, a sentence of your own:"
     echo "    $B/bin/ffmpeg -f lavfi -i \"wan_t2v=prompt=a blue star moves to the right above the sea\" mine.mp4"
-elif [ -z "${MODEL:-}" ]; then
-    echo "demo: next, with a real checkpoint (docs/models.md says where to get one):"
-    echo "    make demo MODEL=Wan2.1-T2V-1.3B PROMPT='waves roll onto a beach'"
+    echo "demo: and with a real checkpoint, which docs/models.md says where to get:"
+    echo "    make demo MODEL=Wan2.1-T2V-1.3B PROMPT='a lighthouse at dusk' DEMO=size=480x272:frames=5:steps=12"
 else
     echo "demo: next, an image from the same model:"
     echo "    $B/bin/ffmpeg -f lavfi -i \"wan_t2v=model=$MODEL:frames=1:prompt=a lighthouse\" image.png"

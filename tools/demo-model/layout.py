@@ -12,7 +12,7 @@ import pathlib
 import shutil
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 DIT = "diffusion_pytorch_model.safetensors"
 T5 = "models_t5_umt5-xxl-enc-bf16.pth"
@@ -86,3 +86,13 @@ def write_i2v(folder, dit, t5, vae, tokenizer_dir, config_extra, clip):
         raise ValueError("the transformer expects another width of image than CLIP gives")
     write(folder, "i2v", dit, t5, vae, tokenizer_dir, config_extra)
     torch.save(stored(clip, torch.float16), pathlib.Path(folder) / CLIP)
+
+
+def read_t2v(folder, tokenizer_dir):
+    """What write_t2v() wrote: the state dicts of vae, text and t2v in float32; the tokenizer goes to its folder."""
+    folder, tokenizer_dir = pathlib.Path(folder), pathlib.Path(tokenizer_dir)
+    tokenizer_dir.mkdir(parents=True)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(folder / TOKENIZER / name, tokenizer_dir / name)
+    states = {"vae": torch.load(folder / VAE), "text": torch.load(folder / T5), "t2v": load_file(folder / DIT)}
+    return {part: {name: t.float() for name, t in state.items()} for part, state in states.items()}

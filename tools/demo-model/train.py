@@ -13,9 +13,11 @@ Stages, each resumed from OUT when it was interrupted, skipped when done:
              and background from every token's output
     t2v      the transformer: flow matching, v = noise - data at sigma, the
              network is told 1000 sigma (spec of the official code)
+    export-t2v
+             share/demo/t2v as the official repositories are laid out
     clip     the image tower: what a still shows and where
     i2v      the image transformer, begun from t2v
-    export   share/demo as the official repositories are laid out
+    export-i2v
 
 Sheets of samples and a log of the loss are written to OUT as it goes.
 """
@@ -34,6 +36,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 
+import layout
 import world
 from modules import MEAN, STD, ClipVision, Dit, T5, Vae
 
@@ -960,20 +963,32 @@ def stage_i2v(a):
 
 # ---------------------------------------------------------------- export
 
-def stage_export(a):
-    if Peers.rank:
-        return
-    import layout
-    tokenizer = os.path.join(a.out, "tokenizer")
-    defaults = dict(size="%dx%d" % world.SIZE, frames=world.FRAMES)
-    layout.write_t2v(os.path.join(a.to, "t2v"), a.dit, a.t5, a.vae, tokenizer,
-                     dict(defaults, steps=20, guidance=4.0, shift=SHIFT))
-    layout.write_i2v(os.path.join(a.to, "i2v"), a.image_dit, a.t5, a.vae,
-                     tokenizer, dict(defaults, steps=20, guidance=4.0,
-                                     shift=SHIFT), a.clip)
+DEFAULTS = dict(size="%dx%d" % world.SIZE, frames=world.FRAMES, steps=20,
+                guidance=4.0, shift=SHIFT)
 
 
-STAGES = ("vae", "latents", "text", "t2v", "clip", "i2v", "export")
+def stage_export_t2v(a):
+    if Peers.rank == 0:
+        layout.write_t2v(os.path.join(a.to, "t2v"), a.dit, a.t5, a.vae,
+                         os.path.join(a.out, "tokenizer"), DEFAULTS)
+
+
+def stage_export_i2v(a):
+    if Peers.rank == 0:
+        layout.write_i2v(os.path.join(a.to, "i2v"), a.image_dit, a.t5, a.vae,
+                         os.path.join(a.out, "tokenizer"), DEFAULTS, a.clip)
+
+
+def take_over(folder, out):
+    """Make an exported text-to-video model the finished stages of a new run."""
+    for name, state in layout.read_t2v(folder,
+                                       os.path.join(out, "tokenizer")).items():
+        torch.save(dict(modules=[state], optimizer=None, step=0, spent=0.0,
+                        done=True), os.path.join(out, name + ".pt"))
+
+
+STAGES = ("vae", "latents", "text", "t2v", "export-t2v", "clip", "i2v",
+          "export-i2v")
 
 
 def work(rank, a, meeting=None):
@@ -985,7 +1000,7 @@ def work(rank, a, meeting=None):
     if meeting:
         Peers.join(rank, a.preset["ranks"], meeting)
     for stage in STAGES:
-        globals()["stage_" + stage](a)
+        globals()["stage_" + stage.replace("-", "_")](a)
         if stage == a.stage:
             break
 
@@ -1000,6 +1015,8 @@ def main():
                    metavar="STAGE=M", help="end a stage after so long")
     p.add_argument("--sheet-minutes", type=float, default=10)
     p.add_argument("--to", default=None, help="where export writes [OUT/demo]")
+    p.add_argument("--take-over", metavar="DIR", help="begin with the parts of "
+                   "an exported text-to-video model; OUT is new")
     p.add_argument("--threads", type=int, default=0)
     a = p.parse_args()
     a.minutes = {k: float(v) for k, v in
@@ -1008,6 +1025,8 @@ def main():
     a.device = a.preset["device"]
     a.to = a.to or os.path.join(a.out, "demo")
     os.makedirs(a.out, exist_ok=True)
+    if a.take_over:
+        take_over(a.take_over, a.out)
     a.threads = a.threads or (1 if a.preset["ranks"] > 1 else 0)
     if a.preset["ranks"] == 1:
         work(0, a)

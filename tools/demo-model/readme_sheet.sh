@@ -1,0 +1,61 @@
+#!/bin/sh
+# The pictures of the README: what the demo models make, by the commands that
+# stand beside them there.
+#
+# This file is part of libwan; see the licence in wan/wan.h.
+#
+# From the repository's root, after make: tools/demo-model/readme_sheet.sh
+# writes docs/demo/*.gif and the README's table of them to standard output.
+
+set -eu
+
+ffmpeg=${FFMPEG:-build/bin/ffmpeg}
+out=docs/demo
+mkdir -p $out
+
+# 256 colours of its own for each clip
+gif='split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4'
+
+make_gif() { "$ffmpeg" -v error -nostdin -xerror -y "$@" -loop 0 "$out/$name.gif"; }
+
+echo '| | |'
+echo '| --- | --- |'
+
+# row COMMAND
+row() { printf '| ![](docs/demo/%s.gif) | `%s` |\n' "$name" "$1"; }
+
+# t2v NAME SEED PROMPT
+t2v()
+{
+    name=$1
+    source="wan_t2v=prompt=$3:seed=$2"
+    make_gif -f lavfi -i "$source" -vf "$gif"
+    row "ffmpeg -f lavfi -i \"$source\" $name.mp4"
+}
+
+t2v ball 1 'a red ball bounces over a grassy field'
+t2v star 2 'a yellow star circles in the night sky'
+t2v heart 3 'a pink heart grows over the sea'
+t2v square 4 'an orange square spins on a plain background'
+t2v ring 5 'a blue ring moves to the right on a checkerboard'
+t2v triangle 6 '一个绿色的三角形向上移动，渐变背景'
+
+[ -d share/demo/i2v ] || exit 0
+name=still
+"$ffmpeg" -v error -nostdin -xerror -y -f lavfi \
+    -i 'wan_t2v=prompt=a white star on a gradient:seed=7:frames=1:format=rgb24' \
+    -frames:v 1 $out/still.png
+printf '| ![](docs/demo/still.png) | `%s` |\n' \
+    'ffmpeg -f lavfi -i "wan_t2v=prompt=a white star on a gradient:seed=7:frames=1:format=rgb24" -frames:v 1 still.png'
+
+# i2v NAME SEED PROMPT
+i2v()
+{
+    name=$1
+    filter="wan_i2v=prompt=$3:seed=$2"
+    make_gif -i $out/still.png -vf "$filter,$gif"
+    row "ffmpeg -i still.png -vf \"$filter\" $name.mp4"
+}
+
+i2v falls 1 'a white star moves down'
+i2v shrinks 2 'a white star shrinks'
