@@ -410,10 +410,11 @@ TEST(finite_types)
  * that image.c writes. */
 TEST(image_types)
 {
-    for (int f = WAN_PIX_YUV420P; f <= WAN_PIX_GBRPF32; f++)
+    for (int f = WAN_PIX_YUV420P; f <= WAN_PIX_P010; f++)
         for (int t = 0; t < 3; t++)
-            for (int device = 0; device < 2; device++) {
-                const int w = 34, h = 6, flip = t == 1;
+            for (int k = 0; k < 4; k++) {
+                const int w = 34, h = 10, flip = t == 1;
+                const int device = k & 1, dither = k >> 1;
                 Twin x = twin_random(value_types[t], 0, 0, h * w, 3);
                 const WanTensor rgb = wan_reshape(&x.t, h, w, 3);
                 TestImage a = image_make((enum WanPixelFormat)f, w, h, flip);
@@ -421,14 +422,16 @@ TEST(image_types)
 
                 emu_memory_type = device ? cudaMemoryTypeDevice
                                          : cudaMemoryTypeUnregistered;
+                a.img.dither = dither ? WAN_DITHER_BAYER : WAN_DITHER_NONE;
+                b.img.dither = a.img.dither;
                 wan_image_write(&a.img, x.f.data);
                 dut->backend->ops->image(dut, &b.img, &rgb);
                 emu_memory_type = cudaMemoryTypeUnregistered;
                 for (int p = 0; p < 3; p++)
                     CHECKF(!a.base[p] || !memcmp(a.base[p], b.base[p],
                                                  a.bytes[p]),
-                           "format %d type %d plane %d device %d", f, t, p,
-                           device);
+                           "format %d type %d plane %d device %d dither %d",
+                           f, t, p, device, dither);
                 image_free(&a), image_free(&b);
                 twin_free(&x);
             }
