@@ -181,6 +181,7 @@ typedef struct WanContext {
     int fp8;
     int64_t memory;
     enum AVPixelFormat format;
+    int dither;
     int hwframes;
     int label;
     int clips;
@@ -271,6 +272,9 @@ typedef struct WanContext {
     { "clip",         "set file or directory of the image encoder", OFFSET(clip),        AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "lora",         "set LoRA files, path[=strength][|path...]", OFFSET(lora),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "format",   "set pixel format, none: the one the graph prefers", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT, {.i64 = AV_PIX_FMT_YUV420P}, AV_PIX_FMT_NONE, INT_MAX, FLAGS }, \
+    { "dither",   "set how values become levels of 8 and 10 bits", OFFSET(dither), AV_OPT_TYPE_INT, {.i64 = WAN_DITHER_NONE}, WAN_DITHER_NONE, WAN_DITHER_BAYER, FLAGS, .unit = "dither" }, \
+        { "none",  "YUV rounded, RGB cut", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_DITHER_NONE},  .flags = FLAGS, .unit = "dither" }, \
+        { "bayer", "ordered, by an 8x8 pattern", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_DITHER_BAYER}, .flags = FLAGS, .unit = "dither" }, \
     { "hwframes", "give CUDA frames of that format, on the device of the graph", OFFSET(hwframes), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }, \
     { "label",    "mark the frames as AI-generated", OFFSET(label), AV_OPT_TYPE_BOOL, {.i64 = 1}, 0, 1, FLAGS }, \
     { "clips",    "set number of clips one after another, 0: without end", OFFSET(clips), AV_OPT_TYPE_INT, {.i64 = 1}, 0, INT_MAX, FLAGS }
@@ -1956,11 +1960,18 @@ static int read_as_input(AVFilterContext *ctx, AVFrame *frame)
     frame->chroma_location = s->start->chroma_location;
     if (as_made(frame)) {
         describe(&image, frame);
+        image.dither = s->dither;
         return wan_job_frame(s->worker.job, &image);
     }
-    if (!s->rgb && (ret = new_frame(&s->rgb, AV_PIX_FMT_GBRPF32, frame->width,
-                                    frame->height)) < 0)
-        return ret;
+    if (!s->rgb) {
+        if (s->dither)
+            av_log(ctx, AV_LOG_WARNING, "dither: not in %s with the colours of "
+                   "the input, which is rounded\n",
+                   av_get_pix_fmt_name(frame->format));
+        if ((ret = new_frame(&s->rgb, AV_PIX_FMT_GBRPF32, frame->width,
+                             frame->height)) < 0)
+            return ret;
+    }
     describe(&image, s->rgb);
     ret = wan_job_frame(s->worker.job, &image);
     return ret < 0 ? ret : store_rgb(ctx, frame, s->rgb);
@@ -1979,6 +1990,7 @@ static int read_frame(AVFilterContext *ctx, AVFrame *frame)
     if (from_image(ctx) && s->mode == MODE_EXTEND)
         return read_as_input(ctx, frame);
     describe(&image, frame);
+    image.dither = s->dither;
     return wan_job_frame(s->worker.job, &image);
 }
 

@@ -70,10 +70,19 @@ static const Layout layouts[] = {
     [WAN_PIX_YUV444P]   = { 1, 0, 0, 0 },
 };
 
-/* Planes may have any alignment. */
-static void put(char *row, ptrdiff_t i, const Layout *l, float value)
+/* The level of a sample of YUV: the nearest, or by the pattern. Values are
+ * positive, so the conversion is floor(). */
+static int level(const WanImage *img, int c, ptrdiff_t x, int y, float value)
 {
-    const long v = lrintf(value) << l->left;
+    if (img->dither == WAN_DITHER_BAYER)
+        return (int)(value + wan_bayer(c, (int)x, y));
+    return (int)lrintf(value);
+}
+
+/* Planes may have any alignment. */
+static void put(char *row, ptrdiff_t i, const Layout *l, int value)
+{
+    const int v = value << l->left;
     const uint8_t v8 = (uint8_t)v;
     const uint16_t v16 = (uint16_t)v;
 
@@ -87,6 +96,7 @@ static void write_rgb(const WanImage *img, const float *rgb)
 {
     static const unsigned char plane_of[3] = { 2, 0, 1 };  // R, G, B in gbrp
     const int packed = img->format == WAN_PIX_RGB24;
+    const int dither = img->dither == WAN_DITHER_BAYER;
     const int w = img->width;
 
     for (int i = 0; i < img->height; i++, rgb += (ptrdiff_t)w * 3) {
@@ -97,11 +107,13 @@ static void write_rgb(const WanImage *img, const float *rgb)
 
             for (int j = 0; j < w; j++) {
                 const float u = unit(rgb[(ptrdiff_t)j * 3 + c]);
+                const float v = u * 255;
 
                 if (img->format == WAN_PIX_GBRPF32)
                     memcpy(out + (ptrdiff_t)j * 4, &u, 4);
                 else
-                    out[(ptrdiff_t)j * step] = (char)(uint8_t)(u * 255);
+                    out[(ptrdiff_t)j * step] = (char)(uint8_t)(
+                        v + (dither ? wan_bayer(c, j, i) : 0));
             }
         }
     }
@@ -127,7 +139,8 @@ static void write_yuv(const WanImage *img, const float *rgb)
             const float *p = rgb + (i * w + j) * 3;
             const float u[3] = { unit(p[0]), unit(p[1]), unit(p[2]) };
 
-            put(out, j, l, (16 + 219 * luma(u)) * unit_size);
+            put(out, j, l, level(img, 0, j, i,
+                                 (16 + 219 * luma(u)) * unit_size));
         }
     }
 
@@ -155,10 +168,10 @@ static void write_yuv(const WanImage *img, const float *rgb)
                 }
             }
             const float y = luma(u);
-            put(cb, j << l->pairs, l,
-                (128 + 224 * (u[2] - y) / 1.8556f) * unit_size);
-            put(cr, j << l->pairs, l,
-                (128 + 224 * (u[0] - y) / 1.5748f) * unit_size);
+            const float b = (128 + 224 * (u[2] - y) / 1.8556f) * unit_size;
+            const float r = (128 + 224 * (u[0] - y) / 1.5748f) * unit_size;
+            put(cb, j << l->pairs, l, level(img, 1, j, i, b));
+            put(cr, j << l->pairs, l, level(img, 2, j, i, r));
         }
     }
 }

@@ -14,12 +14,41 @@
  * 4:2:0 chroma sits on the even luma columns, midway between two rows: the
  * filter is [1 2 1] / 4 along the row, its edge repeated, and the mean of the
  * two rows. Width and height must be even there.
+ *
+ * With WAN_DITHER_BAYER a value v of an integer format, in levels, 255 u or
+ * the above, becomes floor(v + wan_bayer()). That is v plus an offset between
+ * -1/2 and 1/2 of mean 0, rounded to nearest, RGB too: over 8x8 samples the
+ * mean is v, within 1/128, and v that is a whole level stays it.
  */
 
 #ifndef WAN_IMAGE_H
 #define WAN_IMAGE_H
 
 #include "wan.h"
+
+#ifdef __CUDACC__               // image.cu wants the pattern as well
+#define WAN_BOTH __host__ __device__
+#else
+#define WAN_BOTH
+#endif
+
+/**
+ * The ordered pattern: from 1/128 to 127/128 in steps of 1/64, each once in
+ * any 8x8 samples. Bayer's matrix: the bits of x ^ y and y in turn, the lowest
+ * on top, so that the bits that differ between neighbours count most.
+ *
+ * @param c    R, G, B or Y, Cb, Cr. They take different cells of the pattern
+ *             at the same place, in different quarters of its range.
+ * @param x,y  the sample's column and row among those of its channel
+ */
+static WAN_BOTH inline float wan_bayer(int c, int x, int y)
+{
+    y += c >> 1 ? 5 : 0;
+    x += c & 1 ? 5 : 0;
+    x ^= y;
+    return ((x & 1) << 6 | (y & 1) << 5 | (x & 2) << 3 | (y & 2) << 2 |
+            (x & 4) | (y & 4) >> 1 | 1) / 128.f;
+}
 
 /* Bytes of one row of a plane; 0: the format has no such plane. */
 int64_t wan_image_row_bytes(enum WanPixelFormat format, int width, int plane);

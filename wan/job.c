@@ -755,7 +755,8 @@ end:
 static int image_fits(const WanImage *img, const WanRequest *rq)
 {
     if ((unsigned)img->format > WAN_PIX_P010 || img->width != rq->width ||
-        img->height != rq->height)
+        img->height != rq->height ||
+        (unsigned)img->dither > WAN_DITHER_BAYER)
         return 0;
     for (int p = 0; p < 4; p++) {
         const int64_t row = wan_image_row_bytes(img->format, img->width, p);

@@ -259,6 +259,15 @@ enum WanPixelFormat {
     WAN_PIX_P010        /**< YUV420P10 likewise, in the upper 10 of 16 bits */
 };
 
+/** How a value becomes one of the levels of 8 or 10 bits; floats stay. */
+enum WanDither {
+    WAN_DITHER_NONE,    /**< RGB is cut, as the reference does it (half a level
+                             darker in the mean); YUV is the nearest level */
+    WAN_DITHER_BAYER    /**< the level below or above, by an ordered 8x8
+                             pattern: the mean is the value. The pattern is
+                             the same in every frame */
+};
+
 /**
  * Where pixels go (or come from): the caller's memory. Where a job on a GPU
  * writes its frames it may be that GPU's, of the model's context.
@@ -268,6 +277,7 @@ typedef struct WanImage {
     int width, height;
     void *data[4];
     ptrdiff_t stride[4];        /**< bytes from row to row, may be negative */
+    enum WanDither dither;      /**< of frames; what is read has none */
 } WanImage;
 
 /** One video to make. wan_request_default() fills in the model's numbers. */
@@ -389,7 +399,8 @@ WAN_API int wan_job_step(WanJob *job, WanProgress *progress);
  * @param img planes to fill, owned by the caller: the WanRequest's width x
  *            height in pixels, strides in bytes
  * @return 0, or WAN_ERR(EAGAIN): none is ready, call wan_job_step(); WAN_EOF:
- *         all were read; WAN_ERR(EINVAL): wrong format, size or stride
+ *         all were read; WAN_ERR(EINVAL): wrong format, size, stride or
+ *         dither
  */
 WAN_API int wan_job_frame(WanJob *job, const WanImage *img);
 

@@ -61,11 +61,36 @@ static double image_get(const TestImage *t, int plane, int i, int j)
     return (uint8_t)row[j];
 }
 
-/* One sample, from the definitions in double. */
-static double image_want(enum WanPixelFormat format, const float *rgb, int w,
-                         int h, int plane, int i, int j)
+/* The channel (R, G, B or Y, Cb, Cr) of sample j of a row, and in *x its column
+ * among that channel's. */
+static int image_channel(enum WanPixelFormat format, int plane, int j, int *x)
 {
     static const int gbr[] = { 1, 2, 0 };
+
+    *x = j;
+    if (format == WAN_PIX_GBRP || format == WAN_PIX_GBRPF32)
+        return gbr[plane];
+    if (format == WAN_PIX_RGB24)
+        *x = j / 3, plane = j % 3;
+    if (plane && (format == WAN_PIX_NV12 || format == WAN_PIX_P010))
+        *x = j / 2, plane = 1 + j % 2;
+    return plane;
+}
+
+/* Samples in a row of a plane. */
+static int image_cols(enum WanPixelFormat format, int w, int plane)
+{
+    const int bytes = format == WAN_PIX_YUV420P10 ||
+                      format == WAN_PIX_P010 ? 2 :
+                      format == WAN_PIX_GBRPF32 ? 4 : 1;
+
+    return (int)wan_image_row_bytes(format, w, plane) / bytes;
+}
+
+/* One sample before it becomes a level, from the definitions in double. */
+static double image_value(enum WanPixelFormat format, const float *rgb, int w,
+                         int h, int plane, int i, int j)
+{
     const int half = plane && format != WAN_PIX_YUV444P;
     const double big = format == WAN_PIX_YUV420P10 ||
                        format == WAN_PIX_P010 ? 4 : 1;
@@ -73,15 +98,13 @@ static double image_want(enum WanPixelFormat format, const float *rgb, int w,
 
     if (format == WAN_PIX_RGB24 || format == WAN_PIX_GBRP ||
         format == WAN_PIX_GBRPF32) {
-        const int rgb24 = format == WAN_PIX_RGB24;
-        const int c = rgb24 ? j % 3 : gbr[plane];
-        const float v = rgb[(i * w + (rgb24 ? j / 3 : j)) * 3 + c];
+        const int c = image_channel(format, plane, j, &j);
+        const float v = rgb[(i * w + j) * 3 + c];
         const float n = (fminf(fmaxf(v, -1), 1) + 1) / 2;
 
-        return format == WAN_PIX_GBRPF32 ? n : floor(n * 255.0f);
+        return format == WAN_PIX_GBRPF32 ? n : n * 255.0f;
     }
-    if (plane && (format == WAN_PIX_NV12 || format == WAN_PIX_P010))
-        plane += j & 1, j /= 2;
+    plane = image_channel(format, plane, j, &j);
     for (int q = 0; q <= half; q++)
         for (int s = -half; s <= half; s++) {
             int row = half ? 2 * i + q : i, col = half ? 2 * j + s : j;
@@ -104,6 +127,15 @@ static double image_want(enum WanPixelFormat format, const float *rgb, int w,
                          128 + 224 * (u[0] - y) / (2 * (1 - 0.2126))) * big;
 }
 
+/* The sample as it should be, but that those of YUV are not rounded. */
+static double image_want(enum WanPixelFormat format, const float *rgb, int w,
+                         int h, int plane, int i, int j)
+{
+    const double v = image_value(format, rgb, w, h, plane, i, j);
+
+    return format == WAN_PIX_RGB24 || format == WAN_PIX_GBRP ? floor(v) : v;
+}
+
 static void image_case(enum WanPixelFormat format, int w, int h, int flip)
 {
     const int exact = format == WAN_PIX_RGB24 || format == WAN_PIX_GBRP ||
@@ -117,16 +149,12 @@ static void image_case(enum WanPixelFormat format, int w, int h, int flip)
     dut_done();
     CHECK(!wan_dev_error(dut));
     for (int p = 0; p < 3; p++) {
-        const int bytes = format == WAN_PIX_YUV420P10 ||
-                          format == WAN_PIX_P010 ? 2 :
-                          format == WAN_PIX_GBRPF32 ? 4 : 1;
-        const int cols = (int)wan_image_row_bytes(format, w, p) / bytes;
-
         for (int i = 0; i < wan_image_rows(format, h, p); i++) {
             const uint8_t *end = (uint8_t *)t.img.data[p] +
-                                 i * t.img.stride[p] + cols * bytes;
+                                 i * t.img.stride[p] +
+                                 wan_image_row_bytes(format, w, p);
 
-            for (int j = 0; j < cols; j++)
+            for (int j = 0; j < image_cols(format, w, p); j++)
                 worst = fmax(worst, fabs(image_get(&t, p, i, j) -
                                          image_want(format, rgb.ref.data, w,
                                                     h, p, i, j)));
@@ -197,8 +225,171 @@ TEST(image_levels)
         }
 }
 
+/* Bayer's 8x8 matrix; channels at other cells. */
+TEST(image_bayer)
+{
+    static const int rows[2][8] = { { 0, 32, 8, 40, 2, 34, 10, 42 },
+                                    { 48, 16, 56, 24, 50, 18, 58, 26 } };
+
+    for (int i = 0; i < 16; i++)
+        CHECK(wan_bayer(0, i % 8, i / 8) ==
+              (2 * rows[i / 8][i % 8] + 1) / 128.0f);
+    for (int c = 0; c < 3; c++)
+        for (int at = 0; at < 9; at++) {        // where the 8x8 begin
+            uint64_t seen = 0;
+
+            for (int i = 0; i < 64; i++)
+                seen |= UINT64_C(1) << (int)(wan_bayer(c, at + i % 8,
+                                                       3 * at + i / 8) * 64);
+            CHECKF(seen == UINT64_MAX, "channel %d at %d", c, at);
+        }
+    for (int i = 0; i < 64; i++) {
+        const int r = (int)(wan_bayer(0, i % 8, i / 8) * 4);
+        const int g = (int)(wan_bayer(1, i % 8, i / 8) * 4);
+        const int b = (int)(wan_bayer(2, i % 8, i / 8) * 4);
+
+        CHECKF(r != g && g != b && b != r, "at %d", i);
+    }
+}
+
+/* The mean of 8x8 samples of one colour is the colour. */
+TEST(image_dither_mean)
+{
+    enum { N = 16 };            // chroma has an 8x8 of its own
+
+    for (int f = WAN_PIX_YUV420P; f <= WAN_PIX_P010; f++)
+        for (int k = 0; k < 20; k++) {
+            TestImage t = image_make((enum WanPixelFormat)f, N, N, 0);
+            Pair rgb = pair_out(0, N, N, 3);
+            double worst = 0;
+
+            for (int c = 0; c < 3; c++) {
+                const float v = (float)(random_normal() * 0.5);
+
+                for (int i = 0; i < N * N; i++)
+                    pair_set(&rgb, i, c, v);
+            }
+            t.img.dither = WAN_DITHER_BAYER;
+            wan_op_image(dut, &t.img, &rgb.dut);
+            dut_done();
+            for (int p = 0; p < 3; p++) {
+                const int cols = image_cols((enum WanPixelFormat)f, N, p);
+                double sum[3] = { 0 };
+                int n[3] = { 0 }, x;
+
+                for (int i = 0; i < 8 && cols; i++)
+                    for (int j = 0; j < cols; j++) {
+                        const int c = image_channel((enum WanPixelFormat)f, p,
+                                                    j, &x);
+                        if (x < 8)
+                            sum[c] += image_get(&t, p, i, j) -
+                                      image_value((enum WanPixelFormat)f,
+                                                  rgb.ref.data, N, N, p, i, j);
+                        n[c] += x < 8;
+                    }
+                for (int c = 0; c < 3; c++)
+                    worst = fmax(worst, n[c] ? fabs(sum[c] / n[c]) : 0);
+            }
+            CHECKF(worst <= (f == WAN_PIX_GBRPF32 ? 0 : 1 / 128.0 + 1e-4),
+                   "format %d: %g off", f, worst);
+            image_free(&t);
+            pair_free(&rgb);
+        }
+}
+
+/* Where each sample stands: floor(v + the pattern), at most a level from what
+ * it is without; floats are what they are without. */
+static void dither_case(enum WanPixelFormat format, int w, int h, int flip)
+{
+    TestImage t = image_make(format, w, h, flip);
+    TestImage none = image_make(format, w, h, flip);
+    TestImage same = image_make(format, w, h, flip);
+    Pair rgb = pair_fill(pair_out(0, h, w, 3), 0.7, 0);
+    int wrong = 0, far = 0, differ = 0, x;
+
+    t.img.dither = same.img.dither = WAN_DITHER_BAYER;
+    wan_op_image(dut, &none.img, &rgb.dut);
+    wan_op_image(dut, &t.img, &rgb.dut);
+    dut_done();
+    wan_image_write(&same.img, rgb.ref.data);
+    for (int p = 0; p < 3; p++) {
+        for (int i = 0; i < wan_image_rows(format, h, p); i++)
+            for (int j = 0; j < image_cols(format, w, p); j++) {
+                const int c = image_channel(format, p, j, &x);
+                const double got = image_get(&t, p, i, j);
+                const double was = image_get(&none, p, i, j);
+                const double v = image_value(format, rgb.ref.data, w, h, p, i,
+                                             j) + wan_bayer(c, x, i);
+
+                differ += got != was;
+                far += fabs(got - was) > 1;
+                wrong += format != WAN_PIX_GBRPF32 &&
+                         fabs(v - rint(v)) > 1e-3 && got != floor(v);
+            }
+        CHECKF(!t.bytes[p] || !memcmp(t.base[p], same.base[p], t.bytes[p]),
+               "format %d %dx%d: not the definition's bytes", format, w, h);
+    }
+    CHECKF(!wrong, "format %d %dx%d: %d wrong", format, w, h, wrong);
+    CHECKF(!far, "format %d %dx%d: %d far", format, w, h, far);
+    CHECKF(format == WAN_PIX_GBRPF32 ? !differ : w < 16 || differ,
+           "format %d %dx%d: %d differ", format, w, h, differ);
+    image_free(&t), image_free(&none), image_free(&same);
+    pair_free(&rgb);
+}
+
+TEST(image_dither)
+{
+    for (int f = WAN_PIX_YUV420P; f <= WAN_PIX_P010; f++) {
+        dither_case((enum WanPixelFormat)f, 16, 16, 0);
+        dither_case((enum WanPixelFormat)f, 2, 2, 1);
+        dither_case((enum WanPixelFormat)f, 50, 38, 1);
+    }
+}
+
+/* Black, white and greys that are a level stay that level all over; NaN is
+ * black. */
+TEST(image_dither_flat)
+{
+    static const float grey[] = { -1, 1, NAN, 9, -9, 2 / 219.0f * 100 - 1 };
+
+    for (int k = 0; k < COUNT(grey); k++)
+        for (int f = WAN_PIX_YUV420P; f <= WAN_PIX_P010; f++) {
+            TestImage t = image_make((enum WanPixelFormat)f, 16, 16, 0);
+            const int rgb8 = f == WAN_PIX_RGB24 || f == WAN_PIX_GBRP;
+            float rgb[16 * 16 * 3];
+            int differ = 0;
+
+            if (f == WAN_PIX_GBRPF32 || (rgb8 && k == 5)) {
+                image_free(&t);
+                continue;
+            }
+            for (int i = 0; i < COUNT(rgb); i++)
+                rgb[i] = grey[k];
+            t.img.dither = WAN_DITHER_BAYER;
+            wan_image_write(&t.img, rgb);
+            for (int p = 0; p < 3; p++)
+                for (int i = 0; i < wan_image_rows(t.img.format, 16, p); i++)
+                    for (int j = 0; j < image_cols(t.img.format, 16, p); j++) {
+                        const double size = f == WAN_PIX_YUV420P10 ||
+                                            f == WAN_PIX_P010 ? 4 : 1;
+                        const int black = k == 0 || k == 2 || k == 4;
+                        const int y = k == 5 ? 116 : black ? 16 : 235;
+                        const double want =
+                            rgb8 ? (black ? 0 : 255) : (p ? 128 : y) * size;
+
+                        differ += image_get(&t, p, i, j) != want;
+                    }
+            CHECKF(!differ, "grey %d format %d: %d differ", k, f, differ);
+            image_free(&t);
+        }
+}
+
 static void test_image(void)
 {
     RUN_F32(image_formats);
     RUN(image_levels);
+    RUN(image_bayer);
+    RUN_F32(image_dither_mean);
+    RUN_F32(image_dither);
+    RUN(image_dither_flat);
 }

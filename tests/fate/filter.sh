@@ -264,6 +264,28 @@ none_offers()
 }
 check 'format=none offers all' none_offers
 
+# dithered FORMAT: other bytes than without, at most one level away (compare
+# counts in bytes, so 8 bits); what is none is the default
+dithered()
+{
+    for d in none bayer; do
+        make_clip "$(source_of "$small:format=$1:dither=$d")" -f rawvideo \
+            "$tmp/$d" || return 1
+    done
+    make_clip "$(source_of "$small:format=$1")" -f rawvideo "$tmp/default" &&
+        cmp "$tmp/none" "$tmp/default" && ! cmp "$tmp/none" "$tmp/bayer" &&
+        "$tools/compare" --bytes "$tmp/none" "$tmp/bayer" --limit 1
+}
+for f in yuv420p nv12 yuv444p gbrp rgb24; do
+    check "dither=bayer in $f" dithered $f
+done
+dithered_float()
+{
+    same "$(hashes "$(source_of "$small:format=gbrpf32")")" \
+        "$(hashes "$(source_of "$small:format=gbrpf32:dither=bayer")")"
+}
+check 'dither=bayer in gbrpf32 changes nothing' dithered_float
+
 # ----------------------------------------------------------------------- time
 
 # a line of showinfo; that of 5.1 has a file position and no duration

@@ -28,8 +28,9 @@ static void encode_all(const char *device)
         snprintf(name, sizeof(name), "case%d.out", i);
         const GoldenTensor *out = golden_find(g, name);
         const int h = (int)t->dim[0], w = (int)t->dim[1];
-        const WanImage img = { WAN_PIX_RGB24, w, h, { (void *)t->raw },
-                               { 3 * w } };
+        const WanImage img = { .format = WAN_PIX_RGB24, .width = w,
+                               .height = h, .data = { (void *)t->raw },
+                               .stride = { 3 * w } };
         WanTensor image = wan_tmp(d, 3, h, w);
         WanTensor y = wan_tmp(d, WAN_CLIP_TOKENS, m->clip.config.dim);
 

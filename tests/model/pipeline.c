@@ -121,9 +121,11 @@ static void generate(const char *golden, const char *folder,
         const GoldenTensor *t = golden_look(g, i ? "image1" : "image0");
 
         if (t)
-            image[i] = (WanImage){ WAN_PIX_RGB24, (int)t->dim[1],
-                                   (int)t->dim[0], { (void *)t->raw },
-                                   { 3 * t->dim[1] } };
+            image[i] = (WanImage){ .format = WAN_PIX_RGB24,
+                                   .width = (int)t->dim[1],
+                                   .height = (int)t->dim[0],
+                                   .data = { (void *)t->raw },
+                                   .stride = { 3 * t->dim[1] } };
     }
     request(&rq, m, g, a, image);
     seen.last_step = rq.steps - 1;
@@ -138,9 +140,10 @@ static void generate(const char *golden, const char *folder,
     wan_job_tap(job, check_stage, &seen);
     while ((ret = wan_job_step(job, NULL)) >= 0) {
         WanImage img = {
-            WAN_PIX_GBRPF32, rq.width, rq.height,
-            { planes, planes + HW, planes + 2 * HW },
-            { rq.width * 4, rq.width * 4, rq.width * 4 }
+            .format = WAN_PIX_GBRPF32, .width = rq.width,
+            .height = rq.height,
+            .data = { planes, planes + HW, planes + 2 * HW },
+            .stride = { rq.width * 4, rq.width * 4, rq.width * 4 },
         };
 
         while ((ret = wan_job_frame(job, &img)) >= 0) {
@@ -214,7 +217,8 @@ static uint64_t digest(int64_t memory, WanPlan *plan)
     WanModel *m = open_tiny("tiny/wan-t2v", dut);
     uint64_t h = 14695981039346656037u;
     uint8_t rgb[3 * 64 * 48];
-    WanImage img = { WAN_PIX_RGB24, 64, 48, { rgb }, { 3 * 64 } };
+    WanImage img = { .format = WAN_PIX_RGB24, .width = 64, .height = 48,
+                     .data = { rgb }, .stride = { 3 * 64 } };
     WanRequest rq;
     WanJob *job;
     int ret;

@@ -69,8 +69,9 @@ static double now(void)
 static int run(WanModel *m, const WanRequest *rq, uint8_t *out)
 {
     uint8_t *rgb = malloc(3 * rq->width * rq->height);
-    WanImage img = { WAN_PIX_RGB24, rq->width, rq->height, { rgb },
-                     { 3 * rq->width } };
+    WanImage img = { .format = WAN_PIX_RGB24, .width = rq->width,
+                     .height = rq->height, .data = { rgb },
+                     .stride = { 3 * rq->width } };
     WanJob *job;
     int ret = wan_job_open(&job, m, rq);
 
@@ -222,7 +223,8 @@ TEST(frame_wants_fitting_planes)
     WanModel *m = open_model("cpu", 0);
     WanRequest rq = small_request(m);
     static uint8_t rgb[3 * 32 * 16];
-    WanImage img = { WAN_PIX_RGB24, 32, 16, { rgb }, { 96 } };
+    WanImage img = { .format = WAN_PIX_RGB24, .width = 32, .height = 16,
+                     .data = { rgb }, .stride = { 96 } };
     WanJob *job;
 
     rq.frames = 1;
@@ -241,7 +243,12 @@ TEST(frame_wants_fitting_planes)
     CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));     // no planes 1, 2
     img.format = (enum WanPixelFormat)77;
     CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));
-    img = (WanImage){ WAN_PIX_RGB24, 32, 16, { rgb + 15 * 96 }, { -96 } };
+    img.format = WAN_PIX_RGB24;
+    img.dither = (enum WanDither)2;
+    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));
+    img.dither = WAN_DITHER_BAYER;
+    img.data[0] = rgb + 15 * 96;
+    img.stride[0] = -96;
     CHECK(wan_job_frame(job, &img) == 0);                   // upside down
     CHECK(wan_job_frame(job, &img) == WAN_EOF);
     wan_job_close(&job);

@@ -274,6 +274,7 @@ struct Planes {
     int bytes;              // of a sample: 1, 2 or 4 (float)
     int half;               // chroma at half the rows and columns
     int left;               // bits a sample is moved up by: 6 in p010
+    int dither;             // by wan_bayer()
 };
 
 static __device__ inline void put_sample(const Planes &a, int plane, int i,
@@ -281,7 +282,9 @@ static __device__ inline void put_sample(const Planes &a, int plane, int i,
 {
     char *const at = a.p[plane].data + i * a.p[plane].stride +
                      (ptrdiff_t)j * a.p[plane].step;
-    const int v = __float2int_rn(value) << a.left;
+    const int level = a.dither ? (int)__fadd_rn(value, wan_bayer(plane, j, i))
+                               : __float2int_rn(value);
+    const int v = level << a.left;
 
     if (a.bytes == 1) {
         *(uint8_t *)at = (uint8_t)v;
@@ -291,8 +294,8 @@ static __device__ inline void put_sample(const Planes &a, int plane, int i,
     }
 }
 
-/* Planes R, G, B of [0, 1] as bytes, truncated, or as floats. A pixel a
- * thread; grid (columns, rows). rgb: [h, w, 3]. */
+/* Planes R, G, B of [0, 1] as bytes, truncated or dithered, or as floats. A
+ * pixel a thread; grid (columns, rows). rgb: [h, w, 3]. */
 template<typename T>
 static __global__ void rgb_kernel(Planes a, const T *rgb)
 {
@@ -308,7 +311,8 @@ static __global__ void rgb_kernel(Planes a, const T *rgb)
         if (a.bytes == 4)
             memcpy(at, &u, 4);
         else
-            *(uint8_t *)at = (uint8_t)(int)(u * 255);
+            *(uint8_t *)at = (uint8_t)(int)__fadd_rn(
+                __fmul_rn(u, 255), a.dither ? wan_bayer(c, j, i) : 0);
     }
 }
 
@@ -406,6 +410,7 @@ static void write_planes(WanDev *d, const WanImage *img, const Layout *l,
 
     a.w = img->width, a.h = img->height;
     a.bytes = l->bytes, a.half = l->half, a.left = l->left;
+    a.dither = img->dither == WAN_DITHER_BAYER;
     for (int c = 0; c < 3; c++) {
         const int plane = l->plane[c];
 
