@@ -34,11 +34,11 @@ t2v()
 }
 
 t2v ball 1 'a red ball bounces over a grassy field'
-t2v star 2 'a yellow star circles in the night sky'
-t2v heart 3 'a pink heart grows over the sea'
-t2v square 4 'an orange square spins on a plain background'
-t2v ring 5 'a blue ring moves to the right on a checkerboard'
-t2v triangle 6 '一个绿色的三角形向上移动，渐变背景'
+t2v heart 2 'a purple heart moves down on a gradient'
+t2v square 3 'an orange square shrinks on a plain background'
+t2v triangle 4 'a pink triangle rises over the sea'
+t2v ring 5 'a blue ring moves to the right on a gradient background'
+t2v star 6 '夜空，一个黄色的星星变大'
 
 [ -d share/demo/i2v ] || exit 0
 name=still
