@@ -212,7 +212,6 @@ gpu-plans: $(B)/tests/gpu/plans
 # Tests and benches for a bare machine with a GPU, see tests/gpu/run: programs
 # beside the libraries they need, less those of the system and of CUDA.
 GPU_BUNDLE = $(B)/gpu-bundle
-gpu-bundle: LDFLAGS += -Wl,-rpath,'$$ORIGIN/../lib'
 gpu-bundle: $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
             $(B)/tests/gpu/own $(B)/bin/wan-bench
 	@[ "$(CUDA)" = yes ] || { echo "gpu-bundle: configure --enable-cuda" >&2; exit 1; }
@@ -239,13 +238,17 @@ check-sanitize:
 	    $(MAKE) B=build check-lib
 	cd $(B)/tsan && $(abspath $(SRC))/configure --sanitize=thread > /dev/null && \
 	    $(MAKE) B=build check-threads
+
 # The CUDA backend for every architecture, where nvcc is: it compiles, links
-# and spills nothing. What runs on a card is tests/gpu/run.
+# and spills nothing, and what needs the libraries' headers asks its stand-ins
+# for the right thing. What runs on a card is tests/gpu/run.
 check-cuda:
 	@mkdir -p $(B)/cuda
 	cd $(B)/cuda && $(abspath $(SRC))/configure --enable-cuda > /dev/null && \
-	    $(MAKE) B=build libs && B=build SRC=$(abspath $(SRC)) \
-	    sh $(abspath $(SRC))/tests/run $(abspath $(SRC))/tests/unit/spills.sh
+	    $(MAKE) B=build check-cuda-build
+check-cuda-build: libs $(EMU_HEADERS)
+	@$(RUN) $(EMU_HEADERS) $(SPILLS)
+
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
@@ -363,6 +366,7 @@ help:
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
 .PHONY: gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check \
-        check-sanitize check-cuda check-threads ffmpeg demo fuzz bench install \
-        uninstall clean distclean help
+        check-sanitize check-cuda check-cuda-build \
+        check-threads ffmpeg demo fuzz bench install uninstall clean \
+        distclean help
 .SECONDARY:

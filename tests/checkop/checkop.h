@@ -18,8 +18,8 @@
 #include <stdarg.h>
 #include <time.h>
 
+#include "../numbers.h"
 #include "../test.h"
-#include "../../wan/ops.h"
 
 /* A test case names what is not zero. */
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -29,24 +29,6 @@ static WanType dut_act = WAN_F32;   // of the dut's side of a pair
 static double worst_ratio;          // of error to tolerance, over all checks
 
 /* ------------------------------------------------------------- numbers */
-
-static uint64_t test_seed = 1;
-
-static inline uint32_t random_u32(void)
-{
-    test_seed = test_seed * 6364136223846793005u + 1442695040888963407u;
-    return test_seed >> 32;
-}
-
-/* About normal: twelve uniform numbers. */
-static inline float random_normal(void)
-{
-    double s = -6;
-
-    for (int i = 0; i < 12; i++)
-        s += random_u32() * 0x1p-32;
-    return s;
-}
 
 static inline double now(void)
 {
@@ -61,27 +43,6 @@ static inline double now(void)
 static inline double tolerance(int64_t n)
 {
     return 0x1p-24 * (2 + sqrt(n < 1536 ? (double)n : 1536.0) / 5);
-}
-
-/* Element i of a dense array of a type, and the value it can hold. */
-static inline double typed_get(const void *p, WanType type, int64_t i)
-{
-    float f;
-
-    wan_to_f32(&f, (const char *)p + i * wan_type_size(type), type, 1, 1);
-    return f;
-}
-
-static inline float typed_set(void *p, WanType type, int64_t i, float v)
-{
-    if (type == WAN_BF16) {
-        const uint16_t h = wan_f32_to_bf16(v);
-
-        memcpy((char *)p + 2 * i, &h, 2);
-        return wan_bf16_to_f32(h);
-    }
-    memcpy((char *)p + 4 * i, &v, 4);
-    return v;
 }
 
 /* --------------------------------------------------------------- pairs */
@@ -167,7 +128,7 @@ static inline void pair_free(Pair *p)
 
 /* Relative L2 over the view, and nothing written beside it. A GPU's functions
  * are a few units in the last place from the C library's, and what is stored
- * as BF16 was rounded, by 2^-9 at most, up to twice. */
+ * as BF16 was rounded, by 2^-8 of itself at most. */
 #define expect_close(pair, tol, ...) \
     expect_close_(__FILE__, __LINE__, (pair), (tol), __VA_ARGS__)
 __attribute__((format(printf, 5, 6)))

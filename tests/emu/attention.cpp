@@ -61,10 +61,10 @@ static double run_case(const Case &c)
     std::vector<float> bias(32 * c.heads);
     std::vector<char> first;
     double error = 0, sum = 0;
-    const uint64_t start = seed;
+    const uint64_t start = test_seed;
 
     for (int order = 0; order < 3; order++) {
-        seed = start;
+        test_seed = start;
         Matrix q(c.type, c.lq, C, c.extra, c.spread ? c.spread : 1);
         Matrix k(c.type, c.lk, C, c.extra, 1), v(c.type, c.lk, C, c.extra, 1);
         Matrix other(c.type, c.lq, C, c.extra, c.add ? 1 : 0);

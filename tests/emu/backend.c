@@ -11,34 +11,10 @@
 #include <string.h>
 
 #include "backend.h"
+#include "device.h"
 #include "cpu/cpu.h"
 
 enum cudaMemoryType emu_memory_type = cudaMemoryTypeUnregistered;
-
-void wan_cuda_launched(WanDev *d, const char *op)
-{
-    (void)d, (void)op;          // emu.cpp ends the program
-}
-
-int wan_cuda_ok(WanDev *d, cudaError_t e, const char *what)
-{
-    if (e)
-        wan_dev_fail(d, WAN_ERR(EIO), "%s: error %d", what, (int)e);
-    return !e;
-}
-
-int wan_cuda_check(WanDev *d, int ok, const char *what, const char *text)
-{
-    if (!ok)
-        wan_dev_fail(d, WAN_ERR(EIO), "%s: %s", what, text);
-    return ok;
-}
-
-int wan_cuda_readable(const void *p)
-{
-    (void)p;
-    return 0;                   // outside of the arena: a weight
-}
 
 int wan_cuda_wait(WanDev *d, const char *op)
 {

@@ -75,10 +75,10 @@ static double run_case(const Case &c)
     std::vector<float> bias(c.out);
     std::vector<char> first;
     double error = 0, sum = 0;
-    const uint64_t start = seed;
+    const uint64_t start = test_seed;
 
     for (int order = 0; order < 3; order++) {
-        seed = start;
+        test_seed = start;
         Matrix x(c.type, c.t * c.h * c.w, c.in, 0, 1);
         Matrix w(c.type, c.out * taps, c.in, 0, 1 / sqrt((double)n));
         Matrix y(c.y_type, rows, c.out, 0, c.add ? 1 : 0);

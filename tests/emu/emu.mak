@@ -8,8 +8,9 @@
 
 EMU_KERNELS = norm rope elem image noise quant
 EMU = $(addprefix $(B)/tests/emu/,checkop_emu attention conv entries)
-ifeq ($(CUDA),yes)      # cuDNN's and cuBLASLt's headers
-EMU += $(addprefix $(B)/tests/emu/,cudnn_choice linear)
+ifeq ($(CUDA),yes)      # what wants cuDNN's and cuBLASLt's headers
+EMU_HEADERS = $(addprefix $(B)/tests/emu/,cudnn_choice linear)
+EMU += $(EMU_HEADERS)
 endif
 
 # Before the flags of a build with CUDA: its runtime's header is played here.

@@ -11,8 +11,10 @@
  * LARGE. Results are held to the ref backend.
  */
 
+#include "../numbers.h"
 #include "../test.h"
 #include "cudnn.h"
+#include "device.h"
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof(*(a))))
 
@@ -26,34 +28,10 @@ static WanBackend backend;      // dut's
 
 /* ------------------------------------------------ in the device's place */
 
-void wan_cuda_launched(WanDev *d, const char *op)
-{
-    (void)d, (void)op;          // emu.cpp ends the program
-}
-
 /* The device's copy of a convolution's weights: [O, kt, kh, kw, I], of the
  * activations' type; of others, F32. Kept until the case ends. */
 static void *copies[64];
 static int nb_copies;
-
-static void put(void *p, WanType type, int64_t i, float v)
-{
-    const uint16_t h = type == WAN_BF16 ? wan_f32_to_bf16(v)
-                                        : wan_f32_to_f16(v);
-
-    if (type == WAN_F32)
-        ((float *)p)[i] = v;
-    else
-        ((uint16_t *)p)[i] = h;
-}
-
-static float get(const void *p, WanType type, int64_t i)
-{
-    float f;
-
-    wan_to_f32(&f, (const char *)p + i * wan_type_size(type), type, 1, 1);
-    return f;
-}
 
 const void *wan_cuda_weight(WanDev *d, const WanTensor *w)
 {
@@ -67,7 +45,7 @@ const void *wan_cuda_weight(WanDev *d, const WanTensor *w)
     taps = n / w->dim[0] / w->dim[1];
     p = copies[nb_copies++] = malloc(n * wan_type_size(type));
     for (int64_t i = 0; i < n; i++)     // i: [O, taps, I]
-        put(p, type, i, get(w->data, w->type,
+        typed_set(p, type, i, (float)typed_get(w->data, w->type,
                             (i / w->dim[1] / taps * w->dim[1] +
                              i % w->dim[1]) * taps + i / w->dim[1] % taps));
     return p;
@@ -77,7 +55,8 @@ void wan_cuda_copy(WanDev *d, WanTensor *y, const WanTensor *x)
 {
     (void)d;
     for (int64_t i = 0; i < wan_count(x); i++)
-        put(y->data, y->type, i, get(x->data, x->type, i));
+        typed_set(y->data, y->type, i,
+                  (float)typed_get(x->data, x->type, i));
 }
 
 /* ------------------------------------------------------ in cuDNN's place */
@@ -95,21 +74,21 @@ static void do_sdpa(const WanCudnnOp *op, const WanCudnnData *t)
             for (int64_t j = 0; j < op->lk; j++) {
                 double s = 0;
                 for (int64_t e = 0; e < D; e++)
-                    s += (double)get(t->x, op->type, i * op->q_pitch + h * D + e) *
-                         get(t->w, op->type, j * op->k_pitch + h * D + e);
+                    s += typed_get(t->x, op->type, i * op->q_pitch + h * D + e) *
+                         typed_get(t->w, op->type, j * op->k_pitch + h * D + e);
                 total += p[j] = exp(s * t->scale);
             }
             for (int64_t e = 0; e < D; e++) {
                 double o = 0;
                 for (int64_t j = 0; j < op->lk; j++)
-                    o += p[j] * get(t->bias, op->type,
+                    o += p[j] * typed_get(t->bias, op->type,
                                     j * op->v_pitch + h * D + e);
                 out[(i * op->heads + h) * D + e] = o / total;
             }
         }
     for (int64_t i = 0; i < op->lq; i++)
         for (int64_t c = 0; c < op->heads * D; c++)
-            put(t->y, op->type, i * op->y_pitch + c,
+            typed_set(t->y, op->type, i * op->y_pitch + c,
                 (float)out[i * op->heads * D + c]);
     free(out);
     free(p);
@@ -125,8 +104,8 @@ static void do_conv(const WanCudnnOp *op, const WanCudnnData *t)
     for (int64_t i = 0; i < Y[0] * Y[1] * Y[2] * Y[3]; i++) {
         const int64_t o = i % Y[3], w = i / Y[3] % Y[2];
         const int64_t h = i / Y[3] / Y[2] % Y[1], f = i / Y[3] / Y[2] / Y[1];
-        double sum = get(t->bias, op->type, o) +
-                     (op->add ? get(t->y, op->type, i) : 0);
+        double sum = typed_get(t->bias, op->type, o) +
+                     (op->add ? typed_get(t->y, op->type, i) : 0);
 
         for (int64_t k = 0; k < K[0] * K[1] * K[2]; k++) {
             const int64_t tf = f * op->stride[0] - op->before[0] +
@@ -139,12 +118,12 @@ static void do_conv(const WanCudnnOp *op, const WanCudnnData *t)
                 tw >= X[2])
                 continue;
             for (int64_t c = 0; c < X[3]; c++)
-                sum += (double)get(t->x, op->type,
+                sum += typed_get(t->x, op->type,
                                    ((tf * X[1] + th) * X[2] + tw) * X[3] + c) *
-                       get(t->w, op->type,
+                       typed_get(t->w, op->type,
                            (o * K[0] * K[1] * K[2] + k) * X[3] + c);
         }
-        put(t->y, op->type, i, (float)sum);
+        typed_set(t->y, op->type, i, (float)sum);
     }
 }
 
@@ -175,9 +154,9 @@ int wan_cudnn_run(WanDev *d, const WanCudnnOp *op, const WanCudnnData *data,
         rival(opaque, beside, NULL);
         do_conv(op, data);
         for (int64_t i = 0; i < rows * cols; i++)
-            if (!CHECK(fabs(get(beside, op->type, i) -
-                            get(data->y, op->type, i)) <=
-                       0x1p-6 * (1 + fabs(get(data->y, op->type, i)))))
+            if (!CHECK(fabs(typed_get(beside, op->type, i) -
+                            typed_get(data->y, op->type, i)) <=
+                       0x1p-6 * (1 + fabs(typed_get(data->y, op->type, i)))))
                 break;
         free(beside);
         free(before);
@@ -189,19 +168,6 @@ int wan_cudnn_run(WanDev *d, const WanCudnnOp *op, const WanCudnnData *data,
 }
 
 /* ---------------------------------------------------------------- cases */
-
-static uint64_t seed = 1;
-
-static float random_normal(void)
-{
-    double s = -6;
-
-    for (int i = 0; i < 12; i++) {
-        seed = seed * 6364136223846793005u + 1442695040888963407u;
-        s += (uint32_t)(seed >> 32) * 0x1p-32;
-    }
-    return (float)s;
-}
 
 /* The same values on both devices; NaN where scale is 0. */
 typedef struct Both { WanTensor ref, dut; } Both;
@@ -215,8 +181,8 @@ static Both both(WanType type, double scale, int64_t extra, int n,
                wan_tmp_type(dut, type, rows, cols + extra) };
 
     for (int64_t i = 0; i < rows * (cols + extra); i++) {
-        put(b.dut.data, type, i, scale ? random_normal() * (float)scale : NAN);
-        ((float *)b.ref.data)[i] = get(b.dut.data, type, i);
+        ((float *)b.ref.data)[i] = typed_set(b.dut.data, type, i,
+            scale ? random_normal() * (float)scale : NAN);
     }
     b.ref = wan_columns(&b.ref, 0, cols);
     b.dut = wan_columns(&b.dut, 0, cols);
@@ -239,7 +205,7 @@ static double difference(const Both *b)
 
     for (int64_t i = 0; i < rows * cols; i++) {
         const double v = wan_row(&b->ref, i / cols)[i % cols];
-        const double e = get(b->dut.data, b->dut.type,
+        const double e = typed_get(b->dut.data, b->dut.type,
                              i / cols * b->dut.pitch + i % cols) - v;
         err += e * e;
         sum += v * v;
@@ -337,9 +303,8 @@ static void conv_case(const ConvCase *c)
     float *w = weight.ref.data;
     double e;
 
-    for (int64_t i = 0; i < wan_count(&weight.ref); i++)
-        w[i] = get(w, WAN_F32, i), put(w, WAN_F32, i, c->type == WAN_F32 ? w[i]
-                   : wan_bf16_to_f32(wan_f32_to_bf16(w[i])));
+    for (int64_t i = 0; i < wan_count(&weight.ref) && c->type != WAN_F32; i++)
+        w[i] = wan_bf16_to_f32(wan_f32_to_bf16(w[i]));
     const WanConv conv = { weight.ref,
                            wan_tensor_of(bias.ref.data, WAN_F32, c->out) };
 

@@ -14,8 +14,9 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include "../numbers.h"
 #include "../test.h"
-#include "../../wan/cuda/cuda.h"
+#include "device.h"
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof(*(a))))
 #define EXPORT __attribute__((visibility("default"), used))
@@ -36,6 +37,7 @@ static WanCuda cuda;
 
 static struct {
     int e4m3, f32_bias, bias, gelu, f32_d, odd_rows, all;
+    int late;                   // an F32 bias, when it is to be added
 } refuse;
 static int products, e4m3_products;
 
@@ -198,26 +200,6 @@ static WanType type_of(cudaDataType t)
                                                                 : WAN_F32;
 }
 
-static double get(const void *p, WanType type, int64_t i)
-{
-    float f;
-
-    wan_to_f32(&f, (const char *)p + i * wan_type_size(type), type, 1, 1);
-    return f;
-}
-
-static void put(void *p, WanType type, int64_t i, float v)
-{
-    if (type == WAN_F32)
-        ((float *)p)[i] = v;
-    else if (type == WAN_BF16)
-        ((uint16_t *)p)[i] = wan_f32_to_bf16(v);
-    else if (type == WAN_F16)
-        ((uint16_t *)p)[i] = wan_f32_to_f16(v);
-    else
-        abort();
-}
-
 static double gelu(double v)
 {
     return v / 2 * (1 + tanh(0.79788456080286535588 *
@@ -240,6 +222,8 @@ cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc,
                          (d->sb ? *d->sb : 1.);
 
     (void)h, (void)algo, (void)stream;
+    if (refuse.late && has_bias(d) && d->bias_type == CUDA_R_32F)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     CHECK(offers(d, a, b, y) && la != lb && lc == ld && C == D);
     CHECK(d->ta == CUBLAS_OP_T && d->tb == CUBLAS_OP_N);
     CHECK(a->rows == b->rows && a->cols == y->rows && b->cols == y->cols);
@@ -253,13 +237,15 @@ cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t desc,
             double s = 0;
 
             for (uint64_t k = 0; k < a->rows; k++)
-                s += get(A, ta, n * a->ld + k) * get(B, tb, m * b->ld + k);
+                s += typed_get(A, ta, n * a->ld + k) *
+                     typed_get(B, tb, m * b->ld + k);
             s *= scale;
             if (*(const float *)beta)
-                s += *(const float *)beta * get(D, ty, m * y->ld + n);
+                s += *(const float *)beta * typed_get(D, ty, m * y->ld + n);
             if (has_bias(d))
-                s += get(d->bias, type_of((cudaDataType)d->bias_type), n);
-            put(D, ty, m * y->ld + n, (float)(has_gelu(d) ? gelu(s) : s));
+                s += typed_get(d->bias, type_of((cudaDataType)d->bias_type), n);
+            typed_set(D, ty, m * y->ld + n,
+                      (float)(has_gelu(d) ? gelu(s) : s));
         }
     return 0;
 }
@@ -272,26 +258,7 @@ void *wan_cuda_library(int n, const char *const *names)
     return dlopen(NULL, RTLD_NOW);
 }
 
-void wan_cuda_launched(WanDev *d, const char *op) { (void)d, (void)op; }
-
-int wan_cuda_ok(WanDev *d, cudaError_t e, const char *what)
-{
-    if (e)
-        wan_dev_fail(d, WAN_ERR(EIO), "%s: error %d", what, (int)e);
-    return !e;
-}
-
-int wan_cuda_check(WanDev *d, int ok, const char *what, const char *text)
-{
-    if (!ok)
-        wan_dev_fail(d, WAN_ERR(EIO), "%s: %s", what, text);
-    return ok;
-}
-
 int wan_cuda_wait(WanDev *d, const char *op) { (void)op; return !d->error; }
-int wan_cuda_readable(const void *p) { (void)p; return 0; }
-void wan_cuda_adopt_thread(const WanCuda *c) { (void)c; }
-void wan_cuda_replay_forget(WanDev *d) { (void)d; }
 
 cudaError_t cudaMalloc(void **p, size_t n) { return !(*p = malloc(n)); }
 cudaError_t cudaFree(void *p) { free(p); return 0; }
@@ -336,19 +303,6 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b)
 }
 
 /* ---------------------------------------------------------------- cases */
-
-static uint64_t seed = 1;
-
-static float random_normal(void)
-{
-    double s = -6;
-
-    for (int i = 0; i < 12; i++) {
-        seed = seed * 6364136223846793005u + 1442695040888963407u;
-        s += (uint32_t)(seed >> 32) * 0x1p-32;
-    }
-    return (float)s;
-}
 
 /* The nearest e4m3 by search, ties to the even code, as a number. */
 static float nearest_e4m3(double x)
@@ -405,12 +359,11 @@ static void linear_case(const Case *c)
 
     x = wan_columns(&x, 0, c->k);
     for (int64_t i = 0; i < c->m * pitch; i++)
-        put(x.data, WAN_BF16, i, NAN);
+        typed_set(x.data, WAN_BF16, i, NAN);
     for (int64_t i = 0; i < c->m; i++)
         for (int64_t k = 0; k < c->k; k++) {
-            put(x.data, WAN_BF16, i * pitch + k, random_normal());
-            wan_row(&exact, i)[k] = (float)get(x.data, WAN_BF16,
-                                               i * pitch + k);
+            wan_row(&exact, i)[k] = typed_set(x.data, WAN_BF16, i * pitch + k,
+                                              random_normal());
         }
     memcpy(xr.data, exact.data, c->m * c->k * 4);
     for (int64_t i = 0; i < c->m && rounded; i += ROWS)
@@ -420,10 +373,10 @@ static void linear_case(const Case *c)
         const float v = random_normal() / sqrtf((float)c->k);
 
         if (wan_type_size(c->w) == 1)   // neither NaN nor infinity
-            w[i] = (char)((seed >> 40 & 0x80) | (seed >> 33) % 0x70);
+            w[i] = (char)((test_seed >> 40 & 0x80) | (test_seed >> 33) % 0x70);
         else
-            put(w, c->w, i, v);
-        we[i] = wr[i] = (float)get(w, c->w, i);
+            typed_set(w, c->w, i, v);
+        we[i] = wr[i] = (float)typed_get(w, c->w, i);
         /* a matrix that meets BF16 without being rounded to e4m3 */
         if (c->w == WAN_F32 && !(c->e4m3 && c->n % 16 == 0 &&
                                  c->k % 16 == 0))
@@ -438,11 +391,11 @@ static void linear_case(const Case *c)
     }
     for (int64_t i = 0; i < c->m; i++)
         for (int64_t n = 0; n < y.pitch; n++) {
-            put(y.data, c->y, i * y.pitch + n,
+            typed_set(y.data, c->y, i * y.pitch + n,
                 n < c->n && (c->add || c->gate) ? random_normal() : NAN);
             if (n < c->n)
                 wan_row(&yr, i)[n] = wan_row(&ye, i)[n] =
-                    (float)get(y.data, c->y, i * y.pitch + n);
+                    (float)typed_get(y.data, c->y, i * y.pitch + n);
         }
 
     WanLinear l = {
@@ -474,7 +427,7 @@ static void linear_case(const Case *c)
     wan_op_linear_(ref, &ye, &exact, &l, a);
     for (int64_t i = 0; i < c->m; i++)
         for (int64_t n = 0; n < y.pitch; n++) {
-            const double v = get(y.data, c->y, i * y.pitch + n);
+            const double v = typed_get(y.data, c->y, i * y.pitch + n);
 
             if (n >= c->n) {
                 outside |= v == v;
@@ -538,11 +491,12 @@ static void all_forms(Case c)
 
 TEST(bf16)
 {
-    for (int r = 0; r < 4; r++) {
+    for (int r = 0; r < 6; r++) {
         reset();
         memset(&refuse, 0, sizeof(refuse));
         refuse.f32_bias = r & 1;
-        refuse.gelu = r >> 1;
+        refuse.gelu = r >> 1 & 1;
+        refuse.late = r >> 2;
         all_forms((Case){ 50, 24, 40, 8, WAN_BF16, .wide = -1 });
         all_forms((Case){ 5, 24, 40, 8, WAN_F32, .wide = -1 });
     }
@@ -632,14 +586,14 @@ static void linear_n_case(const CaseN *c)
     x = wan_columns(&x, 0, c->k);
     for (int64_t i = 0; i < c->m; i++)
         for (int64_t k = 0; k < x.pitch; k++) {
-            put(x.data, c->x, i * x.pitch + k,
+            typed_set(x.data, c->x, i * x.pitch + k,
                 k < c->k ? random_normal() : NAN);
             if (k < c->k)
-                wan_row(&xr, i)[k] = (float)get(x.data, c->x,
+                wan_row(&xr, i)[k] = (float)typed_get(x.data, c->x,
                                                 i * x.pitch + k);
         }
     for (int64_t i = 0; i < c->m * y.pitch; i++)
-        put(y.data, c->y, i, NAN);
+        typed_set(y.data, c->y, i, NAN);
     for (int i = 0; i < c->n; i++)
         w[i] = memory(c, rows[i] * c->k * wan_type_size(i == 1 && c->mixed
                                                         ? second : c->w),
@@ -654,8 +608,9 @@ static void linear_n_case(const CaseN *c)
             if (type == WAN_F8_E4M3)
                 w[i][k] = (char)(k * 5 % 0x50);
             else
-                put(w[i], type, k, random_normal() / sqrtf((float)c->k));
-            wr[i][k] = (float)get(w[i], type, k);
+                typed_set(w[i], type, k,
+                          random_normal() / sqrtf((float)c->k));
+            wr[i][k] = (float)typed_get(w[i], type, k);
             if (c->x == WAN_BF16)
                 wr[i][k] = wan_bf16_to_f32(wan_f32_to_bf16(wr[i][k]));
         }
@@ -694,13 +649,13 @@ static void linear_n_case(const CaseN *c)
     wan_op_linear_n_(ref, &yr, &xr, c->n, layer_r);
     for (int64_t i = 0; i < c->m; i++)
         for (int64_t n = 0; n < y.pitch; n++) {
-            const double v = get(y.data, c->y, i * y.pitch + n);
+            const double v = typed_get(y.data, c->y, i * y.pitch + n);
 
             if (n >= N) {
                 outside |= v == v;
                 continue;
             }
-            differ += v != get(alone.data, c->y, i * N + n);
+            differ += v != typed_get(alone.data, c->y, i * N + n);
             err += (v - wan_row(&yr, i)[n]) * (v - wan_row(&yr, i)[n]);
             sum += (double)wan_row(&yr, i)[n] * wan_row(&yr, i)[n];
         }

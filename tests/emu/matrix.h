@@ -10,21 +10,9 @@
 
 #include <vector>
 
+#include "../numbers.h"
 #include "../test.h"
 #include "mma.h"
-
-static uint64_t seed = 1;
-
-static float random_normal()
-{
-    double s = -6;
-
-    for (int i = 0; i < 12; i++) {
-        seed = seed * 6364136223846793005u + 1442695040888963407u;
-        s += (uint32_t)(seed >> 32) * 0x1p-32;
-    }
-    return (float)s;
-}
 
 static const uint16_t pattern = 0x7fc1;     // not a number in any type
 
@@ -53,23 +41,11 @@ struct Matrix {
     int size() const { return wan_type_size(type); }
     double get(int64_t r, int64_t c) const
     {
-        const char *p = (const char *)data + (r * pitch + c) * size();
-        float f;
-
-        wan_to_f32(&f, p, type, 1, 1);
-        return f;
+        return typed_get(data, type, r * pitch + c);
     }
     void set(int64_t r, int64_t c, double v)
     {
-        char *p = (char *)data + (r * pitch + c) * size();
-        const float f = (float)v;
-        const uint16_t h = type == WAN_BF16 ? wan_f32_to_bf16(f)
-                                            : wan_f32_to_f16(f);
-
-        if (type == WAN_F32)
-            memcpy(p, &f, 4);
-        else
-            memcpy(p, &h, 2);
+        typed_set(data, type, r * pitch + c, (float)v);
         value[r * cols + c] = get(r, c);
     }
     bool beside_untouched() const

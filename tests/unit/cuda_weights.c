@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "emu/device.h"
 #include "test.h"
 
 /* --------------------------------------------------------- made-up runtime */
@@ -185,21 +186,12 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
     return cudaSuccess;
 }
 
-/* replay.c's and device.c's part */
-void wan_cuda_replay_forget(WanDev *d) { (void)d; }
-int wan_cuda_ok(WanDev *d, cudaError_t e, const char *what)
-{
-    if (e)
-        wan_dev_fail(d, WAN_ERR(EIO), "%s: error %d", what, (int)e);
-    return !e;
-}
 int wan_cuda_wait(WanDev *d, const char *op)
 {
     (void)op;
     return !cudaStreamSynchronize(wan_cuda_stream(d));
 }
-int wan_cuda_readable(const void *p) { (void)p; return 0; }
-void wan_cuda_launched(WanDev *d, const char *op) { (void)d, (void)op; }
+
 /* quant.cu's; of what is asked for here, at once */
 static int conversions;
 
@@ -212,7 +204,6 @@ int wan_cuda_convert(cudaStream_t s, void *y, WanType ty, const void *x,
     convert(y, ty, x, tx, O * I, 1);
     return 0;
 }
-void wan_cuda_adopt_thread(const WanCuda *c) { (void)c; }
 
 /* ----------------------------------------------------------------- fixture */
 
