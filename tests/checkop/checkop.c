@@ -28,6 +28,13 @@ static void print_log(void *opaque, enum WanLogLevel level, const char *line)
     printf("# %s\n", line);
 }
 
+static const struct { const char *name; void (*run)(void); } groups[] = {
+    { "linear", test_linear }, { "attention", test_attention },
+    { "conv", test_conv },     { "norm", test_norm },
+    { "rope", test_rope },     { "elem", test_elem },
+    { "layout", test_layout }, { "image", test_image },
+};
+
 int main(int argc, char **argv)
 {
     const WanLog log = { print_log, NULL, WAN_LOG_VERBOSE };
@@ -41,14 +48,9 @@ int main(int argc, char **argv)
         return 1;
     }
     dut_act = dut->backend->act;
-    test_linear();
-    test_attention();
-    test_conv();
-    test_norm();
-    test_rope();
-    test_elem();
-    test_layout();
-    test_image();
+    for (int i = 0; i < COUNT(groups); i++)
+        if (argc < 3 || !strcmp(argv[2], groups[i].name))
+            groups[i].run();
     printf("# largest error / tolerance: %.2f\n", worst_ratio);
     wan_dev_close(&ref);
     wan_dev_close(&dut);

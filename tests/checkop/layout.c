@@ -205,7 +205,10 @@ TEST(noise)
 
         wan_op_noise(ref, &y.ref, (enum WanRng)rng, 42, 270336);
         wan_op_noise(dut, &y.dut, (enum WanRng)rng, 42, 270336);
-        expect_close(&y, 1e-30, "noise");
+        /* a card's fast sine is off by 2^-21 */
+        expect_close(&y, rng == WAN_RNG_CUDA && dut->backend->device ? 1e-6
+                                                                     : 1e-30,
+                     "noise");
         pair_free(&y);
     }
 }

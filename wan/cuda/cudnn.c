@@ -346,7 +346,7 @@ static int unwanted(WanCudnn *c, Desc config, int64_t *number)
                                CUDNN_TYPE_NUMERICAL_NOTE,
                                CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &n, notes))
         return 0;
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n && i < CUDNN_NUMERICAL_NOTE_TYPE_COUNT; i++)
         if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC ||
             notes[i] == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION ||
             notes[i] == CUDNN_NUMERICAL_NOTE_WINOGRAD)
@@ -388,8 +388,9 @@ static int plan_config(WanCudnn *c, Desc config, int64_t workspace,
 int wan_cudnn_plans(WanCudnn *c, const WanCudnnOp *op, int64_t workspace,
                     WanCudnnPlan *plan, int max)
 {
+    enum { CONFIGS = 64 };
     const cudnnBackendHeurMode_t mode = CUDNN_HEUR_MODE_A;
-    Desc g, heur, config[64] = { 0 };
+    Desc g, heur, config[CONFIGS] = { 0 };
     int64_t n = 0;
     int count = 0;
 
@@ -402,13 +403,14 @@ int wan_cudnn_plans(WanCudnn *c, const WanCudnnOp *op, int64_t workspace,
     if (!c->handle)
         SET(heur, ENGINEHEUR_DEVICEPROP, BACKEND_DESCRIPTOR, 1, &c->device);
     finalize(c, heur, "heuristics");
-    for (int i = 0; i < 64; i++)
+    for (int i = 0; i < CONFIGS; i++)
         config[i] = begin(c, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
     if (!c->status)
         note(c, c->BackendGetAttribute(heur, CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                       CUDNN_TYPE_BACKEND_DESCRIPTOR, 64, &n,
-                                       config), "heuristics");
-    for (int64_t i = 0; i < n && count < max; i++) {
+                                       CUDNN_TYPE_BACKEND_DESCRIPTOR, CONFIGS,
+                                       &n, config), "heuristics");
+    /* n is how many there are, not how many were given */
+    for (int64_t i = 0; i < n && i < CONFIGS && count < max; i++) {
         c->status = 0;
         count += plan_config(c, config[i], workspace, &plan[count]);
     }

@@ -191,11 +191,15 @@ void wan_cuda_adopt_thread(const WanCuda *c)
 /* The caller's context must be of the device that was named. */
 static int check_context(WanDev *d, WanCuda *c)
 {
-    int device = -1, named = -1;
+    int device = -1, named = -1, bad;
     void *own;
 
-    if (c->driver->push(c->context) || c->driver->context_device(&device) ||
-        c->driver->pop(&own) || c->driver->device_get(&named, d->index)) {
+    if (!(bad = c->driver->push(c->context))) {
+        bad = c->driver->context_device(&device);
+        c->driver->pop(&own);
+    }
+    if (bad || c->driver->device_get(&named, d->index)) {
+        c->context = NULL;      // nothing can be closed in it
         wan_log(d->log, WAN_LOG_ERROR, "device cuda:%d: the context that was "
                 "given is none", d->index);
         return WAN_ERR(EINVAL);

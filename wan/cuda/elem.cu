@@ -32,7 +32,8 @@ static Shape shape_of(int n, const WanTensor *const *t, bool flat)
 
     for (int i = 0; i < n; i++)
         flat = flat && t[i]->pitch == wan_cols(t[i]);
-    flat = flat && wan_count(t[0]) < INT32_MAX;
+    // threads past the end count columns too
+    flat = flat && wan_count(t[0]) < INT32_MAX - 8 * ELEM_THREADS;
     if (flat) {
         s.cols = (int)wan_count(t[0]);
         s.rows = s.cols > 0;
@@ -374,8 +375,9 @@ static void host_set(void *p, WanType type, int64_t i, float v)
 }
 
 /* The table stays in the file's mapping: it is 2 GB for UMT5, and a prompt
- * asks for a few dozen rows. They go up in y's type, from memory that is free
- * again once the call is back, as it is pageable. */
+ * asks for a few dozen rows. They go up in y's type, and are waited for: a
+ * card that reads pageable memory itself need not have done so when the call
+ * is back. */
 extern "C" void wan_cuda_embed(WanDev *d, WanTensor *y, const WanTensor *table,
                                const int32_t *ids)
 {
@@ -399,6 +401,7 @@ extern "C" void wan_cuda_embed(WanDev *d, WanTensor *y, const WanTensor *table,
     if (n)
         wan_cuda_ok(d, cudaMemcpy2DAsync(
             y->data, y->pitch * wan_type_size(y->type), rows, bytes, bytes, n,
-            cudaMemcpyHostToDevice, wan_cuda_stream(d)), "embed");
+            cudaMemcpyDefault, wan_cuda_stream(d)), "embed");
+    wan_cuda_wait(d, "embed");
     free(row);
 }

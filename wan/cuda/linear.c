@@ -159,8 +159,7 @@ void wan_cublas_close(WanCublas **lp)
         plan_free(l, &l->plan[i]);
     if (l->handle)
         l->destroy(l->handle);
-    if (l->lib)
-        dlclose(l->lib);
+    /* The library stays: it has put code of its own on the context. */
     free(l);
 }
 
@@ -218,9 +217,9 @@ static int suggest(WanCublas *l, const Plan *p,
 {
     const uint64_t workspace = WAN_CUDA_BLAS_WORKSPACE;
     /* Split sums are added in an order of their own only where there are too
-     * few rows to fill a card otherwise. */
-    const uint32_t split = p->shape.M >= 1024 ? CUBLASLT_REDUCTION_SCHEME_NONE
-                                              : CUBLASLT_REDUCTION_SCHEME_MASK;
+     * few rows to fill a card otherwise; as F32, not in y's type. */
+    const uint32_t split = p->shape.M >= 1024 ?
+        CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     const uint32_t align = p->shape.align;
     cublasLtMatmulPreference_t pref;
     int n = 0;
@@ -378,6 +377,11 @@ static int by_library(WanDev *d, WanTensor *y, const WanTensor *x,
     if (!p->usable || set_pointers(l, p, bias, w->x_scale))
         return 0;
     status = multiply(d, l, p, &p->algo, &o);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
+        status == CUBLAS_STATUS_INVALID_VALUE) {    // suggested it was, though
+        p->usable = 0;
+        return 0;
+    }
     return wan_cuda_check(d, status == CUBLAS_STATUS_SUCCESS, "linear",
                           l->status(status));
 }
@@ -427,12 +431,14 @@ static int in_one(WanDev *d, WanTensor *y, const WanTensor *x, const Matrix *w,
 
     if (!has_bias(w))
         return by_library(d, y, x, w, a->add, gelu ? GELU : PLAIN, NULL);
-    if (!(bias = biases(d, w, WAN_F32)))
-        return 0;
-    if (by_library(d, y, x, w, a->add, gelu ? GELU_F32 : BIAS_F32, bias))
-        return 1;
-    if (d->error || (y->type == WAN_F32 && x->type != WAN_F8_E4M3))
-        return 0;
+    if (x->type != WAN_F8_E4M3) {       // whose bias is BF16 always
+        if (!(bias = biases(d, w, WAN_F32)))
+            return 0;
+        if (by_library(d, y, x, w, a->add, gelu ? GELU_F32 : BIAS_F32, bias))
+            return 1;
+        if (d->error || y->type == WAN_F32)
+            return 0;
+    }
     /* As autocast rounds it. */
     if (!(bias = biases(d, w, WAN_BF16)))
         return 0;

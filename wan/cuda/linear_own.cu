@@ -19,8 +19,8 @@ product_kernel(WanOwnProduct a)
     WAN_SHARED(float, xs, TILE * (TILE + 1));
     WAN_SHARED(float, ws, TILE * (TILE + 1));
     const int col = threadIdx.x % TILE, row = threadIdx.x / TILE;
-    const int64_t m0 = (int64_t)blockIdx.y * TILE;
-    const int64_t n0 = (int64_t)blockIdx.x * TILE;
+    const int64_t m0 = (int64_t)blockIdx.x * TILE;  // there may be many
+    const int64_t n0 = (int64_t)blockIdx.y * TILE;
     float sum = 0;
 
     for (int64_t k = 0; k < a.K; k += TILE) {
@@ -47,8 +47,8 @@ product_kernel(WanOwnProduct a)
 
 extern "C" void wan_product(const WanOwnProduct *a, cudaStream_t stream)
 {
-    const dim3 grid((unsigned)wan_div_up(a->N, TILE),
-                    (unsigned)wan_div_up(a->M, TILE));
+    const dim3 grid((unsigned)wan_div_up(a->M, TILE),
+                    (unsigned)wan_div_up(a->N, TILE));
 
     WAN_LAUNCH(product_kernel, grid, TILE * TILE, 0, stream, *a);
 }
