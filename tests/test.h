@@ -24,6 +24,7 @@ static int test_count, test_bad;    // of the program
 static inline int test_failed(const char *file, int line, const char *what)
 {
     printf("# %s:%d: %s\n", file, line, what);
+    fflush(stdout);                 // the next check may be the last
     test_failures++;
     return 0;
 }

@@ -523,6 +523,7 @@ static int bench(const Options *o)
     b.d->tune = o->tune;
     ret = load(&b, 0);
     if (!ret) {
+        setvbuf(stdout, NULL, _IOLBF, 0);   // who is stopped has said so far
         printf("%s %dx%d, %d frames on %s: products %.1f TFLOP/s, copies "
                "%.0f GB/s read and written\n", o->model, o->width, o->height,
                o->frames, o->device, b.top.flops / 1e12, b.top.bytes / 1e9);

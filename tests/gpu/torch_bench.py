@@ -100,7 +100,7 @@ def step(model, width, height, frames, compiled, top):
     angle = torch.randn(L, 1, dim // heads // 2, device="cuda")
     text = torch.randn(TEXT, dim, device="cuda", dtype=torch.bfloat16)
     args = (x, mod, angle.cos(), angle.sin(), text)
-    fn = torch.compile(block) if compiled else block
+    fn = torch.compile(block, dynamic=False) if compiled else block
     seconds = timed(lambda: fn(*args))
     flops = 8 * L * dim * dim + 4 * L * L * dim + 4 * L * dim * dim \
         + 4 * TEXT * dim * dim + 4 * L * TEXT * dim + 4 * L * dim * ffn
