@@ -579,8 +579,11 @@ static Verdict motion_of(const Clip *clip, const Object *objects,
     const double enough_path = 4.5 * clip->unit;    // standard deviation
     const double enough_size = log(1.45);           // log of the radii's ratio
     const double enough_turn = 50 * PI / 180;
+    const double off_line = 15 * PI / 180;          // standard deviation: more
+                                    // is no turn, but an outline that tells
+                                    // little of its angle
     const double period = shape ? shape->period * PI / 180 : 0;
-    double radius[MAX_FRAMES], angle[MAX_FRAMES], slope, first, rest = 0;
+    double radius[MAX_FRAMES], angle[MAX_FRAMES], slope, first, rest = 0, off = 0;
     double path, size, turn = 0, margin;
     Verdict v;
     Track k = { 0 };
@@ -604,7 +607,9 @@ static Verdict motion_of(const Clip *clip, const Object *objects,
     first = fmax(first, 1);
     size = log(fmax(first + slope, 1) / first) / enough_size;
     if (period > 0)
-        turn = fabs(fit(angle, k.t, k.n, &rest)) / enough_turn;
+        turn = fabs(fit(angle, k.t, k.n, &off)) / enough_turn;
+    if (sqrt(off / k.n) > off_line)
+        turn = 0;
 
     if (path < 1 && fabs(size) < 1 && turn < 1)
         return unknown;
