@@ -54,7 +54,7 @@ PRESETS = {
         vae=dict(steps=4000, batch=4, lr=3e-3),
         t2v=dict(steps=10000, batch=8, lr=2e-3),
         clip=dict(steps=1000, batch=32, lr=2e-3),
-        i2v=dict(steps=4000, batch=8, lr=1e-3)),
+        i2v=dict(steps=4000, batch=8, lr=1.5e-3)),
     # Half an hour on one H100 with 16 cores beside it.
     "h100": dict(
         device="cuda", ranks=1, workers=14, clips=40000, stills=16000,
@@ -80,6 +80,7 @@ SIZES = dict(
     clip=dict(dim=80, heads=1, mlp=160, layers=3))
 
 SHIFT = 3.0             # of sigma, in training
+AGAIN = 0.6             # the part of the run that --again goes on from
 FOCUS = 6.0             # how much more a cell of the latent counts where the
                         # object passes; falls to nothing at the end
 
@@ -88,8 +89,8 @@ FOCUS = 6.0             # how much more a cell of the latent counts where the
 
 class Peers:
     """Processes that train one model, each on a batch of its own. Two of one
-    thread are half as fast again as one of two threads, which wait for each
-    other at every product, and lose less where something else runs."""
+    thread do more than one of two threads, which wait for each other at every
+    product (docs/performance.md), and lose less where something else runs."""
 
     rank, count = 0, 1
 
@@ -182,9 +183,10 @@ class Optimizer:
             self.parts.append(Muon(inner, lr))
         self.lr = lr
 
-    def step(self, progress):
+    def step(self, progress, begun=0.0):
         """One step at that part of the run: warm up, hold, fall to zero."""
-        lr = self.lr * min(1, progress / 0.02 + 0.02, (1 - progress) / 0.3)
+        lr = self.lr * min(1, (progress - begun) / 0.02 + 0.02,
+                           (1 - progress) / 0.3)
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = max(lr, 1e-6)
@@ -202,17 +204,17 @@ class Optimizer:
 # ------------------------------------------------------------------- run
 
 class Run:
-    """One stage's loop: progress, log, checkpoints."""
+    """One stage's loop: progress, log, checkpoints. again: what is done goes on
+    from that part of the run."""
 
     def __init__(self, out, name, modules, optimizer, config, minutes,
-                 extra=None):
+                 again=None):
         self.name, self.modules, self.optimizer = name, modules, optimizer
         self.steps, self.minutes = config["steps"], minutes
         self.path = os.path.join(out, name + ".pt")
         self.log_path = os.path.join(out, "loss.log")
         self.step, self.spent, self.sums, self.count = 0, 0.0, {}, 0
-        self.extra = extra
-        self.done = False
+        self.begun, self.done = 0.0, False
         if os.path.exists(self.path):
             state = torch.load(self.path, map_location="cpu",
                                weights_only=False)
@@ -220,7 +222,11 @@ class Run:
                 m.load_state_dict(s)
             self.done = state["done"]
             self.step, self.spent = state["step"], state["spent"]
-            if state["optimizer"] is not None and not self.done:
+            self.begun = state.get("begun", 0.0)
+            if self.done and again is not None:
+                self.step, self.spent, self.begun = 0, 0.0, again
+                self.done = False
+            elif not self.done:
                 optimizer.load_state_dict(state["optimizer"])
             if self.done:
                 log(name, "is done")
@@ -235,7 +241,7 @@ class Run:
         if self.minutes:
             p = max(p, (self.spent + time.time() - self.start) /
                     (60 * self.minutes))
-        self.progress = Peers.first(p)
+        self.progress = Peers.first(self.begun + (1 - self.begun) * p)
 
     def save(self, done):
         if Peers.rank:
@@ -244,7 +250,7 @@ class Run:
         state = dict(modules=[m.state_dict() for m in self.modules],
                      optimizer=None if done else self.optimizer.state_dict(),
                      step=self.step, spent=self.spent + now - self.start,
-                     done=done)
+                     begun=self.begun, done=done)
         torch.save(state, self.path + ".new")
         os.replace(self.path + ".new", self.path)
         self.saved = now
@@ -268,7 +274,7 @@ class Run:
             g.div_(Peers.count)
         norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
         if torch.isfinite(norm):
-            self.optimizer.step(min(self.progress, 1.0))
+            self.optimizer.step(min(self.progress, 1.0), self.begun)
         self.step += 1
         self.measure()
         self.count += 1
@@ -330,10 +336,10 @@ ATTRIBUTES = (("colour", world.COLOURS), ("shape", world.SHAPES),
               ("motion", world.MOTIONS), ("background", world.BACKGROUNDS))
 
 
-def train_scene(rng):
+def train_scene(rng, motion=None):
     """A scene that is not kept for the judge."""
     while True:
-        s = world.random_scene(rng)
+        s = world.random_scene(rng, motion=motion)
         if not world.held_out(s.colour, s.shape, s.motion, s.background):
             return s
 
@@ -663,13 +669,18 @@ def encode_set(a, name, count, still=False):
         log(name, b + block)
     ahead.close()
     Peers.first(0)
-    files = sorted(f for f in os.listdir(path) if f.endswith(".pt"))
-    return torch.cat([torch.load(os.path.join(path, f)) for f in files])
+    files = (os.path.join(path, f"{b:06d}.pt") for b in range(0, count, block))
+    # one process may have ended a block before the other
+    return torch.cat([torch.load(f) for f in
+                      itertools.takewhile(os.path.exists, files)])
 
 
 def scenes_of(a):
+    """What clips show. One in six more than the others spins: only some
+    things can, and an outline's angle is the last thing that is learned."""
     rng = np.random.default_rng(5)
-    a.scenes = [train_scene(rng) for _ in range(a.preset["clips"])]
+    a.scenes = [train_scene(rng, "spins" if i % 6 == 0 else None)
+                for i in range(a.preset["clips"])]
 
 
 def object_cells(scene, w, h):
@@ -731,7 +742,7 @@ def encode_text(a, texts):
 
 
 @torch.no_grad()
-def sample(a, dit, texts, steps=20, guidance=4.0, shift=SHIFT, still=None,
+def sample(a, dit, texts, steps=20, guidance=3.0, shift=SHIFT, still=None,
            clip=None, seed=1):
     """Euler, for sheets; the product's solvers do better."""
     g = torch.Generator().manual_seed(seed)
@@ -772,7 +783,8 @@ def dit_run(a, name, dit):
     opt = Optimizer([dit], c["lr"],
                     ("patch_embedding", "text_embedding.0", "time_embedding",
                      "head", "modulation", "img_emb.proj.1"))
-    run = Run(a.out, name, [dit], opt, c, a.minutes.get(name))
+    run = Run(a.out, name, [dit], opt, c, a.minutes.get(name),
+              AGAIN if name == a.again else None)
     torch.manual_seed(6 + run.step + 1000003 * Peers.rank)
     return run, c["batch"], np.random.default_rng((7, run.step, Peers.rank))
 
@@ -897,7 +909,9 @@ def mask_and_still(still):
 
 @torch.no_grad()
 def image_dit(a):
-    """The text transformer with an image branch that does nothing yet."""
+    """The text transformer with an image branch that does next to nothing
+    yet. (To begin with x - still, a multiple of what the first frame wants,
+    was worse: later frames, whose still is grey, first had to unlearn it.)"""
     dit = Dit(**SIZES["dit"], in_dim=36, text_dim=SIZES["t5"]["dim"],
               clip_dim=SIZES["clip"]["dim"]).to(a.device)
     own, state = dit.state_dict(), a.dit.state_dict()
@@ -918,6 +932,8 @@ def stage_i2v(a):
     torch.manual_seed(9)
     a.image_dit = image_dit(a)
     run, batch, rng = dit_run(a, "i2v", a.image_dit)
+    where = a.where[:len(a.stills)].clone()
+    where[:, 0] = True          # the still has to stay
     if not run.done:
         ahead = Ahead(first_frame, a.preset["workers"])
         frames, features = iter(ahead.map(a.scenes[:len(a.stills)])), []
@@ -942,13 +958,16 @@ def stage_i2v(a):
         sheet(os.path.join(a.out, "i2v.png"), v)
         return [p for _, p, _ in picked]
 
-    for _ in run.loop():
+    for step in run.loop():
+        # Every other step has the first frame alone: a fifth of the time, and
+        # that it is the still takes the most steps to learn.
+        frames = slice(0, 1 if run.progress < 0.7 and step % 2 else None)
         pick = rng.integers(0, len(a.stills), batch)
-        x0 = a.latents[pick].float().to(a.device)
+        x0 = a.latents[pick][:, :, frames].float().to(a.device)
         texts = captions(a, [a.scenes[i] for i in pick], rng)
-        still = mask_and_still(a.stills[pick].float().to(a.device))
+        still = mask_and_still(a.stills[pick][:, :, frames].float().to(a.device))
         clip = features[pick].float().to(a.device)
-        mse, loss = flow_loss(a, a.image_dit, x0, a.where[pick],
+        mse, loss = flow_loss(a, a.image_dit, x0, where[pick][:, frames],
                               focus_at(run.progress), texts, still, clip)
         run.backward(loss, mse=mse)
         if Peers.rank == 0 and time.time() - shown > a.sheet_minutes * 60:
@@ -963,8 +982,9 @@ def stage_i2v(a):
 
 # ---------------------------------------------------------------- export
 
+# With more guidance outlines suffer: docs/performance.md.
 DEFAULTS = dict(size="%dx%d" % world.SIZE, frames=world.FRAMES, steps=20,
-                guidance=4.0, shift=SHIFT)
+                guidance=3.0, shift=SHIFT)
 
 
 def stage_export_t2v(a):
@@ -1017,6 +1037,8 @@ def main():
     p.add_argument("--to", default=None, help="where export writes [OUT/demo]")
     p.add_argument("--take-over", metavar="DIR", help="begin with the parts of "
                    "an exported text-to-video model; OUT is new")
+    p.add_argument("--again", choices=("t2v", "i2v"), help="train this stage on, "
+                   "though it is done")
     p.add_argument("--threads", type=int, default=0)
     a = p.parse_args()
     a.minutes = {k: float(v) for k, v in

@@ -87,7 +87,7 @@ def place(scene, rng, x=None, y=None, radius=None):
     elif motion == "circles":  # around a point beside it
         amount = rng.uniform(15, 17)
     elif motion == "spins":
-        amount = np.deg2rad(rng.uniform(150, 180))
+        amount = np.deg2rad(rng.uniform(105, 120))  # four frames, one of the VAE's, turn a star by less than it repeats
     else:
         amount = rng.uniform(2.0, 2.3)
         if motion == "shrinks":
