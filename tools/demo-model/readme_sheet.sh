@@ -43,10 +43,10 @@ t2v star 6 '夜空，一个黄色的星星变大'
 [ -d share/demo/i2v ] || exit 0
 name=still
 "$ffmpeg" -v error -nostdin -xerror -y -f lavfi \
-    -i 'wan_t2v=prompt=a white star on a gradient:seed=7:frames=1:format=rgb24' \
+    -i 'wan_t2v=prompt=a red heart above the sea:seed=7:frames=1:format=rgb24' \
     -frames:v 1 $out/still.png
 printf '| ![](docs/demo/still.png) | `%s` |\n' \
-    'ffmpeg -f lavfi -i "wan_t2v=prompt=a white star on a gradient:seed=7:frames=1:format=rgb24" -frames:v 1 still.png'
+    'ffmpeg -f lavfi -i "wan_t2v=prompt=a red heart above the sea:seed=7:frames=1:format=rgb24" -frames:v 1 still.png'
 
 # i2v NAME SEED PROMPT
 i2v()
@@ -57,5 +57,5 @@ i2v()
     row "ffmpeg -i still.png -vf \"$filter\" $name.mp4"
 }
 
-i2v falls 1 'a white star moves down'
-i2v shrinks 2 'a white star shrinks'
+i2v falls 1 'a red heart moves down above the sea'
+i2v spins 2 'a red heart spins above the sea'

@@ -9,6 +9,7 @@ Stages, each resumed from OUT when it was interrupted, skipped when done:
 
     vae      3-D causal VAE on crops of rendered clips, then whole clips
     latents  the training set: clips rendered and encoded once
+    decoder  the VAE's decoder alone, sharper
     text     tokenizer, UMT5: learns to tell a caption's colour, shape, motion
              and background from every token's output
     t2v      the transformer: flow matching, v = noise - data at sigma, the
@@ -52,6 +53,7 @@ PRESETS = {
         device="cpu", ranks=2, workers=0, clips=6000, stills=2000,
         text=dict(steps=1000, batch=64, lr=2e-3),
         vae=dict(steps=4000, batch=4, lr=3e-3),
+        decoder=dict(steps=1500, batch=1, lr=2e-3),
         t2v=dict(steps=10000, batch=8, lr=2e-3),
         clip=dict(steps=1000, batch=32, lr=2e-3),
         i2v=dict(steps=4000, batch=8, lr=1.5e-3)),
@@ -60,6 +62,7 @@ PRESETS = {
         device="cuda", ranks=1, workers=14, clips=40000, stills=16000,
         text=dict(steps=3000, batch=256, lr=2e-3),
         vae=dict(steps=12000, batch=16, lr=3e-3),
+        decoder=dict(steps=2000, batch=16, lr=2e-3),
         t2v=dict(steps=20000, batch=128, lr=2e-3),
         clip=dict(steps=2000, batch=64, lr=2e-3),
         i2v=dict(steps=6000, batch=128, lr=1e-3)),
@@ -68,6 +71,7 @@ PRESETS = {
         device="cpu", ranks=1, workers=0, clips=12, stills=8,
         text=dict(steps=3, batch=8, lr=2e-3),
         vae=dict(steps=10, batch=1, lr=3e-3),
+        decoder=dict(steps=2, batch=1, lr=2e-3),
         t2v=dict(steps=2, batch=2, lr=2e-3),
         clip=dict(steps=2, batch=2, lr=2e-3),
         i2v=dict(steps=2, batch=2, lr=1e-3)),
@@ -80,7 +84,6 @@ SIZES = dict(
     clip=dict(dim=80, heads=1, mlp=160, layers=3))
 
 SHIFT = 3.0             # of sigma, in training
-AGAIN = 0.6             # the part of the run that --again goes on from
 FOCUS = 6.0             # how much more a cell of the latent counts where the
                         # object passes; falls to nothing at the end
 
@@ -720,6 +723,37 @@ def stage_latents(a):
         float(a.latents.float().mean()), "std", float(a.latents.float().std()))
 
 
+def stage_decoder(a):
+    """The decoder once more, on whole clips and their latents as they are: what
+    moves has outlines as sharp as the latents tell."""
+    c = a.preset["decoder"]
+    parts = [a.vae.decoder, a.vae.conv2]
+    for part in parts:
+        part.requires_grad_(True)
+    run = Run(a.out, "decoder", parts,
+              Optimizer(parts, c["lr"], ("conv1", "head")), c,
+              a.minutes.get("decoder"))
+    rng = np.random.default_rng((10, run.step, Peers.rank))
+    for _ in run.loop():
+        pick = rng.integers(0, len(a.latents), c["batch"])
+        scenes = [a.scenes[i] for i in pick]
+        x = pixels(np.stack([world.render(s) for s in scenes]), a.device)
+        still = pixels(np.stack([world.backdrop(s) for s in scenes])[:, None],
+                       a.device)
+        thing = ((x - still).abs().sum(1, keepdim=True) > 0.2).float()
+        weight = 1 + 9 * F.max_pool3d(thing, (1, 5, 5), 1, (0, 2, 2))
+        weight = weight / weight.mean()
+        mean, std = latent_stats(a)
+        y = a.vae.decode(a.latents[pick].float().to(a.device) * std + mean)
+        mse = (y - x).pow(2).mean()
+        loss = (weight * ((y - x).abs() + 4 * (y - x).pow(2))).mean() + sum(
+            0.5 * (p - q).abs().mean() for p, q in zip(edges(weight.sqrt() * y),
+                                                       edges(weight.sqrt() * x)))
+        run.backward(loss, psnr=-10 * torch.log10(mse.detach() / 4))
+    for part in parts:
+        part.eval().requires_grad_(False)
+
+
 # ------------------------------------------------------------------- dit
 
 def sigmas(batch, device):
@@ -784,7 +818,7 @@ def dit_run(a, name, dit):
                     ("patch_embedding", "text_embedding.0", "time_embedding",
                      "head", "modulation", "img_emb.proj.1"))
     run = Run(a.out, name, [dit], opt, c, a.minutes.get(name),
-              AGAIN if name == a.again else None)
+              a.again.get(name))
     torch.manual_seed(6 + run.step + 1000003 * Peers.rank)
     return run, c["batch"], np.random.default_rng((7, run.step, Peers.rank))
 
@@ -1007,7 +1041,7 @@ def take_over(folder, out):
                         done=True), os.path.join(out, name + ".pt"))
 
 
-STAGES = ("vae", "latents", "text", "t2v", "export-t2v", "clip", "i2v",
+STAGES = ("vae", "latents", "decoder", "text", "t2v", "export-t2v", "clip", "i2v",
           "export-i2v")
 
 
@@ -1037,12 +1071,14 @@ def main():
     p.add_argument("--to", default=None, help="where export writes [OUT/demo]")
     p.add_argument("--take-over", metavar="DIR", help="begin with the parts of "
                    "an exported text-to-video model; OUT is new")
-    p.add_argument("--again", choices=("t2v", "i2v"), help="train this stage on, "
-                   "though it is done")
+    p.add_argument("--again", action="append", default=[],
+                   metavar="STAGE=P", help="train t2v or i2v on, though it is "
+                   "done, as from that part of its run, 0 to 1")
     p.add_argument("--threads", type=int, default=0)
     a = p.parse_args()
-    a.minutes = {k: float(v) for k, v in
-                 (m.split("=") for m in a.minutes)}
+    a.minutes, a.again = ({k: float(v) for k, v in
+                           (m.split("=") for m in given)}
+                          for given in (a.minutes, a.again))
     a.preset = PRESETS[a.preset]
     a.device = a.preset["device"]
     a.to = a.to or os.path.join(a.out, "demo")
