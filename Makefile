@@ -32,7 +32,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
@@ -50,7 +50,7 @@ endif
 
 TOOLS = wan-info wan-random wan-bench
 
-UNIT = arena config header job lora names pager rng safetensors sampler \
+UNIT = abi arena config header job lora names pager rng safetensors sampler \
        text_clean tokenizer torch_zip weights
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
@@ -157,8 +157,10 @@ $(B)/tests/%.o: $(SRC)/tests/%.c config.mak
 	@mkdir -p $(@D)
 	$(C) -I$(SRC)/tests -c $< -o $@
 
-# The header must stand alone, and the shared library must serve it.
-$(B)/tests/unit/header: $(B)/tests/unit/header.o $(B)/lib/libwan.so
+# The header must stand alone, and the shared library must serve it, and that
+# of version 1.0 as well.
+$(B)/tests/unit/header $(B)/tests/unit/abi: $(B)/tests/unit/%: \
+        $(B)/tests/unit/%.o $(B)/lib/libwan.so
 	$(CC) -o $@ $< -L$(B)/lib -lwan -Wl,-rpath,$(abspath $(B)/lib) \
 	    $(CONFIG_LINK) -lm
 

@@ -815,6 +815,7 @@ static void describe(WanImage *image, const AVFrame *frame)
     int i;
 
     memset(image, 0, sizeof(*image));
+    image->size   = sizeof(*image);
     image->format = wan_format(pixels_of(frame));
     image->width  = frame->width;
     image->height = frame->height;
@@ -1365,8 +1366,8 @@ static int open_images(AVFilterContext *ctx)
     if (!s->blank_row)
         return AVERROR(ENOMEM);
     s->blank = (WanImage) {
-        .format = WAN_PIX_RGB24, .width = in->w, .height = in->h,
-        .data   = { s->blank_row },
+        .size   = sizeof(s->blank), .format = WAN_PIX_RGB24,
+        .width  = in->w, .height = in->h, .data = { s->blank_row },
     };
 
     if (flf) {

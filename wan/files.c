@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "abi.h"
 #include "files.h"
 
 /* Names to try in a directory, best first. */
@@ -286,7 +287,7 @@ static int demo_in(WanDemo *out, const char *share, enum WanTask task)
     return kind_of(out->model) == KIND_DIR;
 }
 
-int wan_demo_model(WanDemo *out, enum WanTask task)
+static int find_demo(WanDemo *out, enum WanTask task)
 {
     static const char here;     // an address inside this library
     char share[PATH_MAX];
@@ -305,6 +306,15 @@ int wan_demo_model(WanDemo *out, enum WanTask task)
             return 0;
     }
     return demo_in(out, WAN_DATADIR, task) ? 0 : WAN_ERR(ENOENT);
+}
+
+int wan_demo_model_sized(WanDemo *out, size_t size, enum WanTask task)
+{
+    WanDemo demo;
+    const int ret = find_demo(&demo, task);
+
+    wan_abi_out(out, size, &demo, sizeof(demo));
+    return ret;
 }
 
 /* ---------------------------------------------------------- small files */

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "abi.h"
 #include "image.h"
 #include "model.h"
 #include "sampler.h"
@@ -60,15 +61,50 @@ struct WanJob {
 
 /* ------------------------------------------------------------- requests */
 
-void wan_request_default(WanRequest *r, const WanModel *m)
+static WanRequest defaults(const WanModel *m)
 {
     const WanModelInfo *i = &m->info;
 
-    *r = (WanRequest){
+    return (WanRequest){
         .width = i->width, .height = i->height, .frames = i->frames,
         .steps = i->steps, .guidance = i->guidance, .shift = i->shift,
         .rng_threads = 270336,      // an H100's launch
     };
+}
+
+void wan_request_default_sized(WanRequest *r, size_t size, const WanModel *m)
+{
+    WanRequest rq = defaults(m);
+
+    rq.size = size;
+    wan_abi_out(r, size, &rq, sizeof(rq));
+}
+
+/* A caller's request with its images, as this library knows them. */
+typedef struct Request {
+    WanRequest rq;
+    WanImage image[2];
+} Request;
+
+static int take_image(const WanImage **img, WanImage *own, const WanModel *m)
+{
+    const WanImage *given = *img;
+
+    *img = given ? own : NULL;
+    return given ? wan_abi_in(own, sizeof(*own), given, WAN_IMAGE_LEAST,
+                              "WanImage", &m->log) : 0;
+}
+
+static int take_request(Request *out, const WanRequest *r, const WanModel *m)
+{
+    int ret;
+
+    *out = (Request){ .rq = defaults(m) };
+    if ((ret = wan_abi_in(&out->rq, sizeof(out->rq), r, WAN_REQUEST_LEAST,
+                          "WanRequest", &m->log)) < 0 ||
+        (ret = take_image(&out->rq.image, &out->image[0], m)) < 0)
+        return ret;
+    return take_image(&out->rq.last_image, &out->image[1], m);
 }
 
 __attribute__((format(printf, 3, 4)))
@@ -113,7 +149,7 @@ static int check_images(const WanRequest *r, const WanModel *m)
     return 0;
 }
 
-int wan_request_check(const WanRequest *r, const WanModel *m)
+static int check_request(const WanRequest *r, const WanModel *m)
 {
     const int k = m->info.size_multiple, max = m->info.size_max;
 
@@ -143,6 +179,14 @@ int wan_request_check(const WanRequest *r, const WanModel *m)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
     return check_images(r, m);
+}
+
+int wan_request_check(const WanRequest *r, const WanModel *m)
+{
+    Request own;
+    const int ret = take_request(&own, r, m);
+
+    return ret < 0 ? ret : check_request(&own.rq, m);
 }
 
 int wan_request_fit(WanRequest *r, const WanModel *m, int width, int height)
@@ -501,19 +545,24 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
                    void (*trace)(void *opaque, const char *line),
                    void *opaque)
 {
-    const WanImage stand_in = { .format = WAN_PIX_RGB24, .width = r->width,
-                                .height = r->height };
-    WanRequest rq = *r;
+    Request own;
+    WanRequest rq;
+    WanImage stand_in;
     WanJob *j;
     int64_t bytes;
     int ret;
 
+    if ((ret = take_request(&own, r, m)) < 0)
+        return ret;
+    rq = own.rq;
+    stand_in = (WanImage){ .format = WAN_PIX_RGB24, .width = rq.width,
+                           .height = rq.height };
     rq.prompt = rq.prompt ? rq.prompt : "";
     if (m->info.task >= WAN_TASK_I2V && !rq.image)
         rq.image = &stand_in;
     if (m->info.task >= WAN_TASK_FLF2V && !rq.last_image)
         rq.last_image = &stand_in;
-    if ((ret = wan_request_check(&rq, m)) < 0)
+    if ((ret = check_request(&rq, m)) < 0)
         return ret;
     if (!(j = calloc(1, sizeof(*j))))
         return WAN_ERR(ENOMEM);
@@ -524,13 +573,13 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
         j->image[i].h = (i ? rq.last_image : rq.image)->height;
     }
     j->nb_ids[COND] = j->nb_ids[UNCOND] = WAN_TEXT_LEN;
-    if (m->tokenizer && r->prompt) {
-        const char *negative = r->negative_prompt ? r->negative_prompt
+    if (m->tokenizer && own.rq.prompt) {
+        const char *negative = rq.negative_prompt ? rq.negative_prompt
                                                   : m->info.negative_prompt;
 
         for (int i = 0; i < 2 && ret >= 0; i++)
             ret = j->nb_ids[i] = wan_tokenizer_encode(m->tokenizer, j->ids[i],
-                                 NULL, i ? negative : r->prompt, &m->log);
+                                 NULL, i ? negative : rq.prompt, &m->log);
     }
     if (ret >= 0)
         ret = wan_schedule_init(&j->schedule, rq.sampler, rq.steps, rq.shift);
@@ -542,9 +591,15 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     return ret;
 }
 
-int wan_plan(WanPlan *out, const WanModel *m, const WanRequest *r)
+int wan_plan_sized(WanPlan *out, size_t size, const WanModel *m,
+                   const WanRequest *r)
 {
-    return wan_plan_trace(out, m, r, NULL, NULL);
+    WanPlan plan;
+    const int ret = wan_plan_trace(&plan, m, r, NULL, NULL);
+
+    if (ret >= 0)
+        wan_abi_out(out, size, &plan, sizeof(plan));
+    return ret;
 }
 
 /* --------------------------------------------------------------- images */
@@ -627,18 +682,22 @@ static int check_memory(const WanModel *m, const WanRequest *r,
     return 0;
 }
 
-int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r)
+int wan_job_open(WanJob **out, WanModel *m, const WanRequest *asked)
 {
-    const char *negative = r->negative_prompt ? r->negative_prompt
-                                              : m->info.negative_prompt;
+    const char *negative;
+    Request own;
+    const WanRequest *r = &own.rq;
     WanPlan plan;
     WanJob *j = NULL;
     int64_t bytes;
     int ret;
 
     *out = NULL;
-    if ((ret = wan_request_check(r, m)) < 0)
+    if ((ret = take_request(&own, asked, m)) < 0 ||
+        (ret = check_request(r, m)) < 0)
         return ret;
+    negative = r->negative_prompt ? r->negative_prompt
+                                  : m->info.negative_prompt;
     if (!m->tokenizer)
         return WAN_ERR(ENOSYS);     // a model of shapes alone
     if (!(j = calloc(1, sizeof(*j))))
@@ -694,7 +753,7 @@ static int stage_units(const WanJob *j, enum WanStage stage)
     }
 }
 
-int wan_job_step(WanJob *j, WanProgress *progress)
+int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
 {
     WanProgress *p = &j->progress;
     const double start = now();
@@ -748,7 +807,7 @@ int wan_job_step(WanJob *j, WanProgress *progress)
     *spent += p->seconds;
 end:
     if (progress)
-        *progress = *p;
+        wan_abi_out(progress, size, p, sizeof(*p));
     return 0;
 }
 
@@ -771,10 +830,15 @@ static int image_fits(const WanImage *img, const WanRequest *rq)
 
 int wan_job_frame(WanJob *j, const WanImage *img)
 {
+    WanImage own = { 0 };
+    int ret;
+
     if (j->error)
         return j->error;
     if (j->frames_given >= j->frames_ready)
         return j->frames_total == j->rq.frames ? WAN_EOF : WAN_ERR(EAGAIN);
+    if ((ret = take_image(&img, &own, j->model)) < 0)
+        return ret;
     if (!image_fits(img, &j->rq))
         return WAN_ERR(EINVAL);
 

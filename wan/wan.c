@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "abi.h"
 #include "files.h"
 #include "model.h"
 
@@ -36,9 +37,23 @@ const char *wan_strerror(int error)
     }
 }
 
-void wan_model_params_default(WanModelParams *p)
+void wan_model_params_default_sized(WanModelParams *p, size_t size)
 {
-    *p = (WanModelParams){ .device = "auto", .log_level = WAN_LOG_INFO };
+    const WanModelParams d = { .size = size, .device = "auto",
+                               .log_level = WAN_LOG_INFO };
+
+    wan_abi_out(p, size, &d, sizeof(d));
+}
+
+/* A caller's params as this library knows them, and where their log goes. */
+static int take_params(WanModelParams *own, WanLog *log,
+                       const WanModelParams *p)
+{
+    *log = (WanLog){ p->log, p->log_opaque, p->log_level };
+    wan_model_params_default(own);
+    return wan_abi_in(own, sizeof(*own), p, WAN_PARAMS_LEAST,
+                      "WanModelParams", p->size < WAN_PARAMS_LEAST ? NULL
+                                                                   : log);
 }
 
 /* -------------------------------------------------------------- opening */
@@ -250,15 +265,18 @@ static int64_t dit_parameters(const WanWeights *w)
     return sum;
 }
 
-int wan_model_open(WanModel **out, const WanModelParams *p)
+int wan_model_open(WanModel **out, const WanModelParams *params)
 {
-    const WanLog log = { p->log, p->log_opaque, p->log_level };
+    WanModelParams own;
+    const WanModelParams *p = &own;
+    WanLog log;
     WanFiles f = { 0 };
     WanModel *m = NULL;
     int ret;
 
     *out = NULL;
-    if ((ret = check_params(p, &log)) < 0 ||
+    if ((ret = take_params(&own, &log, params)) < 0 ||
+        (ret = check_params(p, &log)) < 0 ||
         (ret = wan_files_find(&f, p, &log)) < 0)
         goto fail;
     ret = WAN_ERR(ENOMEM);
@@ -330,14 +348,17 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     return 0;
 }
 
-int wan_model_probe(const WanModelParams *p)
+int wan_model_probe(const WanModelParams *params)
 {
-    const WanLog log = { p->log, p->log_opaque, p->log_level };
+    WanModelParams p;
+    WanLog log;
     WanFiles f = { 0 };
-    int ret = check_params(p, &log);
+    int ret = take_params(&p, &log, params);
 
     if (ret >= 0)
-        ret = wan_files_find(&f, p, &log);
+        ret = check_params(&p, &log);
+    if (ret >= 0)
+        ret = wan_files_find(&f, &p, &log);
     wan_files_free(&f);
     return ret;
 }

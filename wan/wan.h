@@ -47,6 +47,12 @@
  * is process-wide: no globals, no abort, no output but through the callback.
  *
  * Text is UTF-8. Sizes are in pixels, memory in bytes, times in seconds.
+ *
+ * A program compiled against this header goes on working with later libraries
+ * of the same WAN_VERSION_MAJOR, which is the soname's number: structs only
+ * grow, at their ends. That is why those which a caller fills in begin with
+ * their size as the caller knows it, and why some functions are macros that
+ * pass a sizeof. For other languages: the functions behind them end in _sized.
  */
 
 #ifndef WAN_WAN_H
@@ -60,8 +66,8 @@
 extern "C" {
 #endif
 
-#define WAN_VERSION_MAJOR 0
-#define WAN_VERSION_MINOR 1
+#define WAN_VERSION_MAJOR 1
+#define WAN_VERSION_MINOR 0
 #define WAN_VERSION_MICRO 0
 
 #ifndef WAN_API
@@ -131,6 +137,8 @@ enum WanFp8 {
 };
 
 typedef struct WanModelParams {
+    size_t size;                /**< of this struct, set by
+                                     wan_model_params_default() */
     /**
      * Checkpoint: a directory in the official or the Diffusers layout, or a
      * transformer file (.safetensors, .safetensors.index.json, .pth) whose
@@ -170,7 +178,8 @@ typedef struct WanModelParams {
     void *interrupted_opaque;
 } WanModelParams;
 
-/** What a checkpoint is, read from its tensors. Strings live as the model. */
+/** What a checkpoint is, read from its tensors. Strings live as the model.
+ *  The library makes it; it may be longer than this header knows. */
 typedef struct WanModelInfo {
     const char *name;           /**< "Wan2.1 T2V 1.3B", or by its numbers */
     enum WanTask task;
@@ -192,7 +201,9 @@ typedef struct WanModelInfo {
 } WanModelInfo;
 
 /** Fill p with defaults: device "auto", all else 0 or NULL. */
-WAN_API void wan_model_params_default(WanModelParams *p);
+#define wan_model_params_default(p) \
+    wan_model_params_default_sized((p), sizeof(WanModelParams))
+WAN_API void wan_model_params_default_sized(WanModelParams *p, size_t size);
 
 /**
  * Open a checkpoint: find its parts, map them, bind every tensor by name,
@@ -204,7 +215,8 @@ WAN_API void wan_model_params_default(WanModelParams *p);
  * @return 0, or WAN_ERR(ENOENT): a part is missing, the line says which and
  *         which names were looked for; WAN_INVALIDDATA: a part is damaged or
  *         of another architecture; WAN_ERR(ENOSYS): a checkpoint or device
- *         that this build has no code for; WAN_ERR(EINVAL): a field of p;
+ *         that this build has no code for; WAN_ERR(EINVAL): a field of p, or
+ *         wan_model_params_default() was not called;
  *         WAN_ERR(ENOMEM); WAN_CANCELLED
  */
 WAN_API int wan_model_open(WanModel **out, const WanModelParams *p);
@@ -236,7 +248,9 @@ typedef struct WanDemo {
  * @return 0, or WAN_ERR(ENOENT): it is not installed, out->model says where
  *         it would be; WAN_ERR(ENOSYS): there is none for this task
  */
-WAN_API int wan_demo_model(WanDemo *out, enum WanTask task);
+#define wan_demo_model(out, task) \
+    wan_demo_model_sized((out), sizeof(WanDemo), (task))
+WAN_API int wan_demo_model_sized(WanDemo *out, size_t size, enum WanTask task);
 
 /** Drop the caller's reference; jobs keep theirs. Sets *m to NULL. */
 WAN_API void wan_model_close(WanModel **m);
@@ -273,15 +287,18 @@ enum WanDither {
  * writes its frames it may be that GPU's, of the model's context.
  */
 typedef struct WanImage {
+    size_t size;                /**< sizeof(WanImage) */
     enum WanPixelFormat format;
     int width, height;
+    enum WanDither dither;      /**< of frames; what is read has none */
     void *data[4];
     ptrdiff_t stride[4];        /**< bytes from row to row, may be negative */
-    enum WanDither dither;      /**< of frames; what is read has none */
 } WanImage;
 
 /** One video to make. wan_request_default() fills in the model's numbers. */
 typedef struct WanRequest {
+    size_t size;                /**< of this struct, set by
+                                     wan_request_default() */
     const char *prompt;         /**< required, may be "" */
     const char *negative_prompt;/**< NULL: the project's default */
     /**
@@ -334,7 +351,10 @@ typedef struct WanPlan {
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */
-WAN_API void wan_request_default(WanRequest *r, const WanModel *m);
+#define wan_request_default(r, m) \
+    wan_request_default_sized((r), sizeof(WanRequest), (m))
+WAN_API void wan_request_default_sized(WanRequest *r, size_t size,
+                                       const WanModel *m);
 
 /**
  * Choose the size for an image as the reference does: about the area of r's
@@ -361,7 +381,9 @@ WAN_API int wan_request_check(const WanRequest *r, const WanModel *m);
  *
  * @return 0, or as wan_request_check()
  */
-WAN_API int wan_plan(WanPlan *out, const WanModel *m, const WanRequest *r);
+#define wan_plan(out, m, r) wan_plan_sized((out), sizeof(WanPlan), (m), (r))
+WAN_API int wan_plan_sized(WanPlan *out, size_t size, const WanModel *m,
+                           const WanRequest *r);
 
 /**
  * Begin a video: check the request, reserve its memory.
@@ -384,7 +406,10 @@ WAN_API int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r);
  *         the line names step and tensor; WAN_ERR(EIO): the device failed.
  *         After an error only wan_job_close() is left.
  */
-WAN_API int wan_job_step(WanJob *job, WanProgress *progress);
+#define wan_job_step(job, progress) \
+    wan_job_step_sized((job), (progress), sizeof(WanProgress))
+WAN_API int wan_job_step_sized(WanJob *job, WanProgress *progress,
+                               size_t size);
 
 /**
  * Copy the next finished frame into caller memory.

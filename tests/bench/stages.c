@@ -85,7 +85,8 @@ static double processor(void)
 static int generate(WanJob *job, const WanRequest *rq, Stage *stage,
                     double *anonymous)
 {
-    WanImage img = { .format = WAN_PIX_RGB24, .width = rq->width,
+    WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                     .width = rq->width,
                      .height = rq->height, .stride = { 3 * rq->width } };
     WanProgress p;
     int ret;

@@ -121,7 +121,8 @@ static void generate(const char *golden, const char *folder,
         const GoldenTensor *t = golden_look(g, i ? "image1" : "image0");
 
         if (t)
-            image[i] = (WanImage){ .format = WAN_PIX_RGB24,
+            image[i] = (WanImage){ .size = sizeof(WanImage),
+                                   .format = WAN_PIX_RGB24,
                                    .width = (int)t->dim[1],
                                    .height = (int)t->dim[0],
                                    .data = { (void *)t->raw },
@@ -140,7 +141,7 @@ static void generate(const char *golden, const char *folder,
     wan_job_tap(job, check_stage, &seen);
     while ((ret = wan_job_step(job, NULL)) >= 0) {
         WanImage img = {
-            .format = WAN_PIX_GBRPF32, .width = rq.width,
+            .size = sizeof(img), .format = WAN_PIX_GBRPF32, .width = rq.width,
             .height = rq.height,
             .data = { planes, planes + HW, planes + 2 * HW },
             .stride = { rq.width * 4, rq.width * 4, rq.width * 4 },
@@ -217,7 +218,8 @@ static uint64_t digest(int64_t memory, WanPlan *plan)
     WanModel *m = open_tiny("tiny/wan-t2v", dut);
     uint64_t h = 14695981039346656037u;
     uint8_t rgb[3 * 64 * 48];
-    WanImage img = { .format = WAN_PIX_RGB24, .width = 64, .height = 48,
+    WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                     .width = 64, .height = 48,
                      .data = { rgb }, .stride = { 3 * 64 } };
     WanRequest rq;
     WanJob *job;

@@ -69,7 +69,8 @@ static double now(void)
 static int run(WanModel *m, const WanRequest *rq, uint8_t *out)
 {
     uint8_t *rgb = malloc(3 * rq->width * rq->height);
-    WanImage img = { .format = WAN_PIX_RGB24, .width = rq->width,
+    WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                     .width = rq->width,
                      .height = rq->height, .data = { rgb },
                      .stride = { 3 * rq->width } };
     WanJob *job;
@@ -223,7 +224,8 @@ TEST(frame_wants_fitting_planes)
     WanModel *m = open_model("cpu", 0);
     WanRequest rq = small_request(m);
     static uint8_t rgb[3 * 32 * 16];
-    WanImage img = { .format = WAN_PIX_RGB24, .width = 32, .height = 16,
+    WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                     .width = 32, .height = 16,
                      .data = { rgb }, .stride = { 96 } };
     WanJob *job;
 

@@ -1,0 +1,446 @@
+/*
+ * libwan: the Wan 2.1 video models in C
+ *
+ * This file is part of libwan.
+ *
+ * libwan is free software; you can redistribute it and/or
+ * modify it under the terms of the GNU Lesser General Public
+ * License as published by the Free Software Foundation; either
+ * version 2.1 of the License, or (at your option) any later version.
+ *
+ * libwan is distributed in the hope that it will be useful,
+ * but WITHOUT ANY WARRANTY; without even the implied warranty of
+ * MERCHANTABILITY or FITNESS FOR A PARTICULAR PURPOSE.  See the GNU
+ * Lesser General Public License for more details.
+ */
+
+/**
+ * @file
+ * libwan turns a sentence, or a picture and a sentence, into video with the
+ * open Wan 2.1 models.
+ *
+ * Two objects. A WanModel is an opened checkpoint: immutable, shared by any
+ * number of threads and jobs. A WanJob is one video being made: its noise,
+ * its memory, its decoder history; one thread at a time drives it.
+ *
+ *     WanModelParams mp;
+ *     wan_model_params_default(&mp);
+ *     mp.path = "Wan2.1-T2V-1.3B";
+ *     ret = wan_model_open(&model, &mp);
+ *
+ *     WanRequest rq;
+ *     wan_request_default(&rq, model);
+ *     rq.prompt = "a red ball bounces on a wet street";
+ *     ret = wan_job_open(&job, model, &rq);
+ *     while ((ret = wan_job_step(job, &progress)) >= 0) {
+ *         while ((ret = wan_job_frame(job, &image)) >= 0)
+ *             write(image);
+ *         if (ret == WAN_EOF)
+ *             break;
+ *     }
+ *     wan_job_close(&job);
+ *     wan_model_close(&model);
+ *
+ * Functions that can fail return a negative number: -errno, or one of the
+ * WAN_ codes below. The cause was then logged in one line through the
+ * callback of the model, which names the file, tensor or field. Nothing here
+ * is process-wide: no globals, no abort, no output but through the callback.
+ *
+ * Text is UTF-8. Sizes are in pixels, memory in bytes, times in seconds.
+ *
+ * A program compiled against this header goes on working with later libraries
+ * of the same WAN_VERSION_MAJOR, which is the soname's number: structs only
+ * grow, at their ends. That is why those which a caller fills in begin with
+ * their size as the caller knows it, and why some functions are macros that
+ * pass a sizeof. For other languages: the functions behind them end in _sized.
+ */
+
+#ifndef WAN_WAN_H
+#define WAN_WAN_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define WAN_VERSION_MAJOR 1
+#define WAN_VERSION_MINOR 0
+#define WAN_VERSION_MICRO 0
+
+#ifndef WAN_API
+#define WAN_API __attribute__((visibility("default")))
+#endif
+
+/** A negative error from a positive errno constant. */
+#define WAN_ERR(e) (-(e))
+
+/** All frames of the job were read. Not an error. */
+#define WAN_EOF         (-0x57450001)
+/** A file's content is damaged or not what its name promises. */
+#define WAN_INVALIDDATA (-0x57450002)
+/** The job was cancelled by wan_job_cancel(). */
+#define WAN_CANCELLED   (-0x57450003)
+
+/**
+ * @return the library's version as major << 16 | minor << 8 | micro; compare
+ *         with the WAN_VERSION_ macros to see whether header and library fit
+ */
+WAN_API unsigned wan_version(void);
+
+/** @return a short English text for an error code; static storage */
+WAN_API const char *wan_strerror(int error);
+
+/* ---------------------------------------------------------------- log */
+
+enum WanLogLevel {
+    WAN_LOG_ERROR,      /**< why a call failed; one line a failure */
+    WAN_LOG_WARNING,    /**< goes on, but not quite as asked */
+    WAN_LOG_INFO,       /**< what was opened and chosen, once a model or job */
+    WAN_LOG_VERBOSE,    /**< stage by stage */
+    WAN_LOG_DEBUG       /**< op by op */
+};
+
+/**
+ * Receives one line without its newline. May be called from any thread that
+ * calls the library, never from others.
+ */
+typedef void (*WanLogCallback)(void *opaque, enum WanLogLevel level,
+                               const char *line);
+
+/* -------------------------------------------------------------- model */
+
+typedef struct WanModel WanModel;
+
+enum WanTask {
+    WAN_TASK_T2V,       /**< text to video; one frame makes an image */
+    WAN_TASK_I2V,       /**< a first frame and text to video */
+    WAN_TASK_FLF2V      /**< first and last frame and text to video */
+};
+
+enum WanSampler { WAN_SAMPLER_UNIPC, WAN_SAMPLER_DPMPP, WAN_SAMPLER_EULER };
+
+/** Which of PyTorch's two generators the noise reproduces. */
+enum WanRng { WAN_RNG_CUDA, WAN_RNG_CPU };
+
+/**
+ * When the transformer's blocks multiply in 8 bits (e4m3), as GPUs from
+ * compute capability 8.9 on can: faster, and matrices take half the memory of
+ * BF16, but less exact. Elsewhere it is without effect.
+ */
+enum WanFp8 {
+    WAN_FP8_AUTO,       /**< with matrices that the checkpoint stores so */
+    WAN_FP8_OFF,        /**< never: such matrices are widened */
+    WAN_FP8_ON          /**< always: others are rounded as they are loaded */
+};
+
+typedef struct WanModelParams {
+    size_t size;                /**< of this struct, set by
+                                     wan_model_params_default() */
+    /**
+     * Checkpoint: a directory in the official or the Diffusers layout, or a
+     * transformer file (.safetensors, .safetensors.index.json, .pth) whose
+     * other parts lie beside it or are named below. Required; see
+     * wan_demo_model() when the user names none.
+     */
+    const char *path;
+    const char *text_encoder;   /**< other file or directory, or NULL */
+    const char *vae;            /**< likewise */
+    const char *tokenizer;      /**< spiece.model or its directory; NULL: the
+                                     model's, else beside the text encoder */
+    const char *clip;           /**< image encoder of I2V; likewise */
+    /** LoRA files, path[=strength][|path...], merged into the transformer as it
+     *  is opened (a copy of each weight they change); NULL: none. */
+    const char *lora;
+    /** "auto", "cpu", "cuda", "cuda:N"; "ref" is the plain scalar definition
+     *  on the CPU, slow, the same bits on every machine of one libm. */
+    const char *device;
+    enum WanFp8 fp8;
+    int threads;                /**< CPU threads, 0 = one a core */
+    /** Limit in bytes for a job's work, 0 = what the machine has free. On
+     *  the CPU weights are mapped: they are cache, and not counted. On a GPU
+     *  it is the device's memory, with the weights; what does not fit is
+     *  copied as it is used. Libraries there take some hundred MB more. */
+    int64_t memory;
+    /** The CUcontext to work in, as FFmpeg's AVCUDADeviceContext.cuda_ctx has
+     *  it, of the device that is named; it must outlive the model's jobs.
+     *  NULL: the device's primary context. In either case the caller's
+     *  current context is the same after every call as before. */
+    void *cuda_context;
+    WanLogCallback log;         /**< NULL: silent */
+    void *log_opaque;
+    enum WanLogLevel log_level; /**< lines above it are not made */
+    /** Polled while weights are read; nonzero ends wan_model_open() with
+     *  WAN_CANCELLED. May be NULL. */
+    int (*interrupted)(void *opaque);
+    void *interrupted_opaque;
+} WanModelParams;
+
+/** What a checkpoint is, read from its tensors. Strings live as the model.
+ *  The library makes it; it may be longer than this header knows. */
+typedef struct WanModelInfo {
+    const char *name;           /**< "Wan2.1 T2V 1.3B", or by its numbers */
+    enum WanTask task;
+    int dim, heads, layers, ffn;
+    int text_dim, text_layers;
+    int vae_dim;
+    int clip_dim;               /**< of the image encoder, 0: none */
+    int64_t parameters;         /**< of the transformer */
+    int64_t weight_bytes;       /**< of all parts as stored */
+    int size_multiple;          /**< width and height are multiples of this */
+    int size_max;               /**< and at most this */
+    /* the defaults of this checkpoint: what its config.json says by the keys
+     * size, frames, steps, guidance and shift, else what docs/models.md
+     * documents for its architecture */
+    int width, height, frames, steps;
+    int rate_num, rate_den;     /**< frames a second */
+    double guidance, shift;
+    const char *negative_prompt;
+} WanModelInfo;
+
+/** Fill p with defaults: device "auto", all else 0 or NULL. */
+#define wan_model_params_default(p) \
+    wan_model_params_default_sized((p), sizeof(WanModelParams))
+WAN_API void wan_model_params_default_sized(WanModelParams *p, size_t size);
+
+/**
+ * Open a checkpoint: find its parts, map them, bind every tensor by name,
+ * type and shape, load the tokenizer. The weights themselves are read when
+ * they are first used.
+ *
+ * @param out  the model; on failure NULL. Close with wan_model_close()
+ * @param p    copied; its strings are not kept
+ * @return 0, or WAN_ERR(ENOENT): a part is missing, the line says which and
+ *         which names were looked for; WAN_INVALIDDATA: a part is damaged or
+ *         of another architecture; WAN_ERR(ENOSYS): a checkpoint or device
+ *         that this build has no code for; WAN_ERR(EINVAL): a field of p, or
+ *         wan_model_params_default() was not called;
+ *         WAN_ERR(ENOMEM); WAN_CANCELLED
+ */
+WAN_API int wan_model_open(WanModel **out, const WanModelParams *p);
+
+/**
+ * Check cheaply that path could be opened: it exists and holds a
+ * transformer, text encoder, VAE and tokenizer by name. Reads no weights.
+ *
+ * @return as wan_model_open()
+ */
+WAN_API int wan_model_probe(const WanModelParams *p);
+
+/** The small model that comes with libwan, and the page about all models. */
+typedef struct WanDemo {
+    char model[4096];           /**< for WanModelParams.path */
+    char manual[4096];          /**< docs/models.md, for people */
+} WanDemo;
+
+/**
+ * Find the demo model, for those who have no checkpoint yet: share/demo of
+ * the source, as it was installed.
+ *
+ * Looked for in ../share/libwan from the directory of the library (or of the
+ * program, if it is linked statically), which is where a build tree and an
+ * installation that was moved have it, then in the data directory that was
+ * configured.
+ *
+ * @param task WAN_TASK_T2V or WAN_TASK_I2V
+ * @return 0, or WAN_ERR(ENOENT): it is not installed, out->model says where
+ *         it would be; WAN_ERR(ENOSYS): there is none for this task
+ */
+#define wan_demo_model(out, task) \
+    wan_demo_model_sized((out), sizeof(WanDemo), (task))
+WAN_API int wan_demo_model_sized(WanDemo *out, size_t size, enum WanTask task);
+
+/** Drop the caller's reference; jobs keep theirs. Sets *m to NULL. */
+WAN_API void wan_model_close(WanModel **m);
+
+/** @return what the checkpoint is; lives as long as the model */
+WAN_API const WanModelInfo *wan_model_info(const WanModel *m);
+
+/* ---------------------------------------------------------------- job */
+
+typedef struct WanJob WanJob;
+
+enum WanPixelFormat {
+    WAN_PIX_YUV420P,    /**< 3 planes, 8 bit, BT.709 limited, chroma left */
+    WAN_PIX_YUV444P,    /**< 3 planes, 8 bit, BT.709 limited */
+    WAN_PIX_YUV420P10,  /**< 3 planes, 10 bit in native 16, BT.709 limited */
+    WAN_PIX_GBRP,       /**< 3 planes, 8 bit: G, B, R, full range */
+    WAN_PIX_RGB24,      /**< 1 plane, 8 bit: RGB RGB, full range */
+    WAN_PIX_GBRPF32,    /**< 3 planes, native float in [0,1]: G, B, R */
+    WAN_PIX_NV12,       /**< YUV420P in 2 planes: Y; Cb and Cr in turn */
+    WAN_PIX_P010        /**< YUV420P10 likewise, in the upper 10 of 16 bits */
+};
+
+/** How a value becomes one of the levels of 8 or 10 bits; floats stay. */
+enum WanDither {
+    WAN_DITHER_NONE,    /**< RGB is cut, as the reference does it (half a level
+                             darker in the mean); YUV is the nearest level */
+    WAN_DITHER_BAYER    /**< the level below or above, by an ordered 8x8
+                             pattern: the mean is the value. The pattern is
+                             the same in every frame */
+};
+
+/**
+ * Where pixels go (or come from): the caller's memory. Where a job on a GPU
+ * writes its frames it may be that GPU's, of the model's context.
+ */
+typedef struct WanImage {
+    size_t size;                /**< sizeof(WanImage) */
+    enum WanPixelFormat format;
+    int width, height;
+    enum WanDither dither;      /**< of frames; what is read has none */
+    void *data[4];
+    ptrdiff_t stride[4];        /**< bytes from row to row, may be negative */
+} WanImage;
+
+/** One video to make. wan_request_default() fills in the model's numbers. */
+typedef struct WanRequest {
+    size_t size;                /**< of this struct, set by
+                                     wan_request_default() */
+    const char *prompt;         /**< required, may be "" */
+    const char *negative_prompt;/**< NULL: the project's default */
+    /**
+     * The first frame (I2V, FLF2V) and the last (FLF2V): RGB24, GBRP or
+     * GBRPF32 in any size. The image is resized to the video's size; see
+     * wan_request_fit(). NULL for T2V. wan_job_open() copies the pixels.
+     */
+    const WanImage *image, *last_image;
+    int width, height;          /**< multiples of WanModelInfo.size_multiple */
+    int frames;                 /**< 4n+1 */
+    int steps;                  /**< 1 to 1000 */
+    double guidance;            /**< 0 to 100; exactly 1: one forward a step */
+    double shift;               /**< 0.01 to 100: time shift of the sigmas */
+    enum WanSampler sampler;
+    uint64_t seed;
+    enum WanRng rng;
+    int rng_threads;            /**< launch size of the CUDA generator */
+} WanRequest;
+
+enum WanStage {
+    WAN_STAGE_TEXT,     /**< prompts through the text encoder */
+    WAN_STAGE_IMAGE,    /**< images through CLIP and the VAE's encoder */
+    WAN_STAGE_STEPS,    /**< denoising */
+    WAN_STAGE_DECODE,   /**< latents to pixels */
+    WAN_STAGE_DONE
+};
+
+/** Where a job stands after a wan_job_step(). */
+typedef struct WanProgress {
+    enum WanStage stage;        /**< of the unit just done */
+    int done, total;            /**< units of this stage */
+    double seconds;             /**< the unit just done */
+    double text, image, steps, decode; /**< seconds of each stage so far */
+} WanProgress;
+
+/** What a request needs before anything is loaded, see wan_plan(). */
+typedef struct WanPlan {
+    int64_t weight_bytes;       /**< as stored; mapped from the files */
+    int64_t work_bytes;         /**< the job's own memory at its peak */
+    int64_t available_bytes;    /**< the limit, or what the machine has free */
+    /** Of a device with memory of its own: the least that work and weights
+     *  can do with, and with what all weights of a stage stay; 0 on the CPU. */
+    int64_t least_bytes, full_bytes;
+    /** Weights that must be copied again at every step, since less than
+     *  full_bytes is available. */
+    int64_t stream_bytes;
+    int64_t tokens;             /**< L, the transformer's sequence */
+    /** of all prompts, of the images, of one step, of all frames */
+    double text_flops, image_flops, step_flops, decode_flops;
+} WanPlan;
+
+/** Fill r with the defaults of the model; prompt stays NULL. */
+#define wan_request_default(r, m) \
+    wan_request_default_sized((r), sizeof(WanRequest), (m))
+WAN_API void wan_request_default_sized(WanRequest *r, size_t size,
+                                       const WanModel *m);
+
+/**
+ * Choose the size for an image as the reference does: about the area of r's
+ * present width x height, the image's aspect, multiples of
+ * WanModelInfo.size_multiple.
+ *
+ * @param width, height  of the image, its pixels being square
+ * @return 0, or WAN_ERR(EINVAL): the image is empty or so narrow that a side
+ *         would vanish
+ */
+WAN_API int wan_request_fit(WanRequest *r, const WanModel *m, int width,
+                            int height);
+
+/**
+ * Check a request against the model. wan_job_open() does it too.
+ *
+ * @return 0, or WAN_ERR(EINVAL) with a line that names the field and says
+ *         what is accepted
+ */
+WAN_API int wan_request_check(const WanRequest *r, const WanModel *m);
+
+/**
+ * Count what a request needs, by running the model's code on shapes alone.
+ *
+ * @return 0, or as wan_request_check()
+ */
+#define wan_plan(out, m, r) wan_plan_sized((out), sizeof(WanPlan), (m), (r))
+WAN_API int wan_plan_sized(WanPlan *out, size_t size, const WanModel *m,
+                           const WanRequest *r);
+
+/**
+ * Begin a video: check the request, reserve its memory.
+ *
+ * @param out  the job; on failure NULL. Close with wan_job_close()
+ * @param m    the job holds a reference until it is closed
+ * @param r    copied with its strings
+ * @return 0, or WAN_ERR(EINVAL): see wan_request_check(); WAN_ERR(ENOMEM):
+ *         the line says what is needed and what is there
+ */
+WAN_API int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r);
+
+/**
+ * Do one unit of work: encode one prompt or an image, one denoising step, or
+ * decode one latent frame. Call until wan_job_frame() returns WAN_EOF. With frames
+ * waiting to be read it does nothing and returns 0.
+ *
+ * @param progress  where the job stands now, or NULL
+ * @return 0, or WAN_CANCELLED; WAN_ERR(EDOM): a number stopped being finite,
+ *         the line names step and tensor; WAN_ERR(EIO): the device failed.
+ *         After an error only wan_job_close() is left.
+ */
+#define wan_job_step(job, progress) \
+    wan_job_step_sized((job), (progress), sizeof(WanProgress))
+WAN_API int wan_job_step_sized(WanJob *job, WanProgress *progress,
+                               size_t size);
+
+/**
+ * Copy the next finished frame into caller memory.
+ *
+ * A decoded chunk holds 1 frame at the start of a video, 4 afterwards.
+ *
+ * The pixels are there when it returns, on a GPU too: whoever reads them need
+ * not wait for a stream of libwan's. The planes may be written as soon as it is
+ * called: work of the caller's that still reads them must have ended.
+ *
+ * @param job the video being made; one thread at a time
+ * @param img planes to fill, owned by the caller: the WanRequest's width x
+ *            height in pixels, strides in bytes
+ * @return 0, or WAN_ERR(EAGAIN): none is ready, call wan_job_step(); WAN_EOF:
+ *         all were read; WAN_ERR(EINVAL): wrong format, size, stride or
+ *         dither
+ */
+WAN_API int wan_job_frame(WanJob *job, const WanImage *img);
+
+/**
+ * Make the job stop: a running wan_job_step() returns WAN_CANCELLED within a
+ * fraction of a second. Any thread, any number of times, until the job is
+ * closed.
+ */
+WAN_API void wan_job_cancel(WanJob *job);
+
+/** Free the job. No other call on it may be running. Sets *job to NULL. */
+WAN_API void wan_job_close(WanJob **job);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* WAN_WAN_H */
