@@ -26,15 +26,15 @@
  *
  * A clip takes seconds to hours. init() checks what can be checked without
  * the model, the output's config_props() opens the model, so that what is
- * wrong is refused before the first frame is asked for. A worker thread then
- * does the steps, while activate() waits in slices of WAIT_US. A chunk of
- * frames is handed over by a baton, see Worker: the worker never touches
- * links or frames.
+ * wrong is refused before the first frame is asked for. From then on a worker
+ * makes the clips, see wan_worker.h, by the callbacks begin_clip(), read_clip()
+ * and end_clip() here; the graph's thread takes their frames in activate() and
+ * gives them their times. What both threads use is under s->settings, the rest
+ * is the worker's once it runs: its line in WanContext says so.
  *
  * wan_i2v takes its input in almost any format and converts the one image it
- * needs itself, in float, by the tags of the frame: in extend mode the frames
- * that pass must stay as they are, and libswscale keeps only 8 bits of many
- * formats on the way to float.
+ * needs itself, in float, by the tags of the frame, see wan_frames.h: in extend
+ * mode the frames that pass must stay as they are.
  *
  * With hwframes=1 the output is CUDA frames: libwan works in the context of
  * the graph's CUDA device and writes into the planes of frames from the pool of
@@ -45,20 +45,24 @@
 #include "config_components.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <wan.h>
 
 #include "libavutil/avstring.h"
 #include "libavutil/buffer.h"
+#include "libavutil/cpu.h"
 #include "libavutil/dict.h"
 #include "libavutil/error.h"
 #include "libavutil/file.h"
 #include "libavutil/frame.h"
 #include "libavutil/hwcontext.h"
-#include "libavutil/intfloat.h"
+#include "libavutil/imgutils.h"
 #include "libavutil/mathematics.h"
 #include "libavutil/mem.h"
 #include "libavutil/opt.h"
@@ -68,50 +72,18 @@
 #include "libavutil/sha.h"
 #include "libavutil/thread.h"
 #include "libavutil/time.h"
-#include "libavutil/version.h"
-#include "libavcodec/avcodec.h"
-#include "libavformat/avformat.h"
-#include "libavfilter/version.h"
-#include "avfilter.h"
-#include "filters.h"
 #include "formats.h"
 #include "video.h"
-
-/* What differs between FFmpeg 5.1 and 9.0. */
-#define LAVFI_FROM(maj, min) \
-    (LIBAVFILTER_VERSION_INT >= AV_VERSION_INT(maj, min, 100))
-#define LAVU_FROM(maj, min) \
-    (LIBAVUTIL_VERSION_INT >= AV_VERSION_INT(maj, min, 100))
-#if LAVFI_FROM(11, 0)                   /* 8.0 */
-#define WAN_FILTER FFFilter
-#define WAN_PUB(x) p.x
-#else
-#define WAN_FILTER AVFilter
-#define WAN_PUB(x) x
-#endif
-#if LAVFI_FROM(10, 4)                   /* 7.1 */
-#define WAN_LINK(l) ff_filter_link(l)
-#define WAN_QUERY_FUNC FILTER_QUERY_FUNC2
-#else
-#include "internal.h"
-#define WAN_LINK(l) (l)
-#define WAN_QUERY_FUNC FILTER_QUERY_FUNC
-#endif
-#ifdef AVFILTER_FLAG_HWDEVICE           /* 6.1; before, all filters get it */
-#define WAN_FLAGS AVFILTER_FLAG_HWDEVICE
-#else
-#define WAN_FLAGS 0
-#endif
-#if CONFIG_CUDA                         /* wants nv-codec-headers */
-#include "libavutil/cuda_check.h"
-#include "libavutil/hwcontext_cuda_internal.h"
-#define CHECK_CU(x) FF_CUDA_CHECK_DL(ctx, cu, x)
-#endif
+#include "wan_compat.h"
+#include "wan_frames.h"
+#include "wan_worker.h"
 
 #define WAIT_US       100000            ///< how long activate() blocks at most
 #define LOG_US       1000000            ///< progress lines are this far apart
+#define CLOCK_LOG_US 60000000           ///< and those about the clock
+#define AHEAD_US     2000000            ///< default of ahead with clips=0
+#define SETTLE_US    100000             ///< a file that is written needs to rest
 #define MAX_TEXT       65536            ///< bytes of a prompt
-#define MAX_QUEUED         8            ///< a chunk is 1 or 4 frames
 
 #define SOURCE_TYPE "http://cv.iptc.org/newscodes/digitalsourcetype/" \
                     "trainedAlgorithmicMedia"
@@ -123,41 +95,14 @@ static const uint8_t label_uuid[16] = {
 };
 
 enum Mode { MODE_FIRST, MODE_EXTEND };
+enum Late { LATE_WAIT, LATE_REPEAT };
+enum Join { JOIN_CUT, JOIN_FADE };
 
-static const struct PixelFormat {
-    enum AVPixelFormat av;
-    enum WanPixelFormat wan;
-    int cuda;                           ///< of CUDA frames too, in all versions
-} pixel_formats[] = {
-    { AV_PIX_FMT_YUV420P,   WAN_PIX_YUV420P,   1 },
-    { AV_PIX_FMT_NV12,      WAN_PIX_NV12,      1 },
-    { AV_PIX_FMT_YUV444P,   WAN_PIX_YUV444P,   1 },
-    { AV_PIX_FMT_YUV420P10, WAN_PIX_YUV420P10, 0 },
-    { AV_PIX_FMT_P010,      WAN_PIX_P010,      1 },
-    { AV_PIX_FMT_GBRP,      WAN_PIX_GBRP,      0 },
-    { AV_PIX_FMT_RGB24,     WAN_PIX_RGB24,     0 },
-    { AV_PIX_FMT_GBRPF32,   WAN_PIX_GBRPF32,   0 },
-};
-
-/**
- * The thread that drives a job. The baton is paused: while it is 0 the job is
- * the worker's, while it is 1 the graph thread's, except that
- * wan_job_cancel() is allowed to both at any time. The worker pauses after
- * each unit that may have made frames and after an error.
- */
-typedef struct Worker {
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t cond;                ///< paused or quit changed
-    int started;
-    WanJob *job;                        ///< set by the graph thread only
-    /* under lock */
-    int paused;
-    int quit;
-    int ret;                            ///< of the last step
-    int units;                          ///< done since the thread was started
-    WanProgress progress;               ///< after the last of them
-} Worker;
+/** A file with a text that is looked at again before each clip. */
+typedef struct Watch {
+    uint8_t *seen;                      ///< what it held when last looked at
+    int size;                           ///< -1: it could not be read
+} Watch;
 
 typedef struct WanContext {
     const AVClass *class;
@@ -185,6 +130,11 @@ typedef struct WanContext {
     int hwframes;
     int label;
     int clips;
+    int64_t ahead_us;
+    int late;
+    char *slate_path;
+    int join, join_frames;
+    int reload;
     char *last_image_path;
     int mode;
 
@@ -192,6 +142,9 @@ typedef struct WanContext {
     uint64_t seed;                      ///< of the first clip
     AVRational rate;                    ///< 0/1: the model's
     AVRational time_base;               ///< of the output
+    enum AVPixelFormat out_format;      ///< of the output, in host memory
+    AVBufferRef *hw_frames;             ///< its pool, of CUDA frames
+    int ahead;                          ///< frames
     void *cuda_context;                 ///< of hwframes: where libwan works
     char cuda_device[16];               ///< its card, as libwan calls it
 
@@ -200,11 +153,10 @@ typedef struct WanContext {
     WanImage blank;                     ///< stands for the image to come
     AVFrame *last_frame;                ///< of FLF2V
     WanImage last_image;                ///< its pixels
-    AVFrame *start;                     ///< the next clip goes on from this
-    AVFrame *rgb;                       ///< gbrpf32 on the way to the output
+    AVFrame *start;                     ///< the next clip goes on from this;
+                                        ///< the worker's, once it runs
     int input_ended;
     int64_t input_duration;             ///< of its last frame
-    int skip;                           ///< frames of this clip left to drop
     int warned;                         ///< about what is lost in the image
 
     char *manual;                       ///< page about models; the demo is used
@@ -214,19 +166,34 @@ typedef struct WanContext {
     int quiet;                          ///< of libwan's lines pass only errors
     double load_seconds;
 
-    Worker worker;
+    /* under settings, with prompt, negative_prompt and guidance */
+    pthread_mutex_t settings;
+    int settings_ready;
     int clip_index;                     ///< clips begun
-    int64_t clip_start;                 ///< when the last one was, us
-    int64_t clip_first;                 ///< frames delivered before it
-    int64_t delivered;                  ///< frames made so far
-    int64_t first_pts;                  ///< of the first of them
-    int units_seen;                     ///< of worker.units
-    WanProgress progress;               ///< copy of the worker's
-    int64_t last_line;                  ///< when progress was logged, us
-    AVFrame *queue[MAX_QUEUED];         ///< frames ready to leave
-    int nb_queued, queue_pos;
+
+    /* the worker's */
+    int64_t clip_start;                 ///< when the last one was begun, us
+    int nb_read;                        ///< of its frames
+    int nb_given;                       ///< of them to the queue
+    int skip;                           ///< it repeats the frame it goes on from
+    AVFrame *rgb;                       ///< gbrpf32 on the way to the output
+    AVFrame **held;                     ///< the end of a clip, gbrpf32, to be
+    int nb_held, held_pos;              ///< mixed with the start of the next
     AVDictionary *meta;                 ///< of every frame of the clip
     AVBufferRef *sei;                   ///< likewise
+    Watch watch[2];                     ///< promptfile, negative_promptfile
+
+    /* the graph's */
+    FFWanWorker *worker;
+    int64_t delivered;                  ///< frames made or repeated so far
+    int64_t taken;                      ///< of them made
+    int64_t first_pts;                  ///< of the first of them
+    int units_seen;                     ///< of the worker's
+    int64_t last_line;                  ///< when progress was logged, us
+    FFWanClock clock;                   ///< of late=repeat
+    AVFrame *shown;                     ///< what it repeats
+    int64_t clock_line;                 ///< when it was logged, us
+    int64_t clock_repeats;              ///< since then
 } WanContext;
 
 #define OFFSET(x) offsetof(WanContext, x)
@@ -277,7 +244,13 @@ typedef struct WanContext {
         { "bayer", "ordered, by an 8x8 pattern", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_DITHER_BAYER}, .flags = FLAGS, .unit = "dither" }, \
     { "hwframes", "give CUDA frames of that format, on the device of the graph", OFFSET(hwframes), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }, \
     { "label",    "mark the frames as AI-generated", OFFSET(label), AV_OPT_TYPE_BOOL, {.i64 = 1}, 0, 1, FLAGS }, \
-    { "clips",    "set number of clips one after another, 0: without end", OFFSET(clips), AV_OPT_TYPE_INT, {.i64 = 1}, 0, INT_MAX, FLAGS }
+    { "clips",    "set number of clips one after another, 0: without end", OFFSET(clips), AV_OPT_TYPE_INT, {.i64 = 1}, 0, INT_MAX, FLAGS }, \
+    { "ahead",    "set duration of finished video that may wait while the next clip is made (default: 2 with clips=0, else 0)", OFFSET(ahead_us), AV_OPT_TYPE_DURATION, {.i64 = -1}, -1, INT64_MAX, FLAGS }, \
+    { "late",     "set what becomes of a frame that is not there in time", OFFSET(late), AV_OPT_TYPE_INT, {.i64 = LATE_WAIT}, LATE_WAIT, LATE_REPEAT, FLAGS, .unit = "late" }, \
+        { "wait",   "it is waited for",    0, AV_OPT_TYPE_CONST, {.i64 = LATE_WAIT},   .flags = FLAGS, .unit = "late" }, \
+        { "repeat", "the last one is shown again, by the clock", 0, AV_OPT_TYPE_CONST, {.i64 = LATE_REPEAT}, .flags = FLAGS, .unit = "late" }, \
+    { "slate",    "set file of the picture that late=repeat shows before the first frame (default: black)", OFFSET(slate_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "reload",   "look at the files of prompts again before each clip", OFFSET(reload), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }
 
 /* ------------------------------------------------------------ libwan glue */
 
@@ -350,6 +323,20 @@ static int from_image(const AVFilterContext *ctx)
     return CONFIG_WAN_I2V_FILTER && ctx->nb_inputs;
 }
 
+/**
+ * Threads for libwan, 0: one a processor. A graph that nobody limited has one
+ * more than there are processors, 16 at most; that is no limit.
+ */
+static int nb_threads(AVFilterContext *ctx)
+{
+    const int unlimited = FFMIN(av_cpu_count(), 16);
+    const int allowed   = ctx->graph ? ctx->graph->nb_threads : 0;
+
+    if (allowed < 1 || allowed >= unlimited)
+        return ctx->nb_threads;
+    return ff_filter_get_nb_threads(ctx);
+}
+
 static void model_params(AVFilterContext *ctx, WanModelParams *p)
 {
     const WanContext *s = ctx->priv;
@@ -364,7 +351,7 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
     p->fp8                = s->fp8;
     p->device             = *s->cuda_device ? s->cuda_device : s->device;
     p->cuda_context       = s->cuda_context;
-    p->threads            = ctx->nb_threads;
+    p->threads            = nb_threads(ctx);
     p->memory             = s->memory;
     p->log                = log_line;
     p->log_opaque         = ctx;
@@ -452,6 +439,99 @@ static int load_text(AVFilterContext *ctx, const char *option, char **text,
     return ret;
 }
 
+/** Read a small file. @return its size, at most max + 1, or an AVERROR */
+static int read_small(const char *path, uint8_t *buf, int max)
+{
+    struct stat st;
+    int n = 0, ret = 1, fd = open(path, O_RDONLY | O_NONBLOCK);
+
+    if (fd < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fstat(fd, &st) < 0)
+        ret = AVERROR(errno);
+    else if (!S_ISREG(st.st_mode))
+        ret = AVERROR(EINVAL);          /* a pipe can't be looked at again */
+    while (ret > 0 && n <= max) {
+        ret = read(fd, buf + n, max + 1 - n);
+        if (ret < 0)
+            ret = AVERROR(errno);
+        else
+            n += ret;
+    }
+    if (fd >= 0)
+        close(fd);
+    return ret < 0 ? ret : n;
+}
+
+static int remember(Watch *w, const uint8_t *buf, int size)
+{
+    av_freep(&w->seen);
+    w->size = size;
+    w->seen = av_memdup(buf, FFMAX(size, 1));
+    return w->seen ? 0 : AVERROR(ENOMEM);
+}
+
+/**
+ * Has the file changed since it was last looked at, and is it at rest? Then
+ * buf holds what is in it. Whoever writes it in place is waited for a moment;
+ * who takes longer is met half way, and should write another file and rename
+ * it.
+ *
+ * @param buf  of 2 * (MAX_TEXT + 1) bytes
+ * @return its size, an AVERROR if it can't be read any more, or
+ *         AVERROR(EAGAIN): nothing is new
+ */
+static int look_again(Watch *w, const char *path, uint8_t *buf)
+{
+    uint8_t *again = buf + MAX_TEXT + 1;
+    int n = read_small(path, buf, MAX_TEXT), tries = 5, rests = 0, ret;
+
+    if (!w->seen)                       /* the first look: init() read it */
+        return n < 0 || (ret = remember(w, buf, n)) >= 0 ? AVERROR(EAGAIN) : ret;
+    if (FFMAX(n, -1) == w->size && (n <= 0 || !memcmp(buf, w->seen, n)))
+        return AVERROR(EAGAIN);
+    while (!rests && tries--) {
+        const int m = n;
+
+        av_usleep(SETTLE_US);
+        n     = read_small(path, again, MAX_TEXT);
+        rests = n > 0 && m == n && !memcmp(buf, again, n);
+        memcpy(buf, again, FFMAX(n, 0));
+    }
+    if (!rests && n > 0)
+        return AVERROR(EAGAIN);         /* they are at it: next time */
+    ret = remember(w, buf, FFMAX(n, -1));
+    return ret < 0 ? ret : n;
+}
+
+/** Take in what a file of a pair says now, if that is a text. */
+static void reload_text(AVFilterContext *ctx, Watch *w, const char *option,
+                        char **text, const char *file)
+{
+    WanContext *s = ctx->priv;
+    uint8_t *buf = av_malloc(2 * (MAX_TEXT + 1)), *start = buf;
+    char name[32], *new = NULL;
+    int size;
+
+    snprintf(name, sizeof(name), "%sfile", option);
+    size = buf ? look_again(w, file, buf) : AVERROR(EAGAIN);
+    if (size != AVERROR(EAGAIN)) {
+        if (size > 3 && !memcmp(buf, "\xEF\xBB\xBF", 3))
+            start += 3;
+        if (size <= 0)                  /* between two saves, say */
+            av_log(ctx, AV_LOG_WARNING, "%s: '%s' %s: the text stays as it "
+                   "was\n", name, file, size ? "cannot be read" : "is empty");
+        else if (set_text(ctx, name, start, size - (start - buf), &new) < 0)
+            av_log(ctx, AV_LOG_WARNING, "%s: the text stays as it was\n", name);
+        else if (strcmp(*text, new)) {
+            av_log(ctx, AV_LOG_INFO, "%s: '%s' has a new text\n", name, file);
+            pthread_mutex_lock(&s->settings);
+            FFSWAP(char *, *text, new);
+            pthread_mutex_unlock(&s->settings);
+        }
+    }
+    av_free(new);
+    av_free(buf);
+}
+
 /** Seeds have 64 bits, the parser of numbers only 53. */
 static int parse_seed(AVFilterContext *ctx)
 {
@@ -497,13 +577,13 @@ static int check_format(AVFilterContext *ctx)
 
     if (s->format == AV_PIX_FMT_NONE && !s->hwframes)
         return 0;
-    for (i = 0; i < FF_ARRAY_ELEMS(pixel_formats); i++) {
-        if (s->hwframes && !pixel_formats[i].cuda)
+    for (i = 0; i < FF_WAN_NB_PIXEL_FORMATS; i++) {
+        if (s->hwframes && !ff_wan_pixel_formats[i].cuda)
             continue;
-        if (s->format == pixel_formats[i].av)
+        if (s->format == ff_wan_pixel_formats[i].av)
             return 0;
         av_strlcatf(names, sizeof(names), "%s%s", *names ? ", " : "",
-                    av_get_pix_fmt_name(pixel_formats[i].av));
+                    av_get_pix_fmt_name(ff_wan_pixel_formats[i].av));
     }
     av_log(ctx, AV_LOG_ERROR, "format=%s: must be one of %s%s\n",
            name ? name : "none", names,
@@ -608,6 +688,9 @@ static av_cold int init(AVFilterContext *ctx)
     WanContext *s = ctx->priv;
     int ret;
 
+    if (pthread_mutex_init(&s->settings, NULL))
+        return AVERROR(ENOMEM);
+    s->settings_ready = 1;
     if ((ret = load_text(ctx, "prompt", &s->prompt, s->promptfile)) < 0 ||
         (ret = load_text(ctx, "negative_prompt", &s->negative_prompt,
                          s->negative_promptfile)) < 0)
@@ -631,6 +714,16 @@ static av_cold int init(AVFilterContext *ctx)
     }
     if (s->duration_us == 0) {
         av_log(ctx, AV_LOG_ERROR, "duration=0: must be more than 0\n");
+        return AVERROR(EINVAL);
+    }
+    if (s->reload && !s->promptfile && !s->negative_promptfile) {
+        av_log(ctx, AV_LOG_ERROR, "reload=1: there is neither promptfile nor "
+               "negative_promptfile to look at again\n");
+        return AVERROR(EINVAL);
+    }
+    if (s->slate_path && s->late != LATE_REPEAT) {
+        av_log(ctx, AV_LOG_ERROR, "slate=%s: it is shown with late=repeat "
+               "only\n", s->slate_path);
         return AVERROR(EINVAL);
     }
     if ((ret = check_frames(ctx)) < 0 ||
@@ -745,7 +838,7 @@ static int wait_for_readers(AVFilterContext *ctx) { return AVERROR(ENOSYS); }
 static int open_pool(AVFilterLink *outlink)
 {
     AVFilterContext *ctx = outlink->src;
-    const WanContext *s = ctx->priv;
+    WanContext *s = ctx->priv;
     AVHWFramesContext *frames;
     AVBufferRef *ref;
     int ret;
@@ -770,565 +863,16 @@ static int open_pool(AVFilterLink *outlink)
     }
     av_buffer_unref(&WAN_LINK(outlink)->hw_frames_ctx);
     WAN_LINK(outlink)->hw_frames_ctx = ref;
-    return 0;
-}
-
-/** What the pixels of a frame are, wherever they lie. */
-static enum AVPixelFormat pixels_of(const AVFrame *frame)
-{
-    if (!frame->hw_frames_ctx)
-        return frame->format;
-    return ((const AVHWFramesContext *)frame->hw_frames_ctx->data)->sw_format;
-}
-
-/** @param out  the frame in host memory; a new one */
-static int download(AVFrame **out, const AVFrame *in)
-{
-    AVFrame *frame = av_frame_alloc();
-    int ret;
-
-    *out = NULL;
-    if (!frame)
-        return AVERROR(ENOMEM);
-    if ((ret = av_hwframe_transfer_data(frame, in, 0)) < 0 ||
-        (ret = av_frame_copy_props(frame, in)) < 0)
-        av_frame_free(&frame);
-    *out = frame;
-    return ret;
+    av_buffer_unref(&s->hw_frames);
+    s->hw_frames = av_buffer_ref(ref);
+    return s->hw_frames ? 0 : AVERROR(ENOMEM);
 }
 
 /* ----------------------------------------------------------------- images */
 
-static enum WanPixelFormat wan_format(enum AVPixelFormat format)
-{
-    int i;
-
-    for (i = 0; i < FF_ARRAY_ELEMS(pixel_formats); i++)
-        if (pixel_formats[i].av == format)
-            return pixel_formats[i].wan;
-    return -1;
-}
-
-/** The pixels of a frame as libwan sees them. */
-static void describe(WanImage *image, const AVFrame *frame)
-{
-    int i;
-
-    memset(image, 0, sizeof(*image));
-    image->size   = sizeof(*image);
-    image->format = wan_format(pixels_of(frame));
-    image->width  = frame->width;
-    image->height = frame->height;
-    for (i = 0; i < 4; i++) {
-        image->data[i]   = frame->data[i];
-        image->stride[i] = frame->linesize[i];
-    }
-}
-
-/** Does black to white take all levels? Untagged YUV does not, in FFmpeg. */
-static int full_range(const AVFrame *frame)
-{
-    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(frame->format);
-
-    switch (frame->format) {
-    case AV_PIX_FMT_YUVJ411P:
-    case AV_PIX_FMT_YUVJ420P:
-    case AV_PIX_FMT_YUVJ422P:
-    case AV_PIX_FMT_YUVJ440P:
-    case AV_PIX_FMT_YUVJ444P:
-        return 1;
-    }
-    if (desc->nb_components < 3)        /* grey is, unless it says no */
-        return frame->color_range != AVCOL_RANGE_MPEG;
-    return frame->color_range == AVCOL_RANGE_JPEG;
-}
-
-static int is_yuv(const AVPixFmtDescriptor *desc)
-{
-    return desc->nb_components >= 3 && !(desc->flags & AV_PIX_FMT_FLAG_RGB);
-}
-
-/** Can the pixels be converted to RGB, and if both, back again? */
-static int convertible(const AVPixFmtDescriptor *desc, int both)
-{
-    if (desc->nb_components < 1 ||
-        desc->flags & (AV_PIX_FMT_FLAG_HWACCEL | AV_PIX_FMT_FLAG_BAYER) ||
-        av_strstart(desc->name, "xyz", NULL))
-        return 0;
-    if (desc->flags & AV_PIX_FMT_FLAG_FLOAT &&
-        (desc->comp[0].depth != 32 || is_yuv(desc)))
-        return 0;
-    /* alpha would have to be made up */
-    return !both || !(desc->flags & (AV_PIX_FMT_FLAG_ALPHA |
-                                     AV_PIX_FMT_FLAG_BITSTREAM |
-                                     AV_PIX_FMT_FLAG_PAL));
-}
-
-/** Colours of a pixel: 3, or 1 if it is grey. */
-static int nb_colours(const AVPixFmtDescriptor *desc)
-{
-    return desc->nb_components < 3 && !(desc->flags & AV_PIX_FMT_FLAG_PAL) ? 1
-                                                                           : 3;
-}
-
-/** Weights of R and B in Y; what has no tag is BT.601, as in all of FFmpeg. */
-static int matrix(enum AVColorSpace space, float *kr, float *kb)
-{
-    switch (space) {
-    case AVCOL_SPC_BT709:      *kr = 0.2126; *kb = 0.0722; return 0;
-    case AVCOL_SPC_FCC:        *kr = 0.30;   *kb = 0.11;   return 0;
-    case AVCOL_SPC_SMPTE240M:  *kr = 0.212;  *kb = 0.087;  return 0;
-    case AVCOL_SPC_BT2020_NCL: *kr = 0.2627; *kb = 0.0593; return 0;
-    case AVCOL_SPC_BT470BG:
-    case AVCOL_SPC_SMPTE170M:
-    case AVCOL_SPC_UNSPECIFIED:
-        *kr = 0.299;
-        *kb = 0.114;
-        return 0;
-    }
-    return AVERROR(ENOSYS);
-}
-
-static int check_matrix(AVFilterContext *ctx, int format,
-                        enum AVColorSpace space)
-{
-    const char *name = av_color_space_name(space);
-    float kr, kb;
-
-    if (!is_yuv(av_pix_fmt_desc_get(format)) || matrix(space, &kr, &kb) >= 0)
-        return 0;
-    av_log(ctx, AV_LOG_ERROR, "input: YUV of matrix %s has no conversion here; "
-           "convert it first, for example scale=out_color_matrix=bt709\n",
-           name ? name : "unknown");
-    return AVERROR(ENOSYS);
-}
-
-/** A component of a frame: its plane, its levels, where its samples lie. */
-typedef struct Component {
-    const AVPixFmtDescriptor *desc;
-    int w, h;
-    float zero, range;                  ///< 0 and 1 are zero and zero + range
-    float step_x, step_y;               ///< pixels from sample to sample
-    float x, y;                         ///< where the first lies
-    uint32_t *line;                     ///< w integers
-    float *v;                           ///< w x h samples
-} Component;
-
-static void close_component(Component *p)
-{
-    av_freep(&p->line);
-    av_freep(&p->v);
-}
-
-static int open_component(Component *p, const AVFrame *frame, int c)
-{
-    const int loc = frame->chroma_location;
-    int depth, chroma, sx, sy;
-
-    memset(p, 0, sizeof(*p));
-    p->desc = av_pix_fmt_desc_get(frame->format);
-    depth   = p->desc->flags & AV_PIX_FMT_FLAG_PAL ? 8 : p->desc->comp[c].depth;
-    chroma  = c > 0 && is_yuv(p->desc);
-    sx      = chroma ? p->desc->log2_chroma_w : 0;
-    sy      = chroma ? p->desc->log2_chroma_h : 0;
-    p->w    = AV_CEIL_RSHIFT(frame->width, sx);
-    p->h    = AV_CEIL_RSHIFT(frame->height, sy);
-
-    if (p->desc->flags & AV_PIX_FMT_FLAG_FLOAT) {
-        p->range = 1;
-    } else if (p->desc->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL) ||
-               full_range(frame)) {
-        p->zero  = chroma ? ldexpf(1, depth - 1) : 0;
-        p->range = ldexpf(1, depth) - 1;
-    } else {
-        p->zero  = ldexpf(chroma ? 128 : 16, depth - 8);
-        p->range = ldexpf(chroma ? 224 : 219, depth - 8);
-    }
-
-    p->step_x = 1 << sx;
-    p->step_y = 1 << sy;
-    if (loc == AVCHROMA_LOC_CENTER || loc == AVCHROMA_LOC_TOP ||
-        loc == AVCHROMA_LOC_BOTTOM)
-        p->x = (p->step_x - 1) / 2;     /* else left, the default */
-    if (loc == AVCHROMA_LOC_BOTTOMLEFT || loc == AVCHROMA_LOC_BOTTOM)
-        p->y = p->step_y - 1;
-    else if (loc != AVCHROMA_LOC_TOPLEFT && loc != AVCHROMA_LOC_TOP)
-        p->y = (p->step_y - 1) / 2;
-
-    p->line = av_malloc_array(p->w, sizeof(*p->line));
-    p->v    = av_malloc_array((size_t)p->w * p->h, sizeof(*p->v));
-    if (!p->line || !p->v) {
-        close_component(p);
-        return AVERROR(ENOMEM);
-    }
-    return 0;
-}
-
-static void load_component(Component *p, const AVFrame *frame, int c)
-{
-    const int is_float = p->desc->flags & AV_PIX_FMT_FLAG_FLOAT;
-    const int palette  = p->desc->flags & AV_PIX_FMT_FLAG_PAL;
-    float *v = p->v;
-    int x, y;
-
-    if (frame->format == AV_PIX_FMT_MONOWHITE) {        /* 1 is black */
-        p->zero  = 1;
-        p->range = -1;
-    }
-    for (y = 0; y < p->h; y++) {
-        av_read_image_line2(p->line, (const uint8_t **)frame->data,
-                            frame->linesize, p->desc, 0, y, palette ? 0 : c,
-                            p->w, 0, 4);
-        for (x = 0; x < p->w && palette; x++) {         /* of native ARGB */
-            const uint32_t *argb = (const uint32_t *)frame->data[1];
-
-            p->line[x] = argb[p->line[x]] >> (16 - 8 * c) & 255;
-        }
-        for (x = 0; x < p->w; x++, v++)
-            *v = ((is_float ? av_int2float(p->line[x]) : p->line[x]) -
-                  p->zero) / p->range;
-    }
-}
-
-/** What is not 8 bits of RGB, which libwan cuts as its reference, is rounded. */
-static void store_component(Component *p, AVFrame *frame, int c)
-{
-    const int is_float = p->desc->flags & AV_PIX_FMT_FLAG_FLOAT;
-    const int depth = p->desc->comp[c].depth;
-    const int cut = p->desc->flags & AV_PIX_FMT_FLAG_RGB && depth == 8;
-    const double max = ldexp(1, depth) - 1;
-    const float *v = p->v;
-    int x, y;
-
-    for (y = 0; y < p->h; y++) {
-        for (x = 0; x < p->w; x++, v++) {
-            const float level = *v * p->range + p->zero;
-
-            p->line[x] = is_float ? av_float2int(*v) :
-                         cut      ? (uint32_t)level  :
-                         (uint32_t)av_clipd(rint(level), 0, max);
-        }
-        av_write_image_line2(p->line, frame->data, frame->linesize, p->desc, 0,
-                             y, c, p->w, 4);
-    }
-}
-
-/** The value at a pixel: between samples in proportion, edges repeat. */
-static float sample(const Component *p, int x, int y)
-{
-    const float u = (x - p->x) / p->step_x, w = (y - p->y) / p->step_y;
-    const int i = floorf(u), j = floorf(w);
-    const float *a = p->v + (size_t)av_clip(j,     0, p->h - 1) * p->w;
-    const float *b = p->v + (size_t)av_clip(j + 1, 0, p->h - 1) * p->w;
-    const int l = av_clip(i, 0, p->w - 1), r = av_clip(i + 1, 0, p->w - 1);
-
-    return (a[l] + (a[r] - a[l]) * (u - i)) * (1 - (w - j)) +
-           (b[l] + (b[r] - b[l]) * (u - i)) * (w - j);
-}
-
-/**
- * Weight of a value at a distance from a sample: one between pixels is their
- * mean, one on a pixel is 1 2 1, as libwan has it.
- */
-static float gather_weight(float distance, float at, float step)
-{
-    if (at != floorf(at))
-        return fabsf(distance) < step / 2;
-    return FFMAX(1 - fabsf(distance) / step, 0);
-}
-
-/** Gather full-size values into samples. */
-static void gather(Component *p, const float *full, int width, int height)
-{
-    const int sx = p->step_x, sy = p->step_y;
-    float *v = p->v;
-    int i, j, x, y;
-
-    for (j = 0; j < p->h; j++) {
-        for (i = 0; i < p->w; i++) {
-            const float cx = p->x + i * sx, cy = p->y + j * sy;
-            float sum = 0, weight = 0;
-
-            for (y = ceilf(cy - sy); y <= cy + sy; y++) {
-                const float wy   = gather_weight(y - cy, cy, sy);
-                const float *row = full + (size_t)av_clip(y, 0, height - 1) *
-                                          width;
-
-                for (x = ceilf(cx - sx); x <= cx + sx; x++) {
-                    const float w = wy * gather_weight(x - cx, cx, sx);
-
-                    sum    += w * row[av_clip(x, 0, width - 1)];
-                    weight += w;
-                }
-            }
-            *v++ = sum / weight;
-        }
-    }
-}
-
-/** To [0, 1]; NaN to 0. */
-static float unit(float v)
-{
-    return v > 0 ? FFMIN(v, 1) : 0;
-}
-
-static float *rgb_row(const AVFrame *rgb, int c, int y)
-{
-    static const int plane[3] = { 2, 0, 1 };        /* R, G, B in gbrp */
-
-    return (float *)(rgb->data[plane[c]] + y * rgb->linesize[plane[c]]);
-}
-
-/** Convert a frame to gbrpf32, by its tags. */
-static int load_rgb(AVFilterContext *ctx, AVFrame *rgb, const AVFrame *in)
-{
-    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(in->format);
-    const int yuv = is_yuv(desc), n = nb_colours(desc);
-    Component p[3] = { 0 };
-    float kr = 0, kb = 0;
-    int c, x, y, ret;
-
-    ret = check_matrix(ctx, in->format, in->colorspace);
-    for (c = 0; c < n && ret >= 0; c++) {
-        ret = open_component(&p[c], in, c);
-        if (ret >= 0)
-            load_component(&p[c], in, c);
-    }
-    if (ret < 0)
-        goto end;
-    if (yuv)
-        matrix(in->colorspace, &kr, &kb);
-
-    for (y = 0; y < in->height; y++) {
-        float *r = rgb_row(rgb, 0, y), *g = rgb_row(rgb, 1, y);
-        float *b = rgb_row(rgb, 2, y);
-
-        for (x = 0; x < in->width; x++) {
-            const size_t at = (size_t)y * in->width + x;
-
-            r[x] = g[x] = b[x] = p[0].v[at];
-            if (yuv) {
-                r[x] += 2 * (1 - kr) * sample(&p[2], x, y);
-                b[x] += 2 * (1 - kb) * sample(&p[1], x, y);
-                g[x]  = (g[x] - kr * r[x] - kb * b[x]) / (1 - kr - kb);
-            } else if (n == 3) {
-                g[x] = p[1].v[at];
-                b[x] = p[2].v[at];
-            }
-            r[x] = unit(r[x]);
-            g[x] = unit(g[x]);
-            b[x] = unit(b[x]);
-        }
-    }
-end:
-    for (c = 0; c < n; c++)
-        close_component(&p[c]);
-    return ret;
-}
-
-/** Convert gbrpf32 to the format and by the tags of a new frame. */
-static int store_rgb(AVFilterContext *ctx, AVFrame *out, const AVFrame *rgb)
-{
-    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(out->format);
-    const int yuv = is_yuv(desc), n = nb_colours(desc);
-    const int w = out->width, h = out->height;
-    float kr, kb, *full;
-    Component p;
-    int c, x, y, ret = check_matrix(ctx, out->format, out->colorspace);
-
-    if (ret < 0)
-        return ret;
-    if (matrix(out->colorspace, &kr, &kb) < 0)          /* grey, RGB */
-        matrix(AVCOL_SPC_UNSPECIFIED, &kr, &kb);
-    full = av_malloc_array((size_t)w * h, sizeof(*full));
-    if (!full)
-        return AVERROR(ENOMEM);
-    for (c = 0; c < FF_ARRAY_ELEMS(out->buf) && out->buf[c]; c++)
-        memset(out->buf[c]->data, 0, out->buf[c]->size);    /* lines are ORed */
-
-    for (c = 0; c < n && ret >= 0; c++) {
-        ret = open_component(&p, out, c);
-        if (ret < 0)
-            break;
-        for (y = 0; y < h; y++) {
-            const float *r = rgb_row(rgb, 0, y), *g = rgb_row(rgb, 1, y);
-            const float *b = rgb_row(rgb, 2, y);
-            float *v = full + (size_t)y * w;
-
-            for (x = 0; x < w; x++) {
-                const float luma = kr * r[x] + (1 - kr - kb) * g[x] +
-                                   kb * b[x];
-
-                if (n == 3 && !yuv)
-                    v[x] = c == 0 ? r[x] : c == 1 ? g[x] : b[x];
-                else
-                    v[x] = c == 0 ? luma :
-                           c == 1 ? (b[x] - luma) / 2 / (1 - kb)
-                                  : (r[x] - luma) / 2 / (1 - kr);
-            }
-        }
-        if (p.w == w && p.h == h)
-            memcpy(p.v, full, (size_t)w * h * sizeof(*full));
-        else
-            gather(&p, full, w, h);
-        store_component(&p, out, c);
-        close_component(&p);
-    }
-    av_free(full);
-    return ret;
-}
-
-static int new_frame(AVFrame **out, int format, int width, int height)
-{
-    AVFrame *frame = av_frame_alloc();
-    int ret;
-
-    *out = NULL;
-    if (!frame)
-        return AVERROR(ENOMEM);
-    frame->format = format;
-    frame->width  = width;
-    frame->height = height;
-    ret = av_frame_get_buffer(frame, 0);
-    if (ret < 0)
-        av_frame_free(&frame);
-    *out = frame;
-    return ret;
-}
-
-/** Say once what of an image is lost on the way to a model. */
-static void warn_losses(AVFilterContext *ctx, const AVFrame *frame,
-                        const char *what)
-{
-    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(frame->format);
-    WanContext *s = ctx->priv;
-
-    if (s->warned)
-        return;
-    s->warned = 1;
-    if (desc->flags & AV_PIX_FMT_FLAG_ALPHA &&
-        !(desc->flags & AV_PIX_FMT_FLAG_PAL))
-        av_log(ctx, AV_LOG_WARNING, "%s: %s: alpha is dropped; to see it, "
-               "overlay the image on a background first\n", what, desc->name);
-    if (frame->color_trc == AVCOL_TRC_SMPTE2084 ||
-        frame->color_trc == AVCOL_TRC_ARIB_STD_B67 ||
-        frame->color_trc == AVCOL_TRC_LINEAR)
-        av_log(ctx, AV_LOG_WARNING, "%s: transfer %s is taken as if it were "
-               "BT.709; map the tones first\n", what,
-               av_color_transfer_name(frame->color_trc));
-    if (frame->flags & AV_FRAME_FLAG_CORRUPT || frame->decode_error_flags)
-        av_log(ctx, AV_LOG_WARNING, "%s: the decoder says it is damaged\n",
-               what);
-}
-
-/** @param out  the image in a format that libwan reads; a new reference */
-static int to_rgb(AVFilterContext *ctx, AVFrame **out, const AVFrame *in,
-                  const char *what)
-{
-    int ret;
-
-    if (in->hw_frames_ctx) {            /* our own: a clip before ended so */
-        AVFrame *host;
-
-        ret = download(&host, in);
-        if (ret >= 0)
-            ret = to_rgb(ctx, out, host, what);
-        av_frame_free(&host);
-        return ret;
-    }
-    warn_losses(ctx, in, what);
-    if (in->format == AV_PIX_FMT_RGB24 || in->format == AV_PIX_FMT_GBRP) {
-        *out = av_frame_clone(in);
-        return *out ? 0 : AVERROR(ENOMEM);
-    }
-    if (!convertible(av_pix_fmt_desc_get(in->format), 0)) {
-        av_log(ctx, AV_LOG_ERROR, "%s: no conversion from pixel format %s\n",
-               what, av_get_pix_fmt_name(in->format));
-        return AVERROR(ENOSYS);
-    }
-    ret = new_frame(out, AV_PIX_FMT_GBRPF32, in->width, in->height);
-    if (ret < 0)
-        return ret;
-    ret = load_rgb(ctx, *out, in);
-    if (ret < 0)
-        av_frame_free(out);
-    return ret;
-}
-
 static int decode_interrupted(void *opaque)
 {
     return interrupted(opaque);
-}
-
-/** The first frame of the first video stream. */
-static int decode_frame(AVFrame *frame, AVFormatContext *fmt,
-                        AVCodecContext *dec, int stream)
-{
-    AVPacket *packet = av_packet_alloc();
-    int ret;
-
-    if (!packet)
-        return AVERROR(ENOMEM);
-    for (;;) {
-        ret = avcodec_receive_frame(dec, frame);
-        if (ret != AVERROR(EAGAIN))
-            break;
-        do {
-            av_packet_unref(packet);
-            ret = av_read_frame(fmt, packet);
-        } while (ret >= 0 && packet->stream_index != stream);
-        if (ret < 0 && ret != AVERROR_EOF)
-            break;
-        ret = avcodec_send_packet(dec, ret < 0 ? NULL : packet);
-        if (ret < 0)
-            break;
-    }
-    av_packet_free(&packet);
-    return ret == AVERROR_EOF ? AVERROR_INVALIDDATA : ret;
-}
-
-/** Read an image, or the first frame of a video, as the lavfi movie does. */
-static int decode_file(AVFilterContext *ctx, const char *path, AVFrame **out)
-{
-    AVFormatContext *fmt = avformat_alloc_context();
-    AVCodecContext *dec  = NULL;
-    AVFrame *frame       = av_frame_alloc();
-    const AVCodec *codec = NULL;
-    int ret = AVERROR(ENOMEM), stream;
-
-    if (!fmt || !frame)
-        goto end;
-    fmt->interrupt_callback.callback = decode_interrupted;
-    fmt->interrupt_callback.opaque   = ctx;
-    if ((ret = avformat_open_input(&fmt, path, NULL, NULL)) < 0 ||
-        (ret = avformat_find_stream_info(fmt, NULL)) < 0 ||
-        (ret = av_find_best_stream(fmt, AVMEDIA_TYPE_VIDEO, -1, -1, &codec,
-                                   0)) < 0)
-        goto end;
-    stream = ret;
-    ret = AVERROR(ENOMEM);
-    dec = avcodec_alloc_context3(codec);
-    if (!dec)
-        goto end;
-    /* half a picture would be taken for a whole one */
-    dec->err_recognition = AV_EF_CRCCHECK | AV_EF_EXPLODE;
-    if ((ret = avcodec_parameters_to_context(dec,
-                   fmt->streams[stream]->codecpar)) < 0 ||
-        (ret = avcodec_open2(dec, codec, NULL)) < 0 ||
-        (ret = decode_frame(frame, fmt, dec, stream)) < 0)
-        goto end;
-    if (av_frame_get_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX))
-        av_log(ctx, AV_LOG_WARNING, "last_image=%s: its orientation is not "
-               "applied, it is taken as it is stored\n", path);
-    ret = to_rgb(ctx, out, frame, "last_image");
-end:
-    if (ret < 0)
-        av_log(ctx, AV_LOG_ERROR, "last_image=%s: cannot read an image: %s\n",
-               path, av_err2str(ret));
-    av_frame_free(&frame);
-    avcodec_free_context(&dec);
-    avformat_close_input(&fmt);
-    return ret;
 }
 
 /**
@@ -1338,6 +882,7 @@ end:
 static int open_images(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
+    const AVIOInterruptCB interrupt = { decode_interrupted, ctx };
     const AVFilterLink *in = ctx->inputs[0];
     int flf = s->info->task == WAN_TASK_FLF2V, ret;
 
@@ -1372,11 +917,11 @@ static int open_images(AVFilterContext *ctx)
 
     if (flf) {
         av_frame_free(&s->last_frame);
-        ret = decode_file(ctx, s->last_image_path, &s->last_frame);
+        ret = ff_wan_decode_file(ctx, &s->last_frame, "last_image",
+                                 s->last_image_path, &interrupt);
         if (ret < 0)
             return ret;
-        describe(&s->last_image, s->last_frame);
-        s->warned = 0;                  /* the input may lose the same */
+        ff_wan_describe(&s->last_image, s->last_frame);
     }
     return 0;
 }
@@ -1537,11 +1082,68 @@ static int settle_shape(AVFilterContext *ctx)
     return 0;
 }
 
+/** Bytes of the frames that wait to be taken, and of those held back. */
+static int64_t waiting_bytes(const WanContext *s)
+{
+    const int64_t frame = av_image_get_buffer_size(s->out_format, s->w, s->h,
+                                                   32);
+
+    return ff_wan_worker_frames(s->ahead) * FFMAX(frame, 0) +
+           s->join_frames * (12LL * s->w * s->h);
+}
+
+/** How far the worker may run ahead, and how its clips are joined. */
+static int settle_ahead(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    const int64_t us = s->ahead_us != -1 ? s->ahead_us :
+                       s->clips          ? 0           : AHEAD_US;
+    const int64_t n  = av_rescale_q_rnd(us, AV_TIME_BASE_Q, av_inv_q(s->rate),
+                                        AV_ROUND_UP);
+
+    if (n < 0 || n > INT_MAX / 2) {
+        av_log(ctx, AV_LOG_ERROR, "ahead=%g: too long\n", us / 1e6);
+        return AVERROR(EINVAL);
+    }
+    s->ahead = n;
+
+    if (s->join == JOIN_CUT || s->clips == 1) {
+        s->join_frames = 0;
+        return 0;
+    }
+    if (s->join_frames == -1)
+        s->join_frames = FFMIN(lrint(av_q2d(s->rate) / 2), s->frames / 2);
+    if (s->join_frames < 1 || s->join_frames > s->frames / 2) {
+        av_log(ctx, AV_LOG_ERROR, "join_frames=%d: a clip of %d frames can be "
+               "mixed with the one before and the one after over %d at most\n",
+               s->join_frames, s->frames, s->frames / 2);
+        return AVERROR(EINVAL);
+    }
+    av_freep(&s->held);
+    s->held = av_calloc(s->join_frames, sizeof(*s->held));
+    return s->held ? 0 : AVERROR(ENOMEM);
+}
+
+/** Do the frames that wait fit beside the work? */
+static int check_ahead(AVFilterContext *ctx, const WanPlan *plan)
+{
+    const WanContext *s = ctx->priv;
+    const int64_t work  = FFMAX(plan->work_bytes, plan->least_bytes);
+
+    if (waiting_bytes(s) <= plan->available_bytes - work)
+        return 0;
+    av_log(ctx, AV_LOG_ERROR, "ahead=%g: %d frames that wait take %.3g GB, the "
+           "work %.3g GB, and there are %.3g GB: make ahead smaller\n",
+           s->ahead / av_q2d(s->rate), ff_wan_worker_frames(s->ahead),
+           waiting_bytes(s) / 1e9, work / 1e9, plan->available_bytes / 1e9);
+    return AVERROR(ENOMEM);
+}
+
 /**
  * Open the model and see that the request can be met, so that what is wrong
  * fails here, where every program gives an exit code for it.
  */
-static int open_model(AVFilterContext *ctx)
+static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
 {
     WanContext *s = ctx->priv;
     const int64_t start = av_gettime_relative();
@@ -1554,6 +1156,7 @@ static int open_model(AVFilterContext *ctx)
     if (interrupted(ctx))
         return AVERROR_EXIT;
 
+    s->out_format = s->hwframes ? s->format : format;
     model_params(ctx, &params);
     wan_model_close(&s->model);
     s->opening = 1;
@@ -1576,7 +1179,7 @@ static int open_model(AVFilterContext *ctx)
     }
     if (from_image(ctx) && (ret = open_images(ctx)) < 0)
         return ret;
-    if ((ret = settle_shape(ctx)) < 0)
+    if ((ret = settle_shape(ctx)) < 0 || (ret = settle_ahead(ctx)) < 0)
         return ret;
 
     make_request(s, &rq);
@@ -1584,10 +1187,11 @@ static int open_model(AVFilterContext *ctx)
         (ret = wan_plan(&plan, s->model, &rq)) < 0)
         return map_error(ret);
     av_log(ctx, AV_LOG_INFO, "%s: %dx%d, %d frames, %d steps: %"PRId64" "
-           "tokens, needs %.3g GB of memory (weights %.3g, work %.3g) of "
-           "%.3g GB\n", s->info->name, rq.width, rq.height, rq.frames, rq.steps,
-           plan.tokens, (plan.weight_bytes + plan.work_bytes) / 1e9,
-           plan.weight_bytes / 1e9, plan.work_bytes / 1e9,
+           "tokens, needs %.3g GB of memory (weights %.3g, work %.3g, frames "
+           "that wait %.3g) of %.3g GB\n", s->info->name, rq.width, rq.height,
+           rq.frames, rq.steps, plan.tokens, (plan.weight_bytes +
+           plan.work_bytes + waiting_bytes(s)) / 1e9, plan.weight_bytes / 1e9,
+           plan.work_bytes / 1e9, waiting_bytes(s) / 1e9,
            plan.available_bytes / 1e9);
 
     /* libwan alone knows whether that fits; the memory itself is taken when
@@ -1596,128 +1200,33 @@ static int open_model(AVFilterContext *ctx)
     ret = wan_job_open(&job, s->model, &rq);
     wan_job_close(&job);
     s->quiet = 0;
-    return ret < 0 ? map_error(ret) : 0;
-}
-
-/* ----------------------------------------------------------------- worker */
-
-static void *worker_main(void *arg)
-{
-    Worker *w = arg;
-
-    pthread_mutex_lock(&w->lock);
-    while (!w->quit) {
-        WanProgress progress = { 0 };
-        int ret;
-
-        if (w->paused) {
-            pthread_cond_wait(&w->cond, &w->lock);
-            continue;
-        }
-        pthread_mutex_unlock(&w->lock);
-        ret = wan_job_step(w->job, &progress);
-        pthread_mutex_lock(&w->lock);
-
-        w->ret = ret;
-        if (ret >= 0) {
-            w->progress = progress;
-            w->units++;
-        }
-        if (ret < 0 || progress.stage >= WAN_STAGE_DECODE) {
-            w->paused = 1;
-            pthread_cond_broadcast(&w->cond);
-        }
-    }
-    pthread_mutex_unlock(&w->lock);
-    return NULL;
-}
-
-static int worker_start(Worker *w)
-{
-    int ret;
-
-    w->paused = 1;
-    w->quit   = 0;
-    w->units  = 0;
-    ret = pthread_mutex_init(&w->lock, NULL);
-    if (ret)
-        return AVERROR(ret);
-    ret = pthread_cond_init(&w->cond, NULL);
-    if (ret)
-        goto fail_cond;
-    ret = pthread_create(&w->thread, NULL, worker_main, w);
-    if (ret)
-        goto fail_thread;
-    w->started = 1;
-    return 0;
-fail_thread:
-    pthread_cond_destroy(&w->cond);
-fail_cond:
-    pthread_mutex_destroy(&w->lock);
-    return AVERROR(ret);
-}
-
-/** Give the job to the worker. */
-static void worker_go(Worker *w)
-{
-    pthread_mutex_lock(&w->lock);
-    w->paused = 0;
-    pthread_cond_broadcast(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
-/** Wait for the job for at most us. @return 1: it is ours, 0: not yet */
-static int worker_wait(Worker *w, int64_t us, WanProgress *progress, int *units)
-{
-    const int64_t t = av_gettime() + us;    /* wall clock, as timedwait wants */
-    const struct timespec ts = { .tv_sec  = t / 1000000,
-                                 .tv_nsec = t % 1000000 * 1000 };
-    int paused;
-
-    pthread_mutex_lock(&w->lock);
-    while (!w->paused && !pthread_cond_timedwait(&w->cond, &w->lock, &ts))
-        ;
-    paused    = w->paused;
-    *progress = w->progress;
-    *units    = w->units;
-    pthread_mutex_unlock(&w->lock);
-    return paused;
-}
-
-/** Cancel what runs and wait for its end, a fraction of a second. */
-static void worker_stop(Worker *w)
-{
-    if (w->job)
-        wan_job_cancel(w->job);
-    if (!w->started)
-        return;
-    pthread_mutex_lock(&w->lock);
-    w->quit = 1;
-    pthread_cond_broadcast(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-    pthread_join(w->thread, NULL);
-    pthread_cond_destroy(&w->cond);
-    pthread_mutex_destroy(&w->lock);
-    w->started = 0;
+    return ret < 0 ? map_error(ret) : check_ahead(ctx, &plan);
 }
 
 /* ------------------------------------------------------------------ clips */
 
-static void log_progress(AVFilterContext *ctx, int units)
+/* Callbacks of the worker, in its thread, but for log_progress(). */
+
+static void log_progress(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
-    const WanProgress *p = &s->progress;
     const int64_t now = av_gettime_relative();
+    const WanProgress *p;
+    FFWanStatus status;
     char clip[32] = "";
     double each;
 
-    if (units == s->units_seen || now - s->last_line < LOG_US || p->done < 1)
+    if (now - s->last_line < LOG_US)
         return;
-    s->units_seen = units;
+    ff_wan_worker_status(s->worker, &status);
+    p = &status.progress;
+    if (status.units == s->units_seen || p->done < 1)
+        return;
+    s->units_seen = status.units;
     s->last_line  = now;
 
     if (s->clips != 1)
-        snprintf(clip, sizeof(clip), "clip %d: ", s->clip_index);
+        snprintf(clip, sizeof(clip), "clip %d: ", status.clip);
     switch (p->stage) {
     case WAN_STAGE_TEXT:
         av_log(ctx, AV_LOG_INFO, "%stext %d/%d, %.3g s\n", clip, p->done,
@@ -1766,6 +1275,9 @@ static int make_labels(WanContext *s, const WanRequest *rq)
     if ((ret = av_dict_set(&s->meta, "lavfi.wan.version", version, 0)) < 0 ||
         (ret = av_dict_set(&s->meta, "lavfi.wan.model", s->info->name, 0)) < 0)
         return ret;
+    if ((ret = av_dict_set_int(&s->meta, "lavfi.wan.clip", s->clip_index,
+                               0)) < 0)
+        return ret;
     snprintf(text, sizeof(text), "%"PRIu64, rq->seed);
     if ((ret = av_dict_set(&s->meta, "lavfi.wan.seed", text, 0)) < 0 ||
         (ret = av_dict_set_int(&s->meta, "lavfi.wan.steps", rq->steps, 0)) < 0)
@@ -1792,94 +1304,92 @@ static int make_labels(WanContext *s, const WanRequest *rq)
     return 0;
 }
 
-static int start_clip(AVFilterContext *ctx)
+static int more_clips(const WanContext *s)
+{
+    return !s->clips || s->clip_index < s->clips;
+}
+
+/** What the next clip is asked to be, with texts of its own. */
+static int take_settings(WanContext *s, WanRequest *rq, char **prompt,
+                         char **negative)
+{
+    int ret = 0;
+
+    pthread_mutex_lock(&s->settings);
+    make_request(s, rq);
+    rq->prompt = *prompt = av_strdup(rq->prompt);
+    if (rq->negative_prompt)
+        rq->negative_prompt = *negative = av_strdup(rq->negative_prompt);
+    if (!*prompt || (s->negative_prompt && !*negative))
+        ret = AVERROR(ENOMEM);
+    s->clip_index++;
+    pthread_mutex_unlock(&s->settings);
+    return ret;
+}
+
+static int begin_clip(void *opaque, WanJob **job)
 {
     static const char *const sampler_names[] = { "unipc", "dpm++", "euler" };
+    AVFilterContext *ctx = opaque;
     WanContext *s = ctx->priv;
-    Worker *w = &s->worker;
+    char *prompt = NULL, *negative = NULL;
     AVFrame *frame = NULL;
     WanImage image;
     WanRequest rq;
     int ret;
 
-    if (!s->seed_given) {
-        s->seed = av_get_random_seed();
-        s->seed_given = 1;
-    }
-    make_request(s, &rq);
+    if (!more_clips(s))
+        return AVERROR_EOF;
+    if (s->reload && s->promptfile)
+        reload_text(ctx, &s->watch[0], "prompt", &s->prompt, s->promptfile);
+    if (s->reload && s->negative_promptfile)
+        reload_text(ctx, &s->watch[1], "negative_prompt", &s->negative_prompt,
+                    s->negative_promptfile);
+    if ((ret = take_settings(s, &rq, &prompt, &negative)) < 0)
+        goto end;
     av_log(ctx, AV_LOG_INFO, "clip %d: seed %"PRIu64", %d steps of %s, "
-           "guidance %g, shift %g\n", s->clip_index + 1, rq.seed, rq.steps,
+           "guidance %g, shift %g\n", s->clip_index, rq.seed, rq.steps,
            sampler_names[rq.sampler], rq.guidance, rq.shift);
 
     if ((ret = make_labels(s, &rq)) < 0)
-        return ret;
+        goto end;
     s->clip_start = av_gettime_relative();
+    s->nb_read = s->nb_given = 0;
     if (from_image(ctx)) {
         /* what goes on from a frame does not show it again */
-        s->skip = s->mode == MODE_EXTEND || s->clip_index > 0;
-        if ((ret = to_rgb(ctx, &frame, s->start, "input")) < 0)
-            return ret;
-        describe(&image, frame);
+        s->skip = s->mode == MODE_EXTEND || s->clip_index > 1;
+        ret = ff_wan_to_rgb(ctx, &frame, s->start, "input", &s->warned);
+        if (ret < 0)
+            goto end;
+        ff_wan_describe(&image, frame);
         rq.image = &image;
     }
-    ret = wan_job_open(&w->job, s->model, &rq);
-    av_frame_free(&frame);
+    ret = wan_job_open(job, s->model, &rq);
     if (ret < 0)
-        return map_error(ret);
-    if (!w->started && (ret = worker_start(w)) < 0) {
-        av_log(ctx, AV_LOG_ERROR, "cannot start a thread: %s\n",
-               av_err2str(ret));
-        return ret;
-    }
-    s->clip_index++;
-    s->clip_first = s->delivered;
-    worker_go(w);
-    return 0;
+        ret = map_error(ret);
+end:
+    av_frame_free(&frame);
+    av_free(prompt);
+    av_free(negative);
+    return ret;
 }
 
-static void end_clip(AVFilterContext *ctx, int64_t frames)
+static void end_clip(void *opaque, const WanProgress *p)
 {
-    WanContext *s = ctx->priv;
-    const WanProgress *p = &s->progress;
+    AVFilterContext *ctx = opaque;
+    const WanContext *s = ctx->priv;
     double load = s->clip_index == 1 ? s->load_seconds : 0;
     char image[32] = "";
 
     if (from_image(ctx))
         snprintf(image, sizeof(image), "image %.3g, ", p->image);
-    av_log(ctx, AV_LOG_INFO, "clip %d: %"PRId64" frames in %.3g s: load %.3g, "
-           "text %.3g, %ssteps %.3g, decode %.3g\n", s->clip_index, frames,
-           load + (av_gettime_relative() - s->clip_start) / 1e6,
-           load, p->text, image, p->steps, p->decode);
-    wan_job_close(&s->worker.job);
-}
-
-/** Free all but the options; after it no clip can follow. */
-static void shut_down(AVFilterContext *ctx)
-{
-    WanContext *s = ctx->priv;
-
-    worker_stop(&s->worker);
-    wan_job_close(&s->worker.job);
-    wan_model_close(&s->model);
-    s->info = NULL;
-    while (s->queue_pos < s->nb_queued)
-        av_frame_free(&s->queue[s->queue_pos++]);
-    s->queue_pos = s->nb_queued = 0;
-    av_dict_free(&s->meta);
-    av_buffer_unref(&s->sei);
-    av_frame_free(&s->start);
-    av_frame_free(&s->rgb);
-    av_frame_free(&s->last_frame);
-    av_freep(&s->blank_row);
+    av_log(ctx, AV_LOG_INFO, "clip %d: %d frames in %.3g s: load %.3g, text "
+           "%.3g, %ssteps %.3g, decode %.3g\n", s->clip_index, s->nb_given,
+           load + (av_gettime_relative() - s->clip_start) / 1e6, load, p->text,
+           image, p->steps, p->decode);
 }
 
 /* ----------------------------------------------------------------- frames */
-
-/** Time of the nth frame made, which the frame rate alone decides. */
-static int64_t frame_pts(const WanContext *s, int64_t n)
-{
-    return s->first_pts + av_rescale_q(n, av_inv_q(s->rate), s->time_base);
-}
 
 static void set_duration(AVFrame *frame, int64_t duration)
 {
@@ -1890,30 +1400,10 @@ static void set_duration(AVFrame *frame, int64_t duration)
 #endif
 }
 
-/** Colours as libwan makes them. */
-static void set_colours(AVFrame *frame)
+/** All properties of a frame but its time; its colours are set. */
+static int set_props(WanContext *s, AVFrame *frame)
 {
-    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(pixels_of(frame));
-
-    frame->color_primaries = AVCOL_PRI_BT709;
-    frame->color_trc       = AVCOL_TRC_BT709;
-    if (desc->flags & AV_PIX_FMT_FLAG_RGB) {
-        frame->color_range = AVCOL_RANGE_JPEG;
-        frame->colorspace  = AVCOL_SPC_RGB;
-    } else {
-        frame->color_range = AVCOL_RANGE_MPEG;
-        frame->colorspace  = AVCOL_SPC_BT709;
-    }
-    frame->chroma_location = desc->log2_chroma_w ? AVCHROMA_LOC_LEFT
-                                                 : AVCHROMA_LOC_UNSPECIFIED;
-}
-
-/** Properties of the nth frame made; its colours are set. */
-static int set_props(WanContext *s, AVFrame *frame, int64_t n)
-{
-    frame->pts       = frame_pts(s, n);
     frame->pict_type = AV_PICTURE_TYPE_I;
-    set_duration(frame, frame_pts(s, n + 1) - frame->pts);
 #if LAVU_FROM(58, 7)                    /* 6.1 */
     frame->flags    |= AV_FRAME_FLAG_KEY;
 #else
@@ -1933,25 +1423,67 @@ static int set_props(WanContext *s, AVFrame *frame, int64_t n)
     return av_dict_copy(&frame->metadata, s->meta, 0);
 }
 
-/** Could libwan write this frame, with these tags? */
-static int as_made(const AVFrame *frame)
+/** A frame of the output, with its colours and without pixels. */
+static int output_frame(AVFilterContext *ctx, AVFrame **out)
 {
-    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(frame->format);
+    const WanContext *s = ctx->priv;
+    int ret;
 
-    if ((int)wan_format(frame->format) < 0)
-        return 0;
-    return desc->flags & AV_PIX_FMT_FLAG_RGB ||
-           (frame->colorspace == AVCOL_SPC_BT709 && !full_range(frame) &&
-            (!desc->log2_chroma_w ||
-             frame->chroma_location == AVCHROMA_LOC_UNSPECIFIED ||
-             frame->chroma_location == AVCHROMA_LOC_LEFT));
+    if (!s->hw_frames) {
+        ret = ff_wan_new_frame(out, s->out_format, s->w, s->h);
+    } else {
+        *out = av_frame_alloc();
+        if (!*out)
+            return AVERROR(ENOMEM);
+        ret = av_hwframe_get_buffer(s->hw_frames, *out, 0);
+        if (ret >= 0)
+            ret = wait_for_readers(ctx);
+    }
+    if (ret < 0)
+        av_frame_free(out);
+    else
+        ff_wan_set_colours(*out);
+    return ret;
+}
+
+/** gbrpf32 as a frame of the output. */
+static int output_of(AVFilterContext *ctx, AVFrame **out, const AVFrame *rgb)
+{
+    const WanContext *s = ctx->priv;
+    AVFrame *host;
+    int ret = ff_wan_new_frame(&host, s->out_format, s->w, s->h);
+
+    *out = NULL;
+    if (ret < 0)
+        return ret;
+    ff_wan_set_colours(host);
+    ret = ff_wan_store_rgb(ctx, host, rgb);
+    if (ret >= 0 && s->hw_frames) {
+        ret = output_frame(ctx, out);
+        if (ret >= 0)
+            ret = av_hwframe_transfer_data(*out, host, 0);
+    } else if (ret >= 0)
+        FFSWAP(AVFrame *, *out, host);
+    av_frame_free(&host);
+    if (ret < 0)
+        av_frame_free(out);
+    return ret;
+}
+
+/** wan_job_frame() into a frame. */
+static int read_into(WanContext *s, WanJob *job, AVFrame *frame)
+{
+    WanImage image;
+
+    ff_wan_describe(&image, frame);
+    image.dither = s->dither;
+    return wan_job_frame(job, &image);
 }
 
 /** Read a frame of the job with the format and the tags of the input. */
-static int read_as_input(AVFilterContext *ctx, AVFrame *frame)
+static int read_as_input(AVFilterContext *ctx, WanJob *job, AVFrame *frame)
 {
     WanContext *s = ctx->priv;
-    WanImage image;
     int ret;
 
     frame->color_primaries = s->start->color_primaries;
@@ -1959,40 +1491,67 @@ static int read_as_input(AVFilterContext *ctx, AVFrame *frame)
     frame->color_range     = s->start->color_range;
     frame->colorspace      = s->start->colorspace;
     frame->chroma_location = s->start->chroma_location;
-    if (as_made(frame)) {
-        describe(&image, frame);
-        image.dither = s->dither;
-        return wan_job_frame(s->worker.job, &image);
-    }
+    if (ff_wan_as_made(frame))
+        return read_into(s, job, frame);
     if (!s->rgb) {
         if (s->dither)
             av_log(ctx, AV_LOG_WARNING, "dither: not in %s with the colours of "
                    "the input, which is rounded\n",
                    av_get_pix_fmt_name(frame->format));
-        if ((ret = new_frame(&s->rgb, AV_PIX_FMT_GBRPF32, frame->width,
-                             frame->height)) < 0)
+        if ((ret = ff_wan_new_frame(&s->rgb, AV_PIX_FMT_GBRPF32, frame->width,
+                                    frame->height)) < 0)
             return ret;
     }
-    describe(&image, s->rgb);
-    ret = wan_job_frame(s->worker.job, &image);
-    return ret < 0 ? ret : store_rgb(ctx, frame, s->rgb);
+    ret = read_into(s, job, s->rgb);
+    return ret < 0 ? ret : ff_wan_store_rgb(ctx, frame, s->rgb);
 }
 
 /** Read the next frame of the job into a frame of the output. */
-static int read_frame(AVFilterContext *ctx, AVFrame *frame)
+static int read_frame(AVFilterContext *ctx, WanJob *job, AVFrame **out)
 {
     WanContext *s = ctx->priv;
-    WanImage image;
-    int ret;
+    int ret = output_frame(ctx, out);
 
-    set_colours(frame);
-    if (s->hwframes && (ret = wait_for_readers(ctx)) < 0)
+    if (ret < 0)
         return ret;
     if (from_image(ctx) && s->mode == MODE_EXTEND)
-        return read_as_input(ctx, frame);
-    describe(&image, frame);
-    image.dither = s->dither;
-    return wan_job_frame(s->worker.job, &image);
+        ret = read_as_input(ctx, job, *out);
+    else
+        ret = read_into(s, job, *out);
+    if (ret < 0)
+        av_frame_free(out);
+    return ret;
+}
+
+/** Read the next frame of the job as gbrpf32. */
+static int read_rgb(AVFilterContext *ctx, WanJob *job, AVFrame **out)
+{
+    WanContext *s = ctx->priv;
+    int ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, s->w, s->h);
+
+    if (ret >= 0)
+        ret = read_into(s, job, *out);
+    if (ret < 0)
+        av_frame_free(out);
+    return ret;
+}
+
+/** Read a frame of a clip's start and mix it with the end of the last one. */
+static int read_mixed(AVFilterContext *ctx, WanJob *job, AVFrame **out)
+{
+    WanContext *s = ctx->priv;
+    AVFrame *rgb = NULL;
+    int ret = read_rgb(ctx, job, &rgb);
+
+    *out = NULL;
+    if (ret < 0)
+        return ret;
+    ff_wan_mix(rgb, s->held[s->held_pos],
+               (s->held_pos + 1.f) / (s->nb_held + 1));
+    av_frame_free(&s->held[s->held_pos++]);
+    ret = output_of(ctx, out, rgb);
+    av_frame_free(&rgb);
+    return ret;
 }
 
 /** The next clip goes on from this frame, unless another one follows. */
@@ -2003,95 +1562,257 @@ static int keep_start(WanContext *s, const AVFrame *frame)
     return s->start ? 0 : AVERROR(ENOMEM);
 }
 
-/**
- * Move the frames that are ready from the paused job to the queue, then let
- * the worker go on: it decodes while the queue is encoded.
- *
- * @return a negative AVERROR, else 0
- */
-static int take_frames(AVFilterContext *ctx, AVFilterLink *outlink)
+/** How a frame of the running clip is read, by its place in the clip. */
+static int read_next(AVFilterContext *ctx, WanJob *job, AVFrame **frame,
+                     int *hold)
 {
     WanContext *s = ctx->priv;
-    Worker *w = &s->worker;
-    AVFrame *frame;
+
+    *hold = s->join_frames && s->nb_read >= s->frames - s->join_frames &&
+            more_clips(s);
+    if (*hold)
+        return read_rgb(ctx, job, frame);
+    if (s->held_pos < s->nb_held)
+        return read_mixed(ctx, job, frame);
+    return read_frame(ctx, job, frame);
+}
+
+static int read_clip(void *opaque, WanJob *job, AVFrame **out)
+{
+    AVFilterContext *ctx = opaque;
+    WanContext *s = ctx->priv;
+    AVFrame *frame = NULL;
+    int hold, ret;
+
+    for (;;) {
+        ret = read_next(ctx, job, &frame, &hold);
+        if (ret == WAN_ERR(EAGAIN))
+            return 0;
+        if (ret < 0)
+            return map_error(ret);
+        s->nb_read++;
+        if (s->skip) {
+            s->skip = 0;
+            av_frame_free(&frame);
+        } else if (hold) {
+            if (s->held_pos == s->nb_held)
+                s->held_pos = s->nb_held = 0;
+            s->held[s->nb_held++] = frame;
+        } else
+            break;
+    }
+    ret = set_props(s, frame);
+    if (ret >= 0 && from_image(ctx))
+        ret = keep_start(s, frame);
+    if (ret < 0) {
+        av_frame_free(&frame);
+        return ret;
+    }
+    s->nb_given++;
+    *out = frame;
+    return 1;
+}
+
+/** The end of a clip that no other one follows. */
+static int flush_held(void *opaque, AVFrame **frame)
+{
+    AVFilterContext *ctx = opaque;
+    WanContext *s = ctx->priv;
+
+    if (s->held_pos == s->nb_held ||
+        output_of(ctx, frame, s->held[s->held_pos]) < 0)
+        return 0;
+    av_frame_free(&s->held[s->held_pos++]);
+    if (set_props(s, *frame) >= 0)
+        return 1;
+    av_frame_free(frame);
+    return 0;
+}
+
+/* ------------------------------------------------------------ the graph's */
+
+/** Free all but the options; after it no clip can follow. */
+static void shut_down(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    int i;
+
+    ff_wan_worker_stop(&s->worker);
+    wan_model_close(&s->model);
+    s->info = NULL;
+    av_dict_free(&s->meta);
+    av_buffer_unref(&s->sei);
+    av_buffer_unref(&s->hw_frames);
+    av_frame_free(&s->start);
+    av_frame_free(&s->rgb);
+    av_frame_free(&s->shown);
+    av_frame_free(&s->last_frame);
+    av_freep(&s->blank_row);
+    for (; s->held_pos < s->nb_held; s->held_pos++)
+        av_frame_free(&s->held[s->held_pos]);
+    av_freep(&s->held);
+    for (i = 0; i < FF_ARRAY_ELEMS(s->watch); i++)
+        av_freep(&s->watch[i].seen);
+}
+
+static int start_worker(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    const FFWanMaker maker = {
+        .opaque    = ctx,
+        .begin     = begin_clip,
+        .read      = read_clip,
+        .end       = end_clip,
+        .flush     = flush_held,
+        .map_error = map_error,
+    };
     int ret;
 
-    if (w->ret < 0)
-        return map_error(w->ret);
-
-    s->nb_queued = s->queue_pos = 0;
-    while (s->nb_queued < MAX_QUEUED) {
-        frame = ff_get_video_buffer(outlink, outlink->w, outlink->h);
-        if (!frame)
-            return AVERROR(ENOMEM);
-
-        ret = read_frame(ctx, frame);
-        if (ret >= 0 && s->skip) {
-            s->skip--;
-            av_frame_free(&frame);
-            continue;
-        }
-        if (ret >= 0)
-            ret = set_props(s, frame, s->delivered + s->nb_queued);
-        if (ret >= 0 && from_image(ctx))
-            ret = keep_start(s, frame);
-        if (ret < 0) {
-            av_frame_free(&frame);
-            if (ret == WAN_ERR(EAGAIN)) {
-                worker_go(w);
-                return 0;
-            }
-            if (ret == WAN_EOF) {
-                end_clip(ctx, s->delivered + s->nb_queued - s->clip_first);
-                return 0;
-            }
-            return map_error(ret);
-        }
-        s->queue[s->nb_queued++] = frame;
+    if (!s->seed_given) {
+        s->seed = av_get_random_seed();
+        s->seed_given = 1;
     }
-    return 0;                           /* paused still: there may be more */
+    ret = ff_wan_worker_start(&s->worker, &maker, s->ahead, s->join_frames);
+    if (ret < 0)
+        av_log(ctx, AV_LOG_ERROR, "cannot start a thread\n");
+    return ret;
+}
+
+/** Time of the nth frame, which the frame rate alone decides. */
+static int64_t frame_pts(const WanContext *s, int64_t n)
+{
+    return s->first_pts + av_rescale_q(n, av_inv_q(s->rate), s->time_base);
+}
+
+/** What late=repeat shows before the first frame. */
+static int open_slate(AVFilterContext *ctx)
+{
+    const AVIOInterruptCB interrupt = { decode_interrupted, ctx };
+    WanContext *s = ctx->priv;
+    AVFrame *picture = NULL, *rgb = NULL;
+    int ret = 0;
+
+    if (s->late != LATE_REPEAT || s->mode == MODE_EXTEND)
+        return 0;
+    if (s->slate_path)
+        ret = ff_wan_decode_file(ctx, &picture, "slate", s->slate_path,
+                                 &interrupt);
+    if (ret >= 0)
+        ret = ff_wan_fit(&rgb, picture, s->w, s->h);
+    if (ret >= 0)
+        ret = output_of(ctx, &s->shown, rgb);
+    if (ret >= 0)
+        s->shown->sample_aspect_ratio = s->sar;
+    av_frame_free(&picture);
+    av_frame_free(&rgb);
+    return ret;
+}
+
+/** Seconds that what is made is behind the clock. */
+static double seconds_late(const WanContext *s)
+{
+    return FFMAX(-ff_wan_clock_until(&s->clock, frame_pts(s, s->taken)), 0) /
+           1e6;
+}
+
+static void log_clock(AVFilterContext *ctx, int repeated)
+{
+    WanContext *s = ctx->priv;
+    const int64_t now = av_gettime_relative();
+
+    s->clock_repeats += repeated;
+    if (!s->clock_line)
+        s->clock_line = now;
+    if (now - s->clock_line < CLOCK_LOG_US)
+        return;
+    av_log(ctx, AV_LOG_INFO, "by the clock: %"PRId64" frames, %"PRId64" "
+           "repeated since the last such line, what is made is %.2f s late\n",
+           s->delivered, s->clock_repeats, seconds_late(s));
+    s->clock_line    = now;
+    s->clock_repeats = 0;
+}
+
+/** As ff_wan_worker_take(), but by the clock: the last frame is repeated. */
+static int take_by_clock(AVFilterContext *ctx, AVFrame **frame)
+{
+    WanContext *s = ctx->priv;
+    const int64_t pts = frame_pts(s, s->delivered);
+    char late[32];
+    int64_t wait;
+    int ret, repeated;
+
+    ff_wan_clock_start(&s->clock, pts, s->time_base);
+    wait = ff_wan_clock_until(&s->clock, pts);
+    if (wait > 0) {
+        av_usleep(FFMIN(wait, WAIT_US));
+        if (wait > WAIT_US)
+            return 0;
+    }
+    snprintf(late, sizeof(late), "%.3f", seconds_late(s));
+    ret = ff_wan_worker_take(s->worker, frame, 0);
+    if (ret < 0)
+        return ret;
+    repeated = !ret;
+    if (repeated) {
+        *frame = av_frame_clone(s->shown);
+        if (!*frame ||
+            av_dict_set(&(*frame)->metadata, "lavfi.wan.repeated", "1", 0) < 0)
+            goto fail;
+    } else {
+        av_frame_free(&s->shown);
+        s->shown = av_frame_clone(*frame);
+        if (!s->shown)
+            goto fail;
+        s->taken++;
+    }
+    if (av_dict_set(&(*frame)->metadata, "lavfi.wan.late", late, 0) < 0)
+        goto fail;
+    log_clock(ctx, repeated);
+    return 1;
+fail:
+    av_frame_free(frame);
+    return AVERROR(ENOMEM);
 }
 
 /**
  * @return 1: *frame is the next; 0: none yet, ask again; AVERROR_EOF: there
  *         will be none; another AVERROR: an error, logged
  */
-static int next_frame(AVFilterContext *ctx, AVFilterLink *outlink,
-                      AVFrame **frame)
+static int next_frame(AVFilterContext *ctx, AVFrame **frame)
 {
     WanContext *s = ctx->priv;
-    int ret, units;
+    const int stop = interrupted(ctx);
+    FFWanStatus status = { 0 };
+    int ret = 0;
 
-    for (;;) {
-        if (s->queue_pos < s->nb_queued) {
-            *frame = s->queue[s->queue_pos++];
-            s->delivered++;
-            return 1;
-        }
-        if (interrupted(ctx)) {
-            av_log(ctx, AV_LOG_WARNING, "interrupted, %"PRId64" frames "
-                   "delivered\n", s->delivered);
-            return AVERROR_EOF;
-        }
-        if (!s->worker.job) {
-            if (s->clips && s->clip_index >= s->clips)
-                return AVERROR_EOF;
-            ret = start_clip(ctx);
-        } else {
-            ret = worker_wait(&s->worker, WAIT_US, &s->progress, &units);
-            if (!ret || s->worker.ret >= 0)
-                log_progress(ctx, units);
-            if (!ret)
-                return 0;
-            ret = take_frames(ctx, outlink);
-        }
-        if (ret < 0) {
-            av_log(ctx, AV_LOG_ERROR, "stopped in clip %d: %s; %"PRId64" "
-                   "frames delivered\n", FFMAX(s->clip_index, 1),
-                   av_err2str(ret), s->delivered);
-            return ret;
-        }
+    *frame = NULL;
+    if (!s->worker && !stop)
+        ret = start_worker(ctx);
+    /* What is made already is handed out, but not what lies far ahead: it
+     * would be taken one by one, in its own time. */
+    if (ret >= 0 && s->worker && !(stop && (s->ahead || s->late))) {
+        if (s->late == LATE_REPEAT)
+            ret = take_by_clock(ctx, frame);
+        else
+            ret = ff_wan_worker_take(s->worker, frame, stop ? 0 : WAIT_US);
     }
+    if (ret >= 0 && s->worker)
+        log_progress(ctx);
+    if (ret > 0 || ret == AVERROR_EOF)
+        return ret;
+    if (stop) {
+        av_log(ctx, AV_LOG_WARNING, "interrupted, %"PRId64" frames "
+               "delivered\n", s->delivered);
+        return AVERROR_EOF;
+    }
+    if (ret < 0) {
+        if (s->worker)
+            ff_wan_worker_status(s->worker, &status);
+        av_log(ctx, AV_LOG_ERROR, "stopped in clip %d: %s; %"PRId64" frames "
+               "delivered\n", FFMAX(status.clip, 1), av_err2str(ret),
+               s->delivered);
+    }
+    return ret;
 }
 
 /* ---------------------------------------------------------------- filters */
@@ -2102,9 +1823,9 @@ static int add_formats(const WanContext *s, AVFilterFormats **list)
 
     if (s->hwframes)
         return ff_add_format(list, AV_PIX_FMT_CUDA);
-    for (i = 0; i < FF_ARRAY_ELEMS(pixel_formats); i++)
-        if (s->format == AV_PIX_FMT_NONE || s->format == pixel_formats[i].av)
-            if ((ret = ff_add_format(list, pixel_formats[i].av)) < 0)
+    for (i = 0; i < FF_WAN_NB_PIXEL_FORMATS; i++)
+        if (s->format == AV_PIX_FMT_NONE || s->format == ff_wan_pixel_formats[i].av)
+            if ((ret = ff_add_format(list, ff_wan_pixel_formats[i].av)) < 0)
                 return ret;
     return 0;
 }
@@ -2198,10 +1919,11 @@ static int process_command(AVFilterContext *ctx, const char *cmd,
                            const char *arg, char *res, int res_len, int flags)
 {
     WanContext *s = ctx->priv;
-    int ret;
+    int clip, ret;
 
     if (!arg)
         arg = "";
+    pthread_mutex_lock(&s->settings);
     if (!strcmp(cmd, "prompt"))
         ret = command_text(ctx, cmd, arg, &s->prompt, 0);
     else if (!strcmp(cmd, "negative_prompt"))
@@ -2209,16 +1931,18 @@ static int process_command(AVFilterContext *ctx, const char *cmd,
     else if (!strcmp(cmd, "guidance"))
         ret = command_guidance(ctx, arg);
     else
-        return AVERROR(ENOSYS);
+        ret = AVERROR(ENOSYS);
+    clip = s->clip_index;
+    pthread_mutex_unlock(&s->settings);
     if (ret < 0)
         return ret;
 
-    if (s->clips && s->clip_index >= s->clips)
+    if (s->clips && clip >= s->clips)
         av_log(ctx, AV_LOG_WARNING, "%s: too late, the last clip has begun\n",
                cmd);
     else
         av_log(ctx, AV_LOG_VERBOSE, "%s: applies from clip %d\n", cmd,
-               s->clip_index + 1);
+               clip + 1);
     return 0;
 }
 
@@ -2228,29 +1952,34 @@ static av_cold void uninit(AVFilterContext *ctx)
     WanContext *s = ctx->priv;
 
     shut_down(ctx);
+    if (s->settings_ready)
+        pthread_mutex_destroy(&s->settings);
+    s->settings_ready = 0;
     av_freep(&s->manual);
 }
 
 /** Hand out what is generated, when it is wanted. */
 static int deliver(AVFilterContext *ctx, AVFilterLink *outlink)
 {
-    const WanContext *s = ctx->priv;
+    WanContext *s = ctx->priv;
+    const int64_t pts = frame_pts(s, s->delivered);
     AVFrame *frame;
-    int64_t pts;
     int ret;
 
     if (!ff_outlink_frame_wanted(outlink))
         return FFERROR_NOT_READY;
 
-    ret = next_frame(ctx, outlink, &frame);
-    if (ret > 0)
+    ret = next_frame(ctx, &frame);
+    if (ret > 0) {
+        frame->pts = pts;
+        set_duration(frame, frame_pts(s, ++s->delivered) - pts);
         return ff_filter_frame(outlink, frame);
+    }
     if (!ret) {
         ff_filter_set_ready(ctx, 10);
         return 0;
     }
     /* An error must stay: one that is only returned is asked for again. */
-    pts = frame_pts(s, s->delivered);
     shut_down(ctx);
     ff_outlink_set_status(outlink, ret, pts);
     return ret == AVERROR_EOF ? 0 : ret;
@@ -2275,8 +2004,9 @@ static int config_props_t2v(AVFilterLink *outlink)
     WanContext *s = ctx->priv;
     int ret;
 
-    if ((ret = open_cuda(ctx)) < 0 || (ret = open_model(ctx)) < 0 ||
-        (ret = open_pool(outlink)) < 0)
+    if ((ret = open_cuda(ctx)) < 0 ||
+        (ret = open_model(ctx, outlink->format)) < 0 ||
+        (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0)
         return ret;
     s->time_base = av_inv_q(s->rate);
     outlink->w   = s->w;
@@ -2289,6 +2019,10 @@ static int config_props_t2v(AVFilterLink *outlink)
 
 static const AVOption wan_t2v_options[] = {
     COMMON_OPTIONS,
+    { "join",     "set what is between clips", OFFSET(join), AV_OPT_TYPE_INT, {.i64 = JOIN_CUT}, JOIN_CUT, JOIN_FADE, FLAGS, .unit = "join" },
+        { "cut",  "nothing",               0, AV_OPT_TYPE_CONST, {.i64 = JOIN_CUT},  .flags = FLAGS, .unit = "join" },
+        { "fade", "the end of one and the start of the next are mixed", 0, AV_OPT_TYPE_CONST, {.i64 = JOIN_FADE}, .flags = FLAGS, .unit = "join" },
+    { "join_frames", "set frames that are mixed, -1: half a second, at most half a clip", OFFSET(join_frames), AV_OPT_TYPE_INT, {.i64 = -1}, -1, INT_MAX, FLAGS },
     { NULL }
 };
 
@@ -2368,7 +2102,7 @@ static int add_input_formats(const WanContext *s, AVFilterFormats **list)
 
         while ((desc = av_pix_fmt_desc_next(desc))) {
             if (hw ? !(desc->flags & AV_PIX_FMT_FLAG_HWACCEL)
-                   : !convertible(desc, s->mode == MODE_EXTEND))
+                   : !ff_wan_convertible(desc, s->mode == MODE_EXTEND))
                 continue;
             if ((ret = ff_add_format(list, av_pix_fmt_desc_get_id(desc))) < 0)
                 return ret;
@@ -2392,7 +2126,7 @@ static int check_input(AVFilterContext *ctx)
         return AVERROR(EINVAL);
     }
 #if LAVFI_FROM(9, 15)                   /* 7.0 */
-    return check_matrix(ctx, inlink->format, inlink->colorspace);
+    return ff_wan_check_matrix(ctx, inlink->format, inlink->colorspace);
 #else
     return 0;
 #endif
@@ -2440,7 +2174,8 @@ static int config_props_i2v(AVFilterLink *outlink)
     int ret;
 
     if ((ret = check_input(ctx)) < 0 || (ret = open_cuda(ctx)) < 0 ||
-        (ret = open_model(ctx)) < 0 || (ret = open_pool(outlink)) < 0)
+        (ret = open_model(ctx, outlink->format)) < 0 ||
+        (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0)
         return ret;
     s->time_base = s->mode == MODE_EXTEND ? inlink->time_base
                                           : av_inv_q(s->rate);
@@ -2482,6 +2217,8 @@ static int take_input(AVFilterContext *ctx, AVFrame *frame)
         s->input_duration = get_duration(s, frame);
         if (frame->pts != AV_NOPTS_VALUE)
             s->first_pts = frame->pts;
+        if (s->late == LATE_REPEAT)
+            ff_wan_clock_start(&s->clock, s->first_pts, s->time_base);
         s->first_pts += s->input_duration;
         ret = keep_start(s, frame);
         if (ret < 0) {
@@ -2514,6 +2251,9 @@ static int end_input(AVFilterContext *ctx, int status)
         av_log(ctx, AV_LOG_ERROR, "the input has no frame to start from\n");
         return AVERROR_INVALIDDATA;
     }
+    if (s->mode == MODE_EXTEND && s->late == LATE_REPEAT &&
+        !(s->shown = av_frame_clone(s->start)))
+        return AVERROR(ENOMEM);
     if (s->mode == MODE_EXTEND && !s->rate_str && (!rate.num || !rate.den))
         s->rate = av_inv_q(av_mul_q(av_make_q(s->input_duration, 1),
                                     s->time_base));

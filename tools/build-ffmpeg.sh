@@ -99,7 +99,9 @@ fi
 # renew FROM TO: copy if different, so that make sees only real changes
 renew() { cmp -s "$1" "$2" || { cp "$1" "$2" && long=yes; }; }
 
-renew "$filter" "$tree/libavfilter/vf_wan.c"
+for file in "$root"/libavfilter/*; do
+    renew "$file" "$tree/libavfilter/${file##*/}"
+done
 for ref in "$root"/tests/fate/filter-wan-*; do
     [ ! -f "$ref" ] || renew "$ref" "$tree/tests/ref/fate/${ref##*/}"
 done

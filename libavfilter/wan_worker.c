@@ -1,0 +1,342 @@
+/*
+ * The thread of the Wan filters that makes clips, its queue and its clock
+ *
+ * This file is part of FFmpeg.
+ *
+ * FFmpeg is free software; you can redistribute it and/or
+ * modify it under the terms of the GNU Lesser General Public
+ * License as published by the Free Software Foundation; either
+ * version 2.1 of the License, or (at your option) any later version.
+ *
+ * FFmpeg is distributed in the hope that it will be useful,
+ * but WITHOUT ANY WARRANTY; without even the implied warranty of
+ * MERCHANTABILITY or FITNESS FOR A PARTICULAR PURPOSE.  See the GNU
+ * Lesser General Public License for more details.
+ *
+ * You should have received a copy of the GNU Lesser General Public
+ * License along with FFmpeg; if not, write to the Free Software
+ * Foundation, Inc., 51 Franklin Street, Fifth Floor, Boston, MA 02110-1301 USA
+ */
+
+#include <string.h>
+#include <time.h>
+
+#include "config.h"
+#include "libavutil/common.h"
+#include "libavutil/error.h"
+#include "libavutil/frame.h"
+#include "libavutil/macros.h"
+#include "libavutil/mathematics.h"
+#include "libavutil/mem.h"
+#include "libavutil/thread.h"
+#include "libavutil/time.h"
+#include "libavutil/version.h"
+#include "wan_worker.h"
+
+struct FFWanWorker {
+    FFWanMaker maker;
+    int ahead;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t work;                ///< the worker may have something to do
+    pthread_cond_t made;                ///< there is a frame, or the end
+
+    /* under lock */
+    WanJob *job;                        ///< to be cancelled
+    AVFrame **queue;                    ///< a ring
+    int size, first, nb;
+    int wanted;                         ///< the graph waits for a frame
+    int quit;
+    int ended;                          ///< no more frames come
+    int ret;                            ///< why
+    FFWanStatus status;
+};
+
+/* ----------------------------------------------------------------- worker */
+
+/** Frames that wait while another chunk is decoded. */
+static int room(int ahead)
+{
+    return FFMAX(ahead, FF_WAN_CHUNK);
+}
+
+int ff_wan_worker_frames(int ahead)
+{
+    return room(ahead) + FF_WAN_CHUNK;
+}
+
+static int may_begin(const FFWanWorker *w)
+{
+    /* the first clip too waits for somebody who wants it */
+    if (!w->ahead || !w->status.clip)
+        return !w->nb && w->wanted;
+    return w->nb <= room(w->ahead);
+}
+
+static int may_go_on(const FFWanWorker *w)
+{
+    return w->nb <= room(w->ahead);
+}
+
+/** @return 0, or AVERROR_EXIT when all is to end */
+static int wait_until(FFWanWorker *w, int (*ready)(const FFWanWorker *w))
+{
+    int quit;
+
+    pthread_mutex_lock(&w->lock);
+    while (!w->quit && !ready(w))
+        pthread_cond_wait(&w->work, &w->lock);
+    quit = w->quit;
+    pthread_mutex_unlock(&w->lock);
+    return quit ? AVERROR_EXIT : 0;
+}
+
+static void put(FFWanWorker *w, AVFrame *frame)
+{
+    pthread_mutex_lock(&w->lock);
+    w->queue[(w->first + w->nb++) % w->size] = frame;
+    pthread_cond_signal(&w->made);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/** Show the job to those who may cancel it, or take it away. */
+static void set_job(FFWanWorker *w, WanJob *job)
+{
+    pthread_mutex_lock(&w->lock);
+    w->job = job;
+    w->status.clip += !!job;
+    pthread_mutex_unlock(&w->lock);
+}
+
+/** One unit of a clip, and the frames that it finished. */
+static int do_unit(FFWanWorker *w, WanJob *job, WanProgress *progress)
+{
+    AVFrame *frame;
+    int ret = wait_until(w, may_go_on);
+
+    if (ret < 0)
+        return ret;
+    ret = wan_job_step(job, progress);
+    if (ret < 0)
+        return w->maker.map_error(ret);
+    pthread_mutex_lock(&w->lock);
+    w->status.progress = *progress;
+    w->status.units++;
+    pthread_mutex_unlock(&w->lock);
+    if (progress->stage < WAN_STAGE_DECODE)
+        return 0;
+    while ((ret = w->maker.read(w->maker.opaque, job, &frame)) > 0)
+        put(w, frame);
+    return ret;
+}
+
+/** @return AVERROR_EOF: there was no clip to make */
+static int make_clip(FFWanWorker *w)
+{
+    WanProgress progress = { 0 };
+    WanJob *job = NULL;
+    int ret = wait_until(w, may_begin);
+
+    if (ret < 0 || (ret = w->maker.begin(w->maker.opaque, &job)) < 0)
+        return ret;
+    set_job(w, job);
+    while (!(ret = do_unit(w, job, &progress)))
+        ;
+    set_job(w, NULL);
+    if (ret == AVERROR_EOF) {
+        w->maker.end(w->maker.opaque, &progress);
+        ret = 0;
+    }
+    wan_job_close(&job);
+    return ret;
+}
+
+static void name_thread(void)
+{
+#if LIBAVUTIL_VERSION_INT >= AV_VERSION_INT(59, 39, 100)        /* 7.1 */
+    ff_thread_setname("wan");
+#endif
+}
+
+static void *worker_main(void *arg)
+{
+    FFWanWorker *w = arg;
+    AVFrame *frame;
+    int ret;
+
+    name_thread();
+    do
+        ret = make_clip(w);
+    while (ret >= 0);
+    while (ret != AVERROR_EXIT && w->maker.flush(w->maker.opaque, &frame) > 0)
+        put(w, frame);
+
+    pthread_mutex_lock(&w->lock);
+    w->ended = 1;
+    w->ret   = ret;
+    pthread_cond_signal(&w->made);
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+/* --------------------------------------------------------- the graph's side */
+
+/**
+ * A condition whose deadlines are by the clock that nobody sets. Where there is
+ * no such choice (Apple, Windows) a wait ends by the wall's.
+ */
+#if defined(CLOCK_MONOTONIC) && HAVE_PTHREADS && !defined(__APPLE__)
+#define WAIT_CLOCK CLOCK_MONOTONIC
+
+static int init_cond(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    int ret = pthread_condattr_init(&attr);
+
+    if (ret)
+        return ret;
+    ret = pthread_condattr_setclock(&attr, WAIT_CLOCK);
+    if (!ret)
+        ret = pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return ret;
+}
+
+static struct timespec deadline(int64_t us)
+{
+    struct timespec ts;
+
+    clock_gettime(WAIT_CLOCK, &ts);
+    us += ts.tv_nsec / 1000;
+    ts.tv_sec += us / 1000000;
+    ts.tv_nsec = us % 1000000 * 1000;
+    return ts;
+}
+#else
+static int init_cond(pthread_cond_t *cond)
+{
+    return pthread_cond_init(cond, NULL);
+}
+
+static struct timespec deadline(int64_t us)
+{
+    const int64_t t = av_gettime() + us;
+
+    return (struct timespec){ .tv_sec  = t / 1000000,
+                              .tv_nsec = t % 1000000 * 1000 };
+}
+#endif
+
+int ff_wan_worker_start(FFWanWorker **out, const FFWanMaker *maker, int ahead,
+                        int held)
+{
+    FFWanWorker *w = av_mallocz(sizeof(*w));
+
+    *out = NULL;
+    if (!w)
+        return AVERROR(ENOMEM);
+    w->maker = *maker;
+    w->ahead = ahead;
+    w->size  = ff_wan_worker_frames(ahead) + held;
+    w->queue = av_calloc(w->size, sizeof(*w->queue));
+    if (!w->queue)
+        goto fail_queue;
+    if (pthread_mutex_init(&w->lock, NULL))
+        goto fail_queue;
+    if (pthread_cond_init(&w->work, NULL))
+        goto fail_work;
+    if (init_cond(&w->made))
+        goto fail_made;
+    /* its EAGAIN would ask a graph to try again, for ever */
+    if (pthread_create(&w->thread, NULL, worker_main, w))
+        goto fail_thread;
+    *out = w;
+    return 0;
+fail_thread:
+    pthread_cond_destroy(&w->made);
+fail_made:
+    pthread_cond_destroy(&w->work);
+fail_work:
+    pthread_mutex_destroy(&w->lock);
+fail_queue:
+    av_freep(&w->queue);
+    av_free(w);
+    return AVERROR_EXTERNAL;
+}
+
+int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us)
+{
+    const struct timespec until = deadline(us);
+    int ret = 0;
+
+    pthread_mutex_lock(&w->lock);
+    w->wanted = 1;
+    if (!w->nb)
+        pthread_cond_signal(&w->work);
+    while (us > 0 && !w->nb && !w->ended &&
+           !pthread_cond_timedwait(&w->made, &w->lock, &until))
+        ;
+    if (w->nb) {
+        *frame   = w->queue[w->first];
+        w->first = (w->first + 1) % w->size;
+        w->nb--;
+        w->wanted = 0;
+        pthread_cond_signal(&w->work);
+        ret = 1;
+    } else if (w->ended)
+        ret = w->ret;
+    pthread_mutex_unlock(&w->lock);
+    return ret;
+}
+
+void ff_wan_worker_status(FFWanWorker *w, FFWanStatus *out)
+{
+    pthread_mutex_lock(&w->lock);
+    *out = w->status;
+    pthread_mutex_unlock(&w->lock);
+}
+
+void ff_wan_worker_stop(FFWanWorker **wp)
+{
+    FFWanWorker *w = *wp;
+
+    *wp = NULL;
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->quit = 1;
+    if (w->job)
+        wan_job_cancel(w->job);
+    pthread_cond_signal(&w->work);
+    pthread_mutex_unlock(&w->lock);
+    pthread_join(w->thread, NULL);
+
+    for (; w->nb; w->nb--) {
+        av_frame_free(&w->queue[w->first]);
+        w->first = (w->first + 1) % w->size;
+    }
+    pthread_cond_destroy(&w->made);
+    pthread_cond_destroy(&w->work);
+    pthread_mutex_destroy(&w->lock);
+    av_freep(&w->queue);
+    av_free(w);
+}
+
+/* ------------------------------------------------------------------ clock */
+
+void ff_wan_clock_start(FFWanClock *c, int64_t pts, AVRational time_base)
+{
+    if (c->start)
+        return;
+    c->start     = av_gettime_relative();
+    c->first     = pts;
+    c->time_base = time_base;
+}
+
+int64_t ff_wan_clock_until(const FFWanClock *c, int64_t pts)
+{
+    const int64_t due = av_rescale_q(pts - c->first, c->time_base,
+                                     (AVRational){ 1, 1000000 });
+
+    return c->start + due - av_gettime_relative();
+}
