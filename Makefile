@@ -37,7 +37,7 @@ OBJS = abi.o wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o ima
        t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
-       cpu/norm.o cpu/elem.o cpu/sgemm.o
+       cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/pool.o
 
 OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
             cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
@@ -50,8 +50,8 @@ endif
 
 TOOLS = wan-info wan-random wan-bench
 
-UNIT = abi arena config header job lora names pager rng safetensors sampler \
-       text_clean tokenizer torch_zip weights
+UNIT = abi arena config header job lora names pager pool rng safetensors \
+       sampler scarce text_clean tokenizer torch_zip weights
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
 ifneq ($(CUDA),yes)
@@ -112,7 +112,7 @@ define pc
 	@printf '%s\n' 'libdir=$(2)' 'includedir=$(3)' '' 'Name: wan' \
 	    'Description: Wan 2.1 video models in C' 'Version: $(VERSION)' \
 	    'Libs: -L$${libdir} -lwan' \
-	    'Libs.private: $(DEP_LIBS) $(filter -fopenmp,$(CONFIG_LINK)) -lm -lpthread' \
+	    'Libs.private: $(DEP_LIBS) -lm -lpthread' \
 	    'Cflags: -I$${includedir}' > $(1)
 endef
 
@@ -276,7 +276,8 @@ JUDGE ?= full
 judge: ffmpeg $(B)/tests/demo/judge
 	@JUDGE=$(JUDGE) $(RUN) $(SRC)/tests/demo/judge.sh
 
-check-threads: $(filter %/job %/cuda_weights %/cuda_replay,$(UNIT:%=$(B)/tests/unit/%)) \
+check-threads: $(filter %/job %/pool %/scarce %/lora %/cuda_weights %/cuda_replay, \
+                 $(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 

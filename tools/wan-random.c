@@ -36,6 +36,7 @@
 #include <unistd.h>
 
 #include "clip.h"
+#include "cpu/pool.h"
 #include "files.h"
 #include "t5.h"
 #include "vae.h"
@@ -272,33 +273,50 @@ static uint64_t tensor_key(const char *name, uint64_t seed)
     return mix(seed ^ h);
 }
 
-/* Elements [first, first + n) of a tensor. */
-static void fill(void *dst, WanType type, const Entry *e, uint64_t key,
-                 int64_t first, int n)
-{
-    const float scale = (float)(e->std / 37837.227);
-    uint16_t *half = dst;
-    float *whole = dst;
+#define PIECE   (1 << 14)       // elements a thread makes at a time
 
-#ifdef _OPENMP
-    #pragma omp parallel for
-#endif
-    for (int i = 0; i < n; i++) {
-        const uint64_t h = mix(key + (uint64_t)(first + i + 1) *
-                                     0x9e3779b97f4a7c15);
+/* Elements [first, first + n) of a tensor. */
+typedef struct Fill {
+    void *dst;
+    WanType type;
+    const Entry *e;
+    uint64_t key;
+    int64_t first;
+    int n;
+} Fill;
+
+static void fill_piece(void *arg, int64_t piece, int worker)
+{
+    const Fill *f = arg;
+    const float scale = (float)(f->e->std / 37837.227);
+    const int end = f->n < (piece + 1) * PIECE ? f->n
+                                               : (int)(piece + 1) * PIECE;
+    uint16_t *half = f->dst;
+    float *whole = f->dst;
+
+    (void)worker;
+    for (int i = (int)piece * PIECE; i < end; i++) {
+        const uint64_t h = mix(f->key + (uint64_t)(f->first + i + 1) *
+                                        0x9e3779b97f4a7c15);
         const int z = (int)(h & 0xffff) + (int)(h >> 16 & 0xffff) +
                       (int)(h >> 32 & 0xffff) + (int)(h >> 48) - 131070;
         union { float f; uint32_t u; } v = { z * scale };
 
-        v.f += e->mean;         // on its own: never fused with the product
+        v.f += f->e->mean;      // on its own: never fused with the product
         v.u += 0x7fff + (v.u >> 16 & 1);        // to the nearest bfloat16
-        if (type == WAN_BF16) {
+        if (f->type == WAN_BF16) {
             half[i] = v.u >> 16;
         } else {
             v.u &= 0xffff0000;
             whole[i] = v.f;
         }
     }
+}
+
+static void fill(const Fill *f)
+{
+    wan_cpu_pool_run(wan_dev_threads(0), (f->n + PIECE - 1) / PIECE, NULL,
+                     fill_piece, (void *)f);
 }
 
 /* -------------------------------------------------------------- writing */
@@ -426,7 +444,7 @@ static void put_tensor(Out *o, Entry *e, WanType type, uint64_t seed,
     for (int64_t i = 0; i < e->count && !o->failed; i += CHUNK) {
         const int n = e->count - i < CHUNK ? (int)(e->count - i) : CHUNK;
 
-        fill(o->chunk, type, e, key, i, n);
+        fill(&(Fill){ o->chunk, type, e, key, i, n });
         if (want_crc)
             e->crc = crc32_add(e->crc, o->chunk, (size_t)n * size);
         put(o, o->chunk, (int64_t)n * size);
@@ -907,6 +925,7 @@ int main(int argc, char **argv)
         [VAE] = { .part = WAN_PART_VAE, .type = WAN_F32 },
         [CLIP] = { .part = WAN_PART_CLIP, .type = WAN_F32 },
     };
+    const WanLog log = { show_line, NULL, WAN_LOG_WARNING };
     int64_t bytes = 1 << 20;            // for all that is small
     Shapes s;
     Options o;
@@ -920,6 +939,7 @@ int main(int argc, char **argv)
     s.t5.layers = o.text_layers ? o.text_layers : s.t5.layers;
     s.clip.layers = o.clip_layers ? o.clip_layers : s.clip.layers;
     list[DIT].type = o.dit_type;
+    wan_cpu_pool_open(wan_dev_threads(0), &log);
     if ((ret = list_tensors(list, &s)) < 0)
         goto end;
     if (o.no_text)
@@ -939,6 +959,7 @@ int main(int argc, char **argv)
         if (list[i].n)
             ret = write_torch(o.dir, file[i], &list[i], o.seed);
 end:
+    wan_cpu_pool_close();
     for (int i = 0; i < NB_LISTS; i++)
         free(list[i].e);
     return ret < 0;

@@ -98,6 +98,13 @@ int wan_dev_known(const char *name, const WanLog *log)
     return b && (!b->usable || b->usable(index, log) >= 0);
 }
 
+int wan_dev_threads(int asked)
+{
+    const int n = asked > 0 ? asked : (int)sysconf(_SC_NPROCESSORS_ONLN);
+
+    return n > 1 ? n : 1;
+}
+
 int64_t wan_dev_available(const char *name, void *context)
 {
     int index;
@@ -147,9 +154,7 @@ static int dev_open(WanDev **out, const char *name, int threads, int plan,
     d->context = context;
     d->log = log;
     d->size = d->top = plan ? INT64_MAX : bytes;
-    d->threads = threads > 0 ? threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    if (d->threads < 1)
-        d->threads = 1;
+    d->threads = wan_dev_threads(threads);
 
     if (!plan) {
         if (d->backend->open && (ret = d->backend->open(d)) < 0)
@@ -158,8 +163,8 @@ static int dev_open(WanDev **out, const char *name, int threads, int plan,
         d->base = d->backend->alloc(d, bytes);
         wan_dev_leave(d);
         if (!d->base) {
-            wan_log(log, WAN_LOG_ERROR, "device %s: no memory for %.2f GB of "
-                    "work", name, bytes / 1e9);
+            wan_log(log, WAN_LOG_ERROR, "device %s: no memory for %.3g GB of "
+                    "work and what libraries take beside it", name, bytes / 1e9);
             ret = WAN_ERR(ENOMEM);
             goto fail;
         }

@@ -123,6 +123,9 @@ int wan_dev_open_plan(WanDev **out, const char *name, int threads,
                       const WanLog *log);
 void wan_dev_close(WanDev **d);
 
+/* The number of CPU threads that is meant: 0 is one a core. */
+int wan_dev_threads(int asked);
+
 /* Bytes a device could have now, INT64_MAX: not known. */
 int64_t wan_dev_available(const char *name, void *context);
 

@@ -755,13 +755,17 @@ static int stage_units(const WanJob *j, enum WanStage stage)
 
 int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
 {
-    WanProgress *p = &j->progress;
     const double start = now();
-    enum WanStage stage = p->stage;
+    WanProgress *p;
+    enum WanStage stage;
     double *spent;
 
+    if (!j)
+        return WAN_ERR(EINVAL);
     if (j->error)
         return j->error;
+    p = &j->progress;
+    stage = p->stage;
     if (j->frames_given < j->frames_ready || stage == WAN_STAGE_DONE)
         goto end;
     while (stage != WAN_STAGE_DONE && j->unit == stage_units(j, stage)) {
@@ -833,6 +837,8 @@ int wan_job_frame(WanJob *j, const WanImage *img)
     WanImage own = { 0 };
     int ret;
 
+    if (!j)
+        return WAN_ERR(EINVAL);
     if (j->error)
         return j->error;
     if (j->frames_given >= j->frames_ready)

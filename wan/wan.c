@@ -108,7 +108,9 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p)
     wan_config_defaults(&m->info, &c, have_keys ? &keys : NULL, f->dit,
                         m->name, sizeof(m->name));
     b.weights = m->files[0];
-    if (lora && *lora && (ret = wan_lora_open(&b.lora, lora, &m->log)) < 0)
+    if (lora && *lora &&
+        (ret = wan_lora_open(&b.lora, lora, wan_dev_threads(m->threads),
+                             &m->log)) < 0)
         return ret;
     ret = wan_dit_bind(&m->dit, &c, &b);
     if (ret >= 0 && b.lora)

@@ -401,6 +401,8 @@ WAN_API int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r);
  * decode one latent frame. Call until wan_job_frame() returns WAN_EOF. With frames
  * waiting to be read it does nothing and returns 0.
  *
+ * @param job       the video being made; NULL, as an open that failed leaves
+ *                  it, is refused with WAN_ERR(EINVAL)
  * @param progress  where the job stands now, or NULL
  * @return 0, or WAN_CANCELLED; WAN_ERR(EDOM): a number stopped being finite,
  *         the line names step and tensor; WAN_ERR(EIO): the device failed.

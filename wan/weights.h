@@ -100,12 +100,14 @@ typedef struct WanLora WanLora;
 /**
  * Open LoRA files.
  *
- * @param list path[=strength][|path[=strength]...]; they add
+ * @param list    path[=strength][|path[=strength]...]; they add
+ * @param threads that merge, at least 1
  * @return 0, WAN_ERR(EINVAL): no such list; WAN_ERR(ENOSYS): another kind of
  *         adapter (LoHa, LoKr, DoRA), the line names it; or as
  *         wan_weights_open()
  */
-int wan_lora_open(WanLora **out, const char *list, const WanLog *log);
+int wan_lora_open(WanLora **out, const char *list, int threads,
+                  const WanLog *log);
 void wan_lora_close(WanLora **l);
 
 /* Whether any file changes the tensor of that official name. */

@@ -33,7 +33,7 @@ static WanModel *open_model(const char *device, int64_t memory)
     wan_model_params_default(&p);
     p.path = golden_path("tiny/wan-t2v");
     p.device = device;
-    p.threads = 1;
+    p.threads = 2;
     p.memory = memory;
     p.log = keep;
     p.log_level = WAN_LOG_VERBOSE;

@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include <unistd.h>
 
 #include "cpu.h"
+#include "pool.h"
+#include "sgemm.h"
 
 /* ------------------------------------------------------------- memory */
 
@@ -57,14 +57,14 @@ int64_t wan_cpu_memory_available(int index, void *context)
     return have;
 }
 
-void *wan_cpu_alloc(WanDev *d, int64_t bytes)
+/* Pages as wan_cpu_alloc() gives them, and room for more behind them. */
+static char *map_pages(int64_t bytes, int64_t room)
 {
     void *p;
 
-    (void)d;
     if (bytes < 0 || bytes > wan_cpu_memory_available(0, NULL))
         return NULL;
-    p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
+    p = mmap(NULL, bytes + room, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
@@ -74,6 +74,12 @@ void *wan_cpu_alloc(WanDev *d, int64_t bytes)
     return p;
 }
 
+void *wan_cpu_alloc(WanDev *d, int64_t bytes)
+{
+    (void)d;
+    return map_pages(bytes ? bytes : 1, 0);
+}
+
 void wan_cpu_free(WanDev *d, void *p, int64_t bytes)
 {
     (void)d;
@@ -81,27 +87,40 @@ void wan_cpu_free(WanDev *d, void *p, int64_t bytes)
         munmap(p, bytes ? bytes : 1);
 }
 
-/* ------------------------------------------------------------ threads */
+/* ------------------------------------------------ threads and products */
+
+static int cpu_open(WanDev *d)
+{
+    return wan_sgemm_open(d->log);
+}
+
+/* The arena, then the threads, from what is left but for the room that their
+ * products want. */
+static void *cpu_alloc(WanDev *d, int64_t bytes)
+{
+    const int64_t page = sysconf(_SC_PAGESIZE);
+    const int64_t size = (bytes > 0 ? bytes + page - 1 : page) / page * page;
+    const int64_t room = d->threads * wan_sgemm_room();
+    char *p = map_pages(size, room);
+
+    if (!p)
+        return NULL;
+    wan_cpu_pool_open(d->threads, d->log);
+    if (room)
+        munmap(p + size, room);
+    return p;
+}
+
+static void cpu_free(WanDev *d, void *p, int64_t bytes)
+{
+    wan_cpu_pool_close();
+    wan_cpu_free(d, p, bytes);
+}
 
 void wan_cpu_parallel(WanDev *d, int64_t n,
                       void (*fn)(void *arg, int64_t i, int worker), void *arg)
 {
-#ifdef _OPENMP
-    const int threads = d->threads < n ? d->threads : (int)n;
-    const int saved = omp_get_max_threads();
-
-    /* Of the calling thread alone: keeps a library inside fn from opening a
-     * team of its own when ours has one member. */
-    omp_set_num_threads(1);
-    #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t i = 0; i < n; i++)
-        if (!wan_dev_cancelled(d))
-            fn(arg, i, omp_get_thread_num());
-    omp_set_num_threads(saved);
-#else
-    for (int64_t i = 0; i < n && !wan_dev_cancelled(d); i++)
-        fn(arg, i, 0);
-#endif
+    wan_cpu_pool_run(d->threads, n, &d->cancel, fn, arg);
 }
 
 /* -------------------------------------------------------------- table */
@@ -145,7 +164,8 @@ const WanBackend wan_backend_cpu = {
     .ops       = &ops,
     .act       = WAN_F32,
     .hidden_rows = 4096,
+    .open      = cpu_open,
     .available = wan_cpu_memory_available,
-    .alloc     = wan_cpu_alloc,
-    .free      = wan_cpu_free,
+    .alloc     = cpu_alloc,
+    .free      = cpu_free,
 };

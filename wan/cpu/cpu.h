@@ -23,7 +23,8 @@ void wan_cpu_free(WanDev *d, void *p, int64_t bytes);
 /**
  * Call fn(arg, i, worker) for every i < n on the device's threads, in any
  * order; worker < d->threads tells who runs. Stops handing out work when the
- * device is cancelled. wan_sgemm() inside fn keeps to its thread.
+ * device is cancelled. wan_sgemm() inside fn keeps to its thread. Not from
+ * inside of fn.
  */
 void wan_cpu_parallel(WanDev *d, int64_t n,
                       void (*fn)(void *arg, int64_t i, int worker), void *arg);

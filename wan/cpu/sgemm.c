@@ -1,46 +1,27 @@
 /*
  * The one matrix product everything large is made of: oneDNN's, or a plain
- * one of our own where oneDNN is not there.
+ * one of our own where oneDNN is not there or may not make code.
  *
  * This file is part of libwan; see the licence in wan.h.
  *
  * The only file that knows oneDNN. dnnl_sgemm() is the same call in 2.x and
- * 3.x; inside a parallel region it runs on the calling thread alone.
+ * 3.x; between wan_sgemm_begin() and wan_sgemm_end() it runs on the calling
+ * thread alone.
  */
 
+#include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 #include "sgemm.h"
 #include "simd.h"
-#include "../wan.h"
 
 #ifndef WAN_HAVE_ONEDNN
 #define WAN_HAVE_ONEDNN 0
 #endif
 
-#if WAN_HAVE_ONEDNN
-
-#include <dnnl.h>
-
-int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
-              const float *a, int64_t lda, const float *b, int64_t ldb,
-              float beta, float *c, int64_t ldc)
-{
-    const dnnl_status_t st = dnnl_sgemm('N', trans ? 'T' : 'N', m, n, k,
-                                        alpha, a, lda, b, ldb, beta, c, ldc);
-
-    return st == dnnl_success ? 0 : WAN_ERR(ENOMEM);
-}
-
-const char *wan_sgemm_name(char *buf, int size)
-{
-    const dnnl_version_t *v = dnnl_version();
-
-    snprintf(buf, size, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
-    return buf;
-}
-
-#else
+/* ------------------------------------------------------------ the plain one */
 
 #define MR 4        // rows of c at a time
 #define NR 32       // columns of c at a time, not transposed
@@ -118,15 +99,175 @@ WAN_SIMD static void product(int trans, int64_t m, int64_t n, int64_t k,
 }
 
 /* Sums run in blocks of KB, as in oneDNN, which keeps their error small. */
-int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
-              const float *a, int64_t lda, const float *b, int64_t ldb,
-              float beta, float *c, int64_t ldc)
+static void plain_sgemm(int trans, int64_t m, int64_t n, int64_t k,
+                        float alpha, const float *a, int64_t lda,
+                        const float *b, int64_t ldb, float beta, float *c,
+                        int64_t ldc)
 {
     enum { KB = 256 };
 
     for (int64_t p = 0; p < k; p += KB)
         product(trans, m, n, k - p < KB ? k - p : KB, alpha, a + p, lda,
                 b + (trans ? p : p * ldb), ldb, p ? 1 : beta, c, ldc);
+}
+
+/* ---------------------------------------------------------------- oneDNN */
+
+#if WAN_HAVE_ONEDNN
+
+#include <dnnl.h>
+
+enum {
+    CODE_ROOM = 16 << 20,       // bytes for its code; 6 MB were seen
+    PRODUCT_ROOM = 8 << 20      // for one product's copies; 4 MB were seen
+};
+
+static int no_code;             // oneDNN may not make any: products are plain
+
+/* Those of the OpenMP that oneDNN was built on, which we neither link nor
+ * need; NULL: it has other threads. */
+static void (*omp_set)(int);
+static int (*omp_get)(void);
+
+static void find_omp(void)
+{
+    *(void **)&omp_set = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+    *(void **)&omp_get = dlsym(RTLD_DEFAULT, "omp_get_max_threads");
+}
+
+int wan_sgemm_begin(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int saved;
+
+    pthread_once(&once, find_omp);
+    if (!omp_set || !omp_get)
+        return 0;
+    saved = omp_get();
+    if (saved != 1)
+        omp_set(1);
+    return saved;
+}
+
+void wan_sgemm_end(int saved)
+{
+    if (saved > 1)
+        omp_set(saved);
+}
+
+/* Every kind of product once, so that all code is there; 0 or a status. */
+static int try_products(void)
+{
+    enum { N = 48 };
+    static const int64_t rows[] = { N, 1 };
+    static float a[N * N], b[N * N], c[N * N];
+    const int saved = wan_sgemm_begin();
+    int st = 0;
+
+    for (int i = 0; i < 8 && !st; i++)
+        st = dnnl_sgemm('N', i & 1 ? 'T' : 'N', rows[i >> 1 & 1], N, N, 1, a,
+                        N, b, N, i >> 2, c, N);
+    wan_sgemm_end(saved);
+    return st;
+}
+
+/* oneDNN makes its code in the first product, and where there is no address
+ * space for it, it crashes or throws through C. */
+static int make_code(const WanLog *log)
+{
+    void *room = mmap(NULL, CODE_ROOM, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int st;
+
+    if (room == MAP_FAILED) {
+        wan_log(log, WAN_LOG_ERROR, "device cpu: no address space for the "
+                "code of products, %d MB are needed", CODE_ROOM >> 20);
+        return WAN_ERR(ENOMEM);
+    }
+    munmap(room, CODE_ROOM);
+    st = try_products();
+    if (st == dnnl_out_of_memory) {
+        wan_log(log, WAN_LOG_ERROR, "device cpu: no memory for a product");
+        return WAN_ERR(ENOMEM);
+    }
+    if (st) {
+        no_code = 1;
+        wan_log(log, WAN_LOG_WARNING, "oneDNN can't make its code here (does "
+                "this system forbid executable memory?): products are by "
+                "plain loops, many times slower");
+    }
+    return 0;
+}
+
+int wan_sgemm_open(const WanLog *log)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static int made;
+    int ret = 0;
+
+    pthread_mutex_lock(&lock);
+    if (!made && (ret = make_code(log)) >= 0)
+        made = 1;
+    pthread_mutex_unlock(&lock);
+    return ret;
+}
+
+int64_t wan_sgemm_room(void)
+{
+    return no_code ? 0 : PRODUCT_ROOM;
+}
+
+int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
+              const float *a, int64_t lda, const float *b, int64_t ldb,
+              float beta, float *c, int64_t ldc)
+{
+    if (no_code) {
+        plain_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        return 0;
+    }
+    return dnnl_sgemm('N', trans ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb,
+                      beta, c, ldc) ? WAN_ERR(ENOMEM) : 0;
+}
+
+const char *wan_sgemm_name(char *buf, int size)
+{
+    const dnnl_version_t *v = dnnl_version();
+
+    if (no_code)
+        snprintf(buf, size, "built-in");
+    else
+        snprintf(buf, size, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
+    return buf;
+}
+
+#else
+
+int wan_sgemm_open(const WanLog *log)
+{
+    (void)log;
+    return 0;
+}
+
+int64_t wan_sgemm_room(void)
+{
+    return 0;
+}
+
+int wan_sgemm_begin(void)
+{
+    return 0;
+}
+
+void wan_sgemm_end(int saved)
+{
+    (void)saved;
+}
+
+int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
+              const float *a, int64_t lda, const float *b, int64_t ldb,
+              float beta, float *c, int64_t ldc)
+{
+    plain_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     return 0;
 }
 

@@ -9,6 +9,26 @@
 
 #include <stdint.h>
 
+#include "../log.h"
+
+/**
+ * Before the first product of a device: makes what products need, once a
+ * process. Where memory may not be executable that is the plain loops, with a
+ * warning.
+ *
+ * @return 0, or WAN_ERR(ENOMEM) with a line
+ */
+int wan_sgemm_open(const WanLog *log);
+
+/* Bytes that each thread's products may take while they run. */
+int64_t wan_sgemm_room(void);
+
+/* From begin to end products run on the calling thread alone, whatever threads
+ * the library under them has; end takes what begin returned. Other settings of
+ * the thread are as before. */
+int wan_sgemm_begin(void);
+void wan_sgemm_end(int saved);
+
 /**
  * c = alpha a b + beta c, row-major, all f32.
  *

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../cpu/pool.h"
 #include "../weights.h"
 
 typedef struct File {
@@ -27,6 +28,7 @@ typedef struct File {
 struct WanLora {
     File *files;
     int nb_files;
+    int threads;                // of the pool while it is open
 };
 
 static const char *const prefixes[] = {
@@ -69,7 +71,8 @@ static int open_file(File *f, const char *path, const WanLog *log)
     return f->used ? 0 : WAN_ERR(ENOMEM);
 }
 
-int wan_lora_open(WanLora **out, const char *list, const WanLog *log)
+int wan_lora_open(WanLora **out, const char *list, int threads,
+                  const WanLog *log)
 {
     WanLora *l = calloc(1, sizeof(*l));
     char *text = strdup(list), *next = text;
@@ -108,6 +111,8 @@ int wan_lora_open(WanLora **out, const char *list, const WanLog *log)
             goto fail;
     }
     free(text);
+    wan_cpu_pool_open(threads, log);
+    l->threads = threads;
     *out = l;
     return 0;
 fail:
@@ -127,6 +132,8 @@ void wan_lora_close(WanLora **lp)
         wan_weights_close(&l->files[i].w);
         free(l->files[i].used);
     }
+    if (l->threads)
+        wan_cpu_pool_close();
     free(l->files);
     free(l);
 }
@@ -242,24 +249,33 @@ static int64_t count(const WanStored *s)
     return s->bytes / wan_type_size(s->type);
 }
 
-/* w [rows, cols] += scale * B A */
-static void add_product(float *w, int64_t rows, int64_t cols, const float *a,
-                        const float *b, int64_t rank, float scale)
+typedef struct Product {
+    float *w;                   // [rows, cols]
+    const float *a, *b;         // [rank, cols], [rows, rank]
+    int64_t rows, cols, rank;
+    float scale;
+} Product;
+
+enum { ROWS = 16 };             // that a thread adds to at a time
+
+/* w += scale * B A, some of its rows. */
+static void add_rows(void *arg, int64_t index, int worker)
 {
-#ifdef _OPENMP
-#pragma omp parallel for schedule(static)
-#endif
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t r = 0; r < rank; r++) {
-            const float s = scale * b[i * rank + r];
+    const Product *p = arg;
+    const int64_t end = (index + 1) * ROWS, cols = p->cols;
+
+    (void)worker;
+    for (int64_t i = index * ROWS; i < end && i < p->rows; i++)
+        for (int64_t r = 0; r < p->rank; r++) {
+            const float s = p->scale * p->b[i * p->rank + r];
 
             for (int64_t j = 0; j < cols; j++)
-                w[i * cols + j] += s * a[r * cols + j];
+                p->w[i * cols + j] += s * p->a[r * cols + j];
         }
 }
 
 static int merge(File *f, const Change *c, const char *name, float *w,
-                 int64_t rows, int64_t cols, const WanLog *log)
+                 int64_t rows, int64_t cols, int threads, const WanLog *log)
 {
     float *a = NULL, *b = NULL, scale = f->strength;
     int ret = WAN_ERR(ENOMEM);
@@ -290,7 +306,8 @@ static int merge(File *f, const Change *c, const char *name, float *w,
             free(alpha);
             mark(f, c->alpha);
         }
-        add_product(w, rows, cols, a, b, rank, scale);
+        wan_cpu_pool_run(threads, (rows + ROWS - 1) / ROWS, NULL, add_rows,
+                         &(Product){ w, a, b, rows, cols, rank, scale });
         mark(f, c->a);
         mark(f, c->b);
     }
@@ -316,7 +333,8 @@ int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
         int ret;
 
         if (find_change(&l->files[i], &c, name) &&
-            (ret = merge(&l->files[i], &c, name, w, rows, cols, log)) < 0)
+            (ret = merge(&l->files[i], &c, name, w, rows, cols, l->threads,
+                         log)) < 0)
             return ret;
     }
     return 0;
