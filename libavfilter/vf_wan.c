@@ -155,6 +155,7 @@ typedef struct WanContext {
     WanImage last_image;                ///< its pixels
     AVFrame *start;                     ///< the next clip goes on from this;
                                         ///< the worker's, once it runs
+    int odd_size;                       ///< frames pass, no clip can follow
     int input_ended;
     int64_t input_duration;             ///< of its last frame
     int warned;                         ///< about what is lost in the image
@@ -990,28 +991,38 @@ static int fit_image(AVFilterContext *ctx)
     return 0;
 }
 
-/** The clip takes after the input: what was asked otherwise is refused. */
+/** Can a clip go on in the size of the input? Says what could. */
+static int check_extend_size(AVFilterContext *ctx, int level)
+{
+    const WanContext *s = ctx->priv;
+    const AVFilterLink *inlink = ctx->inputs[0];
+    const int mul = s->info->size_multiple;
+    const int w = nearest_multiple(s->info, inlink->w);
+    const int h = nearest_multiple(s->info, inlink->h);
+
+    if (inlink->w % mul == 0 && inlink->h % mul == 0)
+        return 0;
+    av_log(ctx, level, "mode=extend: the input is %dx%d, width and height must "
+           "be multiples of %d; the nearest is %dx%d: put the filter "
+           "scale=%d:%d before it\n", inlink->w, inlink->h, mul, w, h, w, h);
+    return AVERROR(EINVAL);
+}
+
+/**
+ * The clip takes after the input: what was asked otherwise is refused. A size
+ * that no clip can have is refused when the input ends in it: a graph is made
+ * anew when the size changes in mid-stream, and another one may follow.
+ */
 static int settle_extend(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
     AVFilterLink *inlink = ctx->inputs[0];
     const AVRational rate = WAN_LINK(inlink)->frame_rate;
-    const int mul = s->info->size_multiple;
 
     if (s->w && (s->w != inlink->w || s->h != inlink->h)) {
         av_log(ctx, AV_LOG_ERROR, "size=%dx%d: mode=extend keeps the size of "
                "its input, %dx%d; scale that\n", s->w, s->h, inlink->w,
                inlink->h);
-        return AVERROR(EINVAL);
-    }
-    if (inlink->w % mul || inlink->h % mul) {
-        int w = nearest_multiple(s->info, inlink->w);
-        int h = nearest_multiple(s->info, inlink->h);
-
-        av_log(ctx, AV_LOG_ERROR, "mode=extend: the input is %dx%d, width and "
-               "height must be multiples of %d; the nearest is %dx%d: put the "
-               "filter scale=%d:%d before it\n", inlink->w, inlink->h, mul, w,
-               h, w, h);
         return AVERROR(EINVAL);
     }
     if (rate.num > 0 && rate.den > 0) {
@@ -1045,7 +1056,9 @@ static int settle_shape(AVFilterContext *ctx)
         s->w = s->info->width;
         s->h = s->info->height;
     }
-    if (s->w % mul || s->h % mul) {
+    if (from_image(ctx) && s->mode == MODE_EXTEND)
+        s->odd_size = check_extend_size(ctx, AV_LOG_WARNING) < 0;
+    else if (s->w % mul || s->h % mul) {
         av_log(ctx, AV_LOG_ERROR, "size=%dx%d: width and height must be "
                "multiples of %d; the nearest is %dx%d\n", s->w, s->h, mul,
                nearest_multiple(s->info, s->w),
@@ -1179,7 +1192,8 @@ static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
     }
     if (from_image(ctx) && (ret = open_images(ctx)) < 0)
         return ret;
-    if ((ret = settle_shape(ctx)) < 0 || (ret = settle_ahead(ctx)) < 0)
+    if ((ret = settle_shape(ctx)) < 0 || (ret = settle_ahead(ctx)) < 0 ||
+        s->odd_size)
         return ret;
 
     make_request(s, &rq);
@@ -2202,7 +2216,7 @@ static int64_t get_duration(const WanContext *s, const AVFrame *frame)
         duration = frame->pts - s->start->pts;
     if (duration <= 0)
         duration = av_rescale_q(1, av_inv_q(s->rate), s->time_base);
-    return av_clip64(duration, 1, INT_MAX);
+    return FFMAX(duration, 1);
 }
 
 /** A frame of the input: in first mode the only one, else it passes. */
@@ -2219,7 +2233,7 @@ static int take_input(AVFilterContext *ctx, AVFrame *frame)
             s->first_pts = frame->pts;
         if (s->late == LATE_REPEAT)
             ff_wan_clock_start(&s->clock, s->first_pts, s->time_base);
-        s->first_pts += s->input_duration;
+        s->first_pts = av_sat_add64(s->first_pts, s->input_duration);
         ret = keep_start(s, frame);
         if (ret < 0) {
             av_frame_free(&frame);
@@ -2238,6 +2252,17 @@ static int take_input(AVFilterContext *ctx, AVFrame *frame)
     return 0;
 }
 
+/** The frame rate of frames so many ticks apart. */
+static AVRational rate_of(int64_t ticks, AVRational time_base)
+{
+    const int64_t apart = av_rescale(ticks, time_base.num, 1);
+    AVRational rate = { 0 };
+
+    if (apart > 0)                      /* else too far to be counted */
+        av_reduce(&rate.num, &rate.den, time_base.den, apart, INT_MAX);
+    return rate.num ? rate : av_make_q(1, INT_MAX);
+}
+
 /** The end of the input. @return 0: generate, else the status that ends us */
 static int end_input(AVFilterContext *ctx, int status)
 {
@@ -2251,12 +2276,13 @@ static int end_input(AVFilterContext *ctx, int status)
         av_log(ctx, AV_LOG_ERROR, "the input has no frame to start from\n");
         return AVERROR_INVALIDDATA;
     }
+    if (s->odd_size)
+        return check_extend_size(ctx, AV_LOG_ERROR);
     if (s->mode == MODE_EXTEND && s->late == LATE_REPEAT &&
         !(s->shown = av_frame_clone(s->start)))
         return AVERROR(ENOMEM);
     if (s->mode == MODE_EXTEND && !s->rate_str && (!rate.num || !rate.den))
-        s->rate = av_inv_q(av_mul_q(av_make_q(s->input_duration, 1),
-                                    s->time_base));
+        s->rate = rate_of(s->input_duration, s->time_base);
     return 0;
 }
 
