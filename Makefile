@@ -51,7 +51,7 @@ endif
 TOOLS = wan-info wan-random wan-bench
 
 UNIT = abi arena config header job lora names pager pool rng safetensors \
-       sampler scarce text_clean tokenizer torch_zip weights
+       sampler scarce text_clean tokenizer torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
 ifneq ($(CUDA),yes)
@@ -169,6 +169,10 @@ $(B)/tests/checkop/checkop: $(CHECKOP:%=$(B)/tests/checkop/%.o) $(B)/lib/libwan.
 $(B)/tests/unit/cuda_%.o: $(SRC)/tests/unit/cuda_%.c config.mak
 	@mkdir -p $(@D)
 	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
+# The filters' worker, without an FFmpeg and without libwan.
+$(B)/tests/unit/worker.o: ALL_FLAGS += -I$(SRC)/tests/unit/fakeav -I$(SRC)/tests
+$(B)/tests/unit/worker: $(B)/tests/unit/worker.o
+	$(CC) -o $@ $< $(CONFIG_LINK) $(LDFLAGS) -lm -lpthread
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
@@ -276,7 +280,7 @@ JUDGE ?= full
 judge: ffmpeg $(B)/tests/demo/judge
 	@JUDGE=$(JUDGE) $(RUN) $(SRC)/tests/demo/judge.sh
 
-check-threads: $(filter %/job %/pool %/scarce %/lora %/cuda_weights %/cuda_replay, \
+check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay, \
                  $(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)

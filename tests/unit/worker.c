@@ -1,0 +1,311 @@
+/*
+ * Tests of libavfilter/wan_worker.c: the worker of the filters, on jobs that
+ * are made up and an FFmpeg that is.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ */
+
+#include <unistd.h>
+
+#include "../../libavfilter/wan_worker.c"
+
+#include "test.h"
+
+/* ----------------------------------------------------------- made-up jobs */
+
+/* Of frames 1 and then 4 a unit, after some steps; each takes a moment. */
+struct WanJob {
+    int steps, frames;          // to do, to decode
+    int ready;                  // decoded, not read
+    int cancelled;
+};
+
+static int unit_us;             // what a unit takes
+static int fail_in_clip;        // its first step fails; 0: none does
+static int open_jobs;
+static int clip_of_job;
+
+int wan_job_step_sized(WanJob *j, WanProgress *p, size_t size)
+{
+    CHECK(size == sizeof(*p));
+    usleep(unit_us);
+    if (__atomic_load_n(&j->cancelled, __ATOMIC_RELAXED))
+        return WAN_CANCELLED;
+    if (clip_of_job == fail_in_clip)
+        return WAN_ERR(EDOM);
+    p->stage = WAN_STAGE_STEPS;
+    p->done++;
+    if (j->steps-- > 0)
+        return 0;
+    p->stage = WAN_STAGE_DECODE;
+    j->ready = j->frames % 4 == 1 ? 1 : 4;
+    return 0;
+}
+
+void wan_job_cancel(WanJob *j)
+{
+    __atomic_store_n(&j->cancelled, 1, __ATOMIC_RELAXED);
+}
+
+void wan_job_close(WanJob **j)
+{
+    if (*j)
+        open_jobs--;
+    free(*j);
+    *j = NULL;
+}
+
+/* ------------------------------------------------------------- the maker */
+
+/* frame->pts is clip * 100 + number */
+typedef struct Clips {
+    int clips, frames, steps;
+    int begun, ended, read;     // clips, clips, frames of this one
+    int held;                   // of flush
+    int begin_error;            // of the first clip
+} Clips;
+
+static int begin(void *opaque, WanJob **job)
+{
+    Clips *c = opaque;
+
+    if (c->begin_error)
+        return c->begin_error;
+    if (c->begun == c->clips)
+        return AVERROR_EOF;
+    *job = calloc(1, sizeof(**job));
+    **job = (WanJob){ .steps = c->steps, .frames = c->frames };
+    clip_of_job = __atomic_add_fetch(&c->begun, 1, __ATOMIC_RELAXED);
+    c->read = 0;
+    open_jobs++;
+    return 0;
+}
+
+static AVFrame *new_frame(int64_t pts)
+{
+    AVFrame *f = calloc(1, sizeof(*f));
+
+    f->pts = pts;
+    return f;
+}
+
+static int read_frame(void *opaque, WanJob *job, AVFrame **frame)
+{
+    Clips *c = opaque;
+
+    if (!job->ready)
+        return job->frames ? 0 : AVERROR_EOF;
+    job->ready--;
+    job->frames--;
+    *frame = new_frame(c->begun * 100 + c->read++);
+    return 1;
+}
+
+static void end(void *opaque, const WanProgress *p)
+{
+    Clips *c = opaque;
+
+    CHECK(p->stage == WAN_STAGE_DECODE);
+    c->ended++;
+}
+
+static int flush(void *opaque, AVFrame **frame)
+{
+    Clips *c = opaque;
+
+    if (!c->held)
+        return 0;
+    *frame = new_frame(-c->held--);
+    return 1;
+}
+
+static int map(int ret)
+{
+    return ret == WAN_CANCELLED ? AVERROR_EXIT : ret;
+}
+
+static FFWanWorker *start(Clips *c, int ahead)
+{
+    const FFWanMaker maker = { c, begin, read_frame, end, flush, map };
+    FFWanWorker *w = NULL;
+
+    CHECK(ff_wan_worker_start(&w, &maker, ahead, c->held) == 0);
+    return w;
+}
+
+static int begun(Clips *c)
+{
+    return __atomic_load_n(&c->begun, __ATOMIC_RELAXED);
+}
+
+/* The next frame's number, or what take says. */
+static int64_t next(FFWanWorker *w)
+{
+    AVFrame *f = NULL;
+    int ret;
+    int64_t pts;
+
+    while (!(ret = ff_wan_worker_take(w, &f, 100000)))
+        ;
+    if (ret < 0)
+        return ret;
+    pts = f->pts;
+    free(f);
+    return pts;
+}
+
+/* ----------------------------------------------------------------- tests */
+
+/* All frames in order, whatever the worker may run ahead. */
+TEST(order)
+{
+    static const int aheads[] = { 0, 1, 7, 40 };
+
+    for (int i = 0; i < 4; i++) {
+        Clips c = { .clips = 5, .frames = 9, .steps = 3 };
+        FFWanWorker *w = start(&c, aheads[i]);
+
+        for (int clip = 1; clip <= c.clips; clip++)
+            for (int n = 0; n < c.frames; n++)
+                if (!CHECK(next(w) == clip * 100 + n))
+                    break;
+        CHECK(next(w) == AVERROR_EOF && next(w) == AVERROR_EOF);
+        CHECK(c.ended == 5 && open_jobs == 0);
+        ff_wan_worker_stop(&w);
+        CHECK(!w);
+    }
+}
+
+/* ahead = 0: nothing is begun that nobody asked a frame of. */
+TEST(nothing_unasked)
+{
+    Clips c = { .clips = 3, .frames = 5 };
+    FFWanWorker *w = start(&c, 0);
+    FFWanStatus status;
+
+    usleep(20000);
+    CHECK(begun(&c) == 0);
+    for (int n = 0; n < 5; n++)
+        CHECK(next(w) == 100 + n);
+    usleep(20000);
+    CHECKF(begun(&c) == 1, "%d clips", begun(&c));
+    CHECK(next(w) == 200);
+    ff_wan_worker_status(w, &status);
+    CHECK(status.clip == 2 && status.progress.stage == WAN_STAGE_DECODE);
+    ff_wan_worker_stop(&w);
+}
+
+/* ahead > 0: the next clip is made while frames wait, and no more than that. */
+TEST(ahead_and_no_further)
+{
+    Clips c = { .clips = 1000, .frames = 9, .steps = 2 };
+    FFWanWorker *w = start(&c, 20);
+    AVFrame *f = NULL;
+
+    usleep(20000);
+    CHECK(begun(&c) == 0);              // the first waits for somebody
+    CHECK(next(w) == 100);
+    usleep(50000);
+    pthread_mutex_lock(&w->lock);
+    const int waiting = w->nb;
+    pthread_mutex_unlock(&w->lock);
+    CHECKF(waiting > 20 && waiting <= ff_wan_worker_frames(20), "%d wait",
+           waiting);
+    const int clips = begun(&c);
+    CHECKF(clips >= 3 && clips <= 4, "%d clips", clips);
+    usleep(50000);
+    CHECK(begun(&c) == clips);          // nobody reads: it pauses
+    for (int i = 0; i < waiting; i++) { // all of it at once
+        CHECK(ff_wan_worker_take(w, &f, 0) == 1);
+        free(f);
+    }
+    ff_wan_worker_stop(&w);
+    CHECK(open_jobs == 0);
+}
+
+/* Frames before an error come first, then what was held back, then the error,
+ * for ever. */
+TEST(error_after_its_frames)
+{
+    Clips c = { .clips = 3, .frames = 5, .held = 2 };
+    FFWanWorker *w = start(&c, 8);
+
+    fail_in_clip = 2;
+    for (int n = 0; n < 5; n++)
+        CHECK(next(w) == 100 + n);
+    CHECK(next(w) == -2 && next(w) == -1);
+    CHECK(next(w) == WAN_ERR(EDOM) && next(w) == WAN_ERR(EDOM));
+    CHECK(c.ended == 1);
+    ff_wan_worker_stop(&w);
+    fail_in_clip = 0;
+
+    Clips none = { .begin_error = AVERROR(ENOMEM) };
+    w = start(&none, 0);
+    CHECK(next(w) == AVERROR(ENOMEM));
+    ff_wan_worker_stop(&w);
+}
+
+/* Stopped at any moment, it ends soon and leaves nothing. */
+TEST(stop_at_any_time)
+{
+    for (int i = 0; i < 60; i++) {
+        Clips c = { .clips = 1000, .frames = 9, .steps = 5 };
+        FFWanWorker *w = start(&c, i % 3 * 6);
+        AVFrame *f = NULL;
+
+        unit_us = i % 2 * 200;
+        for (int n = 0; n < i / 6; n++)
+            if (ff_wan_worker_take(w, &f, i % 5 * 300) > 0)
+                free(f);
+        ff_wan_worker_stop(&w);
+        CHECK(open_jobs == 0);
+    }
+    unit_us = 0;
+    FFWanWorker *none = NULL;
+    ff_wan_worker_stop(&none);
+}
+
+/* A wait ends when it says, though nothing comes. */
+TEST(take_waits_as_long_as_asked)
+{
+    Clips c = { .clips = 1, .frames = 1, .steps = 1000 };
+    FFWanWorker *w = start(&c, 0);
+    AVFrame *f = NULL;
+    int64_t before;
+
+    unit_us = 1000;
+    before = av_gettime_relative();
+    CHECK(ff_wan_worker_take(w, &f, 30000) == 0);
+    const int64_t waited = av_gettime_relative() - before;
+    CHECKF(waited >= 29000, "%lld us", (long long)waited);
+    CHECK(ff_wan_worker_take(w, &f, 0) == 0);
+    ff_wan_worker_stop(&w);
+    unit_us = 0;
+}
+
+TEST(the_clock)
+{
+    const AVRational tb = { 1, 16 };
+    FFWanClock c = { 0 };
+
+    ff_wan_clock_start(&c, 100, tb);
+    CHECK(ff_wan_clock_until(&c, 100) <= 0);
+    const int64_t until = ff_wan_clock_until(&c, 116);
+    CHECKF(until > 900000 && until <= 1000000, "%lld us", (long long)until);
+    ff_wan_clock_start(&c, 0, tb);      // it runs already
+    CHECK(c.first == 100);
+    usleep(3000);
+    CHECK(ff_wan_clock_until(&c, 100) <= -3000);
+}
+
+int main(void)
+{
+    RUN(order);
+    RUN(nothing_unasked);
+    RUN(ahead_and_no_further);
+    RUN(error_after_its_frames);
+    RUN(stop_at_any_time);
+    RUN(take_waits_as_long_as_asked);
+    RUN(the_clock);
+    return test_end();
+}
