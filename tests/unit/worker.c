@@ -28,9 +28,11 @@ static int clip_of_job;
 int wan_job_step_sized(WanJob *j, WanProgress *p, size_t size)
 {
     CHECK(size == sizeof(*p));
-    usleep(unit_us);
-    if (__atomic_load_n(&j->cancelled, __ATOMIC_RELAXED))
-        return WAN_CANCELLED;
+    for (int us = unit_us; us > 0; us -= 10000) {
+        if (__atomic_load_n(&j->cancelled, __ATOMIC_RELAXED))
+            return WAN_CANCELLED;
+        usleep(us < 10000 ? us : 10000);
+    }
     if (clip_of_job == fail_in_clip)
         return WAN_ERR(EDOM);
     p->stage = WAN_STAGE_STEPS;
@@ -265,6 +267,22 @@ TEST(stop_at_any_time)
     ff_wan_worker_stop(&none);
 }
 
+/* A unit that takes minutes is cancelled, not waited for. */
+TEST(stop_within_a_unit)
+{
+    Clips c = { .clips = 1, .frames = 1, .steps = 1 };
+    FFWanWorker *w = start(&c, 0);
+    AVFrame *f = NULL;
+    int64_t before;
+
+    unit_us = 20000000;
+    CHECK(ff_wan_worker_take(w, &f, 20000) == 0);
+    before = av_gettime_relative();
+    ff_wan_worker_stop(&w);
+    CHECK(av_gettime_relative() - before < 5000000);
+    unit_us = 0;
+}
+
 /* A wait ends when it says, though nothing comes. */
 TEST(take_waits_as_long_as_asked)
 {
@@ -305,6 +323,7 @@ int main(void)
     RUN(ahead_and_no_further);
     RUN(error_after_its_frames);
     RUN(stop_at_any_time);
+    RUN(stop_within_a_unit);
     RUN(take_waits_as_long_as_asked);
     RUN(the_clock);
     return test_end();
