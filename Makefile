@@ -140,12 +140,13 @@ $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 # ---------------------------------------------------------------- tests
 
 GOLDEN = $(B)/golden
-FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage pty)
+FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage joined pty)
+FATE_SHIM = $(B)/tests/fate/shim.so
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
-       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/cuda.sh \
+       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/stream.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/install.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
@@ -179,6 +180,10 @@ $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/lib/libwan.a
 	$(LINK)
+# Comes between a program and the C library.
+$(FATE_SHIM): $(SRC)/tests/fate/shim.c config.mak
+	@mkdir -p $(@D)
+	$(CC) -shared -fPIC -O1 -Wall -o $@ $< -ldl
 $(FATE_TOOLS) $(B)/tests/demo/judge: $(B)/tests/%: $(B)/tests/%.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(DEP_LIBS) -lm
 
@@ -199,7 +204,7 @@ checkop: $(B)/tests/checkop/checkop $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
-fate: ffmpeg tools $(FATE_TOOLS) $(GOLDEN)/.stamp
+fate: ffmpeg tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 	@$(RUN) $(FATE)
 
 include $(SRC)/tests/emu/emu.mak
@@ -233,7 +238,7 @@ gpu-bundle: $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
 check-lib: tests tools $(EMU)
 	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(SRC)/tests/fate/trace.sh
 
-check: tests tools $(EMU) ffmpeg $(FATE_TOOLS) $(B)/tests/demo/judge
+check: tests tools $(EMU) ffmpeg $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/demo/judge
 	@JUDGE=quick $(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE) $(SRC)/tests/demo/judge.sh
 
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests
@@ -258,13 +263,13 @@ check-cuda-build: libs $(EMU_HEADERS)
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter i2v cuda recipes badinput interrupt
+CHECK_FATE = framecrc filter stream i2v cuda recipes badinput interrupt
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float,flac \
                --disable-filter=minterpolate,xfade,xstack \
                --disable-bsf=trace_headers,h264_metadata,hevc_metadata
 check-ffmpeg-%: C_ = $(B)/check-$*
-check-ffmpeg-%: all $(FATE_TOOLS) $(GOLDEN)/.stamp
+check-ffmpeg-%: all $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 	@mkdir -p $(C_)/bin
 	@for f in lib tests; do ln -sfn ../$$f $(C_)/$$f; done
 	@ln -sf ../../bin/wan-info $(C_)/bin

@@ -82,7 +82,7 @@
 #define LOG_US       1000000            ///< progress lines are this far apart
 #define CLOCK_LOG_US 60000000           ///< and those about the clock
 #define AHEAD_US     2000000            ///< default of ahead with clips=0
-#define SETTLE_US    100000             ///< a file that is written needs to rest
+#define SETTLE_US    300000             ///< a file that is written needs to rest
 #define MAX_TEXT       65536            ///< bytes of a prompt
 
 #define SOURCE_TYPE "http://cv.iptc.org/newscodes/digitalsourcetype/" \
