@@ -644,7 +644,7 @@ static void wait_done(WanCudaWeights *w)
 {
     struct timespec t;
 
-    clock_gettime(CLOCK_REALTIME, &t);
+    clock_gettime(CLOCK_MONOTONIC, &t);
     t.tv_nsec += 50000000;
     t.tv_sec += t.tv_nsec / 1000000000;
     t.tv_nsec %= 1000000000;
@@ -814,6 +814,21 @@ void wan_cuda_weights_skip(WanDev *d, int64_t n)
 
 /* ----------------------------------------------------------------- life */
 
+/* One whose deadlines are by the clock that nobody sets. */
+static int init_cond(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    int ret = pthread_condattr_init(&attr);
+
+    if (ret)
+        return ret;
+    ret = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    if (!ret)
+        ret = pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return ret;
+}
+
 int wan_cuda_weights_open(WanDev *d)
 {
     WanCudaWeights *w = calloc(1, sizeof(*w));
@@ -823,7 +838,7 @@ int wan_cuda_weights_open(WanDev *d)
     wan_cuda(d)->weights = w;
     w->d = d;
     if (pthread_mutex_init(&w->lock, NULL) ||
-        pthread_cond_init(&w->work, NULL) || pthread_cond_init(&w->done, NULL))
+        pthread_cond_init(&w->work, NULL) || init_cond(&w->done))
         return WAN_ERR(ENOMEM);
     w->ready = 1;
     for (int i = 0; i < 2; i++)
