@@ -44,7 +44,9 @@
  * Functions that can fail return a negative number: -errno, or one of the
  * WAN_ codes below. The cause was then logged in one line through the
  * callback of the model, which names the file, tensor or field. Nothing here
- * is process-wide: no globals, no abort, no output but through the callback.
+ * is process-wide: no settings, no abort, no output but through the callback.
+ * All jobs on the CPU share their threads, which begin with the first of them,
+ * sleep without work, take no signals, and are gone with the last.
  *
  * Text is UTF-8. Sizes are in pixels, memory in bytes, times in seconds.
  *

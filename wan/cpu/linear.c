@@ -3,20 +3,24 @@
  *
  * This file is part of libwan; see the licence in wan.h.
  *
- * A tile is up to 512 rows by 256 columns. Its sum is gathered in the
- * worker's scratch and goes through scale, bias, activation, gate and add
- * into y while it is in the cache. f32 weights are used where they lie; other
- * types are widened for each tile, a panel of 1024 inputs at a time, which
- * costs little beside the products of many rows. Tiles that follow one another
- * share their rows of x. Sizes do not depend on the number of threads, so
- * neither do the results.
+ * A tile is up to 512 rows by 256 columns, narrower where there are few. Its
+ * sum is gathered in the worker's scratch and goes through scale, bias,
+ * activation, gate and add into y while it is in the cache. f32 weights are
+ * used where they lie; other types are widened for each tile, a panel of 1024
+ * inputs at a time, which costs little beside the products of many rows. Tiles
+ * that follow one another share their rows of x. Sizes do not depend on the
+ * number of threads, so neither do the results.
  */
 
 #include "cpu.h"
 #include "sgemm.h"
 #include "simd.h"
 
-enum { ROWS = 512, COLS = 256, DEPTH = 1024 };
+enum {
+    ROWS = 512, COLS = 256, DEPTH = 1024,
+    TILES = 4, LEAST_COLS = 48,         // where there would be fewer tiles
+    WORK = 1 << 20                      // multiplications of such a tile
+};
 
 typedef struct Linear {
     WanDev *d;
@@ -24,7 +28,8 @@ typedef struct Linear {
     const WanTensor *x;
     const WanLinear *w;
     const WanLinearArgs *a;
-    int64_t rows, row_tiles, col_tiles; // rows of a tile, tiles each way
+    int64_t rows, cols;                 // of a tile
+    int64_t row_tiles, col_tiles;
     int64_t worker_floats;
     int failed;                         // a product had no memory
 } Linear;
@@ -155,10 +160,10 @@ static void tile(void *arg, int64_t i, int worker)
     const WanTensor *w = &l->w->weight, *scale = &l->w->scale;
     const int64_t K = wan_cols(l->x), N = wan_cols(l->y);
     const int64_t i0 = i / l->col_tiles * l->rows;
-    const int64_t n0 = i % l->col_tiles * COLS;
+    const int64_t n0 = i % l->col_tiles * l->cols;
     const int64_t left = wan_rows(l->y) - i0;
     const int64_t m = left < l->rows ? left : l->rows;
-    const int64_t n = N - n0 < COLS ? N - n0 : COLS;
+    const int64_t n = N - n0 < l->cols ? N - n0 : l->cols;
     const int64_t depth = in_place(w) ? K : DEPTH;
     const int size = wan_type_size(w->type);
     const int per_column = scale->nb_dims && wan_count(scale) > 1;
@@ -195,16 +200,33 @@ static void tile(void *arg, int64_t i, int worker)
 
 /* ------------------------------------------------------------ the entry */
 
+/* COLS, or less where threads would find few tiles and each has some ten
+ * microseconds of work. Whole vectors of 16, so that each sum is made as in
+ * the wider tile: the bits are the same. */
+static int64_t tile_cols(int64_t rows, int64_t n, int64_t k,
+                         int64_t row_tiles)
+{
+    int64_t tiles = wan_ceil_div(n, COLS);
+
+    if (n % 16 || !n)
+        return COLS;
+    while (row_tiles * tiles < TILES && n >= (tiles + 1) * LEAST_COLS &&
+           rows * n * k >= (tiles + 1) * WORK)
+        tiles++;
+    return wan_pad16(wan_ceil_div(n, tiles));
+}
+
 static Linear plan(const WanTensor *y, const WanTensor *x, const WanLinear *w)
 {
     Linear l = { .row_tiles = wan_ceil_div(wan_rows(y), ROWS) };
 
     l.rows = l.row_tiles ? wan_ceil_div(wan_rows(y), l.row_tiles) : 0;
-    l.col_tiles = wan_ceil_div(wan_cols(y), COLS);
+    l.cols = tile_cols(l.rows, wan_cols(y), wan_cols(x), l.row_tiles);
+    l.col_tiles = wan_ceil_div(wan_cols(y), l.cols);
     /* The widened panel is counted for f32 too: whether a file aligned its
      * data is not known when only shapes are. */
     l.worker_floats = l.rows * COLS + COLS * (int64_t)DEPTH;
-    (void)x, (void)w;
+    (void)w;
     return l;
 }
 
