@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "pool.h"
@@ -23,6 +24,7 @@
 
 enum {
     SPIN = 30000,               // ns, measured: docs/performance.md
+    CALM = 10000000,            // ns, some time slices
     STACK = 1 << 20             // bytes of a helper's
 };
 
@@ -213,13 +215,33 @@ static void help(Region *r)
         pthread_cond_broadcast(&pool.done);
 }
 
-static void wait_for_region(void)
+/* What a helper knows of its core. */
+typedef struct Core {
+    long taken;                 // times that others took it
+    int64_t calm;               // when that is long enough ago, ns
+} Core;
+
+/* Others want it too: a helper that spins then comes late to what follows. */
+static int crowded(Core *c)
+{
+    const int64_t at = now();
+    struct rusage u;
+
+    if (!getrusage(RUSAGE_THREAD, &u) && u.ru_nivcsw != c->taken) {
+        c->taken = u.ru_nivcsw;
+        c->calm = at + CALM;
+    }
+    return at < c->calm;
+}
+
+static void wait_for_region(Core *core)
 {
     const unsigned seen = pool.opened;
 
     pool.spinning++;
     pthread_mutex_unlock(&pool.lock);
-    spin(&pool.opened, seen);
+    if (!crowded(core))
+        spin(&pool.opened, seen);
     pthread_mutex_lock(&pool.lock);
     pool.spinning--;
     if (pool.opened != seen || pool.stop)
@@ -234,6 +256,7 @@ static void wait_for_region(void)
 static void *helper(void *unused)
 {
     void *volatile some = malloc(4096);
+    Core core = { 0 };
 
     (void)unused;
     pthread_setname_np(pthread_self(), "wan-cpu");
@@ -249,7 +272,7 @@ static void *helper(void *unused)
         if (r)
             help(r);
         else
-            wait_for_region();
+            wait_for_region(&core);
     }
     pthread_mutex_unlock(&pool.lock);
     return NULL;
