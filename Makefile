@@ -50,8 +50,8 @@ endif
 
 TOOLS = wan-info wan-random wan-bench
 
-UNIT = abi arena config files header job log lora names pager pool rng \
-       safetensors sampler scarce text_clean tokenizer torch_zip weights \
+UNIT = abi arena config files header job log lora memory names pager pool \
+       rng safetensors sampler scarce text_clean tokenizer torch_zip weights \
        worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
