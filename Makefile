@@ -50,9 +50,9 @@ endif
 
 TOOLS = wan-info wan-random wan-bench
 
-UNIT = abi arena config files header job log lora memory names pager pool \
-       rng safetensors sampler scarce text_clean tokenizer torch_zip weights \
-       worker
+UNIT = abi arena config files header job log lora memory names nomemory \
+       pager pool rng safetensors sampler scarce text_clean tokenizer \
+       torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
 ifneq ($(CUDA),yes)
@@ -177,6 +177,9 @@ $(B)/tests/unit/worker: $(B)/tests/unit/worker.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(LDFLAGS) -lm -lpthread
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
+# Allocations that fail, one after another.
+WRAPPED = malloc calloc realloc strdup strndup aligned_alloc mmap
+$(B)/tests/unit/nomemory: LDFLAGS += $(WRAPPED:%=-Wl,--wrap=%)
 $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/lib/libwan.a
