@@ -60,7 +60,7 @@ UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
-FUZZ = safetensors torch_zip index_json config_json tokenizer text_clean
+FUZZ = safetensors lora torch_zip index_json config_json tokenizer text_clean
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)
 LIB = $(B)/lib/libwan.so.$(VERSION)
