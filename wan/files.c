@@ -117,22 +117,24 @@ static const Part lora = { "LoRA", "lora", lora_names, lora_names };
 
 enum { KIND_NONE, KIND_FILE, KIND_DIR };
 
-/* What a path leads to. What can't be looked at is an error, and so is a link
- * that leads nowhere: only what is not there is none. */
+/* What a path leads to; an error if that can't be looked at. */
 static int kind_of(const char *path, const WanLog *log)
 {
     struct stat st;
-    int error;
 
     if (!stat(path, &st))
         return S_ISDIR(st.st_mode) ? KIND_DIR : KIND_FILE;
-    error = errno;
-    if (error != ENOENT && error != ENOTDIR)
-        return wan_error_file(log, path, error);
-    if (!lstat(path, &st))
-        return wan_error(log, WAN_ERR(ENOENT), "%s: a link that leads nowhere",
-                         path);
-    return KIND_NONE;
+    return errno == ENOENT || errno == ENOTDIR ? KIND_NONE
+                                               : wan_error_file(log, path,
+                                                                errno);
+}
+
+/* Whether a name is taken, be it by a link that leads nowhere. */
+static int is_taken(const char *path)
+{
+    struct stat st;
+
+    return !lstat(path, &st);
 }
 
 int wan_files_exists(const char *path)
@@ -176,6 +178,7 @@ static int match(char **out, const char *pattern, const WanLog *log)
     char *dir = parent(pattern);
     DIR *d = dir ? opendir(dir) : NULL;
     const struct dirent *e;
+    struct stat st;
     char *best = NULL;
     int ret = 0;
 
@@ -185,7 +188,8 @@ static int match(char **out, const char *pattern, const WanLog *log)
         ret = wan_error_file(log, dir, errno);
     while (d && ret >= 0 && (e = readdir(d))) {
         if (fnmatch(strrchr(pattern, '/') + 1, e->d_name, FNM_PERIOD) ||
-            (best && strcmp(best, e->d_name) < 0))
+            (best && strcmp(best, e->d_name) < 0) ||
+            fstatat(dirfd(d), e->d_name, &st, 0) < 0 || S_ISDIR(st.st_mode))
             continue;
         free(best);
         if (!(best = strdup(e->d_name)))
@@ -216,12 +220,11 @@ static int look(char **out, const char *dir, const char *const *names,
             free(path);
         } else if (path) {
             ret = kind_of(path, log);
-            if (ret == KIND_DIR)
-                ret = wan_error_file(log, path, EISDIR);
             if (ret == KIND_FILE)
                 *out = path;
             else
                 free(path);
+            ret = ret == KIND_DIR ? 0 : ret;
         }
         if (ret)
             return ret < 0 ? ret : 1;
@@ -229,10 +232,47 @@ static int look(char **out, const char *dir, const char *const *names,
     return 0;
 }
 
+/* The one file of that name in dir, if there is one: 1 and *out, or 0. What is
+ * there and no file is not passed over. */
+static int look_one(char **out, const char *dir, const char *name,
+                    const WanLog *log)
+{
+    const char *const names[] = { name, NULL };
+    int ret = look(out, dir, names, log);
+    char *path = ret ? NULL : join(dir, name);
+
+    if (ret)
+        return ret;
+    if (!path)
+        return wan_error_memory(log, dir, "its names");
+    if (kind_of(path, NULL) == KIND_DIR)
+        ret = wan_error_file(log, path, EISDIR);
+    else if (is_taken(path))
+        ret = wan_error(log, WAN_ERR(ENOENT), "%s: a link that leads nowhere",
+                        path);
+    free(path);
+    return ret;
+}
+
+/* A name of the list that something else than a file has, or NULL. */
+static const char *in_the_way(const char *dir, const char *const *names)
+{
+    for (; *names; names++) {
+        char *path = join(dir, *names);
+        const int taken = path && is_taken(path);
+
+        free(path);
+        if (taken)
+            return *names;
+    }
+    return NULL;
+}
+
 static int missing(const char *what, const char *where,
                    const char *const *names, const char *option,
                    const WanLog *log)
 {
+    const char *other = in_the_way(where, names);
     char list[512];
     size_t n = 0;
 
@@ -240,9 +280,10 @@ static int missing(const char *what, const char *where,
     for (; *names && n < sizeof(list); names++)
         n += snprintf(list + n, sizeof(list) - n, "%s%s", n ? ", " : "",
                       *names);
-    return wan_error(log, WAN_ERR(ENOENT), "%s: no %s here: looked for %s%s%s",
-                     where, what, list, option ? "; or give option " : "",
-                     option ? option : "");
+    return wan_error(log, WAN_ERR(ENOENT), "%s: no %s here: %s%slooked for "
+                     "%s%s%s", where, what, other ? other : "",
+                     other ? " is there but no file; " : "", list,
+                     option ? "; or give option " : "", option ? option : "");
 }
 
 /* From a path the user gave: a file, or a directory with one. */
@@ -371,7 +412,6 @@ static int find_tokenizer(WanFiles *f, const WanLog *log)
 
 int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log)
 {
-    static const char *const config_name[] = { "config.json", NULL };
     char *dir;
     int ret;
 
@@ -385,7 +425,7 @@ int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log)
         return wan_error_memory(log, f->dit, "its path");
     ret = check_experts(f, dir, log);
     if (ret >= 0)
-        ret = look(&f->config, dir, config_name, log);
+        ret = look_one(&f->config, dir, "config.json", log);
     free(dir);
 
     if (ret < 0 ||
@@ -413,9 +453,8 @@ int wan_files_lora(char **out, const char *path, const WanLog *log)
 int wan_files_beside(char **out, const char *path, const char *name,
                      const WanLog *log)
 {
-    const char *const names[] = { name, NULL };
     char *dir = parent(path);
-    int ret = dir ? look(out, dir, names, log)
+    int ret = dir ? look_one(out, dir, name, log)
                   : wan_error_memory(log, path, "its path");
 
     free(dir);
@@ -501,10 +540,11 @@ int wan_file_open(int *fd, int64_t *size, const char *path, const WanLog *log)
     else if (S_ISDIR(st.st_mode))
         ret = wan_error_file(log, path, EISDIR);
     else if (!S_ISREG(st.st_mode))
-        ret = wan_error(log, WAN_INVALIDDATA, "%s: a pipe or device, not a "
-                        "regular file", path);
+        ret = wan_error(log, WAN_INVALIDDATA, "%s: not a file, but a pipe or "
+                        "device", path);
     else if (!st.st_size)
-        ret = wan_error(log, WAN_INVALIDDATA, "%s: the file is empty", path);
+        ret = wan_error(log, WAN_INVALIDDATA, "%s: 0 bytes, the file is "
+                        "empty", path);
     if (ret >= 0) {
         *size = st.st_size;
         return 0;

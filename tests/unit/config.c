@@ -219,8 +219,8 @@ static void *few(size_t n)
 TEST(no_memory_is_not_damage)
 {
     static const char *const good[] = {
-        "{}", " {\"a\" : [ 1, -2.5e+3, true, false, null, \"\\u00e9\\n"
-        "\\ud83d\\ude00\", {\"b\":{}} ] , \"size\":\"16x16\" }\n",
+        "{}", " {\"a\" : [ 1, -2.5e+3, true, false, null, {\"b\":{}} ] }\n",
+        "{\"size\" : \"16x16\",\"x\":\"\\u00e9\\n\\ud83d\\ude00\"}",
         "\xef\xbb\xbf{\"dim\":96}",
     };
     static const char *const bad[] = {

@@ -283,10 +283,9 @@ TEST(all_in_one_file)
 
 TEST(pipes)
 {
-    static const char *const names[] = { "config.json", "spiece.model",
-                                         "Wan2.1_VAE.pth",
-                                         "diffusion_pytorch_model"
-                                         ".safetensors" };
+    static const char dit[] = "diffusion_pytorch_model.safetensors";
+    const char *const names[] = { "config.json", "spiece.model",
+                                  "Wan2.1_VAE.pth", dit };
     const char *dir = official("pipes");
     char path[1500], target[PATH_MAX];
 
@@ -327,6 +326,15 @@ TEST(links_and_directories)
     expect(open_path(dir), WAN_ERR(EISDIR), "config.json");
     rmdir(path);
     link_golden(dir, "config.json", "wan-t2v/config.json");
+    /* of a part that may have other names too, if none is there */
+    inside(path, dir, "Wan2.1_VAE.pth");
+    unlink(path);
+    if (symlink("nothing", path) < 0)
+        abort();
+    expect(open_path(dir), WAN_ERR(ENOENT), "no VAE here: Wan2.1_VAE.pth is "
+           "there but no file; looked for");
+    link_golden(dir, "Wan2.1_VAE.safetensors", "wan-t2v/Wan2.1_VAE.pth");
+    CHECKF(open_path(dir) == 0, "%s", last_line);
 
     wan_model_params_default(&p);
     p.path = dir;
@@ -347,7 +355,7 @@ TEST(no_permission)
 {
     const char *dir = official("closed"), *vae = folder("closed_vae");
     WanModelParams p;
-    int status;
+    int status = 0;
     pid_t child;
 
     chmod(scratch_dir, 0755);

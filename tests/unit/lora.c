@@ -326,9 +326,10 @@ TEST(files_add)
 }
 
 #define Q "transformer.blocks.0.attn1.to_q"
-static const Entry q_pair[] = { { Q ".lora_A.weight", 4, 96, NULL, 0 },
-                                { Q ".lora_B.weight", 96, 4, NULL, 0 },
-                                { Q ".alpha", 0, 0, NULL, 8 } };
+#define Q_A { Q ".lora_A.weight", 4, 96, NULL, 0 }
+#define Q_B { Q ".lora_B.weight", 96, 4, NULL, 0 }
+#define Q_ALPHA { Q ".alpha", 0, 0, NULL, 8 }
+static const Entry q_pair[] = { Q_A, Q_B, Q_ALPHA };
 
 /* That this file's change of block 0's q is B A times this. */
 static void expect_factor(const char *lora, double factor, const char *what)
@@ -402,7 +403,7 @@ TEST(types_of_alpha)
                                          "I16", "I8", "U8" };
 
     for (int i = 0; i < 8; i++) {
-        const Entry e[] = { q_pair[0], q_pair[1],
+        const Entry e[] = { Q_A, Q_B,
                             { Q ".alpha", 0, 0, types[i], 8 } };
 
         expect_factor(write_file("f.safetensors", e, 3), 2, types[i]);
@@ -437,7 +438,7 @@ TEST(what_stands_beside)
         { "transformer.blocks.1.ffn.net.2.lora_B.style.weight", 96, 2, NULL,
           0 },
         { Q ".diff", 96, 96, NULL, 0 },
-        q_pair[0], q_pair[1], q_pair[2],
+        Q_A, Q_B, Q_ALPHA,
     };
     char list[400];
     int ret;
@@ -477,7 +478,7 @@ TEST(what_stands_beside)
 TEST(two_experts)
 {
     static const Entry e[] = {
-        q_pair[0], q_pair[1],
+        Q_A, Q_B,
         { "transformer_2.blocks.0.attn1.to_q.lora_A.weight", 4, 96, NULL, 0 },
         { "transformer_2.blocks.0.attn1.to_q.lora_B.weight", 96, 4, NULL, 0 },
     };
@@ -562,11 +563,11 @@ TEST(what_is_refused)
     static const Entry other[] = { { "unet.down.0.lora_A.weight", 4, 4, NULL, 0 },
                                    { "unet.down.0.lora_B.weight", 4, 4, NULL, 0 } };
     static const Entry loha[] = { { "blocks.0.self_attn.q.hada_w1_a", 4, 4, NULL, 0 } };
-    static const Entry mid[] = { q_pair[0], q_pair[1],
+    static const Entry mid[] = { Q_A, Q_B,
                                  { Q ".lora_mid.weight", 4, 4, NULL, 0 } };
     static const Entry whole[] = { { Q ".lora_A.weight", 4, 96, "I8", 0 },
-                                   q_pair[1] };
-    static const Entry nan[] = { q_pair[0], q_pair[1],
+                                   Q_B };
+    static const Entry nan[] = { Q_A, Q_B,
                                  { Q ".alpha", 0, 0, NULL, NAN } };
     static const Entry half[] = { { "blocks.0.self_attn.q.lora_A.weight", 4,
                                     96, NULL, 0 } };

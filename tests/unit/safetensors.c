@@ -71,17 +71,19 @@ TEST(refuses_every_truncation)
         CHECKF(ret == WAN_INVALIDDATA, "%zu bytes: %d", n, ret);
     }
     CHECK(try_open(FILE_NAME, b.p, b.n) == 0);
-    drop(&b);
+    put_lit(&b, "x");
+    refused(&b, FILE_NAME, WAN_INVALIDDATA, "end at byte 58 of 59");
 }
 
-/* Bytes that belong to no tensor: between them, before and behind them. */
+/* Bytes that belong to no tensor: between them, before, and zeros behind. */
 TEST(reads_over_gaps)
 {
     Bytes b = safetensors("{\"b\":" T("U8", "[2]", "[9,11]") ",\"a\":"
-                          T("F32", "[1]", "[4,8]") "}", 20);
+                          T("F32", "[1]", "[4,8]") "}", 11);
     uint8_t *held;
     WanWeights *w;
 
+    put_zeros(&b, 4096);
     if (CHECKF(!open_copy(&w, &held, FILE_NAME, b.p, b.n), "%s", last_line)) {
         const WanStored *s = wan_weights_find(w, "b");
 
@@ -91,7 +93,8 @@ TEST(reads_over_gaps)
     }
     wan_weights_close(&w);
     free(held);
-    drop(&b);
+    put_zeros(&b, 1);
+    refused(&b, FILE_NAME, WAN_INVALIDDATA, "end at byte 11");
 }
 
 /* Types that libwan has no word for: nothing of the file is lost but them. */
@@ -203,6 +206,11 @@ TEST(refuses_bad_headers)
           "tensor b begins at byte 4 of the data, inside" },
         { "{\"a\":" T("F32", "[1]", "[0,4]") ",\"b\":"
           T("F32", "[1]", "[0,4]") "}", 4, WAN_INVALIDDATA, "inside" },
+        { "{\"a\":" T("F32", "[1]", "[4,8]") ",\"b\":"
+          T("F32", "[1]", "[4,8]") "}", 8, WAN_INVALIDDATA,
+          "tensor a begins at byte 4 of the data, with a gap" },
+        { "{\"a\":" T("F32", "[1]", "[0,4]") "}", 5, WAN_INVALIDDATA,
+          "end at byte 4 of 5" },
         { "{\"__metadata__\":{},\"__metadata__\":{}}", 0, WAN_INVALIDDATA,
           "__metadata__" },
         { "{\"__metadata__\":{\"_quantization_metadata\":\"{\\\"layers\\\":"

@@ -8,7 +8,8 @@
  *                               without overlap
  *
  * The format knows no gaps. Some writers leave them, to align or in place of
- * what they took out: nothing depends on what lies there.
+ * what they took out: nothing depends on what lies there. More at the end than
+ * some zeros belongs to tensors that the table does not have.
  */
 
 #define _POSIX_C_SOURCE 200809L
@@ -20,6 +21,7 @@
 #include "formats.h"
 
 #define MAX_HEADER 100000000    // the format's own limit
+#define MAX_PADDING 4096        // zeros behind the last tensor
 
 static const struct {
     const char *name;
@@ -216,6 +218,32 @@ static int metadata_check(const cJSON *metadata, const WanFile *f,
     return ret;
 }
 
+/* Of two tensors that share bytes the one that left a gap is out of place. */
+static int overlap(const Entry *entry, int i, const WanFile *f,
+                   const WanLog *log)
+{
+    const Entry *e = &entry[i], *prev = e - 1;
+    const int64_t before = i > 1 ? prev[-1].end : 0;
+
+    if (prev->begin > before)
+        return wan_error(log, WAN_INVALIDDATA, "%s: tensor %s begins at byte %"
+                         PRId64 " of the data, with a gap to the one before "
+                         "it, which ends at %" PRId64 ", and ends inside of "
+                         "%s", f->path, prev->name, prev->begin, before,
+                         e->name);
+    return wan_error(log, WAN_INVALIDDATA, "%s: tensor %s begins at byte %"
+                     PRId64 " of the data, inside the one before it, which "
+                     "ends at %" PRId64, f->path, e->name, e->begin,
+                     prev->end);
+}
+
+static int is_zero(const uint8_t *p, int64_t n)
+{
+    while (n > 0 && !p[n - 1])
+        n--;
+    return n <= 0;
+}
+
 int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log)
 {
     uint64_t n = 0;
@@ -268,12 +296,16 @@ int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log)
     ret = WAN_INVALIDDATA;
     for (int i = 0; i < count; i++) {
         if (entry[i].begin < at) {
-            wan_log(log, WAN_LOG_ERROR, "%s: tensor %s begins at byte %" PRId64
-                    " of the data, inside the one before it, which ends at %"
-                    PRId64, f->path, entry[i].name, entry[i].begin, at);
+            ret = overlap(entry, i, f, log);
             goto fail;
         }
         at = entry[i].end;
+    }
+    if (data_size - at > MAX_PADDING ||
+        !is_zero(f->data + f->size - (data_size - at), data_size - at)) {
+        wan_log(log, WAN_LOG_ERROR, "%s: its tensors end at byte %" PRId64
+                " of %" PRId64 " bytes of data", f->path, at, data_size);
+        goto fail;
     }
 
     for (int i = 0; i < count; i++) {
