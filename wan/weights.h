@@ -197,8 +197,9 @@ typedef struct WanLinear {
 /* A matrix or larger: stays where and as it is stored, or is copied so that
  * its elements are aligned. The shape must match, but dimensions of 1 may
  * differ in place and number; the tensor has the dimensions asked for.
- * Accepts F32, F16, BF16, F8_E4M3, F8_E5M2. One that a scaled fp8 file gives
- * a scale is refused: only linear layers have a place for it. */
+ * Accepts F32, F16, BF16, F8_E4M3, F8_E5M2, and I8 with a scale. One that has
+ * a scale becomes a BF16 copy with it. A large one of zeros alone is refused:
+ * a download that was stopped. */
 #define wan_bind_matrix(b, t, name, ...) \
     wan_bind_matrix_((b), (t), (name), \
                      (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
@@ -206,8 +207,8 @@ typedef struct WanLinear {
 void wan_bind_matrix_(WanBinder *b, WanTensor *t, const char *name,
                       int nb_dims, const int64_t *dim);
 
-/* A gain, bias or table: becomes f32 in the pool. Shape rules as above, F64
- * is accepted too. Not finite values are kept. */
+/* A gain, bias or table: becomes f32 in the pool, with its scale if it has one.
+ * Shape rules as above, F64 is accepted too. Not finite values are kept. */
 #define wan_bind_vector(b, t, name, ...) \
     wan_bind_vector_((b), (t), (name), \
                      (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
@@ -215,9 +216,9 @@ void wan_bind_matrix_(WanBinder *b, WanTensor *t, const char *name,
 void wan_bind_vector_(WanBinder *b, WanTensor *t, const char *name,
                       int nb_dims, const int64_t *dim);
 
-/* prefix.weight [N, K], prefix.bias [N] if bias, and a scale tensor of a
- * scaled fp8 file (prefix.scale_weight or prefix.weight_scale: one number, or
- * one a row) if there. */
+/* prefix.weight [N, K], prefix.bias [N] if bias, and a scale tensor
+ * (prefix.scale_weight or prefix.weight_scale: one number, or one a row) if
+ * there, which stays beside the weight. */
 void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
                      int64_t n, int64_t k, int bias);
 

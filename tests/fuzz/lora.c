@@ -13,7 +13,8 @@ static const struct {
     const char *name;
     int rows, cols;
 } tensors[] = {
-    { "blocks.0.self_attn.q.weight", 4, 6 }, { "blocks.0.self_attn.q.bias", 1, 4 },
+    { "blocks.0.self_attn.q.weight", 4, 6 },
+    { "blocks.0.self_attn.q.bias", 1, 4 },
     { "blocks.1.ffn.2.weight", 6, 4 }, { "blocks.1.ffn.2.bias", 1, 6 },
     { "blocks.0.modulation", 6, 4 }, { "head.modulation", 2, 4 },
     { "head.head.weight", 8, 4 }, { "patch_embedding.weight", 4, 8 },

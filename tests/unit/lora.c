@@ -560,9 +560,13 @@ static void refused(const char *list, int error, const char *words)
 
 TEST(what_is_refused)
 {
-    static const Entry other[] = { { "unet.down.0.lora_A.weight", 4, 4, NULL, 0 },
-                                   { "unet.down.0.lora_B.weight", 4, 4, NULL, 0 } };
-    static const Entry loha[] = { { "blocks.0.self_attn.q.hada_w1_a", 4, 4, NULL, 0 } };
+    static const Entry other[] = {
+        { "unet.down.0.lora_A.weight", 4, 4, NULL, 0 },
+        { "unet.down.0.lora_B.weight", 4, 4, NULL, 0 },
+    };
+    static const Entry loha[] = {
+        { "blocks.0.self_attn.q.hada_w1_a", 4, 4, NULL, 0 },
+    };
     static const Entry mid[] = { Q_A, Q_B,
                                  { Q ".lora_mid.weight", 4, 4, NULL, 0 } };
     static const Entry whole[] = { { Q ".lora_A.weight", 4, 96, "I8", 0 },
