@@ -32,7 +32,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o config.o files.o log.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o config.o files.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
@@ -50,8 +50,9 @@ endif
 
 TOOLS = wan-info wan-random wan-bench
 
-UNIT = abi arena config header job lora names pager pool rng safetensors \
-       sampler scarce text_clean tokenizer torch_zip weights worker
+UNIT = abi arena config files header job log lora memory names nomemory \
+       pager pool rng safetensors sampler scarce text_clean tokenizer \
+       torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
 ifneq ($(CUDA),yes)
@@ -59,7 +60,7 @@ UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
-FUZZ = safetensors torch_zip index_json config_json tokenizer text_clean
+FUZZ = safetensors lora torch_zip index_json config_json tokenizer text_clean
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)
 LIB = $(B)/lib/libwan.so.$(VERSION)
@@ -176,6 +177,9 @@ $(B)/tests/unit/worker: $(B)/tests/unit/worker.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(LDFLAGS) -lm -lpthread
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
+# Allocations that fail, one after another.
+WRAPPED = malloc calloc realloc strdup strndup aligned_alloc mmap
+$(B)/tests/unit/nomemory: LDFLAGS += $(WRAPPED:%=-Wl,--wrap=%)
 $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/lib/libwan.a

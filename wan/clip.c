@@ -48,7 +48,7 @@ int wan_clip_bind(WanClip *m, const WanClipConfig *c, WanBinder *b)
     m->config = *c;
     m->blocks = calloc(c->layers, sizeof(*m->blocks));
     if (!m->blocks)
-        return WAN_ERR(ENOMEM);
+        return wan_error_memory(b->log, "model", "its blocks");
 
     wan_bind_matrix(b, &m->patch_embedding.weight,
                     "visual.patch_embedding.weight", C, 3, WAN_CLIP_PATCH,

@@ -10,9 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cjson/cJSON.h>
-
 #include "config.h"
+#include "json.h"
 #include "sampler.h"
 
 /* ------------------------------------------------------- config.json */
@@ -112,15 +111,13 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
     };
     const cJSON *v;
     cJSON *root = NULL;
-    int ret = WAN_INVALIDDATA;
+    int ret = wan_json_parse(&root, path, "text", text, bytes, log);
 
     *c = (WanConfigFile){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, "",
                           -1, -1, -1, -1, -1, -1 };
-    root = cJSON_ParseWithLength(text, bytes);
-    if (!cJSON_IsObject(root)) {
-        wan_log(log, WAN_LOG_ERROR, "%s: not a JSON object", path);
-        goto end;
-    }
+    if (ret < 0)
+        return ret;
+    ret = WAN_INVALIDDATA;
     for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
         if (read_int(keys[i].value, root, keys[i].key, 1 << 24, path,
                      log) < 0)
@@ -170,24 +167,30 @@ static int count_blocks(const WanWeights *w, WanNaming naming, WanPart part,
     return n;
 }
 
-/* Dimension i of a tensor, or -1 with a line when it is not there so. */
-static int dim_of(const WanWeights *w, WanNaming naming, WanPart part,
-                  const char *official, int nb_dims, int i,
-                  const WanLog *log)
-{
-    const WanStored *t = find(w, naming, part, official);
+/* Reads sizes off the tensors of a part; the first that can't be read is
+ * logged, and makes all later ones -1. */
+typedef struct Sizes {
+    const WanWeights *w;
+    WanNaming naming;
+    WanPart part;
+    const WanLog *log;
+    int bad;
+} Sizes;
 
-    if (!t) {
-        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s is missing",
-                wan_weights_path(w), official);
+/* Dimension i of a tensor that has nb_dims at least, or -1. */
+static int dim_of(Sizes *s, const char *official, int nb_dims, int i)
+{
+    const WanStored *t = find(s->w, s->naming, s->part, official);
+
+    if (s->bad)
         return -1;
-    }
-    if (t->nb_dims < nb_dims || t->dim[i] < 1 || t->dim[i] > 1 << 24) {
-        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s has an impossible shape",
-                t->file, t->name);
-        return -1;
-    }
-    return (int)t->dim[i];
+    if (!t)
+        s->bad = wan_error(s->log, WAN_INVALIDDATA, "%s: tensor %s is missing",
+                           wan_weights_path(s->w), official);
+    else if (t->nb_dims < nb_dims || t->dim[i] < 1 || t->dim[i] > 1 << 24)
+        s->bad = wan_error(s->log, WAN_INVALIDDATA, "%s: tensor %s has an "
+                           "impossible shape", t->file, t->name);
+    return s->bad ? -1 : (int)t->dim[i];
 }
 
 /* Relatives of the family that share names but not the code. */
@@ -212,11 +215,31 @@ static int check_key(const WanWeights *w, const char *key, int file,
     return WAN_INVALIDDATA;
 }
 
+/* model_type where it is a word for a task of the family. First-last-frame
+ * checkpoints call themselves i2v too. */
+static int check_model_type(const WanWeights *w, const WanConfigFile *file,
+                            enum WanTask task, const WanLog *log)
+{
+    static const char *const found[] = { "t2v", "i2v", "flf2v" };
+    static const char *const known[] = { "t2v", "i2v", "flf2v", "vace", "ti2v",
+                                         "s2v", "animate" };
+    const char *type = file->model_type;
+
+    for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+        if (!strcmp(type, known[i]) && strcmp(type, found[task]) &&
+            !(task == WAN_TASK_FLF2V && !strcmp(type, "i2v")))
+            return wan_error(log, WAN_INVALIDDATA, "%s: config.json says "
+                             "model_type %s, the tensors say %s",
+                             wan_weights_path(w), type, found[task]);
+    return 0;
+}
+
 int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanConfigFile *file, const WanLog *log)
 {
     const char *path = wan_weights_path(w);
     const WanPart part = WAN_PART_DIT;
+    Sizes s = { w, WAN_NAMES_OFFICIAL, part, log, 0 };
     int out;
 
     memset(c, 0, sizeof(*c));
@@ -237,17 +260,15 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
             return WAN_ERR(ENOSYS);
         }
 
-    c->dim = dim_of(w, *naming, part, "patch_embedding.weight", 5, 0, log);
-    c->in_dim = dim_of(w, *naming, part, "patch_embedding.weight", 5, 1, log);
-    c->ffn = dim_of(w, *naming, part, "blocks.0.ffn.0.weight", 2, 0, log);
-    c->text_dim = dim_of(w, *naming, part, "text_embedding.0.weight", 2, 1,
-                         log);
-    c->freq_dim = dim_of(w, *naming, part, "time_embedding.0.weight", 2, 1,
-                         log);
-    out = dim_of(w, *naming, part, "head.head.weight", 2, 0, log);
-    if (c->dim < 0 || c->in_dim < 0 || c->ffn < 0 || c->text_dim < 0 ||
-        c->freq_dim < 0 || out < 0)
-        return WAN_INVALIDDATA;
+    s.naming = *naming;
+    c->dim = dim_of(&s, "patch_embedding.weight", 5, 0);
+    c->in_dim = dim_of(&s, "patch_embedding.weight", 5, 1);
+    c->ffn = dim_of(&s, "blocks.0.ffn.0.weight", 2, 0);
+    c->text_dim = dim_of(&s, "text_embedding.0.weight", 2, 1);
+    c->freq_dim = dim_of(&s, "time_embedding.0.weight", 2, 1);
+    out = dim_of(&s, "head.head.weight", 2, 0);
+    if (s.bad)
+        return s.bad;
     c->layers = count_blocks(w, *naming, part, "blocks.%d.ffn.0.weight");
     c->out_dim = out / 4;
 
@@ -266,10 +287,10 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
         return WAN_ERR(ENOSYS);
     }
 
-    if (c->task != WAN_TASK_T2V &&
-        (c->clip_dim = dim_of(w, *naming, part, "img_emb.proj.1.weight", 2, 1,
-                              log)) < 0)
-        return WAN_INVALIDDATA;
+    if (c->task != WAN_TASK_T2V)
+        c->clip_dim = dim_of(&s, "img_emb.proj.1.weight", 2, 1);
+    if (s.bad)
+        return s.bad;
     if (c->task == WAN_TASK_FLF2V) {
         const WanStored *t = find(w, *naming, part, "img_emb.emb_pos");
 
@@ -285,9 +306,10 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
     c->eps = 1e-6f;
     c->heads = c->dim % 128 ? -1 : c->dim / 128;
     if (file) {
-        int ret = 0;
+        int ret;
 
-        if ((ret = check_key(w, "dim", file->dim, c->dim, log)) < 0 ||
+        if ((ret = check_model_type(w, file, c->task, log)) < 0 ||
+            (ret = check_key(w, "dim", file->dim, c->dim, log)) < 0 ||
             (ret = check_key(w, "num_layers", file->layers, c->layers,
                              log)) < 0 ||
             (ret = check_key(w, "ffn_dim", file->ffn, c->ffn, log)) < 0 ||
@@ -333,6 +355,7 @@ int wan_config_t5(WanT5Config *c, WanNaming *naming, const WanWeights *w,
                   const WanLog *log)
 {
     const WanPart part = WAN_PART_T5;
+    Sizes s = { w, WAN_NAMES_OFFICIAL, part, log, 0 };
     int buckets;
 
     memset(c, 0, sizeof(*c));
@@ -354,17 +377,14 @@ int wan_config_t5(WanT5Config *c, WanNaming *naming, const WanWeights *w,
                 "position table of its own", wan_weights_path(w));
         return WAN_INVALIDDATA;
     }
-    c->attn_dim = dim_of(w, *naming, part, "blocks.0.attn.q.weight", 2, 0,
-                         log);
-    c->dim = dim_of(w, *naming, part, "blocks.0.attn.q.weight", 2, 1, log);
-    c->ffn = dim_of(w, *naming, part, "blocks.0.ffn.fc1.weight", 2, 0, log);
-    buckets = dim_of(w, *naming, part,
-                     "blocks.0.pos_embedding.embedding.weight", 2, 0, log);
-    c->heads = dim_of(w, *naming, part,
-                      "blocks.0.pos_embedding.embedding.weight", 2, 1, log);
-    if (c->attn_dim < 0 || c->dim < 0 || c->ffn < 0 || buckets < 0 ||
-        c->heads < 0)
-        return WAN_INVALIDDATA;
+    s.naming = *naming;
+    c->attn_dim = dim_of(&s, "blocks.0.attn.q.weight", 2, 0);
+    c->dim = dim_of(&s, "blocks.0.attn.q.weight", 2, 1);
+    c->ffn = dim_of(&s, "blocks.0.ffn.fc1.weight", 2, 0);
+    buckets = dim_of(&s, "blocks.0.pos_embedding.embedding.weight", 2, 0);
+    c->heads = dim_of(&s, "blocks.0.pos_embedding.embedding.weight", 2, 1);
+    if (s.bad)
+        return s.bad;
 
     /* Either name of the table may be there: token_embedding maps to one. */
     const WanStored *e = find(w, *naming, part, "token_embedding.weight");
@@ -384,7 +404,7 @@ int wan_config_t5(WanT5Config *c, WanNaming *naming, const WanWeights *w,
 int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanLog *log)
 {
-    const WanPart part = WAN_PART_VAE;
+    Sizes s = { w, WAN_NAMES_OFFICIAL, WAN_PART_VAE, log, 0 };
 
     memset(c, 0, sizeof(*c));
     if (wan_weights_find(w, "decoder.upsamples.0.upsamples.0.residual.0.gamma")) {
@@ -403,14 +423,16 @@ int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
                 wan_weights_path(w));
         return WAN_INVALIDDATA;
     }
-    c->dim = dim_of(w, *naming, part, "decoder.head.0.gamma", 1, 0, log);
-    return c->dim < 0 ? WAN_INVALIDDATA : 0;
+    s.naming = *naming;
+    c->dim = dim_of(&s, "decoder.head.0.gamma", 1, 0);
+    return s.bad;
 }
 
 int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
                     const WanLog *log)
 {
     const WanPart part = WAN_PART_CLIP;
+    Sizes s = { w, WAN_NAMES_OFFICIAL, part, log, 0 };
 
     memset(c, 0, sizeof(*c));
     if (wan_weights_find(w, "visual.cls_embedding")) {
@@ -424,14 +446,13 @@ int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
                 wan_weights_path(w));
         return WAN_INVALIDDATA;
     }
-    c->dim = dim_of(w, *naming, part, "visual.patch_embedding.weight", 4, 0,
-                    log);
-    c->mlp = dim_of(w, *naming, part, "visual.transformer.0.mlp.0.weight", 2,
-                    0, log);
+    s.naming = *naming;
+    c->dim = dim_of(&s, "visual.patch_embedding.weight", 4, 0);
+    c->mlp = dim_of(&s, "visual.transformer.0.mlp.0.weight", 2, 0);
     c->layers = count_blocks(w, *naming, part,
                              "visual.transformer.%d.mlp.0.weight") - 1;
-    if (c->dim < 0 || c->mlp < 0)
-        return WAN_INVALIDDATA;
+    if (s.bad)
+        return s.bad;
     /* Heads are in no shape and no file; ViT-H has 16 of 80. */
     c->heads = c->dim / 80;
     if (c->layers < 1 || c->dim % 80) {
@@ -441,6 +462,26 @@ int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
                 c->layers + 1);
         return WAN_ERR(ENOSYS);
     }
+    return 0;
+}
+
+int wan_config_holds(const WanWeights *w, WanPart part)
+{
+    static const char *const tensors[][3] = {
+        [WAN_PART_DIT]  = { "head.modulation",
+                            "condition_embedder.time_proj.weight", NULL },
+        [WAN_PART_T5]   = { "token_embedding.weight", "shared.weight",
+                            "encoder.embed_tokens.weight" },
+        [WAN_PART_VAE]  = { "decoder.upsamples.0.residual.0.gamma",
+                            "decoder.up_blocks.0.resnets.0.norm1.gamma",
+                            NULL },
+        [WAN_PART_CLIP] = { "visual.cls_embedding",
+                            "vision_model.embeddings.class_embedding", NULL },
+    };
+
+    for (int i = 0; i < 3 && tensors[part][i]; i++)
+        if (wan_weights_find(w, tensors[part][i]))
+            return 1;
     return 0;
 }
 

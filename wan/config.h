@@ -91,6 +91,9 @@ int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
 int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
                     const WanLog *log);
 
+/* Whether a file has the tensors that a part is known by. */
+int wan_config_holds(const WanWeights *w, WanPart part);
+
 /* The known sizes by name, for plans and tools without a checkpoint:
  * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B". 0 or WAN_ERR(EINVAL). */
 int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,

@@ -140,11 +140,11 @@ static int dev_open(WanDev **out, const char *name, int threads, int plan,
                     int64_t bytes, void *context, const WanLog *log)
 {
     WanDev *d = calloc(1, sizeof(*d));
-    int ret = WAN_ERR(ENOMEM);
+    int ret = 0;
 
     *out = NULL;
     if (!d)
-        return ret;
+        return wan_error_memory(log, name, "the device's state");
     d->backend = find_backend(name, &d->index, log);
     if (!d->backend) {
         free(d);
@@ -163,9 +163,9 @@ static int dev_open(WanDev **out, const char *name, int threads, int plan,
         d->base = d->backend->alloc(d, bytes);
         wan_dev_leave(d);
         if (!d->base) {
-            wan_log(log, WAN_LOG_ERROR, "device %s: no memory for %.3g GB of "
-                    "work and what libraries take beside it", name, bytes / 1e9);
-            ret = WAN_ERR(ENOMEM);
+            ret = wan_error(log, WAN_ERR(ENOMEM), "device %s: no memory for "
+                            "%.3g GB of work and what libraries take beside "
+                            "it", name, bytes / 1e9);
             goto fail;
         }
         poison(d, d->base, bytes);

@@ -43,7 +43,7 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
     m->config = *c;
     m->blocks = calloc(c->layers, sizeof(*m->blocks));
     if (!m->blocks)
-        return WAN_ERR(ENOMEM);
+        return wan_error_memory(b->log, "model", "its blocks");
 
     /* What everything goes through is not rounded for the little that it
      * takes; blocks alone may be. */

@@ -4,9 +4,11 @@
  * This file is part of libwan; see the licence in wan.h.
  */
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,25 +19,41 @@
 #include "abi.h"
 #include "files.h"
 
-/* Names to try in a directory, best first. */
+/* Names to try in a directory, best first. Of those that a '*' makes many the
+ * first by the alphabet counts: a variant, or a shard, which brings the
+ * others. */
 static const char *const dit_names[] = {
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model*.safetensors",
     "transformer/diffusion_pytorch_model.safetensors.index.json",
     "transformer/diffusion_pytorch_model.safetensors",
+    "transformer/diffusion_pytorch_model*.safetensors",
     NULL
 };
 static const char *const t5_names[] = {
     "models_t5_umt5-xxl-enc-bf16.pth",
     "text_encoder/model.safetensors.index.json",
     "text_encoder/model.safetensors",
+    "text_encoder/model*.safetensors",
     "model.safetensors.index.json",
     "model.safetensors",
+    NULL
+};
+static const char *const t5_own_names[] = {
+    "models_t5_umt5-xxl-enc-bf16.pth",
+    "text_encoder/model.safetensors.index.json",
+    "text_encoder/model.safetensors",
+    "text_encoder/model*.safetensors",
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "model*.safetensors",
     NULL
 };
 static const char *const vae_names[] = {
     "Wan2.1_VAE.pth",
     "vae/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model*.safetensors",
     "wan_2.1_vae.safetensors",
     "Wan2.1_VAE.safetensors",
     NULL
@@ -44,7 +62,9 @@ static const char *const vae_names[] = {
 static const char *const vae_own_names[] = {
     "Wan2.1_VAE.pth",
     "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model*.safetensors",
     "vae/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model*.safetensors",
     "wan_2.1_vae.safetensors",
     NULL
 };
@@ -52,6 +72,7 @@ static const char *const clip_names[] = {
     "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
     "image_encoder/model.safetensors.index.json",
     "image_encoder/model.safetensors",
+    "image_encoder/model*.safetensors",
     "clip_vision_h.safetensors",
     NULL
 };
@@ -59,6 +80,7 @@ static const char *const clip_own_names[] = {
     "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
     "model.safetensors.index.json",
     "model.safetensors",
+    "model*.safetensors",
     "image_encoder/model.safetensors",
     "clip_vision_h.safetensors",
     NULL
@@ -69,16 +91,57 @@ static const char *const tokenizer_names[] = {
     "spiece.model",
     NULL
 };
+static const char *const lora_names[] = {
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.bin",
+    "pytorch_lora_weights.bin",
+    NULL
+};
 
-enum Kind { KIND_NONE, KIND_FILE, KIND_DIR };
+typedef struct Part {
+    const char *what, *option;
+    const char *const *names;   // in the checkpoint's directory
+    const char *const *own;     // in a directory given for it
+} Part;
 
-static enum Kind kind_of(const char *path)
+static const Part parts[] = {
+    [WAN_PART_T5]   = { "text encoder", "text_encoder", t5_names,
+                        t5_own_names },
+    [WAN_PART_VAE]  = { "VAE", "vae", vae_names, vae_own_names },
+    [WAN_PART_CLIP] = { "image encoder", "clip", clip_names, clip_own_names },
+};
+static const Part tokenizer = { "tokenizer", "tokenizer", tokenizer_names,
+                                tokenizer_names };
+static const Part lora = { "LoRA", "lora", lora_names, lora_names };
+
+enum { KIND_NONE, KIND_FILE, KIND_DIR };
+
+/* What a path leads to; an error if that can't be looked at. */
+static int kind_of(const char *path, const WanLog *log)
 {
     struct stat st;
 
-    if (stat(path, &st) < 0)
-        return KIND_NONE;
-    return S_ISDIR(st.st_mode) ? KIND_DIR : KIND_FILE;
+    if (!stat(path, &st))
+        return S_ISDIR(st.st_mode) ? KIND_DIR : KIND_FILE;
+    return errno == ENOENT || errno == ENOTDIR ? KIND_NONE
+                                               : wan_error_file(log, path,
+                                                                errno);
+}
+
+/* Whether a name is taken, be it by a link that leads nowhere. */
+static int is_taken(const char *path)
+{
+    struct stat st;
+
+    return !lstat(path, &st);
+}
+
+int wan_files_exists(const char *path)
+{
+    struct stat st;
+
+    return !stat(path, &st);
 }
 
 static char *join(const char *dir, const char *name)
@@ -102,34 +165,114 @@ static char *parent(const char *path)
     return strndup(path, slash == path ? 1 : (size_t)(slash - path));
 }
 
-static int ends_in_transformer(const char *dir)
+static int ends_in(const char *dir, const char *name)
 {
     const char *slash = strrchr(dir, '/');
 
-    return !strcmp(slash ? slash + 1 : dir, "transformer");
+    return !strcmp(slash ? slash + 1 : dir, name);
+}
+
+/* The first file of a pattern with '*' in its last part: 1 and *out, or 0. */
+static int match(char **out, const char *pattern, const WanLog *log)
+{
+    char *dir = parent(pattern);
+    DIR *d = dir ? opendir(dir) : NULL;
+    const struct dirent *e;
+    struct stat st;
+    char *best = NULL;
+    int ret = 0;
+
+    if (!dir)
+        ret = wan_error_memory(log, pattern, "its path");
+    else if (!d && errno != ENOENT && errno != ENOTDIR)
+        ret = wan_error_file(log, dir, errno);
+    while (d && ret >= 0 && (e = readdir(d))) {
+        if (fnmatch(strrchr(pattern, '/') + 1, e->d_name, FNM_PERIOD) ||
+            (best && strcmp(best, e->d_name) < 0) ||
+            fstatat(dirfd(d), e->d_name, &st, 0) < 0 || S_ISDIR(st.st_mode))
+            continue;
+        free(best);
+        if (!(best = strdup(e->d_name)))
+            ret = wan_error_memory(log, dir, "its names");
+    }
+    if (d)
+        closedir(d);
+    if (best && !(*out = join(dir, best)))
+        ret = wan_error_memory(log, dir, "its names");
+    else if (best)
+        ret = 1;
+    free(best);
+    free(dir);
+    return ret;
 }
 
 /* The first of the names that is a file in dir: 1 and *out, or 0. */
-static int look(char **out, const char *dir, const char *const *names)
+static int look(char **out, const char *dir, const char *const *names,
+                const WanLog *log)
 {
     for (; *names; names++) {
         char *path = join(dir, *names);
+        int ret = path ? 0 : wan_error_memory(log, dir, "its names");
 
-        if (!path)
-            return WAN_ERR(ENOMEM);
-        if (kind_of(path) == KIND_FILE) {
-            *out = path;
-            return 1;
+        *out = NULL;
+        if (path && strchr(*names, '*')) {
+            ret = match(out, path, log);
+            free(path);
+        } else if (path) {
+            ret = kind_of(path, log);
+            if (ret == KIND_FILE)
+                *out = path;
+            else
+                free(path);
+            ret = ret == KIND_DIR ? 0 : ret;
         }
-        free(path);
+        if (ret)
+            return ret < 0 ? ret : 1;
     }
     return 0;
+}
+
+/* The one file of that name in dir, if there is one: 1 and *out, or 0. What is
+ * there and no file is not passed over. */
+static int look_one(char **out, const char *dir, const char *name,
+                    const WanLog *log)
+{
+    const char *const names[] = { name, NULL };
+    int ret = look(out, dir, names, log);
+    char *path = ret ? NULL : join(dir, name);
+
+    if (ret)
+        return ret;
+    if (!path)
+        return wan_error_memory(log, dir, "its names");
+    if (kind_of(path, NULL) == KIND_DIR)
+        ret = wan_error_file(log, path, EISDIR);
+    else if (is_taken(path))
+        ret = wan_error(log, WAN_ERR(ENOENT), "%s: a link that leads nowhere",
+                        path);
+    free(path);
+    return ret;
+}
+
+/* A name of the list that something else than a file has, or NULL. */
+static const char *in_the_way(const char *dir, const char *const *names)
+{
+    for (; *names; names++) {
+        char *path = join(dir, *names);
+        const int taken = path && is_taken(path);
+
+        free(path);
+        if (taken)
+            return *names;
+    }
+    return NULL;
 }
 
 static int missing(const char *what, const char *where,
                    const char *const *names, const char *option,
                    const WanLog *log)
 {
+    const char *other = in_the_way(where, names);
     char list[512];
     size_t n = 0;
 
@@ -137,119 +280,185 @@ static int missing(const char *what, const char *where,
     for (; *names && n < sizeof(list); names++)
         n += snprintf(list + n, sizeof(list) - n, "%s%s", n ? ", " : "",
                       *names);
-    wan_log(log, WAN_LOG_ERROR, "%s: no %s here: looked for %s%s%s", where,
-            what, list, option ? "; or give option " : "",
-            option ? option : "");
-    return WAN_ERR(ENOENT);
+    return wan_error(log, WAN_ERR(ENOENT), "%s: no %s here: %s%slooked for "
+                     "%s%s%s", where, what, other ? other : "",
+                     other ? " is there but no file; " : "", list,
+                     option ? "; or give option " : "", option ? option : "");
 }
 
-/* A part from the path the user gave (file or directory), or from base. */
-static int find_part(char **out, const char *given, const char *const *own,
-                     const char *base, const char *const *names,
-                     const char *what, const char *option, const WanLog *log)
+/* From a path the user gave: a file, or a directory with one. */
+static int find_given(char **out, const char *given, const Part *part,
+                      const WanLog *log)
+{
+    int ret = kind_of(given, log);
+
+    switch (ret) {
+    case KIND_NONE:
+        return wan_error(log, WAN_ERR(ENOENT), "%s: %s (option %s)", given,
+                         strerror(ENOENT), part->option);
+    case KIND_FILE:
+        *out = strdup(given);
+        return *out ? 0 : wan_error_memory(log, given, "its path");
+    case KIND_DIR:
+        ret = look(out, given, part->own, log);
+        return ret ? ret < 0 ? ret : 0
+                   : missing(part->what, given, part->own, NULL, log);
+    }
+    return ret;
+}
+
+/* A part as it was given, or from the checkpoint's directory. One that is not
+ * beside a single transformer file may be inside: *out stays NULL then. */
+static int find_part(char **out, const char *given, const Part *part,
+                     const WanFiles *f, const WanLog *log)
 {
     int ret;
 
-    if (given && *given) {
-        switch (kind_of(given)) {
-        case KIND_NONE:
-            wan_log(log, WAN_LOG_ERROR, "%s: %s (option %s)", given,
-                    strerror(ENOENT), option);
-            return WAN_ERR(ENOENT);
-        case KIND_FILE:
-            *out = strdup(given);
-            return *out ? 0 : WAN_ERR(ENOMEM);
-        case KIND_DIR:
-            ret = look(out, given, own);
-            return ret ? ret < 0 ? ret : 0
-                       : missing(what, given, own, NULL, log);
+    if (given && *given)
+        return find_given(out, given, part, log);
+    ret = look(out, f->base, part->names, log);
+    return ret < 0 ? ret : ret || f->single ? 0 :
+           missing(part->what, f->base, part->names, part->option, log);
+}
+
+int wan_files_missing(const WanFiles *f, WanPart part, const WanLog *log)
+{
+    return missing(parts[part].what, f->base, parts[part].names,
+                   parts[part].option, log);
+}
+
+/* Wan 2.2 has two experts, for much noise and for little: a directory with
+ * both is refused, and of one alone the log says so. */
+static int check_experts(const WanFiles *f, const char *dir,
+                         const WanLog *log)
+{
+    static const char two[] = "%s: one of Wan 2.2's two experts, %s; two are "
+                              "not supported, and each alone is half a model";
+    const size_t size = strlen(dir) + 3;
+    char *second = malloc(size);
+    int both;
+
+    if (!second)
+        return wan_error_memory(log, dir, "its path");
+    snprintf(second, size, "%s_2", dir);
+    both = ends_in(dir, "transformer") && wan_files_exists(second);
+    free(second);
+    if (both && !f->single)
+        return wan_error(log, WAN_ERR(ENOSYS), two, dir,
+                         "the other is in transformer_2");
+    if (both || ends_in(dir, "transformer_2") || strstr(f->dit, "high_noise") ||
+        strstr(f->dit, "low_noise"))
+        wan_log(log, WAN_LOG_WARNING, two, f->dit, "as its path says");
+    return 0;
+}
+
+/* The transformer: a file, or in a directory. */
+static int find_dit(WanFiles *f, const char *path, const WanLog *log)
+{
+    static const char *const experts[] = { "high_noise_model/*.safetensors",
+                                           NULL };
+    int ret = kind_of(path, log);
+    char *up;
+
+    switch (ret) {
+    case KIND_NONE:
+        return wan_error(log, WAN_ERR(ENOENT), "%s: %s (option model)", path,
+                         strerror(ENOENT));
+    case KIND_FILE:
+        f->single = 1;
+        f->dit = strdup(path);
+        f->base = parent(path);
+        if (f->base && (ends_in(f->base, "transformer") ||
+                        ends_in(f->base, "transformer_2"))) {
+            up = join(f->base, "..");           // Diffusers' subdirectory
+            free(f->base);
+            f->base = up;
         }
+        break;
+    case KIND_DIR:
+        f->base = strdup(path);
+        if (!f->base || (ret = look(&f->dit, f->base, dit_names, log)) > 0)
+            break;
+        if (!ret && (ret = look(&f->dit, f->base, experts, log)) > 0)
+            return wan_error(log, WAN_ERR(ENOSYS), "%s: Wan 2.2's two experts, "
+                             "high_noise_model and low_noise_model, are not "
+                             "supported", path);
+        return ret < 0 ? ret : missing("transformer", path, dit_names, NULL,
+                                       log);
+    default:
+        return ret;
     }
-    ret = look(out, base, names);
-    return ret ? ret < 0 ? ret : 0 : missing(what, base, names, option, log);
+    return f->base && f->dit ? 0 : wan_error_memory(log, path, "its path");
+}
+
+/* The model's own tokenizer, else one beside the text encoder; with neither
+ * the text encoder's file may hold it. */
+static int find_tokenizer(WanFiles *f, const WanLog *log)
+{
+    char *dir = f->t5 ? parent(f->t5) : NULL;
+    char *up = dir ? parent(dir) : NULL;    // text_encoder/, tokenizer/ in it
+    int ret = f->t5 && !up ? wan_error_memory(log, f->t5, "its path")
+                           : look(&f->tokenizer, f->base, tokenizer_names,
+                                  log);
+
+    if (!ret && dir)
+        ret = look(&f->tokenizer, dir, tokenizer_names, log);
+    if (!ret && up)
+        ret = look(&f->tokenizer, up, tokenizer_names, log);
+    free(dir);
+    free(up);
+    return ret < 0 ? ret : 0;
 }
 
 int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log)
 {
-    static const char *const config_name[] = { "config.json", NULL };
-    char *base = NULL, *dir = NULL;
-    int ret = 0;
+    char *dir;
+    int ret;
 
-    if (!p->path || !*p->path) {
-        wan_log(log, WAN_LOG_ERROR, "option model: no checkpoint was given");
-        return WAN_ERR(EINVAL);
-    }
-    switch (kind_of(p->path)) {
-    case KIND_NONE:
-        wan_log(log, WAN_LOG_ERROR, "%s: %s (option model)", p->path,
-                strerror(errno));
-        return WAN_ERR(ENOENT);
-    case KIND_FILE:
-        f->dit = strdup(p->path);
-        base = parent(p->path);
-        if (base && ends_in_transformer(base)) {    // Diffusers' subdirectory
-            char *up = join(base, "..");
-
-            free(base);
-            base = up;
-        }
-        break;
-    case KIND_DIR:
-        base = strdup(p->path);
-        ret = base ? look(&f->dit, base, dit_names) : 0;
-        if (!ret && base)
-            ret = missing("transformer", p->path, dit_names, NULL, log);
-        break;
-    }
-    if (ret < 0)
-        goto end;
-    ret = WAN_ERR(ENOMEM);
-    if (!base || !f->dit)
-        goto end;
+    if (!p->path || !*p->path)
+        return wan_error(log, WAN_ERR(EINVAL), "option model: no checkpoint "
+                         "was given");
+    if ((ret = find_dit(f, p->path, log)) < 0)
+        return ret;
     dir = parent(f->dit);
-    if (!dir || look(&f->config, dir, config_name) < 0)
-        goto end;
-
-    ret = find_part(&f->t5, p->text_encoder, t5_names, base, t5_names,
-                    "text encoder", "text_encoder", log);
-    if (ret < 0)
-        goto end;
-    ret = find_part(&f->vae, p->vae, vae_own_names, base, vae_names, "VAE",
-                    "vae", log);
-    if (ret < 0)
-        goto end;
-    if (p->tokenizer && *p->tokenizer) {
-        ret = find_part(&f->tokenizer, p->tokenizer, tokenizer_names, base,
-                        tokenizer_names, "tokenizer", "tokenizer", log);
-        goto end;
-    }
-
-    /* The model's own tokenizer, else one beside the text encoder; with
-     * neither the text encoder's file may hold it. */
-    ret = look(&f->tokenizer, base, tokenizer_names);
-    if (!ret) {
-        free(dir);
-        dir = parent(f->t5);
-        ret = dir ? look(&f->tokenizer, dir, tokenizer_names) : WAN_ERR(ENOMEM);
-    }
-    if (!ret) {     // Diffusers: text_encoder/ and tokenizer/ side by side
-        char *up = parent(dir);
-
-        ret = up ? look(&f->tokenizer, up, tokenizer_names) : WAN_ERR(ENOMEM);
-        free(up);
-    }
-    ret = ret < 0 ? ret : 0;
-end:
-    f->base = base;
+    if (!dir)
+        return wan_error_memory(log, f->dit, "its path");
+    ret = check_experts(f, dir, log);
+    if (ret >= 0)
+        ret = look_one(&f->config, dir, "config.json", log);
     free(dir);
-    return ret;
+
+    if (ret < 0 ||
+        (ret = find_part(&f->t5, p->text_encoder, &parts[WAN_PART_T5], f,
+                         log)) < 0 ||
+        (ret = find_part(&f->vae, p->vae, &parts[WAN_PART_VAE], f, log)) < 0)
+        return ret;
+    if (p->tokenizer && *p->tokenizer)
+        return find_given(&f->tokenizer, p->tokenizer, &tokenizer, log);
+    return find_tokenizer(f, log);
 }
 
 int wan_files_find_clip(WanFiles *f, const WanModelParams *p,
                         const WanLog *log)
 {
-    return find_part(&f->clip, p->clip, clip_own_names, f->base, clip_names,
-                     "image encoder", "clip", log);
+    return find_part(&f->clip, p->clip, &parts[WAN_PART_CLIP], f, log);
+}
+
+int wan_files_lora(char **out, const char *path, const WanLog *log)
+{
+    *out = NULL;
+    return find_given(out, path, &lora, log);
+}
+
+int wan_files_beside(char **out, const char *path, const char *name,
+                     const WanLog *log)
+{
+    char *dir = parent(path);
+    int ret = dir ? look_one(out, dir, name, log)
+                  : wan_error_memory(log, path, "its path");
+
+    free(dir);
+    return ret;
 }
 
 void wan_files_free(WanFiles *f)
@@ -284,7 +493,7 @@ static int demo_in(WanDemo *out, const char *share, enum WanTask task)
 {
     resolve(out->model, share, task == WAN_TASK_T2V ? "demo/t2v" : "demo/i2v");
     resolve(out->manual, share, "models.md");
-    return kind_of(out->model) == KIND_DIR;
+    return kind_of(out->model, NULL) == KIND_DIR;
 }
 
 static int find_demo(WanDemo *out, enum WanTask task)
@@ -319,51 +528,71 @@ int wan_demo_model_sized(WanDemo *out, size_t size, enum WanTask task)
 
 /* ---------------------------------------------------------- small files */
 
+int wan_file_open(int *fd, int64_t *size, const char *path, const WanLog *log)
+{
+    struct stat st;
+    int ret = 0;
+
+    /* no waiting for the other end of a pipe that bears the name */
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0 || fstat(*fd, &st) < 0)
+        ret = wan_error_file(log, path, errno);
+    else if (S_ISDIR(st.st_mode))
+        ret = wan_error_file(log, path, EISDIR);
+    else if (!S_ISREG(st.st_mode))
+        ret = wan_error(log, WAN_INVALIDDATA, "%s: not a file, but a pipe or "
+                        "device", path);
+    else if (!st.st_size)
+        ret = wan_error(log, WAN_INVALIDDATA, "%s: 0 bytes, the file is "
+                        "empty", path);
+    if (ret >= 0) {
+        *size = st.st_size;
+        return 0;
+    }
+    if (*fd >= 0)
+        close(*fd);
+    return ret;
+}
+
 int wan_read_file(char **out, size_t *bytes, const char *path, size_t limit,
                   const WanLog *log)
 {
-    struct stat st;
-    size_t n = 0;
+    int64_t size, n = 0;
     char *p = NULL;
-    int ret = 0, fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd, ret = wan_file_open(&fd, &size, path, log);
 
     *out = NULL;
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        ret = WAN_ERR(errno);
-        wan_log(log, WAN_LOG_ERROR, "%s: %s", path, strerror(errno));
+    if (ret < 0)
+        return ret;
+    if ((uint64_t)size > limit) {
+        ret = wan_error(log, WAN_INVALIDDATA, "%s: %lld bytes, at most %zu "
+                        "can be", path, (long long)size, limit);
         goto end;
     }
-    if (!S_ISREG(st.st_mode) || st.st_size <= 0 ||
-        (uint64_t)st.st_size > limit) {
-        wan_log(log, WAN_LOG_ERROR, "%s: %lld bytes, 1 to %zu can be", path,
-                (long long)st.st_size, limit);
-        ret = WAN_INVALIDDATA;
-        goto end;
-    }
-    p = malloc((size_t)st.st_size + 1);
+    p = malloc((size_t)size + 1);
     if (!p) {
-        ret = WAN_ERR(ENOMEM);
+        ret = wan_error_memory(log, path, "its content");
         goto end;
     }
-    while (n < (size_t)st.st_size) {
-        const ssize_t got = read(fd, p + n, (size_t)st.st_size - n);
+    while (n < size) {
+        const ssize_t got = read(fd, p + n, (size_t)(size - n));
 
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0) {
-            ret = got < 0 ? WAN_ERR(errno) : WAN_INVALIDDATA;
-            wan_log(log, WAN_LOG_ERROR, "%s: could not be read whole", path);
+            ret = got < 0 ? wan_error_file(log, path, errno) :
+                  wan_error(log, WAN_INVALIDDATA, "%s: became shorter while "
+                            "it was read", path);
             goto end;
         }
-        n += (size_t)got;
+        n += got;
     }
     p[n] = 0;
-    *bytes = n;
+    *bytes = (size_t)n;
     *out = p;
     p = NULL;
 end:
     free(p);
-    if (fd >= 0)
-        close(fd);
+    close(fd);
     return ret;
 }

@@ -7,10 +7,12 @@
 #ifndef WAN_FILES_H
 #define WAN_FILES_H
 
-#include "log.h"
+#include "weights.h"
 
 /* Paths of the parts, each malloc'd or NULL. */
 typedef struct WanFiles {
+    int single;         // a transformer file was given: t5, vae and clip that
+                        // are NULL may be inside
     char *base;         // the checkpoint's directory
     char *dit;          // weight file or index
     char *config;       // the transformer's config.json; may be NULL
@@ -26,7 +28,8 @@ typedef struct WanFiles {
  *
  * @param f  zeroed by the caller; wan_files_free() in any case
  * @return 0; WAN_ERR(ENOENT): the line names the part and what was looked
- *         for; WAN_ERR(EINVAL): no path; WAN_ERR(ENOMEM)
+ *         for; WAN_ERR(EINVAL): no path; WAN_ERR(ENOSYS): two experts;
+ *         WAN_ERR(ENOMEM); or as wan_error_file() has it
  */
 int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log);
 void wan_files_free(WanFiles *f);
@@ -34,6 +37,28 @@ void wan_files_free(WanFiles *f);
 /* The same for the image encoder, which only image models have. */
 int wan_files_find_clip(WanFiles *f, const WanModelParams *p,
                         const WanLog *log);
+
+/* The line for a part that is neither beside a transformer file nor in it. */
+int wan_files_missing(const WanFiles *f, WanPart part, const WanLog *log);
+
+/* A LoRA file, or the one in a directory; free() it. */
+int wan_files_lora(char **out, const char *path, const WanLog *log);
+
+/* A file of that name in the directory of path: 1 and *out, free() it; 0:
+ * there is none; or an error. */
+int wan_files_beside(char **out, const char *path, const char *name,
+                     const WanLog *log);
+
+int wan_files_exists(const char *path);
+
+/**
+ * Open a regular file for reading; no pipe is waited for.
+ *
+ * @param size its bytes, at least 1
+ * @return 0; WAN_INVALIDDATA: it is empty, or no file; or as
+ *         wan_error_file() has it
+ */
+int wan_file_open(int *fd, int64_t *size, const char *path, const WanLog *log);
 
 /**
  * Read a whole small file.

@@ -36,7 +36,7 @@ struct WanJob {
     WanSchedule schedule;
     struct {                        // the request's images, first and last:
         float *rgb;                 // [3, h, w], -1 to 1; NULL: none
-        int w, h;
+        int x, y, w, h;             // the part of it that is used
     } image[2];
 
     /* In the arena, oldest first. */
@@ -149,12 +149,24 @@ static int check_images(const WanRequest *r, const WanModel *m)
     return 0;
 }
 
+static int check_text(const char *text, const char *option, const WanModel *m)
+{
+    const size_t n = text ? strlen(text) : 0;
+    const size_t ok = text ? wan_utf8_check(text, n) : 0;
+
+    return ok == n ? 0 : bad(m, option, "not UTF-8 at byte %zu (0x%02x)", ok,
+                             (unsigned char)text[ok]);
+}
+
 static int check_request(const WanRequest *r, const WanModel *m)
 {
     const int k = m->info.size_multiple, max = m->info.size_max;
 
     if (!r->prompt)
         return bad(m, "prompt", "there is none");
+    if (check_text(r->prompt, "prompt", m) < 0 ||
+        check_text(r->negative_prompt, "negative_prompt", m) < 0)
+        return WAN_ERR(EINVAL);
     if (r->width < k || r->height < k || r->width > max || r->height > max ||
         r->width % k || r->height % k)
         return bad(m, "size", "%dx%d; width and height must be multiples of "
@@ -202,6 +214,10 @@ int wan_request_fit(WanRequest *r, const WanModel *m, int width, int height)
     if (h < k || w < k)
         return bad(m, "image", "%dx%d is too narrow for a video of %.0f "
                    "pixels a frame; give option size", width, height, area);
+    if (h > m->info.size_max || w > m->info.size_max)
+        return bad(m, "image", "%dx%d would make a video of %dx%d, sides up to "
+                   "%d can be; give option size", width, height, w, h,
+                   m->info.size_max);
     r->width = w;
     r->height = h;
     return 0;
@@ -451,17 +467,73 @@ static void decode(WanJob *j)
     j->frames_given = 0;
 }
 
+/* --------------------------------------------------------------- images */
+
+/* What of the request's image is used. The last one is cut to the aspect of
+ * the video around its centre; the first decides the aspect and is stretched
+ * what the multiple of 16 asks for, as the reference does both. */
+static void place_image(WanJob *j, int i, const WanImage *img)
+{
+    int w = img->width, h = img->height, x = 0, y = 0;
+
+    if (i && (w != j->image[0].w || h != j->image[0].h)) {
+        const int cut_w = (int)((int64_t)h * j->rq.width / j->rq.height);
+        const int cut_h = (int)((int64_t)w * j->rq.height / j->rq.width);
+
+        if (cut_w > 0 && cut_w < w)
+            x = (w - cut_w) / 2, w = cut_w;
+        else if (cut_h > 0 && cut_h < h)
+            y = (h - cut_h) / 2, h = cut_h;
+    }
+    j->image[i].x = x;
+    j->image[i].y = y;
+    j->image[i].w = w;
+    j->image[i].h = h;
+}
+
+/* Bytes of an image as it is kept until the image stage. */
+static int64_t image_bytes(const WanJob *j, int i)
+{
+    return (int64_t)3 * sizeof(float) * j->image[i].w * j->image[i].h;
+}
+
+static int read_image(WanJob *j, int i, const WanImage *img)
+{
+    float *rgb = malloc(image_bytes(j, i));
+
+    if (!rgb)
+        return wan_error_memory(&j->model->log, "job",
+                                i ? "the last image" : "the image");
+    wan_image_read(rgb, img, j->image[i].x, j->image[i].y, j->image[i].w,
+                   j->image[i].h);
+    j->image[i].rgb = rgb;
+    return 0;
+}
+
 /* ----------------------------------------------------------------- plan */
+
+static int init_schedule(WanJob *j)
+{
+    const int ret = wan_schedule_init(&j->schedule, j->rq.sampler, j->rq.steps,
+                                      j->rq.shift);
+
+    return ret == WAN_ERR(ENOMEM) ? wan_error_memory(&j->model->log, "job",
+                                                     "its steps") : ret;
+}
 
 /* What the device needs, and what it will be given: all that is useful, at
  * most what is available. */
 static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
 {
     *bytes = out->work_bytes;
-    if (!j->pager)
+    if (!j->pager) {                // images wait in the same memory
+        for (int i = 0; i < images(j); i++)
+            out->work_bytes += image_bytes(j, i);
         return 0;
+    }
     if (j->pager->error < 0)
-        return j->pager->error;
+        return wan_error(&j->model->log, j->pager->error, "job: no memory for "
+                         "its plan");
     wan_pager_need(j->pager, &out->least_bytes, &out->full_bytes);
     *bytes = out->full_bytes < out->available_bytes ? out->full_bytes
                                                     : out->available_bytes;
@@ -489,7 +561,7 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
     if (j->dev->backend->page_bytes) {
         if (!(j->pager = wan_pager_alloc())) {
             wan_dev_close(&j->dev);
-            return WAN_ERR(ENOMEM);
+            return wan_error_memory(&m->log, "job", "its plan");
         }
         j->dev->pager = j->pager;
         j->pager->vectors = m->pool.vectors * 3 / 2 + VECTORS_SLACK;
@@ -565,13 +637,11 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if ((ret = check_request(&rq, m)) < 0)
         return ret;
     if (!(j = calloc(1, sizeof(*j))))
-        return WAN_ERR(ENOMEM);
+        return wan_error_memory(&m->log, "job", "its plan");
     j->model = (WanModel *)m;       // not changed, not freed
     j->rq = rq;
-    for (int i = 0; i < images(j); i++) {
-        j->image[i].w = (i ? rq.last_image : rq.image)->width;
-        j->image[i].h = (i ? rq.last_image : rq.image)->height;
-    }
+    for (int i = 0; i < images(j); i++)
+        place_image(j, i, i ? rq.last_image : rq.image);
     j->nb_ids[COND] = j->nb_ids[UNCOND] = WAN_TEXT_LEN;
     if (m->tokenizer && own.rq.prompt) {
         const char *negative = rq.negative_prompt ? rq.negative_prompt
@@ -582,7 +652,7 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
                                  NULL, i ? negative : rq.prompt, &m->log);
     }
     if (ret >= 0)
-        ret = wan_schedule_init(&j->schedule, rq.sampler, rq.steps, rq.shift);
+        ret = init_schedule(j);
     if (ret >= 0)
         ret = plan_job(out, &bytes, j, trace, opaque);
     wan_schedule_free(&j->schedule);
@@ -600,37 +670,6 @@ int wan_plan_sized(WanPlan *out, size_t size, const WanModel *m,
     if (ret >= 0)
         wan_abi_out(out, size, &plan, sizeof(plan));
     return ret;
-}
-
-/* --------------------------------------------------------------- images */
-
-/* The request's image as [3, h, w], -1 to 1. The last one is cut to the
- * aspect of the video around its centre; the first decides the aspect and is
- * stretched what the multiple of 16 asks for, as the reference does both. */
-static int read_image(WanJob *j, int i, const WanImage *img)
-{
-    int w = img->width, h = img->height, x0 = 0, y0 = 0;
-    float *rgb;
-
-    if (i) {
-        const int cut_w = (int)((int64_t)h * j->rq.width / j->rq.height);
-        const int cut_h = (int)((int64_t)w * j->rq.height / j->rq.width);
-
-        if (img->width != j->image[0].w || img->height != j->image[0].h) {
-            if (cut_w > 0 && cut_w < w)
-                x0 = (w - cut_w) / 2, w = cut_w;
-            else if (cut_h > 0 && cut_h < h)
-                y0 = (h - cut_h) / 2, h = cut_h;
-        }
-    }
-    rgb = malloc((size_t)3 * w * h * sizeof(*rgb));
-    if (!rgb)
-        return WAN_ERR(ENOMEM);
-    wan_image_read(rgb, img, x0, y0, w, h);
-    j->image[i].rgb = rgb;
-    j->image[i].w = w;
-    j->image[i].h = h;
-    return 0;
 }
 
 /* ----------------------------------------------------------- the public */
@@ -652,28 +691,65 @@ static int tokenize(WanJob *j, int branch, const char *text,
     return 0;
 }
 
-/* Whether it fits, and what does not. */
-static int check_memory(const WanModel *m, const WanRequest *r,
-                        const WanPlan *p)
+static int fits(const WanPlan *p)
 {
-    const char *whose = m->memory ? "given by option memory" : "free";
+    return (p->full_bytes ? p->least_bytes : p->work_bytes) <=
+           p->available_bytes;
+}
 
-    if (p->full_bytes && p->least_bytes > p->available_bytes) {
-        wan_log(&m->log, WAN_LOG_ERROR, "%dx%d, %d frames need %.3g GB of "
-                "device memory, or %.3g GB to keep all weights there; %.3g GB "
-                "are %s: make size or frames smaller", r->width, r->height,
-                r->frames, p->least_bytes / 1e9, p->full_bytes / 1e9,
-                p->available_bytes / 1e9, whose);
-        return WAN_ERR(ENOMEM);
+/* Would it fit with images no larger than the video? Then they are to blame:
+ * the larger one. -1: no, or not known. */
+static int large_image(const WanJob *j)
+{
+    WanJob other = *j;
+    WanPlan plan;
+    int64_t bytes;
+    int ret;
+
+    if (!images(j))
+        return -1;
+    other.pager = NULL;
+    for (int i = 0; i < images(j); i++) {
+        other.image[i].w = j->rq.width;
+        other.image[i].h = j->rq.height;
     }
-    if (!p->full_bytes && p->work_bytes > p->available_bytes) {
-        wan_log(&m->log, WAN_LOG_ERROR, "%dx%d, %d frames need %.3g GB of "
-                "memory besides %.3g GB of mapped weights, %.3g GB are %s: "
-                "make size or frames smaller", r->width, r->height, r->frames,
-                p->work_bytes / 1e9, p->weight_bytes / 1e9,
-                p->available_bytes / 1e9, whose);
-        return WAN_ERR(ENOMEM);
-    }
+    ret = plan_job(&plan, &bytes, &other, NULL, NULL);
+    wan_pager_free(&other.pager);
+    if (ret < 0 || !fits(&plan))
+        return -1;
+    return images(j) > 1 && image_bytes(j, 1) > image_bytes(j, 0);
+}
+
+/* Whether it fits, and what does not. */
+static int check_memory(const WanJob *j, const WanPlan *p)
+{
+    const WanModel *m = j->model;
+    const WanRequest *r = &j->rq;
+    const char *whose = m->memory ? "given by option memory" : "free";
+    const int large = fits(p) ? -1 : large_image(j);
+
+    if (large >= 0)
+        return wan_error(&m->log, WAN_ERR(ENOMEM), "option %s: with its %dx%d "
+                         "pixels the job needs %.3g GB of memory, %.3g GB are "
+                         "%s: make that image smaller",
+                         large ? "last_image" : "image", j->image[large].w,
+                         j->image[large].h, (p->full_bytes ? p->least_bytes
+                                             : p->work_bytes) / 1e9,
+                         p->available_bytes / 1e9, whose);
+    if (!fits(p) && p->full_bytes)
+        return wan_error(&m->log, WAN_ERR(ENOMEM), "%dx%d, %d frames need "
+                         "%.3g GB of device memory, or %.3g GB to keep all "
+                         "weights there; %.3g GB are %s: make size or frames "
+                         "smaller", r->width, r->height, r->frames,
+                         p->least_bytes / 1e9, p->full_bytes / 1e9,
+                         p->available_bytes / 1e9, whose);
+    if (!fits(p))
+        return wan_error(&m->log, WAN_ERR(ENOMEM), "%dx%d, %d frames need "
+                         "%.3g GB of memory besides %.3g GB of mapped "
+                         "weights, %.3g GB are %s: make size or frames "
+                         "smaller", r->width, r->height, r->frames,
+                         p->work_bytes / 1e9, p->weight_bytes / 1e9,
+                         p->available_bytes / 1e9, whose);
     if (p->stream_bytes)
         wan_log(&m->log, WAN_LOG_INFO, "%.3g GB of device memory would keep "
                 "all weights, %.3g GB are %s: %.3g GB are copied at every "
@@ -699,24 +775,26 @@ int wan_job_open(WanJob **out, WanModel *m, const WanRequest *asked)
     negative = r->negative_prompt ? r->negative_prompt
                                   : m->info.negative_prompt;
     if (!m->tokenizer)
-        return WAN_ERR(ENOSYS);     // a model of shapes alone
+        return wan_error(&m->log, WAN_ERR(ENOSYS), "job: a model of shapes "
+                         "alone makes none");
     if (!(j = calloc(1, sizeof(*j))))
-        return WAN_ERR(ENOMEM);
+        return wan_error_memory(&m->log, "job", "its state");
     j->model = wan_model_ref(m);
     j->rq = *r;
     j->rq.prompt = j->rq.negative_prompt = NULL;
 
-    if ((r->image && (ret = read_image(j, 0, r->image)) < 0) ||
-        (r->last_image && (ret = read_image(j, 1, r->last_image)) < 0))
-        goto fail;
     j->rq.image = j->rq.last_image = NULL;
+    for (int i = 0; i < images(j); i++)
+        place_image(j, i, i ? r->last_image : r->image);
     if ((ret = tokenize(j, COND, r->prompt, "prompt")) < 0 ||
         (ret = tokenize(j, UNCOND, negative, "negative_prompt")) < 0 ||
-        (ret = wan_schedule_init(&j->schedule, r->sampler, r->steps,
-                                 r->shift)) < 0 ||
+        (ret = init_schedule(j)) < 0 ||
         (ret = plan_job(&plan, &bytes, j, NULL, NULL)) < 0 ||
-        (ret = check_memory(m, r, &plan)) < 0)
+        (ret = check_memory(j, &plan)) < 0)
         goto fail;
+    for (int i = 0; i < images(j); i++)
+        if ((ret = read_image(j, i, i ? r->last_image : r->image)) < 0)
+            goto fail;
     memset(j->solver, 0, sizeof(j->solver));
     memset(&j->stream, 0, sizeof(j->stream));
     j->frames_ready = j->frames_given = 0;
@@ -815,21 +893,35 @@ end:
     return 0;
 }
 
-static int image_fits(const WanImage *img, const WanRequest *rq)
+/* Whether a frame can be written there, and what can't be. */
+static int check_frame(const WanJob *j, const WanImage *img)
 {
-    if ((unsigned)img->format > WAN_PIX_P010 || img->width != rq->width ||
-        img->height != rq->height ||
-        (unsigned)img->dither > WAN_DITHER_BAYER)
-        return 0;
+    const WanLog *log = &j->model->log;
+    const WanRequest *rq = &j->rq;
+
+    if (!img)
+        return wan_error(log, WAN_ERR(EINVAL), "frame: no image");
+    if ((unsigned)img->format > WAN_PIX_P010)
+        return wan_error(log, WAN_ERR(EINVAL), "frame: format %d is none",
+                         img->format);
+    if ((unsigned)img->dither > WAN_DITHER_BAYER)
+        return wan_error(log, WAN_ERR(EINVAL), "frame: dither %d is none",
+                         img->dither);
+    if (img->width != rq->width || img->height != rq->height)
+        return wan_error(log, WAN_ERR(EINVAL), "frame: an image of %dx%d, the "
+                         "video is %dx%d", img->width, img->height, rq->width,
+                         rq->height);
     for (int p = 0; p < 4; p++) {
         const int64_t row = wan_image_row_bytes(img->format, img->width, p);
         const ptrdiff_t s = img->stride[p] < 0 ? -img->stride[p]
                                                : img->stride[p];
 
         if (row && (!img->data[p] || s < row))
-            return 0;
+            return wan_error(log, WAN_ERR(EINVAL), "frame: plane %d has no "
+                             "memory, or a stride of less than its %lld bytes "
+                             "a row", p, (long long)row);
     }
-    return 1;
+    return 0;
 }
 
 int wan_job_frame(WanJob *j, const WanImage *img)
@@ -845,8 +937,8 @@ int wan_job_frame(WanJob *j, const WanImage *img)
         return j->frames_total == j->rq.frames ? WAN_EOF : WAN_ERR(EAGAIN);
     if ((ret = take_image(&img, &own, j->model)) < 0)
         return ret;
-    if (!image_fits(img, &j->rq))
-        return WAN_ERR(EINVAL);
+    if ((ret = check_frame(j, img)) < 0)
+        return ret;
 
     WanTensor frame = wan_slice(&j->rgb, j->frames_given, 1);
     frame = wan_reshape(&frame, j->rq.height, j->rq.width, 3);

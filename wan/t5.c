@@ -20,7 +20,7 @@ int wan_t5_bind(WanT5 *m, const WanT5Config *c, WanBinder *b)
     m->config = *c;
     m->blocks = calloc(c->layers, sizeof(*m->blocks));
     if (!m->blocks)
-        return WAN_ERR(ENOMEM);
+        return wan_error_memory(b->log, "model", "its blocks");
 
 #define NAME(suffix) (snprintf(name, sizeof(name), "blocks.%d." suffix, i), name)
     wan_bind_matrix(b, &m->token_embedding, "token_embedding.weight",

@@ -185,6 +185,10 @@ void wan_to_f32(float *dst, const void *src, WanType type, int64_t n,
             dst[i] = v;
         }
         break;
+    case WAN_I8:
+        for (int64_t i = 0; i < n; i++)
+            dst[i] = (int8_t)p[i];
+        break;
     default:
         assert(!"a float type");
     }

@@ -107,7 +107,7 @@ uint16_t wan_f32_to_bf16(float f);  // to nearest even
 float wan_e4m3_to_f32(uint8_t v);
 float wan_e5m2_to_f32(uint8_t v);
 
-/* n elements from any float type (any alignment) to f32, scaled. */
+/* n elements from any float type or I8 (any alignment) to f32, scaled. */
 void wan_to_f32(float *dst, const void *src, WanType type, int64_t n,
                 float scale);
 

@@ -42,8 +42,9 @@ typedef struct Piece {
 
 struct WanTokenizer {
     uint8_t *file;
-    Piece *piece;               // sorted by text
+    Piece *piece;               // sorted by text, each text once
     int nb_pieces, room;
+    int nb_ids;                 // of the file's pieces
     int unk, eos;
     double unk_score;           // of a character that no piece has
 
@@ -224,7 +225,7 @@ static int more_room(WanTokenizer *t)
 static const char *read_piece(WanTokenizer *t, Reader r)
 {
     const Piece eos = piece_of("</s>");
-    Piece p = { .id = t->nb_pieces };
+    Piece p = { .id = t->nb_ids };
     uint64_t type = NORMAL;
     uint32_t bits = 0;
     float score;
@@ -233,7 +234,7 @@ static const char *read_piece(WanTokenizer *t, Reader r)
     while ((ret = next_field(&r)) > 0) {
         if (is_field(&r, 1, 2)) {
             p.text = (const char *)r.bytes;
-            p.len = r.len <= MAX_PIECE ? (int)r.len : 0;
+            p.len = r.len <= MAX_PIECE ? (int)r.len : MAX_PIECE + 1;
         } else if (is_field(&r, 2, 5)) {
             bits = (uint32_t)r.value;
         } else if (is_field(&r, 3, 0)) {
@@ -242,8 +243,10 @@ static const char *read_piece(WanTokenizer *t, Reader r)
     }
     if (ret < 0)
         return r.bad;
-    if (!p.len)
-        return "its length is not 1 to 256 bytes";
+    if (!p.text)
+        p.text = "";
+    if (p.len > MAX_PIECE)
+        return "it is longer than 256 bytes";
     if (wan_utf8_check(p.text, (size_t)p.len) < (size_t)p.len)
         return "it is not UTF-8";
     memcpy(&score, &bits, sizeof(score));
@@ -262,8 +265,35 @@ static const char *read_piece(WanTokenizer *t, Reader r)
     }
     t->unk_score = fmin(t->unk_score, p.score - 10);
 
-    t->piece[t->nb_pieces++] = p;
+    t->piece[t->nb_ids++] = p;
     return NULL;
+}
+
+static int by_text_and_id(const void *a, const void *b)
+{
+    const int order = compare_pieces(a, b);
+
+    return order ? order : ((const Piece *)a)->id - ((const Piece *)b)->id;
+}
+
+/* Sort the pieces for look-up. One without text, or with that of an earlier
+ * one, keeps its id and never matches: some copies of umT5's vocabulary lost
+ * the text of two. */
+static void sort_pieces(WanTokenizer *t, const char *name, const WanLog *log)
+{
+    if (t->nb_ids)
+        qsort(t->piece, (size_t)t->nb_ids, sizeof(*t->piece), by_text_and_id);
+    for (int i = 0; i < t->nb_ids; i++) {
+        const Piece p = t->piece[i];
+
+        if (p.len && (!t->nb_pieces ||
+                      compare_pieces(&t->piece[t->nb_pieces - 1], &p)))
+            t->piece[t->nb_pieces++] = p;
+    }
+    if (t->nb_pieces < t->nb_ids)
+        wan_log(log, WAN_LOG_INFO, "%s: %d of %d pieces of the tokenizer are "
+                "empty or there twice and never match", name,
+                t->nb_ids - t->nb_pieces, t->nb_ids);
 }
 
 /* All of the file. Logs what is wrong with it. */
@@ -279,21 +309,16 @@ static int read_model(WanTokenizer *t, size_t bytes, const char *name,
             continue;
         s = submessage(&r);
         if (r.field == 1) {
-            if (t->nb_pieces == MAX_PIECES) {
+            if (t->nb_ids == MAX_PIECES) {
                 bad = "more than 1048576 pieces";
                 break;
             }
-            if (t->nb_pieces == t->room && more_room(t) < 0) {
-                wan_log(log, WAN_LOG_ERROR, "%s: no memory for the tokenizer",
-                        name);
-                return WAN_ERR(ENOMEM);
-            }
+            if (t->nb_ids == t->room && more_room(t) < 0)
+                return wan_error_memory(log, name, "the tokenizer");
             bad = read_piece(t, s);
-            if (bad) {
-                wan_log(log, WAN_LOG_ERROR, "%s: piece %d of the tokenizer: "
-                        "%s", name, t->nb_pieces, bad);
-                return WAN_INVALIDDATA;
-            }
+            if (bad)
+                return wan_error(log, WAN_INVALIDDATA, "%s: piece %d of the "
+                                 "tokenizer: %s", name, t->nb_ids, bad);
             continue;
         }
         while (!bad && (ret = next_field(&s)) > 0) {
@@ -311,20 +336,11 @@ static int read_model(WanTokenizer *t, size_t bytes, const char *name,
         bad = "no piece for unknown characters";
     if (!bad && t->eos < 0)
         bad = "no piece </s>";
-    if (bad) {
-        wan_log(log, WAN_LOG_ERROR, "%s: not a usable sentencepiece model: %s",
-                name, bad);
-        return WAN_INVALIDDATA;
-    }
+    if (bad)
+        return wan_error(log, WAN_INVALIDDATA, "%s: not a usable sentencepiece "
+                         "model: %s", name, bad);
 
-    qsort(t->piece, (size_t)t->nb_pieces, sizeof(*t->piece), compare_pieces);
-    for (int i = 1; i < t->nb_pieces; i++) {
-        if (!compare_pieces(&t->piece[i - 1], &t->piece[i])) {
-            wan_log(log, WAN_LOG_ERROR, "%s: pieces %d and %d of the tokenizer "
-                    "are the same", name, t->piece[i - 1].id, t->piece[i].id);
-            return WAN_INVALIDDATA;
-        }
-    }
+    sort_pieces(t, name, log);
     return 0;
 }
 
@@ -342,7 +358,7 @@ int wan_tokenizer_open(WanTokenizer **out, const void *data, size_t bytes,
     }
     t = calloc(1, sizeof(*t));
     if (!t || !(t->file = malloc(bytes + 1))) {
-        wan_log(log, WAN_LOG_ERROR, "%s: no memory for the tokenizer", name);
+        ret = wan_error_memory(log, name, "the tokenizer");
         goto fail;
     }
     if (bytes)
@@ -362,7 +378,7 @@ fail:
 
 int wan_tokenizer_vocab(const WanTokenizer *t)
 {
-    return t->nb_pieces + EXTRA_IDS;
+    return t->nb_ids + EXTRA_IDS;
 }
 
 void wan_tokenizer_close(WanTokenizer **t)
@@ -435,12 +451,13 @@ static int first_piece(const WanTokenizer *t, int lo, int hi, int k, int c)
 
 static void offer(Path *to, double score, int start, int id)
 {
-    /* on a tie the first stays: of equal paths, the longest last piece */
+    /* on a tie the first stays: of equal sums, the longest last piece */
     if (to->start < 0 || score > to->score)
         *to = (Path){ score, start, id };
 }
 
-/* One word. The sums are exact: the scores are floats of like size. */
+/* One word. Sums run in double from left to right, as tokenizer.json's do;
+ * they are exact, since scores are floats of like size: ties are ties. */
 static void encode_word(Encoder *e, const char *word, int n)
 {
     const WanTokenizer *t = e->t;
@@ -581,7 +598,7 @@ static int special_token(const WanTokenizer *t, const char *text, size_t *len)
     if (*end != '>' || k >= EXTRA_IDS)
         return -1;
     *len = (size_t)(end + 1 - text);
-    return t->nb_pieces + EXTRA_IDS - 1 - (int)k;
+    return t->nb_ids + EXTRA_IDS - 1 - (int)k;
 }
 
 int wan_tokenizer_encode(const WanTokenizer *t, int32_t *ids, int *cut,

@@ -89,7 +89,8 @@ static WanTensor constant(WanBinder *b, int n, const float *v, const float *w)
     float *p = wan_pool_alloc(b->pool, n * sizeof(*p));
 
     if (!p) {
-        b->error = b->error ? b->error : WAN_ERR(ENOMEM);
+        if (!b->error)
+            b->error = wan_error_memory(b->log, "model", "the VAE's scales");
         return (WanTensor){ 0 };
     }
     for (int i = 0; i < n; i++)

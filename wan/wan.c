@@ -33,6 +33,12 @@ const char *wan_strerror(int error)
     case WAN_ERR(EDOM):     return "a number stopped being finite";
     case WAN_ERR(EIO):      return "input/output or device error";
     case WAN_ERR(EACCES):   return "permission denied";
+    case WAN_ERR(EISDIR):   return "a directory where a file is expected";
+    case WAN_ERR(ELOOP):    return "links that lead to each other";
+    case WAN_ERR(ENAMETOOLONG): return "a file name is too long";
+    case WAN_ERR(EMFILE):
+    case WAN_ERR(ENFILE):   return "too many open files";
+    case WAN_ERR(ENODEV):   return "a file that can't be mapped";
     default:                return "error";
     }
 }
@@ -58,11 +64,6 @@ static int take_params(WanModelParams *own, WanLog *log,
 
 /* -------------------------------------------------------------- opening */
 
-static int interrupted(const WanModelParams *p)
-{
-    return p->interrupted && p->interrupted(p->interrupted_opaque);
-}
-
 /* What of the transformer may be multiplied in e4m3. */
 static WanBinderE4m3 choose_e4m3(const WanModel *m, const WanModelParams *p)
 {
@@ -77,10 +78,32 @@ static WanBinderE4m3 choose_e4m3(const WanModel *m, const WanModelParams *p)
     return WAN_E4M3_NONE;
 }
 
-static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p)
+/* A binder of a part: of the file that was given, else of the transformer's if
+ * it is inside, else of the file that was found. */
+static int open_part(WanBinder *b, WanModel *m, WanPart part,
+                     const char *given, const char *path, const WanFiles *f,
+                     const WanInterrupt *interrupt)
+{
+    int ret = 0;
+
+    *b = (WanBinder){ .part = part, .pool = &m->pool, .log = &m->log,
+                      .interrupt = interrupt };
+    if (!(given && *given) && wan_config_holds(m->files[0], part))
+        b->weights = m->files[0];
+    else if (!path)
+        ret = wan_files_missing(f, part, &m->log);
+    else
+        ret = wan_weights_open(&m->files[part], path, &m->log);
+    if (!b->weights)
+        b->weights = m->files[part];
+    return ret;
+}
+
+static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
+                    const WanInterrupt *interrupt)
 {
     WanBinder b = { .part = WAN_PART_DIT, .pool = &m->pool, .log = &m->log,
-                    .e4m3 = choose_e4m3(m, p) };
+                    .interrupt = interrupt, .e4m3 = choose_e4m3(m, p) };
     const char *lora = p->lora;
     WanConfigFile keys;
     WanDitConfig c;
@@ -113,6 +136,7 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p)
                              &m->log)) < 0)
         return ret;
     ret = wan_dit_bind(&m->dit, &c, &b);
+    m->info.parameters = b.numbers;
     if (ret >= 0 && b.lora)
         ret = wan_lora_end(b.lora, &m->log);
     if (ret >= 0 && m->dit.blocks[0].ffn[0].e4m3 && p->fp8 == WAN_FP8_AUTO)
@@ -123,65 +147,68 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p)
     return ret;
 }
 
-static int open_t5(WanModel *m, const WanFiles *f)
+static int open_t5(WanModel *m, const WanFiles *f, const WanModelParams *p,
+                   const WanInterrupt *interrupt)
 {
-    WanBinder b = { .part = WAN_PART_T5, .pool = &m->pool, .log = &m->log };
+    WanBinder b;
     WanT5Config c;
     int ret;
 
-    if ((ret = wan_weights_open(&m->files[1], f->t5, &m->log)) < 0 ||
-        (ret = wan_config_t5(&c, &b.naming, m->files[1], &m->log)) < 0)
+    if ((ret = open_part(&b, m, WAN_PART_T5, p->text_encoder, f->t5, f,
+                         interrupt)) < 0 ||
+        (ret = wan_config_t5(&c, &b.naming, b.weights, &m->log)) < 0 ||
+        (ret = wan_t5_bind(&m->t5, &c, &b)) < 0)
         return ret;
-    b.weights = m->files[1];
-    if ((ret = wan_t5_bind(&m->t5, &c, &b)) < 0)
-        return ret;
-    if (c.dim != m->info.text_dim) {
-        wan_log(&m->log, WAN_LOG_ERROR, "%s: the text encoder is %d wide, the "
-                "transformer %s reads %d", f->t5, c.dim, f->dit,
-                m->info.text_dim);
-        return WAN_INVALIDDATA;
-    }
+    if (c.dim != m->info.text_dim)
+        return wan_error(&m->log, WAN_INVALIDDATA, "%s: the text encoder is %d "
+                         "wide, the transformer %s reads %d",
+                         wan_weights_path(b.weights), c.dim, f->dit,
+                         m->info.text_dim);
     m->info.text_layers = c.layers;
     return 0;
 }
 
-static int open_vae(WanModel *m, const WanFiles *f)
+static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
+                    const WanInterrupt *interrupt)
 {
-    WanBinder b = { .part = WAN_PART_VAE, .pool = &m->pool, .log = &m->log };
+    WanBinder b;
     WanVaeConfig c;
     int ret;
 
-    if ((ret = wan_weights_open(&m->files[2], f->vae, &m->log)) < 0 ||
-        (ret = wan_config_vae(&c, &b.naming, m->files[2], &m->log)) < 0)
+    if ((ret = open_part(&b, m, WAN_PART_VAE, p->vae, f->vae, f,
+                         interrupt)) < 0 ||
+        (ret = wan_config_vae(&c, &b.naming, b.weights, &m->log)) < 0)
         return ret;
-    b.weights = m->files[2];
     m->info.vae_dim = c.dim;
     return wan_vae_bind(&m->vae, &c, m->info.task != WAN_TASK_T2V, &b);
 }
 
-static int open_clip(WanModel *m, const WanFiles *f)
+static int open_clip(WanModel *m, const WanFiles *f, const WanModelParams *p,
+                     const WanInterrupt *interrupt)
 {
-    WanBinder b = { .part = WAN_PART_CLIP, .pool = &m->pool, .log = &m->log };
+    WanBinder b;
     WanClipConfig c;
     int ret;
 
-    if ((ret = wan_weights_open(&m->files[3], f->clip, &m->log)) < 0 ||
-        (ret = wan_config_clip(&c, &b.naming, m->files[3], &m->log)) < 0)
+    if ((ret = open_part(&b, m, WAN_PART_CLIP, p->clip, f->clip, f,
+                         interrupt)) < 0 ||
+        (ret = wan_config_clip(&c, &b.naming, b.weights, &m->log)) < 0)
         return ret;
-    if (c.dim != m->info.clip_dim) {
-        wan_log(&m->log, WAN_LOG_ERROR, "%s: the image encoder is %d wide, the "
-                "transformer %s reads %d", f->clip, c.dim, f->dit,
-                m->info.clip_dim);
-        return WAN_INVALIDDATA;
-    }
-    b.weights = m->files[3];
+    if (c.dim != m->info.clip_dim)
+        return wan_error(&m->log, WAN_INVALIDDATA, "%s: the image encoder is "
+                         "%d wide, the transformer %s reads %d",
+                         wan_weights_path(b.weights), c.dim, f->dit,
+                         m->info.clip_dim);
     return wan_clip_bind(&m->clip, &c, &b);
 }
 
 /* From spiece.model, or from the tensor ComfyUI's text encoders carry. */
 static int open_tokenizer(WanModel *m, const WanFiles *f)
 {
-    const WanStored *inside = wan_weights_find(m->files[1], "spiece_model");
+    const WanWeights *t5 = m->files[WAN_PART_T5] ? m->files[WAN_PART_T5]
+                                                 : m->files[0];
+    const WanStored *inside = wan_weights_find(t5, "spiece_model");
+    const char *name = f->tokenizer;
     char *data = NULL;
     size_t bytes;
     int ret;
@@ -189,42 +216,46 @@ static int open_tokenizer(WanModel *m, const WanFiles *f)
     if (f->tokenizer) {
         ret = wan_read_file(&data, &bytes, f->tokenizer, 64 << 20, &m->log);
         if (ret >= 0)
-            ret = wan_tokenizer_open(&m->tokenizer, data, bytes, f->tokenizer,
+            ret = wan_tokenizer_open(&m->tokenizer, data, bytes, name,
                                      &m->log);
         free(data);
-    } else if (inside && inside->type == WAN_U8) {
+    } else if (inside && inside->type == WAN_U8 && inside->data) {
+        name = inside->file;
         ret = wan_tokenizer_open(&m->tokenizer, inside->data,
-                                 (size_t)inside->bytes, inside->file, &m->log);
+                                 (size_t)inside->bytes, name, &m->log);
     } else {
-        wan_log(&m->log, WAN_LOG_ERROR, "%s: no tokenizer: spiece.model is "
-                "neither beside it, in google/umt5-xxl or tokenizer, nor "
-                "inside; give option tokenizer", f->t5);
-        return WAN_ERR(ENOENT);
+        ret = wan_error(&m->log, WAN_ERR(ENOENT), "%s: no tokenizer: "
+                        "spiece.model is neither beside it, in "
+                        "google/umt5-xxl or tokenizer, nor inside; give "
+                        "option tokenizer", wan_weights_path(t5));
     }
-    if (ret >= 0 && wan_tokenizer_vocab(m->tokenizer) > m->t5.config.vocab) {
-        wan_log(&m->log, WAN_LOG_ERROR, "%s: the tokenizer has %d ids, the "
-                "text encoder %s rows for %d", f->tokenizer ? f->tokenizer
-                : inside->file, wan_tokenizer_vocab(m->tokenizer), f->t5,
-                m->t5.config.vocab);
-        return WAN_INVALIDDATA;
-    }
+    if (ret >= 0 && wan_tokenizer_vocab(m->tokenizer) > m->t5.config.vocab)
+        return wan_error(&m->log, WAN_INVALIDDATA, "%s: the tokenizer has %d "
+                         "ids, the text encoder %s rows for %d", name,
+                         wan_tokenizer_vocab(m->tokenizer),
+                         wan_weights_path(t5), m->t5.config.vocab);
     return ret;
 }
 
 static WanModel *model_alloc(const WanModelParams *p)
 {
+    const WanLog log = { p->log, p->log_opaque, p->log_level };
     WanModel *m = calloc(1, sizeof(*m));
 
-    if (!m)
+    if (!m) {
+        wan_error_memory(&log, p->path ? p->path : "model", "the model");
         return NULL;
+    }
     m->refs = 1;
-    m->log = (WanLog){ p->log, p->log_opaque, p->log_level };
+    m->log = log;
     m->threads = p->threads;
     m->memory = p->memory;
     m->cuda_context = p->cuda_context;
     m->device = strdup(p->device && *p->device ? p->device : "auto");
-    if (!m->device)
+    if (!m->device) {
+        wan_error_memory(&log, p->path ? p->path : "model", "the model");
         wan_model_close(&m);
+    }
     return m;
 }
 
@@ -256,21 +287,11 @@ static int64_t stored_bytes(const WanWeights *w)
     return sum;
 }
 
-static int64_t dit_parameters(const WanWeights *w)
-{
-    int64_t sum = 0;
-
-    for (int i = 0; i < wan_weights_count(w); i++) {
-        const WanStored *t = wan_weights_at(w, i);
-        sum += t->bytes / wan_type_size(t->type);
-    }
-    return sum;
-}
-
 int wan_model_open(WanModel **out, const WanModelParams *params)
 {
     WanModelParams own;
     const WanModelParams *p = &own;
+    WanInterrupt interrupt;
     WanLog log;
     WanFiles f = { 0 };
     WanModel *m = NULL;
@@ -284,25 +305,16 @@ int wan_model_open(WanModel **out, const WanModelParams *params)
     ret = WAN_ERR(ENOMEM);
     if (!(m = model_alloc(p)))
         goto fail;
-
-    if ((ret = open_dit(m, &f, p)) < 0)
-        goto fail;
-    if (m->info.task != WAN_TASK_T2V &&
-        ((ret = wan_files_find_clip(&f, p, &log)) < 0 ||
-         (ret = open_clip(m, &f)) < 0))
-        goto fail;
-    ret = WAN_CANCELLED;
-    if (interrupted(p))
-        goto fail;
-    if ((ret = open_t5(m, &f)) < 0)
-        goto fail;
-    ret = WAN_CANCELLED;
-    if (interrupted(p))
-        goto fail;
-    if ((ret = open_vae(m, &f)) < 0 || (ret = open_tokenizer(m, &f)) < 0)
+    interrupt = (WanInterrupt){ p->interrupted, p->interrupted_opaque };
+    if ((ret = open_dit(m, &f, p, &interrupt)) < 0 ||
+        (m->info.task != WAN_TASK_T2V &&
+         ((ret = wan_files_find_clip(&f, p, &log)) < 0 ||
+          (ret = open_clip(m, &f, p, &interrupt)) < 0)) ||
+        (ret = open_t5(m, &f, p, &interrupt)) < 0 ||
+        (ret = open_vae(m, &f, p, &interrupt)) < 0 ||
+        (ret = open_tokenizer(m, &f)) < 0)
         goto fail;
 
-    m->info.parameters = dit_parameters(m->files[0]);
     for (int i = 0; i < 4; i++)
         m->info.weight_bytes += stored_bytes(m->files[i]);
     wan_log(&log, WAN_LOG_VERBOSE, "%s: %s, %.2f billion parameters, %.2f GB "
@@ -350,6 +362,24 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     return 0;
 }
 
+/* Parts that are not beside a transformer file must be in it. */
+static int probe_inside(const WanFiles *f, const WanLog *log)
+{
+    const WanPart absent[] = { WAN_PART_T5, WAN_PART_VAE };
+    const char *const path[] = { f->t5, f->vae };
+    WanWeights *w;
+    int ret;
+
+    if (f->t5 && f->vae)
+        return 0;
+    ret = wan_weights_open(&w, f->dit, log);
+    for (int i = 0; i < 2 && ret >= 0; i++)
+        if (!path[i] && !wan_config_holds(w, absent[i]))
+            ret = wan_files_missing(f, absent[i], log);
+    wan_weights_close(&w);
+    return ret;
+}
+
 int wan_model_probe(const WanModelParams *params)
 {
     WanModelParams p;
@@ -361,6 +391,8 @@ int wan_model_probe(const WanModelParams *params)
         ret = check_params(&p, &log);
     if (ret >= 0)
         ret = wan_files_find(&f, &p, &log);
+    if (ret >= 0)
+        ret = probe_inside(&f, &log);
     wan_files_free(&f);
     return ret;
 }

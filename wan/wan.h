@@ -154,7 +154,8 @@ typedef struct WanModelParams {
                                      model's, else beside the text encoder */
     const char *clip;           /**< image encoder of I2V; likewise */
     /** LoRA files, path[=strength][|path...], merged into the transformer as it
-     *  is opened (a copy of each weight they change); NULL: none. */
+     *  is opened (a copy of each weight they change); a path is a file or a
+     *  folder with one; NULL: none. */
     const char *lora;
     /** "auto", "cpu", "cuda", "cuda:N"; "ref" is the plain scalar definition
      *  on the CPU, slow, the same bits on every machine of one libm. */
@@ -174,8 +175,8 @@ typedef struct WanModelParams {
     WanLogCallback log;         /**< NULL: silent */
     void *log_opaque;
     enum WanLogLevel log_level; /**< lines above it are not made */
-    /** Polled while weights are read; nonzero ends wan_model_open() with
-     *  WAN_CANCELLED. May be NULL. */
+    /** Polled while weights are read, and between pieces of merging lora;
+     *  nonzero ends wan_model_open() with WAN_CANCELLED. May be NULL. */
     int (*interrupted)(void *opaque);
     void *interrupted_opaque;
 } WanModelParams;
@@ -218,7 +219,9 @@ WAN_API void wan_model_params_default_sized(WanModelParams *p, size_t size);
  *         which names were looked for; WAN_INVALIDDATA: a part is damaged or
  *         of another architecture; WAN_ERR(ENOSYS): a checkpoint or device
  *         that this build has no code for; WAN_ERR(EINVAL): a field of p, or
- *         wan_model_params_default() was not called;
+ *         wan_model_params_default() was not called; WAN_ERR(EACCES): a file
+ *         or folder may not be read; WAN_ERR(EISDIR), ELOOP, ENAMETOOLONG,
+ *         EMFILE, ENFILE, ENODEV or EIO, as the system says it of a file;
  *         WAN_ERR(ENOMEM); WAN_CANCELLED
  */
 WAN_API int wan_model_open(WanModel **out, const WanModelParams *p);
@@ -365,7 +368,7 @@ WAN_API void wan_request_default_sized(WanRequest *r, size_t size,
  *
  * @param width, height  of the image, its pixels being square
  * @return 0, or WAN_ERR(EINVAL): the image is empty or so narrow that a side
- *         would vanish
+ *         would vanish, or pass WanModelInfo.size_max
  */
 WAN_API int wan_request_fit(WanRequest *r, const WanModel *m, int width,
                             int height);
@@ -394,7 +397,8 @@ WAN_API int wan_plan_sized(WanPlan *out, size_t size, const WanModel *m,
  * @param m    the job holds a reference until it is closed
  * @param r    copied with its strings
  * @return 0, or WAN_ERR(EINVAL): see wan_request_check(); WAN_ERR(ENOMEM):
- *         the line says what is needed and what is there
+ *         the line says what is needed and what is there, or which image is
+ *         too large
  */
 WAN_API int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r);
 
@@ -429,7 +433,7 @@ WAN_API int wan_job_step_sized(WanJob *job, WanProgress *progress,
  *            height in pixels, strides in bytes
  * @return 0, or WAN_ERR(EAGAIN): none is ready, call wan_job_step(); WAN_EOF:
  *         all were read; WAN_ERR(EINVAL): wrong format, size, stride or
- *         dither
+ *         dither, the line says which
  */
 WAN_API int wan_job_frame(WanJob *job, const WanImage *img);
 

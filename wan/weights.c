@@ -6,22 +6,24 @@
 
 #define _POSIX_C_SOURCE 200809L
 #include <ctype.h>
-#include <fcntl.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "formats/formats.h"
+#include "json.h"
 
 struct WanWeights {
     char *path;
     WanFile *files;
     WanStored *stored;      // by name, once all files are read
     int count, room;
+    cJSON *metadata;        // of the first file that has some
 };
 
 /* -------------------------------------------------------------- files */
@@ -43,9 +45,8 @@ static int file_new(WanFile **out, WanWeights *w, const char *path,
     WanFile *f = calloc(1, sizeof(*f));
 
     if (!f || !(f->path = strdup(path))) {
-        wan_log(log, WAN_LOG_ERROR, "%s: no memory", path);
         file_free(f);
-        return WAN_ERR(ENOMEM);
+        return wan_error_memory(log, path, "its tensors");
     }
     f->next = w->files;
     w->files = *out = f;
@@ -55,49 +56,28 @@ static int file_new(WanFile **out, WanWeights *w, const char *path,
 static int file_map(WanFile **out, WanWeights *w, const char *path,
                     const WanLog *log)
 {
-    struct stat st;
+    int64_t size;
     void *data;
-    /* no waiting for the other end of a pipe that bears the name */
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    int ret;
+    int fd, ret = wan_file_open(&fd, &size, path, log);
 
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        ret = WAN_ERR(errno);
-        wan_log(log, WAN_LOG_ERROR, "%s: %s", path, strerror(-ret));
-        goto fail;
-    }
-    if (!S_ISREG(st.st_mode)) {
-        ret = WAN_ERR(S_ISDIR(st.st_mode) ? EISDIR : EINVAL);
-        wan_log(log, WAN_LOG_ERROR, "%s: not a file", path);
-        goto fail;
-    }
-    if (!st.st_size) {
-        ret = WAN_INVALIDDATA;
-        wan_log(log, WAN_LOG_ERROR, "%s: the file is empty", path);
-        goto fail;
-    }
-    data = mmap(NULL, st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (data == MAP_FAILED) {
-        ret = WAN_ERR(errno);
-        wan_log(log, WAN_LOG_ERROR, "%s: can't be mapped: %s", path,
-                strerror(-ret));
-        goto fail;
-    }
+    if (ret < 0)
+        return ret;
+    data = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    if (data == MAP_FAILED)
+        ret = wan_error_file(log, path, errno);
     close(fd);
+    if (ret < 0)
+        return ret;
 
     ret = file_new(out, w, path, log);
     if (ret < 0) {
-        munmap(data, st.st_size);
+        munmap(data, size);
         return ret;
     }
     (*out)->data = data;
-    (*out)->size = st.st_size;
+    (*out)->size = size;
     (*out)->mapped = 1;
     return 0;
-fail:
-    if (fd >= 0)
-        close(fd);
-    return ret;
 }
 
 static int starts(const WanFile *f, const char *bytes, int n)
@@ -109,7 +89,7 @@ static int starts(const WanFile *f, const char *bytes, int n)
  * safetensors header are larger than any file. */
 static int is_json(const WanFile *f)
 {
-    int64_t i = 0;
+    int64_t i = (int64_t)wan_json_bom(f->data, f->size);
 
     while (i < f->size && isspace(f->data[i]))
         i++;
@@ -188,18 +168,18 @@ int wan_weights_add(WanWeights *w, const WanFile *f, const char *name,
 
     s = &w->stored[w->count];
     *s = *t;
-    s->raw_name = malloc(len + 1);
+    s->raw_name = malloc(2 * (len + 1));
     if (!s->raw_name)
         goto no_memory;
     memcpy(s->raw_name, name, len);
     s->raw_name[len] = 0;
-    s->name = wan_name_strip(s->raw_name);
+    wan_name_clean(s->raw_name + len + 1, s->raw_name);
+    s->name = s->raw_name + len + 1;
     s->file = f->path;
     w->count++;
     return 0;
 no_memory:
-    wan_log(log, WAN_LOG_ERROR, "%s: no memory for its tensors", f->path);
-    return WAN_ERR(ENOMEM);
+    return wan_error_memory(log, f->path, "its tensors");
 }
 
 static int by_name(const void *pa, const void *pb)
@@ -260,8 +240,7 @@ static int open_indexed(WanWeights *w, const WanFile *index, const WanLog *log)
             continue;
         path = malloc(size);
         if (!path) {
-            wan_log(log, WAN_LOG_ERROR, "%s: no memory", index->path);
-            ret = WAN_ERR(ENOMEM);
+            ret = wan_error_memory(log, index->path, "its shards");
             goto fail;
         }
         snprintf(path, size, "%.*s%s", folder, index->path,
@@ -279,14 +258,21 @@ static int open_indexed(WanWeights *w, const WanFile *index, const WanLog *log)
 
     for (int i = 0; i < map.count; i++) {
         const WanShardEntry *e = &map.entry[i];
-        const WanStored *s = wan_weights_find(w, wan_name_strip(e->tensor));
+        char *name = malloc(strlen(e->tensor) + 1);
+        const WanStored *s;
 
+        if (!name) {
+            ret = wan_error_memory(log, index->path, "its tensors");
+            goto fail;
+        }
+        wan_name_clean(name, e->tensor);
+        s = wan_weights_find(w, name);
+        free(name);
         if (s && !strcmp(s->raw_name, e->tensor) &&
             !strcmp(s->file + folder, e->shard))
             continue;
-        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s is not in its shard %s",
-                index->path, e->tensor, e->shard);
-        ret = WAN_INVALIDDATA;
+        ret = wan_error(log, WAN_INVALIDDATA, "%s: tensor %s is not in its "
+                        "shard %s", index->path, e->tensor, e->shard);
         goto fail;
     }
     ret = 0;
@@ -344,10 +330,8 @@ static int open_single(WanWeights *w, const WanFile *f, const WanLog *log)
     }
 
     path = strdup(f->path);
-    if (!path) {
-        wan_log(log, WAN_LOG_ERROR, "%s: no memory", f->path);
-        return WAN_ERR(ENOMEM);
-    }
+    if (!path)
+        return wan_error_memory(log, f->path, "its shards");
     for (int k = 1; k <= n; k++) {
         char number[16];
         WanFile *other;
@@ -372,12 +356,12 @@ static int open_any(WanWeights **out, const char *path, const void *data,
                     size_t size, const WanLog *log)
 {
     WanWeights *w = calloc(1, sizeof(*w));
-    WanFile *f;
-    int ret = WAN_ERR(ENOMEM);
+    WanFile *f = NULL;
+    int ret;
 
     *out = NULL;
     if (!w || !(w->path = strdup(path))) {
-        wan_log(log, WAN_LOG_ERROR, "%s: no memory", path);
+        ret = wan_error_memory(log, path, "its tensors");
         goto fail;
     }
     if (data) {
@@ -429,6 +413,7 @@ void wan_weights_close(WanWeights **pw)
     for (int i = 0; i < w->count; i++)
         free(w->stored[i].raw_name);
     free(w->stored);
+    cJSON_Delete(w->metadata);
     free(w->path);
     free(w);
 }
@@ -450,6 +435,25 @@ int wan_weights_count(const WanWeights *w)
 const WanStored *wan_weights_at(const WanWeights *w, int i)
 {
     return i >= 0 && i < w->count ? &w->stored[i] : NULL;
+}
+
+const char *wan_stored_type(const WanStored *s)
+{
+    return s->foreign ? s->foreign : wan_type_name(s->type);
+}
+
+void wan_weights_set_metadata(WanWeights *w, cJSON *metadata)
+{
+    if (w->metadata)
+        cJSON_Delete(metadata);
+    else
+        w->metadata = metadata;
+}
+
+const char *wan_weights_metadata(const WanWeights *w, const char *key)
+{
+    return cJSON_GetStringValue(
+        cJSON_GetObjectItemCaseSensitive(w->metadata, key));
 }
 
 const char *wan_weights_path(const WanWeights *w)
@@ -548,6 +552,37 @@ static int is_float(WanType type)
            type == WAN_F8_E4M3 || type == WAN_F8_E5M2;
 }
 
+/* The scale tensors of LAYER.weight: LAYER.scale_weight or .weight_scale, and
+ * so for other words than weight. How many there are; the first in *scale. */
+static int find_scales(const WanBinder *b, const WanStored *s,
+                       const WanStored **scale)
+{
+    const char *dot = strrchr(s->name, '.'), *word = dot ? dot + 1 : s->name;
+    const int layer = (int)(word - s->name);
+    char name[2][300];
+    int n = 0;
+
+    *scale = NULL;
+    snprintf(name[0], sizeof(name[0]), "%.*sscale_%s", layer, s->name, word);
+    snprintf(name[1], sizeof(name[1]), "%.*s%s_scale", layer, s->name, word);
+    for (int i = 0; i < 2; i++) {
+        const WanStored *found = wan_weights_find(b->weights, name[i]);
+
+        n += found != NULL;
+        *scale = *scale ? *scale : found;
+    }
+    return n;
+}
+
+/* Can a tensor be bound by its type? Whole numbers are with a scale alone. */
+static int is_read(const WanBinder *b, const WanStored *s, int f64)
+{
+    const WanStored *scale;
+
+    return !s->foreign && (is_float(s->type) || (f64 && s->type == WAN_F64) ||
+                           (s->type == WAN_I8 && find_scales(b, s, &scale)));
+}
+
 static const WanStored *find_official(const WanBinder *b, const char *name,
                                       char *other, size_t size)
 {
@@ -571,6 +606,10 @@ static const WanStored *want(WanBinder *b, const char *name, int nb_dims,
 
     if (b->error)
         return NULL;
+    if (wan_interrupted(b->interrupt)) {
+        b->error = WAN_CANCELLED;
+        return NULL;
+    }
     if (b->visit)
         b->visit(b->visit_opaque, name, nb_dims, dim);
     b->bound++;
@@ -592,10 +631,11 @@ static const WanStored *want(WanBinder *b, const char *name, int nb_dims,
                 "%s", s->file, name, note,
                 shape_text(expected, sizeof(expected), nb_dims, dim),
                 shape_text(found, sizeof(found), s->nb_dims, s->dim));
-    } else if (!is_float(s->type) && !(f64 && s->type == WAN_F64)) {
+    } else if (!is_read(b, s, f64)) {
         wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s: expected F32, F16, "
-                "BF16 or fp8, found %s", s->file, name, note,
-                wan_type_name(s->type));
+                "BF16 or fp8, found %s%s", s->file, name, note,
+                wan_stored_type(s), s->type == WAN_I8 ? " without a scale"
+                                                      : "");
     } else if (!s->data) {
         b->error = WAN_ERR(ENOSYS);
         wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s is stored with strides "
@@ -604,49 +644,18 @@ static const WanStored *want(WanBinder *b, const char *name, int nb_dims,
     } else {
         b->error = 0;
         b->bound++;
+        b->numbers += s->bytes / wan_type_size(s->type);
         return s;
     }
     return NULL;
-}
-
-/* The scale tensor of LAYER.weight, or NULL: none, or b->error. */
-static const WanStored *find_scale(WanBinder *b, const WanStored *weight)
-{
-    static const char *const word[] = { "scale_weight", "weight_scale" };
-    const WanStored *found = NULL;
-    const size_t n = strlen(weight->name);
-    char name[256];
-
-    if (n < 7 || strcmp(weight->name + n - 7, ".weight"))
-        return NULL;
-    for (int i = 0; i < 2; i++) {
-        const WanStored *s;
-
-        snprintf(name, sizeof(name), "%.*s%s", (int)n - 6, weight->name,
-                 word[i]);
-        s = wan_weights_find(b->weights, name);
-        if (s && found) {
-            wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s has two scales, %s "
-                    "and %s", s->file, weight->raw_name, found->raw_name,
-                    s->raw_name);
-            b->error = WAN_INVALIDDATA;
-            return NULL;
-        }
-        if (s)
-            found = s;
-    }
-    return found;
 }
 
 static void *pool_take(WanBinder *b, const WanStored *s, int64_t bytes)
 {
     void *p = wan_pool_alloc(b->pool, bytes);
 
-    if (!p) {
-        wan_log(b->log, WAN_LOG_ERROR, "%s: no memory for tensor %s, %" PRId64
-                " bytes", s->file, s->raw_name, bytes);
-        b->error = WAN_ERR(ENOMEM);
-    }
+    if (!p)
+        b->error = wan_error_memory(b->log, s->file, s->raw_name);
     return p;
 }
 
@@ -675,66 +684,156 @@ static void bind_f32(WanBinder *b, WanTensor *t, const WanStored *s)
         wan_to_f32(t->data, s->data, s->type, n, 1);
 }
 
-/* A scale has no place in a tensor alone; without it the values are wrong. */
-static int refuse_scale(WanBinder *b, const WanStored *s)
+/* One number for all of a tensor, or one for each row of its first dimension;
+ * absent if it has none. */
+static void bind_scale(WanBinder *b, WanTensor *t, const WanStored *weight,
+                       int64_t rows)
 {
-    const WanStored *scale = find_scale(b, s);
+    const int64_t one = 1;
+    const WanStored *s;
+    const int n = b->error ? 0 : find_scales(b, weight, &s);
+    const int row_wise = n && !same_shape(1, &one, s->nb_dims, s->dim);
+    char found[160];
 
-    if (scale) {
-        wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s has a scale, %s, which "
-                "is read for linear layers only", s->file, s->raw_name,
-                scale->raw_name);
-        b->error = WAN_ERR(ENOSYS);
-    }
-    return b->error;
+    *t = (WanTensor){ 0 };
+    if (n > 1)
+        b->error = wan_error(b->log, WAN_INVALIDDATA, "%s: tensor %s has two "
+                             "scales, %s is one", s->file, weight->raw_name,
+                             s->raw_name);
+    else if (n && ((row_wise && !same_shape(1, &rows, s->nb_dims, s->dim)) ||
+                   s->foreign || !(is_float(s->type) || s->type == WAN_F64) ||
+                   !s->data))
+        b->error = wan_error(b->log, WAN_INVALIDDATA, "%s: tensor %s: expected "
+                             "a scale [1] or [%" PRId64 "], found %s %s",
+                             s->file, s->raw_name, rows, wan_stored_type(s),
+                             shape_text(found, sizeof(found), s->nb_dims,
+                                        s->dim));
+    if (!n || b->error)
+        return;
+    *t = wan_tensor_of(NULL, WAN_F32, row_wise ? rows : 1);
+    bind_f32(b, t, s);
 }
 
-/* t with the differences of the LoRA files: a copy in the stored type (fp8
- * becomes BF16, its scale goes in), vectors in place. */
+/* A download that was stopped after the space for it was reserved: a trained
+ * matrix is not all zeros, and hardly ends in a page of them. Two pages of each
+ * matrix are looked at, and all of one whose are both empty. */
+static void check_zeros(WanBinder *b, const WanStored *s)
+{
+    static const char zeros[4096];
+    const char *p = s->data;
+    const int64_t last = s->bytes - (int64_t)sizeof(zeros);
+    int64_t at = 0;
+
+    if (b->error || last < (int64_t)sizeof(zeros) ||
+        memcmp(p + last, zeros, sizeof(zeros)))
+        return;
+    while (at < last && !memcmp(p + at, zeros, sizeof(zeros)))
+        at += sizeof(zeros);
+    if (at >= last)
+        b->error = wan_error(b->log, WAN_INVALIDDATA, "%s: tensor %s is all "
+                             "zeros: was the download stopped? Fetch the file "
+                             "again", s->file, s->raw_name);
+    else if (b->part != WAN_PART_T5 || !strstr(s->name, "embed"))
+        wan_log(b->log, WAN_LOG_WARNING, "%s: tensor %s ends in zeros: was the "
+                "download stopped?", s->file, s->raw_name);
+}
+
+/* Rows of t as f32, scale applied; absent: 1. */
+static void widen_rows(float *dst, const WanTensor *t, const WanTensor *scale,
+                       int64_t row, int64_t rows)
+{
+    const int64_t cols = wan_count(t) / t->dim[0];
+    const float *s = scale->data;
+
+    for (int64_t i = 0; i < rows; i++)
+        wan_to_f32(dst + i * cols, (const char *)t->data + (row + i) * cols *
+                   wan_type_size(t->type), t->type, cols,
+                   !s ? 1 : s[wan_count(scale) > 1 ? row + i : 0]);
+}
+
+/* n elements to F32, F16 or BF16. */
+static void narrow(void *dst, WanType type, const float *src, int64_t n)
+{
+    uint16_t *h = dst;
+
+    if (type == WAN_F32)
+        memcpy(dst, src, n * sizeof(*src));
+    else
+        for (int64_t i = 0; i < n; i++)
+            h[i] = type == WAN_F16 ? wan_f32_to_f16(src[i])
+                                   : wan_f32_to_bf16(src[i]);
+}
+
+/* The type of a copy: what has 8 bits becomes BF16, its scale goes in. */
+static WanType copy_type(WanType type)
+{
+    return type == WAN_F32 || type == WAN_F16 ? type : WAN_BF16;
+}
+
+/* t, which has no place for a scale, with it applied. */
+static void apply_scale(WanBinder *b, WanTensor *t, const WanStored *s,
+                        const WanTensor *scale)
+{
+    const int64_t n = wan_count(t), cols = n ? n / t->dim[0] : 0;
+    const WanType type = copy_type(t->type);
+    const int64_t row_bytes = cols * wan_type_size(type);
+    float *row;
+    char *copy;
+
+    if (b->error || !scale->nb_dims || !n)
+        return;
+    row = malloc(cols * sizeof(*row));
+    copy = row ? pool_take(b, s, n * wan_type_size(type)) : NULL;
+    if (!row)
+        b->error = wan_error_memory(b->log, s->file, s->raw_name);
+    for (int64_t i = 0; copy && i < t->dim[0]; i++) {
+        widen_rows(row, t, scale, i, 1);
+        narrow(copy + i * row_bytes, type, row, cols);
+    }
+    free(row);
+    t->data = copy;
+    t->type = type;
+}
+
+static void scale_vector(const WanBinder *b, WanTensor *t,
+                         const WanTensor *scale)
+{
+    const int64_t n = wan_count(t), cols = n ? n / t->dim[0] : 1;
+    const float *s = scale->data;
+    float *v = t->data;
+
+    for (int64_t i = 0; s && !b->error && i < n; i++)
+        v[i] *= s[wan_count(scale) > 1 ? i / cols : 0];
+}
+
+/* t with the differences of the LoRA files: a copy in the stored type (8 bits
+ * become BF16, their scale goes in), vectors in place. */
 static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
                       const char *name)
 {
     const int64_t n = wan_count(t), rows = t->nb_dims > 1 ? t->dim[0] : 1;
-    const int size = wan_type_size(t->type);
-    WanType type = t->type;
+    const WanType type = copy_type(t->type);
+    const char *path = b->weights ? wan_weights_path(b->weights) : "";
     float *w;
-    int ret;
+    void *merged;
 
     if (!b->lora || b->error || !t->data || !n || !wan_lora_has(b->lora, name))
         return;
-    const int64_t cols = n / rows;
     w = malloc(n * sizeof(*w));
-    if (type == WAN_F8_E4M3 || type == WAN_F8_E5M2)
-        type = WAN_BF16;
-    void *merged = w ? wan_pool_alloc(b->pool, n * wan_type_size(type)) : NULL;
+    merged = w ? wan_pool_alloc(b->pool, n * wan_type_size(type)) : NULL;
     if (!merged) {
-        wan_log(b->log, WAN_LOG_ERROR, "%s: no memory to merge lora into %s",
-                wan_weights_path(b->weights), name);
-        b->error = WAN_ERR(ENOMEM);
+        b->error = wan_error_memory(b->log, path, name);
         free(w);
         return;
     }
-    for (int64_t i = 0; i < rows; i++) {
-        const float *s = scale && scale->nb_dims ? scale->data : NULL;
-
-        wan_to_f32(w + i * cols, (const char *)t->data + i * cols * size,
-                   t->type, cols, !s ? 1 : wan_count(scale) > 1 ? s[i] : s[0]);
-    }
-    ret = wan_lora_merge(b->lora, name, w, rows, cols, b->log);
-    if (ret < 0)
-        b->error = ret;
-    for (int64_t i = 0; i < n; i++) {
-        if (type == WAN_F32)
-            ((float *)merged)[i] = w[i];
-        else
-            ((uint16_t *)merged)[i] = type == WAN_F16 ? wan_f32_to_f16(w[i])
-                                                      : wan_f32_to_bf16(w[i]);
-    }
+    widen_rows(w, t, scale, 0, t->dim[0]);
+    b->error = wan_lora_merge(b->lora, name, w, rows, n / rows, b->interrupt,
+                              b->log);
+    narrow(merged, type, w, n);
     free(w);
     t->data = merged;
     t->type = type;
-    if (scale)
-        *scale = (WanTensor){ 0 };
+    *scale = (WanTensor){ 0 };
 }
 
 static void place(WanBinder *b, WanTensor *t, const char *name)
@@ -747,12 +846,17 @@ void wan_bind_matrix_(WanBinder *b, WanTensor *t, const char *name,
                       int nb_dims, const int64_t *dim)
 {
     const WanStored *s = want(b, name, nb_dims, dim, 0);
+    WanTensor scale;
 
     *t = wan_tensor(NULL, b->plan_type, nb_dims, dim);
     place(b, t, name);
-    if (s && !refuse_scale(b, s)) {
+    if (s) {
         bind_stored(b, t, s);
-        bind_lora(b, t, NULL, name);
+        check_zeros(b, s);
+        bind_scale(b, &scale, s, dim[0]);
+        apply_scale(b, t, s, &scale);
+        scale = (WanTensor){ 0 };
+        bind_lora(b, t, &scale, name);
     }
 }
 
@@ -760,44 +864,27 @@ void wan_bind_vector_(WanBinder *b, WanTensor *t, const char *name,
                       int nb_dims, const int64_t *dim)
 {
     const WanStored *s = want(b, name, nb_dims, dim, 1);
+    WanTensor scale;
 
     *t = wan_tensor(NULL, WAN_F32, nb_dims, dim);
     place(b, t, name);
     if (b->pool)
         b->pool->vectors += (wan_count(t) * 4 + WAN_PAGE_ALIGN - 1) /
                             WAN_PAGE_ALIGN * WAN_PAGE_ALIGN;
-    if (s && !refuse_scale(b, s)) {
+    if (s) {
         bind_f32(b, t, s);
-        bind_lora(b, t, NULL, name);
+        bind_scale(b, &scale, s, dim[0]);
+        scale_vector(b, t, &scale);
+        scale = (WanTensor){ 0 };
+        bind_lora(b, t, &scale, name);
     }
-}
-
-/* One number for all of w, or one a row. */
-static void bind_scale(WanBinder *b, WanTensor *t, const WanStored *s,
-                       int64_t rows)
-{
-    const int64_t one = 1;
-    const int row_wise = !same_shape(1, &one, s->nb_dims, s->dim);
-    char found[160];
-
-    if ((row_wise && !same_shape(1, &rows, s->nb_dims, s->dim)) ||
-        !(is_float(s->type) || s->type == WAN_F64) || !s->data) {
-        wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s: expected a scale [1] or "
-                "[%" PRId64 "], found %s %s", s->file, s->raw_name, rows,
-                wan_type_name(s->type),
-                shape_text(found, sizeof(found), s->nb_dims, s->dim));
-        b->error = WAN_INVALIDDATA;
-        return;
-    }
-    *t = wan_tensor_of(NULL, WAN_F32, row_wise ? rows : 1);
-    bind_f32(b, t, s);
 }
 
 void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
                      int64_t n, int64_t k, int bias)
 {
     const int64_t shape[] = { n, k };
-    const WanStored *s, *scale;
+    const WanStored *s;
     char name[200];
 
     *l = (WanLinear){ .weight = wan_tensor(NULL, b->plan_type, 2, shape) };
@@ -806,9 +893,8 @@ void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
     place(b, &l->weight, name);
     if (s) {
         bind_stored(b, &l->weight, s);
-        scale = b->error ? NULL : find_scale(b, s);
-        if (scale)
-            bind_scale(b, &l->scale, scale, n);
+        check_zeros(b, s);
+        bind_scale(b, &l->scale, s, n);
         bind_lora(b, &l->weight, &l->scale, name);
     }
     l->e4m3 = b->e4m3 == WAN_E4M3_ALL ||

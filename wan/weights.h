@@ -21,7 +21,7 @@
 
 /* One tensor as its file holds it. */
 typedef struct WanStored {
-    const char *name;       // as in the file, less a known prefix
+    const char *name;       // as in the file, less what wan_name_clean() takes
     char *raw_name;         // as in the file
     WanType type;
     int nb_dims;            // 0: a scalar, one element
@@ -30,6 +30,8 @@ typedef struct WanStored {
                             // NULL: a torch view with strides, can't be bound
     int64_t bytes;
     const char *file;       // its path, for error lines
+    const char *foreign;    // what the file calls its type, if libwan has no
+                            // word for it: can't be bound; else NULL
 } WanStored;
 
 typedef struct WanWeights WanWeights;
@@ -57,6 +59,12 @@ const WanStored *wan_weights_find(const WanWeights *w, const char *name);
 /* All of them, i < wan_weights_count(w), in no particular order. */
 int wan_weights_count(const WanWeights *w);
 const WanStored *wan_weights_at(const WanWeights *w, int i);
+
+/* The type of a tensor as its file calls it. */
+const char *wan_stored_type(const WanStored *s);
+
+/* A string of a safetensors header's __metadata__, or NULL; lives as w. */
+const char *wan_weights_metadata(const WanWeights *w, const char *key);
 
 /* The path given to wan_weights_open(). */
 const char *wan_weights_path(const WanWeights *w);
@@ -97,10 +105,22 @@ void wan_pool_free(WanPool *pool);
 /* Differences to a transformer's weights, from one or more files. */
 typedef struct WanLora WanLora;
 
+/* Asked between pieces of long work: nonzero ends it with WAN_CANCELLED. */
+typedef struct WanInterrupt {
+    int (*poll)(void *opaque);  // NULL: never
+    void *opaque;
+} WanInterrupt;
+
+static inline int wan_interrupted(const WanInterrupt *i)
+{
+    return i && i->poll && i->poll(i->opaque);
+}
+
 /**
  * Open LoRA files.
  *
- * @param list    path[=strength][|path[=strength]...]; they add
+ * @param list    path[=strength][|path[=strength]...]; they add. A path is a
+ *                file or a folder with one
  * @param threads that merge, at least 1
  * @return 0, WAN_ERR(EINVAL): no such list; WAN_ERR(ENOSYS): another kind of
  *         adapter (LoHa, LoKr, DoRA), the line names it; or as
@@ -114,9 +134,10 @@ void wan_lora_close(WanLora **l);
 int wan_lora_has(const WanLora *l, const char *name);
 
 /* Add all changes to w [rows, cols], f32. What does not fit is skipped with a
- * warning. 0 or WAN_ERR(ENOMEM). */
+ * warning. 0, WAN_CANCELLED or WAN_ERR(ENOMEM). */
 int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
-                   int64_t cols, const WanLog *log);
+                   int64_t cols, const WanInterrupt *interrupt,
+                   const WanLog *log);
 
 /* After all was bound: WAN_INVALIDDATA if nothing of a file was used; a
  * warning if something was not. */
@@ -149,6 +170,7 @@ typedef struct WanBinder {
     WanType plan_type;
     WanLora *lora;              // merged into what is bound, or NULL
     WanBinderE4m3 e4m3;         // of linear layers
+    const WanInterrupt *interrupt;  // asked for every tensor, or NULL
     const WanLog *log;
     void (*visit)(void *opaque, const char *name, int nb_dims,
                   const int64_t *dim);
@@ -160,6 +182,7 @@ typedef struct WanBinder {
     void *place_opaque;
     int error;                  // 0, or the first failure
     int bound;                  // tensors bound so far
+    int64_t numbers;            // and their elements
 } WanBinder;
 
 /* A matrix product's weights: y = x W^T * scale + bias. */
@@ -174,8 +197,9 @@ typedef struct WanLinear {
 /* A matrix or larger: stays where and as it is stored, or is copied so that
  * its elements are aligned. The shape must match, but dimensions of 1 may
  * differ in place and number; the tensor has the dimensions asked for.
- * Accepts F32, F16, BF16, F8_E4M3, F8_E5M2. One that a scaled fp8 file gives
- * a scale is refused: only linear layers have a place for it. */
+ * Accepts F32, F16, BF16, F8_E4M3, F8_E5M2, and I8 with a scale. One that has
+ * a scale becomes a BF16 copy with it. A large one of zeros alone is refused:
+ * a download that was stopped. */
 #define wan_bind_matrix(b, t, name, ...) \
     wan_bind_matrix_((b), (t), (name), \
                      (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
@@ -183,8 +207,8 @@ typedef struct WanLinear {
 void wan_bind_matrix_(WanBinder *b, WanTensor *t, const char *name,
                       int nb_dims, const int64_t *dim);
 
-/* A gain, bias or table: becomes f32 in the pool. Shape rules as above, F64
- * is accepted too. Not finite values are kept. */
+/* A gain, bias or table: becomes f32 in the pool, with its scale if it has one.
+ * Shape rules as above, F64 is accepted too. Not finite values are kept. */
 #define wan_bind_vector(b, t, name, ...) \
     wan_bind_vector_((b), (t), (name), \
                      (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
@@ -192,9 +216,9 @@ void wan_bind_matrix_(WanBinder *b, WanTensor *t, const char *name,
 void wan_bind_vector_(WanBinder *b, WanTensor *t, const char *name,
                       int nb_dims, const int64_t *dim);
 
-/* prefix.weight [N, K], prefix.bias [N] if bias, and a scale tensor of a
- * scaled fp8 file (prefix.scale_weight or prefix.weight_scale: one number, or
- * one a row) if there. */
+/* prefix.weight [N, K], prefix.bias [N] if bias, and a scale tensor
+ * (prefix.scale_weight or prefix.weight_scale: one number, or one a row) if
+ * there, which stays beside the weight. */
 void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
                      int64_t n, int64_t k, int bias);
 

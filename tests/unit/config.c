@@ -5,16 +5,20 @@
  */
 
 #include "config.h"
+#include "formats/formats.h"
 #include "golden.h"
 #include "test.h"
 
 static char last[512];
+static int lines;
 
 static void keep(void *opaque, enum WanLogLevel level, const char *line)
 {
     (void)opaque;
-    if (level == WAN_LOG_ERROR)
-        snprintf(last, sizeof(last), "%s", line);
+    if (level > WAN_LOG_ERROR)
+        return;
+    snprintf(last, sizeof(last), "%s", line);
+    lines++;
 }
 
 static const WanLog log_keep = { keep, NULL, WAN_LOG_WARNING };
@@ -151,12 +155,99 @@ TEST(file_and_shapes_must_agree)
     CHECK(c.task == WAN_TASK_T2V && c.text_dim == 64 && c.freq_dim == 256);
     parse(&file, "{\"num_layers\": 3, \"num_heads\": 2}");
     CHECK(detect(&c, &file) == WAN_INVALIDDATA && strstr(last, "num_layers 3"));
+    /* a word that is no task of the family says nothing */
+    parse(&file, "{\"model_type\": \"mine\", \"num_heads\": 2}");
+    CHECK(detect(&c, &file) == 0);
+    parse(&file, "{\"model_type\": \"t2v\", \"num_heads\": 2}");
+    CHECK(detect(&c, &file) == 0);
+    parse(&file, "{\"model_type\": \"i2v\", \"num_heads\": 2}");
+    CHECK(detect(&c, &file) == WAN_INVALIDDATA);
+    CHECKF(strstr(last, "model_type i2v, the tensors say t2v"), "%s", last);
+    parse(&file, "{\"model_type\": \"vace\", \"num_heads\": 2}");
+    CHECK(detect(&c, &file) == WAN_INVALIDDATA && strstr(last, "vace"));
     parse(&file, "{\"num_heads\": 7}");
     CHECK(detect(&c, &file) == WAN_INVALIDDATA && strstr(last, "7 heads"));
     parse(&file, "{\"num_heads\": 48}");    // an odd half: no rotary pairs
     CHECK(detect(&c, &file) == WAN_INVALIDDATA);
     /* Heads of the tiny model are in no shape: 96 is no multiple of 128. */
     CHECK(detect(&c, NULL) == WAN_INVALIDDATA && strstr(last, "num_heads"));
+}
+
+/* One line a failure, however many numbers a bad shape stands for. */
+TEST(one_line)
+{
+    static const char json[] = "{\"head.modulation\":{\"dtype\":\"U8\","
+        "\"shape\":[1],\"data_offsets\":[0,1]},\"patch_embedding.weight\":"
+        "{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]},"
+        "\"token_embedding.weight\":{\"dtype\":\"U8\",\"shape\":[1],"
+        "\"data_offsets\":[2,3]},\"visual.cls_embedding\":{\"dtype\":\"U8\","
+        "\"shape\":[1],\"data_offsets\":[3,4]}}";
+    uint8_t file[8 + sizeof(json) + 3] = { (sizeof(json) - 1) & 255,
+                                           (sizeof(json) - 1) >> 8 };
+    WanNaming naming;
+    WanDitConfig dit;
+    WanT5Config t5;
+    WanClipConfig clip;
+    WanWeights *w;
+
+    memcpy(file + 8, json, sizeof(json) - 1);
+    if (!CHECKF(wan_weights_open_memory(&w, "f", file, sizeof(file),
+                                        &log_keep) == 0, "%s", last))
+        return;
+    lines = 0;
+    CHECK(wan_config_dit(&dit, &naming, w, NULL, &log_keep) ==
+          WAN_INVALIDDATA);
+    CHECKF(lines == 1 && strstr(last, "patch_embedding"), "%d: %s", lines,
+           last);
+    lines = 0;
+    CHECK(wan_config_t5(&t5, &naming, w, &log_keep) == WAN_INVALIDDATA);
+    CHECKF(lines == 1, "%d: %s", lines, last);
+    lines = 0;
+    CHECK(wan_config_clip(&clip, &naming, w, &log_keep) == WAN_INVALIDDATA);
+    CHECKF(lines == 1, "%d: %s", lines, last);
+    wan_weights_close(&w);
+}
+
+static int left;                // allocations until the first that fails
+
+static void *few(size_t n)
+{
+    return left-- > 0 ? malloc(n) : NULL;
+}
+
+/* Wrong text and no memory are told apart, whatever cJSON does not get. */
+TEST(no_memory_is_not_damage)
+{
+    static const char *const good[] = {
+        "{}", " {\"a\" : [ 1, -2.5e+3, true, false, null, {\"b\":{}} ] }\n",
+        "{\"size\" : \"16x16\",\"x\":\"\\u00e9\\n\\ud83d\\ude00\"}",
+        "\xef\xbb\xbf{\"dim\":96}",
+    };
+    static const char *const bad[] = {
+        "{\"a\":}", "{\"a\" 1}", "{\"a\":\"\\ud83d\"}", "{\"a\":\"\\x\"}",
+        "{\"a\":1e}", "{\"a\":nul}", "{\"a\":[1 2]}", "{a:1}", "{\"a\":1",
+    };
+    cJSON_Hooks hooks = { few, free };
+    WanConfigFile c;
+    int ret;
+
+    cJSON_InitHooks(&hooks);
+    for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++)
+        for (int n = 0; ; n++) {
+            left = n;
+            ret = parse(&c, good[i]);
+            if (ret == 0)
+                break;
+            CHECKF(ret == WAN_ERR(ENOMEM), "%d of %s: %d, %s", n, good[i],
+                   ret, last);
+            CHECKF(strstr(last, "config.json: no memory"), "%s", last);
+            if (!CHECK(n < 100))
+                break;
+        }
+    left = 1000;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
+        CHECKF(parse(&c, bad[i]) == WAN_INVALIDDATA, "%s", bad[i]);
+    cJSON_InitHooks(NULL);
 }
 
 TEST(not_a_transformer)
@@ -198,6 +289,8 @@ int main(void)
     RUN(defaults);
     RUN(deep_nesting);
     RUN(file_and_shapes_must_agree);
+    RUN(one_line);
+    RUN(no_memory_is_not_damage);
     RUN(not_a_transformer);
     RUN(known_sizes);
     return test_end();

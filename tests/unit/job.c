@@ -136,6 +136,8 @@ TEST(requests_are_checked)
 
     CHECK(wan_request_check(&good, m) == 0);
     REFUSED(prompt, NULL, "prompt");
+    REFUSED(prompt, "a \xff cat", "option prompt: not UTF-8 at byte 2");
+    REFUSED(negative_prompt, "\xed\xa0\x80", "option negative_prompt: not");
     REFUSED(width, 0, "size");
     REFUSED(width, -16, "size");
     REFUSED(width, 33, "size");
@@ -199,6 +201,82 @@ TEST(memory_is_said_before_sampling)
     wan_model_close(&m);
 }
 
+/* An input image takes memory too: it is refused before it is taken, and by
+ * its own name. */
+TEST(images_are_counted)
+{
+    /* one row for all: a large image without the memory of one */
+    WanImage image = { .size = sizeof(image), .format = WAN_PIX_RGB24,
+                       .width = 4000, .height = 4000, .data = { NULL } };
+    static char base[4096];
+    WanModelParams p;
+    WanModel *m;
+    WanPlan small, large;
+    WanRequest rq;
+    WanJob *job;
+
+    snprintf(base, sizeof(base), "%s", golden_path("tiny/wan-t2v"));
+    wan_model_params_default(&p);
+    p.path = golden_path("tiny/wan-i2v");
+    p.text_encoder = p.vae = p.tokenizer = base;
+    p.threads = 1;
+    p.memory = 300 << 20;
+    p.log = keep;
+    if (!CHECKF(wan_model_open(&m, &p) == 0, "%s", last))
+        return;
+    rq = small_request(m);
+    rq.image = &image;
+    image.data[0] = calloc(3, 4000);
+    CHECK(wan_plan(&large, m, &rq) == 0);
+    image.width = image.height = 16;
+    image.stride[0] = 48;
+    CHECK(wan_plan(&small, m, &rq) == 0);
+    CHECKF(large.work_bytes - small.work_bytes >= 2 * 12 * 15900000ll,
+           "%lld and %lld", (long long)small.work_bytes,
+           (long long)large.work_bytes);
+    image.width = image.height = 4000;
+    image.stride[0] = 0;
+    last[0] = 0;
+    CHECK(wan_job_open(&job, m, &rq) == WAN_ERR(ENOMEM) && !job);
+    CHECKF(strstr(last, "option image: with its 4000x4000 pixels"), "%s",
+           last);
+    image.width = image.height = 16;
+    image.stride[0] = 48;
+    CHECKF(wan_job_open(&job, m, &rq) == 0, "%s", last);
+    wan_job_close(&job);
+    /* where the video is what is large, it is named */
+    rq.width = rq.height = 2048;
+    CHECK(wan_job_open(&job, m, &rq) == WAN_ERR(ENOMEM));
+    CHECKF(strstr(last, "2048x2048, 5 frames need"), "%s", last);
+    free(image.data[0]);
+    wan_model_close(&m);
+}
+
+/* A size that is chosen is one that can be asked for. */
+TEST(sizes_for_images)
+{
+    WanModel *m = open_model("cpu", 0);
+    WanRequest rq = small_request(m);
+
+    rq.width = 832;
+    rq.height = 480;
+    CHECK(wan_request_fit(&rq, m, 300, 400) == 0);
+    CHECKF(rq.width == 544 && rq.height == 720, "%dx%d", rq.width, rq.height);
+    CHECK(wan_request_check(&rq, m) == 0);
+    rq.width = 832;
+    rq.height = 480;
+    for (int i = 0; i < 2; i++) {
+        last[0] = 0;
+        CHECK(wan_request_fit(&rq, m, i ? 11295 : 48, i ? 48 : 11295) ==
+              WAN_ERR(EINVAL));
+        CHECKF(strstr(last, "option image") && strstr(last, "8192"), "%s",
+               last);
+        CHECK(rq.width == 832 && rq.height == 480);
+    }
+    CHECK(wan_request_fit(&rq, m, 0, 5) == WAN_ERR(EINVAL));
+    wan_model_close(&m);
+}
+
 /* guidance 1 runs one forward a step, and no negative prompt. */
 TEST(guidance_one_is_half_the_work)
 {
@@ -219,6 +297,13 @@ TEST(guidance_one_is_half_the_work)
     wan_model_close(&m);
 }
 
+static void frame_refused(WanJob *job, const WanImage *img, const char *words)
+{
+    last[0] = 0;
+    CHECK(wan_job_frame(job, img) == WAN_ERR(EINVAL));
+    CHECKF(strstr(last, words), "'%s' in '%s'", words, last);
+}
+
 TEST(frame_wants_fitting_planes)
 {
     WanModel *m = open_model("cpu", 0);
@@ -236,18 +321,19 @@ TEST(frame_wants_fitting_planes)
         if (!CHECK(wan_job_step(job, NULL) == 0))
             break;
     img.stride[0] = 95;
-    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));
+    frame_refused(job, &img, "plane 0");
     img.stride[0] = 96;
     img.width = 16;
-    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));
+    frame_refused(job, &img, "16x16, the video is 32x16");
     img.width = 32;
     img.format = WAN_PIX_YUV420P;
-    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));     // no planes 1, 2
+    frame_refused(job, &img, "plane 1");                    // nor plane 2
     img.format = (enum WanPixelFormat)77;
-    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));
+    frame_refused(job, &img, "format 77");
     img.format = WAN_PIX_RGB24;
     img.dither = (enum WanDither)2;
-    CHECK(wan_job_frame(job, &img) == WAN_ERR(EINVAL));
+    frame_refused(job, &img, "dither 2");
+    frame_refused(job, NULL, "no image");
     img.dither = WAN_DITHER_BAYER;
     img.data[0] = rgb + 15 * 96;
     img.stride[0] = -96;
@@ -360,6 +446,8 @@ int main(void)
     RUN(requests_are_checked);
     RUN(prompts);
     RUN(memory_is_said_before_sampling);
+    RUN(images_are_counted);
+    RUN(sizes_for_images);
     RUN(guidance_one_is_half_the_work);
     RUN(frame_wants_fitting_planes);
     RUN(not_finite_weights);

@@ -220,12 +220,14 @@ TEST(refuses_truncated_pickles)
 
 TEST(nested_dicts_and_parameters)
 {
-    static const char *const usual[] = { "state_dict", "model", "module" };
+    static const char *const usual[] = { "state_dict", "model", "module",
+                                         "generator", "generator_ema",
+                                         "generator_lora" };
     WanWeights *w;
     uint8_t *held;
     Bytes p = { 0 }, b;
 
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 6; i++) {
         put_lit(&p, "\x80\4\x95");
         put_le(&p, 100, 8);
         put_lit(&p, "ccollections\nOrderedDict\n)R\x94(");
@@ -238,6 +240,23 @@ TEST(nested_dicts_and_parameters)
         CHECKF(try_open(FILE_NAME, b.p, b.n) == 0, "%s", last_line);
         drop(&b);
     }
+
+    /* of two the averaged one, and names as that program writes them */
+    put_lit(&p, "\x80\2}(");
+    put_text(&p, "generator");
+    put_dict(&p, &several[0], 1);
+    put_text(&p, "generator_ema");
+    put_dict(&p, &(View){ "model._fsdp_wrapped_module.b", "FloatStorage", "0",
+                          8, 2, 1, { 6 }, { 1 } }, 1);
+    put_lit(&p, "u.");
+    b = archive(&p, 0);
+    if (CHECKF(open_copy(&w, &held, FILE_NAME, b.p, b.n) == 0, "%s",
+               last_line)) {
+        CHECK(wan_weights_count(w) == 1 && wan_weights_find(w, "b"));
+        wan_weights_close(&w);
+    }
+    free(held);
+    drop(&b);
 
     /* a parameter, through memo, the stack's global, and every number */
     put_lit(&p, "\x80\5}\x94(\x8c\1p\x8c\x0ctorch._utils\x8c\x12"

@@ -320,18 +320,6 @@ TEST(scales_that_are_refused)
     WanLinear l;
 
     open_fixture(&f, "{\"q.weight\":" T("F8_E4M3", "[2,4]", "[0,8]")
-                 ",\"q.scale_weight\":" T("F32", "[]", "[8,12]") "}",
-                 (uint8_t[12]){ 0 }, 12, 0);
-    wan_bind_matrix(&f.b, &t, "q.weight", 2, 4);
-    CHECK(!t.data);
-    expect_error(&f, WAN_ERR(ENOSYS), "tensor q.weight has a scale, "
-                 "q.scale_weight, which is read for linear layers only");
-    wan_bind_vector(&f.b, &t, "q.weight", 2, 4);
-    CHECK(!t.data);
-    expect_error(&f, WAN_ERR(ENOSYS), "has a scale");
-    close_fixture(&f);
-
-    open_fixture(&f, "{\"q.weight\":" T("F8_E4M3", "[2,4]", "[0,8]")
                  ",\"q.scale_weight\":" T("F32", "[]", "[8,12]")
                  ",\"q.weight_scale\":" T("F32", "[]", "[12,16]") "}",
                  (uint8_t[16]){ 0 }, 16, 0);
@@ -355,6 +343,103 @@ TEST(scales_that_are_refused)
                  (uint8_t[10]){ 0 }, 10, 0);
     wan_bind_linear(&f.b, &l, "q", 2, 4, 0);
     expect_error(&f, WAN_INVALIDDATA, "found U8 [2]");
+    close_fixture(&f);
+}
+
+/* Scales of what is no linear layer: the values are those of the product. */
+TEST(scales_of_other_tensors)
+{
+    /* e4m3 1, 1, 1, 1, -2.5 ...; I8 2, 2, .. -3; scales 0.5 and 2 */
+    static const uint8_t fp8[24] = { 0x38, 0x38, 0x38, 0x38, 0xc2, 0xc2, 0xc2,
+                                     0xc2, 0, 0, 0, 0x3f, 0, 0, 0, 0x40 };
+    static const uint8_t i8[24] = { 2, 2, 2, 2, 253, 253, 253, 253, 0, 0, 0,
+                                    0x3f, 0, 0, 0, 0x40 };
+    static const float want[2][2][2] = { { { 0.5f, -1.25f }, { 0.5f, -5 } },
+                                         { { 1, -1.5f }, { 1, -6 } } };
+
+    for (int i = 0; i < 8; i++) {
+        const int whole = i & 1, rows = i >> 1 & 1, vector = i >> 2;
+        float got[8];
+        char json[300];
+        Fixture f;
+        WanTensor t;
+
+        snprintf(json, sizeof(json), "{\"q.%s\":" T("%s", "[2,4,1]", "[0,8]")
+                 ",\"q.%s\":" T("F32", "%s", "[8,%d]") "}",
+                 vector ? "gamma" : "weight", whole ? "I8" : "F8_E4M3",
+                 vector ? "gamma_scale" : rows ? "weight_scale"
+                                               : "scale_weight",
+                 rows ? "[2,1,1]" : "[]", rows ? 16 : 12);
+        open_fixture(&f, json, whole ? i8 : fp8, rows ? 16 : 12, 0);
+        if (vector)
+            wan_bind_vector(&f.b, &t, "q.gamma", 2, 4);
+        else
+            wan_bind_matrix(&f.b, &t, "q.weight", 2, 4, 1);
+        if (!CHECKF(wan_binder_end(&f.b) == 0, "%s: %s", json, last_line))
+            continue;
+        CHECK(t.type == (vector ? WAN_F32 : WAN_BF16));
+        wan_to_f32(got, t.data, t.type, 8, 1);
+        CHECKF(got[3] == want[whole][rows][0] && got[4] == want[whole][rows][1],
+               "%s: %g %g", json, got[3], got[4]);
+        close_fixture(&f);
+    }
+}
+
+/* Linear layers of whole numbers stay as they are, beside their scale. */
+TEST(whole_numbers)
+{
+    static const uint8_t data[16] = { 2, 2, 2, 2, 253, 253, 253, 253, 0, 0, 0,
+                                      0x3f, 0, 0, 0, 0x40 };
+    Fixture f;
+    WanLinear l;
+    float row[4];
+
+    open_fixture(&f, "{\"q.weight\":" T("I8", "[2,4]", "[0,8]")
+                 ",\"q.weight_scale\":" T("F32", "[2,1]", "[8,16]") "}",
+                 data, sizeof(data), 0);
+    wan_bind_linear(&f.b, &l, "q", 2, 4, 0);
+    CHECKF(wan_binder_end(&f.b) == 0, "%s", last_line);
+    if (CHECK(l.weight.data && l.scale.data)) {
+        wan_to_f32(row, (const char *)l.weight.data + 4, l.weight.type, 4, 1);
+        CHECK(l.weight.type == WAN_I8 && row[0] == -3 && row[3] == -3);
+        CHECK(((float *)l.scale.data)[1] == 2);
+    }
+    close_fixture(&f);
+
+    open_fixture(&f, "{\"q.weight\":" T("I8", "[2,4]", "[0,8]") "}", data, 8,
+                 0);
+    wan_bind_linear(&f.b, &l, "q", 2, 4, 0);
+    expect_error(&f, WAN_INVALIDDATA, "found I8 without a scale");
+    close_fixture(&f);
+}
+
+/* What is left where a download was stopped: a matrix that is all zeros is
+ * refused, one that ends in zeros warned of; a gain may be zero. */
+TEST(downloads_that_were_stopped)
+{
+    static float data[3 * 4096];
+    static const char json[] = "{\"a.weight\":" T("F32", "[64,64]", "[0,16384]")
+        ",\"b.weight\":" T("F32", "[64,64]", "[16384,32768]") ",\"g\":"
+        T("F32", "[4096]", "[32768,49152]") "}";
+    Fixture f;
+    WanTensor t;
+    WanLinear l;
+
+    for (int i = 0; i < 4096; i++)
+        data[i] = i < 2000 ? 1 : 0;
+    data[4096 + 1500] = 1e-30f;
+    open_fixture(&f, json, data, sizeof(data), 0);
+    wan_bind_matrix(&f.b, &t, "a.weight", 64, 64);
+    wan_bind_vector(&f.b, &t, "g", 4096);
+    wan_bind_linear(&f.b, &l, "b", 64, 64, 0);
+    CHECKF(wan_binder_end(&f.b) == 0, "%s", last_line);
+    close_fixture(&f);
+
+    data[4096 + 1500] = 0;
+    open_fixture(&f, json, data, sizeof(data), 0);
+    wan_bind_linear(&f.b, &l, "b", 64, 64, 0);
+    expect_error(&f, WAN_INVALIDDATA, FILE_NAME ": tensor b.weight is all "
+                 "zeros: was the download stopped?");
     close_fixture(&f);
 }
 
@@ -480,6 +565,9 @@ int main(void)
     RUN(scales_of_fp8_layers);
     RUN(layers_in_e4m3);
     RUN(scales_that_are_refused);
+    RUN(scales_of_other_tensors);
+    RUN(whole_numbers);
+    RUN(downloads_that_were_stopped);
     RUN(markers_of_two_parts);
     RUN(shapes_without_weights);
     RUN(pool_blocks);

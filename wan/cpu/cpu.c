@@ -4,6 +4,7 @@
  * This file is part of libwan; see the licence in wan.h.
  */
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,23 +39,106 @@ static int64_t kernel_number(const char *path, const char *key, int64_t unit)
     return value;
 }
 
-int64_t wan_cpu_memory_available(int index, void *context)
-{
-    int64_t have = kernel_number("/proc/meminfo", "MemAvailable:", 1024);
-    const int64_t limit = kernel_number("/sys/fs/cgroup/memory.max", "", 1);
-    const int64_t used = kernel_number("/sys/fs/cgroup/memory.current", "", 1);
-    const int64_t cache = kernel_number("/sys/fs/cgroup/memory.stat",
-                                        "inactive_file", 1);
+/* The files of a control group that limits memory: version 2 and 1. */
+static const struct {
+    const char *mount, *limit, *used, *stat, *cache;
+} groups[] = {
+    { "/sys/fs/cgroup", "memory.max", "memory.current", "memory.stat",
+      "inactive_file " },
+    { "/sys/fs/cgroup/memory", "memory.limit_in_bytes",
+      "memory.usage_in_bytes", "memory.stat", "total_inactive_file " },
+};
 
-    (void)index, (void)context;
-    if (have < 0)
-        have = INT64_MAX;
-    if (limit >= 0 && used >= 0) {
-        const int64_t left = limit - used + (cache > 0 ? cache : 0);
-        if (left < have)
-            have = left > 0 ? left : 0;
+/* What the group at dir leaves its members; INT64_MAX: it has no limit. What
+ * it holds of files it gives back. */
+static int64_t group_leaves(const char *dir, int version)
+{
+    char path[PATH_MAX + 32];
+    int64_t limit, used, cache, left;
+
+    snprintf(path, sizeof(path), "%s/%s", dir, groups[version].limit);
+    limit = kernel_number(path, "", 1);
+    snprintf(path, sizeof(path), "%s/%s", dir, groups[version].used);
+    used = kernel_number(path, "", 1);
+    if (limit < 0 || used < 0)
+        return INT64_MAX;
+    snprintf(path, sizeof(path), "%s/%s", dir, groups[version].stat);
+    cache = kernel_number(path, groups[version].cache, 1);
+    left = limit - used + (cache > 0 ? cache : 0);
+    return left > 0 ? left : 0;
+}
+
+/* The tightest limit from the process' own group up to the root. group: its
+ * path; where a container sees its own part alone it begins above that. */
+static int64_t groups_leave(const char *root, int version, const char *group)
+{
+    char dir[PATH_MAX];
+    const int top = snprintf(dir, sizeof(dir), "%s%s", root,
+                             groups[version].mount);
+    int64_t left = INT64_MAX;
+    char *slash;
+
+    if (!strstr(group, "/.."))
+        snprintf(dir + top, sizeof(dir) - top, "%s", group);
+    for (;;) {
+        const int64_t here = group_leaves(dir, version);
+
+        left = here < left ? here : left;
+        slash = strrchr(dir, '/');
+        if (!slash || slash < dir + top)
+            return left;
+        *slash = 0;
+    }
+}
+
+/* Is "memory" among a line's controllers? */
+static int has_memory(const char *list)
+{
+    const char *p = strstr(list, "memory");
+
+    return p && (p == list || p[-1] == ',') && (!p[6] || p[6] == ',');
+}
+
+int64_t wan_cpu_memory_in(const char *root)
+{
+    char path[PATH_MAX], line[PATH_MAX];
+    int64_t have, left;
+    int seen[2] = { 0 };
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/proc/meminfo", root);
+    have = kernel_number(path, "MemAvailable:", 1024);
+    have = have < 0 ? INT64_MAX : have;
+    snprintf(path, sizeof(path), "%s/proc/self/cgroup", root);
+    f = fopen(path, "re");
+    while (f && fgets(line, sizeof(line), f)) {
+        char *list = strchr(line, ':'), *group;
+        int version;
+
+        if (!list || !(group = strchr(++list, ':')))
+            continue;
+        *group++ = 0;
+        group[strcspn(group, "\n")] = 0;
+        version = !*list ? 0 : 1;
+        if (version && !has_memory(list))
+            continue;
+        left = groups_leave(root, version, group);
+        have = left < have ? left : have;
+        seen[version] = 1;
+    }
+    if (f)
+        fclose(f);
+    for (int version = 0; version < 2; version++) {     // no such file
+        left = seen[version] ? have : groups_leave(root, version, "");
+        have = left < have ? left : have;
     }
     return have;
+}
+
+int64_t wan_cpu_memory_available(int index, void *context)
+{
+    (void)index, (void)context;
+    return wan_cpu_memory_in("");
 }
 
 /* Pages as wan_cpu_alloc() gives them, and room for more behind them. */

@@ -12,8 +12,11 @@
 /* ------------------------------------------------------------ cpu.c */
 
 /* Bytes this process may still take: what the kernel calls available and
- * what its control group leaves, whichever is less. */
+ * what its control group and those above it leave, whichever is less. */
 int64_t wan_cpu_memory_available(int index, void *context);
+
+/* The same by the kernel's files as they lie below root: "", or a test's. */
+int64_t wan_cpu_memory_in(const char *root);
 
 /* Pages that are given as they are touched; NULL when bytes is more than is
  * available. */

@@ -12,6 +12,8 @@
 #ifndef WAN_FORMATS_H
 #define WAN_FORMATS_H
 
+#include <cjson/cJSON.h>
+
 #include "../weights.h"
 
 /* More than any checkpoint has; keeps what a hostile file can cost small. */
@@ -43,10 +45,14 @@ int wan_weights_open_memory(WanWeights **out, const char *path,
 int wan_weights_add(WanWeights *w, const WanFile *f, const char *name,
                     size_t len, const WanStored *t, const WanLog *log);
 
+/* Keep a file's metadata, an object or NULL, which becomes w's. Of several
+ * files the first one's counts. */
+void wan_weights_set_metadata(WanWeights *w, cJSON *metadata);
+
 /**
- * Elements of a shape, times size.
+ * Elements of a shape, times size (of one in bytes, or in bits).
  *
- * @return the bytes, or -1: a dimension is negative or the product is over
+ * @return the product, or -1: a dimension is negative or the product is over
  *         2^62
  */
 int64_t wan_shape_bytes(int nb_dims, const int64_t *dim, int size);
@@ -68,10 +74,16 @@ int wan_shard_map_read(WanShardMap *map, const WanFile *f, const WanLog *log);
 void wan_shard_map_free(WanShardMap *map);
 
 /* <layer>.comfy_quant, a JSON text in a U8 tensor: 0 if it names a format
- * that we read, float8_e4m3fn or float8_e5m2. */
+ * that we read, float8_e4m3fn, float8_e5m2 or int8_tensorwise. */
 int wan_comfy_quant_check(const WanStored *t, const WanLog *log);
 
-/* The part of a name behind the prefix that all-in-one files put there. */
-const char *wan_name_strip(const char *name);
+/* A LoRA file that is in memory already, of strength 1; data must live until
+ * wan_lora_close(). */
+int wan_lora_open_memory(WanLora **out, const char *path, const void *data,
+                         size_t size, const WanLog *log);
+
+/* A tensor's name without what all-in-one files and training programs put
+ * before and into it. dst has room for all of name. */
+void wan_name_clean(char *dst, const char *name);
 
 #endif /* WAN_FORMATS_H */

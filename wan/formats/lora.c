@@ -4,25 +4,53 @@
  *
  * This file is part of libwan; see the licence in wan.h.
  *
- * Of a module: W += strength * (alpha / rank) * B A, A [rank, in], B [out,
- * rank], without alpha the factor is 1; or W += strength * diff. Files name
- * modules in several ways; each official name is looked up in all of them.
+ * Of a module:
+ *
+ *     W += strength * (alpha / rank) * B A        A [rank, in], B [out, rank]
+ *     W += strength * diff
+ *     bias += strength * diff_b, or strength * (alpha / rank) * lora_B.bias
+ *     table += strength * diff_m
+ *
+ * Who writes such files puts this or that before a module's name and dots or
+ * underscores into it. So names are compared as one form, the key: underscores
+ * alone, nothing before the module. Each official name is looked up by two
+ * keys, its own and that of Diffusers' name.
  */
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../cpu/pool.h"
-#include "../weights.h"
+#include "../files.h"
+#include "../json.h"
+#include "formats.h"
+
+#define MAX_NAME 512            // of a tensor; longer ones are no module's
+#define MAX_RANK 8192           // the widest layer has less
+#define CHUNK (1 << 26)         // products between two looks at the interrupt
+
+typedef enum Role { PRODUCT, DIFF, DIFF_BIAS, DIFF_TABLE } Role;
+
+typedef struct Change {
+    char *key;                  // of the module
+    int len;                    // of its name, at the start of a tensor's
+    int second;                 // it is the other expert's
+    Role role;
+    const WanStored *a, *b;     // PRODUCT: A and B; else b: the difference
+    const WanStored *alpha;     // or NULL
+    float factor;               // alpha / rank, or 1
+} Change;
 
 typedef struct File {
     WanWeights *w;
     float strength;
-    const WanStored **used;     // tensors that were merged
+    Change *change;             // by key
+    int nb_changes;
+    char *used;                 // of each tensor: it was merged
     int nb_used;
-    int skipped;                // modules whose shapes do not fit
 } File;
 
 struct WanLora {
@@ -31,44 +59,476 @@ struct WanLora {
     int threads;                // of the pool while it is open
 };
 
+/* What may stand before a module's name, in any order and number. */
 static const char *const prefixes[] = {
-    "", "diffusion_model.", "model.diffusion_model.", "transformer.",
-    "base_model.model.", "pipe.dit.",
+    "lora_unet_", "lora_transformer_", "lycoris_", "base_model_", "model_",
+    "diffusion_model_", "transformer_2_", "transformer_", "unet_", "pipe_",
+    "dit_", "net_", "module_", "generator_", "_",
+};
+#define SECOND "transformer_2_"     // Wan 2.2's other expert
+
+/* A (down) and B (up); behind it .weight or, of an adapter with a name,
+ * .NAME.weight, and of B perhaps .bias. */
+static const char *const pairs[][2] = {
+    { ".lora_A", ".lora_B" }, { ".lora_down", ".lora_up" },
+    { ".lora.down", ".lora.up" }, { "_lora.down", "_lora.up" },
 };
 
-/* Suffixes of A (down) and B (up). */
-static const char *const pairs[][2] = {
-    { ".lora_A.weight", ".lora_B.weight" },
-    { ".lora_A.default.weight", ".lora_B.default.weight" },
-    { ".lora_down.weight", ".lora_up.weight" },
-    { ".lora.down.weight", ".lora.up.weight" },
-    { "_lora.down.weight", "_lora.up.weight" },
+static const struct {
+    const char *suffix;
+    Role role;
+} differences[] = {
+    { ".diff", DIFF }, { ".diff_b", DIFF_BIAS }, { ".diff_m", DIFF_TABLE },
+    { ".w_norm", DIFF }, { ".b_norm", DIFF_BIAS },      // LyCORIS
 };
 #define COUNT(a) ((int)(sizeof(a) / sizeof(*(a))))
 
 /* Other kinds of networks, and parts that change what B A means. */
 static const char *const refused[] = {
-    "hada_w", "lokr_w", "dora_scale", "reshape_weight",
+    "hada_w", "lokr_w", "lora_mid", "dora_scale", "lora_magnitude_vector",
+    "reshape_weight", "set_weight", ".oft_", ".vera_", ".scale_weight",
+    ".weight_scale",
 };
+
+/* ---------------------------------------------------------------- names */
+
+/* The key of n bytes of a name; whether it is of the second expert. */
+static int make_key(char *dst, const char *module, int n)
+{
+    const char *p = dst;
+    int second = 0;
+
+    for (int i = 0; i < n; i++)
+        dst[i] = module[i] == '.' ? '_' : module[i];
+    dst[n] = 0;
+    for (int k = 0; k < COUNT(prefixes); k++) {
+        const size_t len = strlen(prefixes[k]);
+
+        if (strncmp(p, prefixes[k], len))
+            continue;
+        second |= !strcmp(prefixes[k], SECOND);
+        p += len;
+        k = -1;
+    }
+    memmove(dst, p, strlen(p) + 1);
+    return second;
+}
+
+static const WanStored *find_raw(const File *f, const char *raw)
+{
+    char name[MAX_NAME];
+    const WanStored *s;
+
+    wan_name_clean(name, raw);
+    s = wan_weights_find(f->w, name);
+    return s && !strcmp(s->raw_name, raw) ? s : NULL;
+}
+
+/* Is what follows A's or B's word .weight (or the like), or .NAME.weight? */
+static int is_tail(const char *tail, const char *end)
+{
+    const char *dot = *tail == '.' ? strchr(tail + 1, '.') : NULL;
+
+    return !strcmp(tail, end) ||
+           (dot && dot > tail + 1 && !strcmp(dot, end));
+}
+
+/* Where in a name the word of a pair stands, with such an end; or NULL. */
+static const char *find_word(const char *name, const char *word,
+                             const char *end)
+{
+    const char *at = strstr(name, word);
+
+    return at && is_tail(at + strlen(word), end) ? at : NULL;
+}
+
+/* ------------------------------------------------------- alpha and rank */
+
+/* What PEFT and Diffusers write beside their matrices, for modules without an
+ * alpha of their own. */
+typedef struct Settings {
+    cJSON *json;
+    const char *from;           // where it stands
+    char *path;                 // of a file of its own, or NULL
+    double alpha, rank;         // rank 0: not given
+    int root;                   // rslora: alpha / sqrt(rank)
+} Settings;
+
+static void settings_free(Settings *s)
+{
+    cJSON_Delete(s->json);
+    free(s->path);
+}
+
+/* Of the transformer's settings, which may stand under its name. */
+static const cJSON *setting(const Settings *s, const char *key)
+{
+    static const char *const of[] = { "", "transformer.", "transformer_2.",
+                                      "unet.", "dit." };
+    char name[64];
+
+    for (int i = 0; i < COUNT(of); i++) {
+        const cJSON *v;
+
+        snprintf(name, sizeof(name), "%s%s", of[i], key);
+        v = cJSON_GetObjectItemCaseSensitive(s->json, name);
+        if (v && !cJSON_IsNull(v))
+            return v;
+    }
+    return NULL;
+}
+
+/* A number from min on, which may be written as text; 0: not there. */
+static int read_setting(double *out, const Settings *s, const char *key,
+                        double min, const char *path, const WanLog *log)
+{
+    const cJSON *v = setting(s, key);
+    char *end = NULL;
+    double d;
+
+    if (!v)
+        return 0;
+    d = cJSON_IsString(v) ? strtod(v->valuestring, &end) : v->valuedouble;
+    if ((cJSON_IsString(v) ? !*v->valuestring || *end : !cJSON_IsNumber(v)) ||
+        !(d >= min && d <= 1e6))
+        return wan_error(log, WAN_INVALIDDATA, "%s: \"%s\" of %s must be a "
+                         "number from %g to 1e6", path, key, s->from, min);
+    *out = d;
+    return 1;
+}
+
+/* 1: they say alpha. */
+static int read_settings(Settings *s, const char *path, const WanLog *log)
+{
+    int ret = read_setting(&s->alpha, s, "lora_alpha", -1e6, path, log);
+
+    if (ret > 0) {
+        int rank = read_setting(&s->rank, s, "r", 1, path, log);
+
+        if (!rank)
+            rank = read_setting(&s->rank, s, "rank", 1, path, log);
+        s->root = cJSON_IsTrue(setting(s, "use_rslora"));
+        ret = rank < 0 ? rank : 1;
+    }
+    return ret;
+}
+
+/* Is the module one that a key of alpha_pattern means: its whole name after
+ * '^', else the end of it? */
+static int pattern_fits(const char *key, const char *module, int n)
+{
+    const int whole = *key == '^', k = (int)strlen(key + whole);
+
+    return k <= n && !strncmp(module + n - k, key + whole, k) &&
+           (k == n || (!whole && module[n - k - 1] == '.'));
+}
+
+/* alpha of a module by settings. Keys are regular expressions in PEFT; those
+ * that are more than names are refused. */
+static int settings_alpha(double *alpha, const Settings *s,
+                          const char *module, int n, const char *path,
+                          const WanLog *log)
+{
+    const cJSON *it;
+
+    *alpha = s->alpha;
+    cJSON_ArrayForEach(it, setting(s, "alpha_pattern")) {
+        if (!it->string || !cJSON_IsNumber(it) ||
+            strpbrk(it->string + (*it->string == '^'), "*+?()[]{}|\\^$"))
+            return wan_error(log, WAN_ERR(ENOSYS), "%s: alpha_pattern '%s' of "
+                             "%s is not read, only names of modules", path,
+                             it->string ? it->string : "", s->from);
+        if (pattern_fits(it->string, module, n)) {
+            *alpha = it->valuedouble;
+            break;
+        }
+    }
+    return 0;
+}
+
+/* Settings of the file's header, or of an adapter_config.json beside it. */
+static int find_settings(Settings *s, const File *f, const WanLog *log)
+{
+    static const char *const header[] = { "lora_alpha", "r", "rank" };
+    const char *path = wan_weights_path(f->w);
+    const char *text = wan_weights_metadata(f->w, "lora_adapter_metadata");
+    size_t bytes;
+    char *json;
+    int ret;
+
+    *s = (Settings){ .from = "lora_adapter_metadata" };
+    if (text) {
+        ret = wan_json_parse(&s->json, path, s->from, text, strlen(text), log);
+        if (ret >= 0)
+            ret = read_settings(s, path, log);
+        return ret;
+    }
+    if (wan_weights_metadata(f->w, header[0])) {
+        s->from = "the header";
+        s->json = cJSON_CreateObject();
+        for (int i = 0; s->json && i < COUNT(header); i++) {
+            text = wan_weights_metadata(f->w, header[i]);
+            if (text && !cJSON_AddStringToObject(s->json, header[i], text))
+                return wan_error_memory(log, path, "its metadata");
+        }
+        return s->json ? read_settings(s, path, log)
+                       : wan_error_memory(log, path, "its metadata");
+    }
+    s->from = "adapter_config.json";
+    ret = wan_files_beside(&s->path, path, s->from, log);
+    if (ret <= 0)
+        return ret;
+    ret = wan_read_file(&json, &bytes, s->path, 1 << 20, log);
+    if (ret < 0)
+        return ret;
+    ret = wan_json_parse(&s->json, s->path, "text", json, bytes, log);
+    free(json);
+    return ret < 0 ? ret : read_settings(s, s->path, log);
+}
+
+/* Whether settings that lie beside a file are its own: of a rank it has. */
+static int settings_fit(const Settings *s, const File *f)
+{
+    if (!s->path || !s->rank || setting(s, "rank_pattern"))
+        return 1;
+    for (int i = 0; i < f->nb_changes; i++)
+        if (f->change[i].role == PRODUCT && f->change[i].a->dim[0] == s->rank)
+            return 1;
+    return 0;
+}
+
+/* ------------------------------------------------------------- changes */
+
+static int64_t count(const WanStored *s)
+{
+    return s->bytes / wan_type_size(s->type);
+}
+
+/* Numbers that can be added to weights as they are. */
+static int check_floats(const File *f, const WanStored *s, const WanLog *log)
+{
+    if (s->foreign || s->type > WAN_F64)
+        return wan_error(log, WAN_INVALIDDATA, "%s: tensor %s: expected F32, "
+                         "F16, BF16, F64 or fp8, found %s",
+                         wan_weights_path(f->w), s->raw_name,
+                         wan_stored_type(s));
+    if (!s->data)
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: tensor %s is stored with "
+                         "strides (a transposed view), only dense tensors are "
+                         "read", wan_weights_path(f->w), s->raw_name);
+    return 0;
+}
+
+/* The one number of an alpha tensor, of any type of number. */
+static int read_alpha(double *out, const File *f, const WanStored *s,
+                      const WanLog *log)
+{
+    int ok = s->data && !s->foreign && count(s) == 1;
+    int64_t i = 0;
+    float v;
+
+    if (ok && s->type <= WAN_F64) {
+        wan_to_f32(&v, s->data, s->type, 1, 1);
+        *out = v;
+    } else if (ok) {                    // little-endian; U8 has no sign
+        memcpy(&i, s->data, s->bytes);
+        *out = (double)(s->type == WAN_I8 ? (int8_t)i :
+                        s->type == WAN_I16 ? (int16_t)i :
+                        s->type == WAN_I32 ? (int32_t)i : i);
+    }
+    if (!ok || !(*out >= -1e6 && *out <= 1e6))
+        return wan_error(log, WAN_INVALIDDATA, "%s: tensor %s is not one "
+                         "number up to 1e6", wan_weights_path(f->w),
+                         s->raw_name);
+    return 0;
+}
+
+static void mark(File *f, const WanStored *s)
+{
+    char *used = s ? &f->used[s - wan_weights_at(f->w, 0)] : NULL;
+
+    if (used && !*used) {
+        *used = 1;
+        f->nb_used++;
+    }
+}
+
+/* A change of the module that a name's first n bytes mean. */
+static int add(File *f, Change c, const char *name, int n, const WanLog *log)
+{
+    int ret;
+
+    if ((c.a && (ret = check_floats(f, c.a, log)) < 0) ||
+        (ret = check_floats(f, c.b, log)) < 0)
+        return ret;
+    c.key = malloc(n + 1);
+    if (!c.key)
+        return wan_error_memory(log, wan_weights_path(f->w), "its modules");
+    c.factor = 1;
+    c.len = n;
+    c.second = make_key(c.key, name, n);
+    f->change[f->nb_changes++] = c;
+    return 0;
+}
+
+/* A's counterpart: B, or B's bias; and the alpha of both. */
+static const WanStored *counterpart(const File *f, const char *name,
+                                    const char *at, int pair, const char *end)
+{
+    const char *tail = at + strlen(pairs[pair][0]);
+    const int n = (int)(strlen(tail) - strlen(".weight"));
+    char other[MAX_NAME + 16];
+
+    snprintf(other, sizeof(other), "%.*s%s%.*s%s", (int)(at - name), name,
+             pairs[pair][1], n, tail, end);
+    return find_raw(f, other);
+}
+
+/* What tensor s, and those that belong to it, change. */
+static int add_changes(File *f, const WanStored *s, const WanLog *log)
+{
+    const char *name = s->raw_name;
+    int ret = 0;
+
+    for (int k = 0; k < COUNT(pairs); k++) {
+        const char *at = find_word(name, pairs[k][0], ".weight");
+        const int n = at ? (int)(at - name) : 0;
+        char alpha_name[MAX_NAME + 16];
+        Change c = { .role = PRODUCT, .a = s };
+
+        if (!at || !(c.b = counterpart(f, name, at, k, ".weight")))
+            continue;
+        if (s->nb_dims > 0 && s->dim[0] > MAX_RANK)
+            return wan_error(log, WAN_INVALIDDATA, "%s: tensor %s has rank %"
+                             PRId64 ", up to %d can be",
+                             wan_weights_path(f->w), name, s->dim[0],
+                             MAX_RANK);
+        snprintf(alpha_name, sizeof(alpha_name), "%.*s.alpha", n, name);
+        c.alpha = find_raw(f, alpha_name);
+        ret = add(f, c, name, n, log);
+        c.role = DIFF_BIAS;
+        if (ret >= 0 && (c.b = counterpart(f, name, at, k, ".bias")))
+            ret = add(f, c, name, n, log);
+        return ret;
+    }
+    for (int k = 0; k < COUNT(differences); k++) {
+        const int n = (int)(strlen(name) - strlen(differences[k].suffix));
+
+        if (n >= 0 && !strcmp(name + n, differences[k].suffix))
+            return add(f, (Change){ .role = differences[k].role, .b = s },
+                       name, n, log);
+    }
+    return 0;
+}
+
+/* alpha / rank of each product and of its bias. */
+static int find_factors(File *f, const WanLog *log)
+{
+    const char *path = wan_weights_path(f->w);
+    Settings s;
+    int ret = find_settings(&s, f, log), have = ret > 0;
+
+    if (have && !settings_fit(&s, f)) {
+        wan_log(log, WAN_LOG_WARNING, "%s: is of rank %g and not used for %s, "
+                "which has other ranks", s.path, s.rank, path);
+        have = 0;
+    }
+    for (int i = 0, said = 0; i < f->nb_changes && ret >= 0; i++) {
+        Change *c = &f->change[i];
+        const int64_t rank = c->a && c->a->nb_dims > 1 ? c->a->dim[0] : 0;
+        double alpha = 0;
+
+        if (rank < 1 || (!c->alpha && !have))
+            continue;
+        if (c->alpha)
+            ret = read_alpha(&alpha, f, c->alpha, log);
+        else
+            ret = settings_alpha(&alpha, &s, c->a->raw_name, c->len, path,
+                                 log);
+        if (ret >= 0)
+            c->factor = (float)(alpha / (!c->alpha && s.root ? sqrt(rank)
+                                                             : rank));
+        if (ret >= 0 && !c->alpha && !said++)
+            wan_log(log, WAN_LOG_INFO, "%s: alpha and rank are those of %s: "
+                    "factor %g", path, s.path ? s.path : s.from, c->factor);
+    }
+    settings_free(&s);
+    return ret < 0 ? ret : 0;
+}
 
 /* -------------------------------------------------------------- opening */
 
-static int open_file(File *f, const char *path, const WanLog *log)
+static int by_key(const void *pa, const void *pb)
 {
-    int ret = wan_weights_open(&f->w, path, log);
+    const Change *a = pa, *b = pb;
 
-    if (ret < 0)
-        return ret;
-    for (int i = 0; i < wan_weights_count(f->w); i++)
+    return strcmp(a->key, b->key);
+}
+
+/* Of a file for two experts, leave out what is the second one's. */
+static void drop_second(File *f)
+{
+    int n = 0;
+
+    for (int i = 0; i < f->nb_changes; i++)
+        n += !f->change[i].second;
+    if (!n)
+        return;
+    n = 0;
+    for (int i = 0; i < f->nb_changes; i++)
+        if (f->change[i].second)
+            free(f->change[i].key);
+        else
+            f->change[n++] = f->change[i];
+    f->nb_changes = n;
+}
+
+static int read_file(File *f, const WanLog *log)
+{
+    const char *path = wan_weights_path(f->w);
+    const int n = wan_weights_count(f->w);
+    int ret;
+
+    f->used = calloc(n + 1, 1);
+    f->change = calloc(2 * n + 1, sizeof(*f->change));
+    if (!f->used || !f->change)
+        return wan_error_memory(log, path, "its modules");
+    for (int i = 0; i < n; i++) {
+        const WanStored *s = wan_weights_at(f->w, i);
+
         for (int k = 0; k < COUNT(refused); k++)
-            if (strstr(wan_weights_at(f->w, i)->name, refused[k])) {
-                wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: this kind of "
-                        "adapter is not supported, only LoRA", path,
-                        wan_weights_at(f->w, i)->raw_name);
-                return WAN_ERR(ENOSYS);
-            }
-    f->used = calloc(wan_weights_count(f->w) + 1, sizeof(*f->used));
-    return f->used ? 0 : WAN_ERR(ENOMEM);
+            if (strstr(s->raw_name, refused[k]))
+                return wan_error(log, WAN_ERR(ENOSYS), "%s: tensor %s: this "
+                                 "kind of adapter is not supported, only "
+                                 "LoRA", path, s->raw_name);
+        if (strlen(s->raw_name) < MAX_NAME &&
+            (ret = add_changes(f, s, log)) < 0)
+            return ret;
+    }
+    drop_second(f);
+    ret = find_factors(f, log);
+    qsort(f->change, f->nb_changes, sizeof(*f->change), by_key);
+    return ret;
+}
+
+/* path[=strength]. A file whose name holds '=' is one that is there. */
+static int split(char *item, float *strength, const WanLog *log)
+{
+    char *equals = strrchr(item, '='), *end;
+    double v;
+
+    *strength = 1;
+    if (equals && !wan_files_exists(item)) {
+        v = strtod(equals + 1, &end);
+        if (end == equals + 1 || *end || !(v >= -100 && v <= 100))
+            return wan_error(log, WAN_ERR(EINVAL), "option lora: '%s' is no "
+                             "file, and '%s' no strength from -100 to 100",
+                             item, equals + 1);
+        *strength = (float)v;
+        *equals = 0;
+    }
+    return *item ? 0 : wan_error(log, WAN_ERR(EINVAL), "option lora: a path is "
+                                 "empty");
 }
 
 int wan_lora_open(WanLora **out, const char *list, int threads,
@@ -76,38 +536,27 @@ int wan_lora_open(WanLora **out, const char *list, int threads,
 {
     WanLora *l = calloc(1, sizeof(*l));
     char *text = strdup(list), *next = text;
-    int ret = WAN_ERR(ENOMEM), n = 1;
+    int ret = 0, n = 1;
 
     *out = NULL;
     for (const char *p = list; *p; p++)
         n += *p == '|';
-    if (!l || !text || !(l->files = calloc(n, sizeof(*l->files))))
+    if (!l || !text || !(l->files = calloc(n, sizeof(*l->files)))) {
+        ret = wan_error_memory(log, "option lora", "its files");
         goto fail;
+    }
     while (next) {
         File *f = &l->files[l->nb_files++];
-        char *path = next, *equals, *end;
+        char *item = next, *path = NULL;
 
-        if ((next = strchr(path, '|')))
+        if ((next = strchr(item, '|')))
             *next++ = 0;
-        f->strength = 1;
-        if ((equals = strrchr(path, '='))) {
-            const double v = strtod(equals + 1, &end);
-
-            if (end == equals + 1 || *end || !(v >= -100 && v <= 100)) {
-                wan_log(log, WAN_LOG_ERROR, "option lora: '%s' is no strength "
-                        "from -100 to 100", equals + 1);
-                ret = WAN_ERR(EINVAL);
-                goto fail;
-            }
-            f->strength = (float)v;
-            *equals = 0;
-        }
-        if (!*path) {
-            wan_log(log, WAN_LOG_ERROR, "option lora: a path is empty");
-            ret = WAN_ERR(EINVAL);
+        if ((ret = split(item, &f->strength, log)) < 0 ||
+            (ret = wan_files_lora(&path, item, log)) < 0)
             goto fail;
-        }
-        if ((ret = open_file(f, path, log)) < 0)
+        ret = wan_weights_open(&f->w, path, log);
+        free(path);
+        if (ret < 0 || (ret = read_file(f, log)) < 0)
             goto fail;
     }
     free(text);
@@ -121,6 +570,32 @@ fail:
     return ret;
 }
 
+int wan_lora_open_memory(WanLora **out, const char *path, const void *data,
+                         size_t size, const WanLog *log)
+{
+    WanLora *l = calloc(1, sizeof(*l));
+    int ret = 0;
+
+    *out = NULL;
+    if (!l || !(l->files = calloc(1, sizeof(*l->files))))
+        ret = wan_error_memory(log, path, "its modules");
+    if (ret >= 0) {
+        l->nb_files = 1;
+        l->files->strength = 1;
+        ret = wan_weights_open_memory(&l->files->w, path, data, size, log);
+    }
+    if (ret >= 0)
+        ret = read_file(l->files, log);
+    if (ret < 0) {
+        wan_lora_close(&l);
+        return ret;
+    }
+    wan_cpu_pool_open(1, log);
+    l->threads = 1;
+    *out = l;
+    return 0;
+}
+
 void wan_lora_close(WanLora **lp)
 {
     WanLora *l = *lp;
@@ -129,8 +604,13 @@ void wan_lora_close(WanLora **lp)
     if (!l)
         return;
     for (int i = 0; l->files && i < l->nb_files; i++) {
-        wan_weights_close(&l->files[i].w);
-        free(l->files[i].used);
+        File *f = &l->files[i];
+
+        for (int k = 0; k < f->nb_changes; k++)
+            free(f->change[k].key);
+        free(f->change);
+        free(f->used);
+        wan_weights_close(&f->w);
     }
     if (l->threads)
         wan_cpu_pool_close();
@@ -140,113 +620,97 @@ void wan_lora_close(WanLora **lp)
 
 /* -------------------------------------------------------------- look-up */
 
-static void mark(File *f, const WanStored *s)
+/* What changes a tensor: changes of these roles under these keys. */
+typedef struct Target {
+    struct {
+        char key[256];
+        unsigned roles;         // bits, 1 << Role
+    } at[4];
+    int n;
+} Target;
+
+static void add_key(Target *t, const char *module, int n, unsigned roles)
 {
-    for (int i = 0; i < f->nb_used; i++)
-        if (f->used[i] == s)
-            return;
-    f->used[f->nb_used++] = s;
+    make_key(t->at[t->n].key, module, n);
+    t->at[t->n++].roles = roles;
 }
 
-static int is_used(const File *f, const WanStored *s)
+/* A tensor's module by one vocabulary. A table has none of its own: files name
+ * it, or the module that it belongs to. */
+static void add_names(Target *t, WanNaming naming, const char *official)
 {
-    for (int i = 0; i < f->nb_used; i++)
-        if (f->used[i] == s)
-            return 1;
-    return 0;
-}
+    char name[256];
+    const char *dot;
+    int n;
 
-/* The way number i to write a module's name; 0: there is no such. */
-static int spelling(char *dst, size_t size, const char *module, int i)
-{
-    char other[300], weight[300];
-
-    if (i < 2 * COUNT(prefixes)) {
-        snprintf(weight, sizeof(weight), "%s.weight", module);
-        wan_name_in(i < COUNT(prefixes) ? WAN_NAMES_OFFICIAL
-                    : WAN_NAMES_DIFFUSERS, WAN_PART_DIT, weight, other,
-                    sizeof(other));
-        other[strlen(other) - strlen(".weight")] = 0;
-        snprintf(dst, size, "%s%s", prefixes[i % COUNT(prefixes)], other);
-        return 1;
+    wan_name_in(naming, WAN_PART_DIT, official, name, sizeof(name));
+    dot = strrchr(name, '.');
+    n = dot ? (int)(dot - name) : 0;
+    if (dot && !strcmp(dot, ".weight")) {
+        add_key(t, name, n, 1 << PRODUCT | 1 << DIFF);
+    } else if (dot && !strcmp(dot, ".bias")) {
+        add_key(t, name, n, 1 << DIFF_BIAS);
+    } else {
+        add_key(t, name, (int)strlen(name), 1 << DIFF | 1 << DIFF_TABLE);
+        add_key(t, name, n, 1 << DIFF_TABLE);
     }
-    if (i > 2 * COUNT(prefixes))
-        return 0;
-    snprintf(dst, size, "lora_unet_%s", module);    // kohya
-    for (char *p = dst; *p; p++)
-        if (*p == '.')
-            *p = '_';
-    return 1;
 }
 
-static const WanStored *find(const File *f, const char *module,
-                             const char *suffix)
+static Target target(const char *official)
 {
-    char name[600];
+    Target t = { .n = 0 };
 
-    snprintf(name, sizeof(name), "%s%s", module, suffix);
-    return wan_weights_find(f->w, name);
+    add_names(&t, WAN_NAMES_OFFICIAL, official);
+    add_names(&t, WAN_NAMES_DIFFUSERS, official);
+    for (int i = t.n / 2, k = 0; k < t.n / 2; i++, k++)
+        if (!strcmp(t.at[i].key, t.at[k].key))      // one word in both
+            t.at[i].roles = 0;
+    return t;
 }
 
-/* What a file holds for one tensor of the model. */
-typedef struct Change {
-    const WanStored *a, *b, *alpha;     // B A
-    const WanStored *diff;              // or the whole difference
-} Change;
-
-static int find_change(const File *f, Change *c, const char *name)
+/* Number i of f's changes of a target, or NULL. */
+static const Change *find_change(const File *f, const Target *t, int i)
 {
-    char module[256], spelled[512];
-    const char *dot = strrchr(name, '.');
-    const int weight = dot && !strcmp(dot, ".weight");
-    const int bias = dot && !strcmp(dot, ".bias");
+    for (int k = 0; k < t->n; k++) {
+        int lo = 0, hi = f->nb_changes;
 
-    memset(c, 0, sizeof(*c));
-    snprintf(module, sizeof(module), "%.*s",
-             weight || bias ? (int)(dot - name) : (int)strlen(name), name);
-    for (int i = 0; spelling(spelled, sizeof(spelled), module, i); i++) {
-        for (int k = 0; weight && k < COUNT(pairs) && !c->a; k++) {
-            c->a = find(f, spelled, pairs[k][0]);
-            c->b = find(f, spelled, pairs[k][1]);
-            if (!c->a != !c->b)
-                c->a = c->b = NULL;
+        while (lo < hi) {
+            const int mid = lo + (hi - lo) / 2;
+
+            if (strcmp(f->change[mid].key, t->at[k].key) < 0)
+                lo = mid + 1;
+            else
+                hi = mid;
         }
-        if (c->a)
-            c->alpha = find(f, spelled, ".alpha");
-        c->diff = find(f, spelled, weight ? ".diff" : bias ? ".diff_b"
-                                                           : ".diff_m");
-        if (c->a || c->diff)
-            return 1;
+        for (; lo < f->nb_changes &&
+               !strcmp(f->change[lo].key, t->at[k].key); lo++)
+            if (t->at[k].roles >> f->change[lo].role & 1 && !i--)
+                return &f->change[lo];
     }
-    return 0;
+    return NULL;
 }
 
 int wan_lora_has(const WanLora *l, const char *name)
 {
-    Change c;
+    const Target t = target(name);
 
     for (int i = 0; i < l->nb_files; i++)
-        if (find_change(&l->files[i], &c, name))
+        if (find_change(&l->files[i], &t, 0))
             return 1;
     return 0;
 }
 
 /* -------------------------------------------------------------- merging */
 
-/* n numbers as f32, malloc'd; NULL: no memory or no floats. */
+/* All numbers as f32, malloc'd, or NULL. */
 static float *widen(const WanStored *s)
 {
-    const int64_t n = s->bytes / wan_type_size(s->type);
-    float *p = NULL;
+    const int64_t n = count(s);
+    float *p = malloc(n * sizeof(*p) + 1);
 
-    if (s->data && s->type <= WAN_F64 && (p = malloc(n * sizeof(*p) + 1)))
+    if (p)
         wan_to_f32(p, s->data, s->type, n, 1);
     return p;
-}
-
-static int64_t count(const WanStored *s)
-{
-    return s->bytes / wan_type_size(s->type);
 }
 
 typedef struct Product {
@@ -274,68 +738,89 @@ static void add_rows(void *arg, int64_t index, int worker)
         }
 }
 
-static int merge(File *f, const Change *c, const char *name, float *w,
-                 int64_t rows, int64_t cols, int threads, const WanLog *log)
+/* A piece of rows at a time: in between the interrupt is asked. */
+static int merge_product(const Change *c, Product p, const File *f,
+                         int threads, const WanInterrupt *interrupt,
+                         const WanLog *log)
 {
-    float *a = NULL, *b = NULL, scale = f->strength;
-    int ret = WAN_ERR(ENOMEM);
+    const int64_t all = p.rows, work = p.rank * p.cols;
+    const int64_t step = work < CHUNK / ROWS ? CHUNK / work : ROWS;
+    float *a = widen(c->a), *b = widen(c->b), *const w = p.w;
+    int ret = 0;
 
-    if (c->diff) {
-        if (count(c->diff) != rows * cols)
-            goto misfit;
-        if (!(a = widen(c->diff)))
-            goto end;
-        for (int64_t i = 0; i < rows * cols; i++)
-            w[i] += scale * a[i];
-        mark(f, c->diff);
-    } else {
-        const int64_t rank = c->a->nb_dims > 1 ? c->a->dim[0] : 0;
-
-        /* A convolution's A and B have more dimensions of the same order. */
-        if (rank < 1 || count(c->a) != rank * cols ||
-            count(c->b) != rows * rank)
-            goto misfit;
-        if (!(a = widen(c->a)) || !(b = widen(c->b)))
-            goto end;
-        if (c->alpha && count(c->alpha) == 1) {
-            float *alpha = widen(c->alpha);
-
-            if (!alpha)
-                goto end;
-            scale *= alpha[0] / rank;
-            free(alpha);
-            mark(f, c->alpha);
-        }
-        wan_cpu_pool_run(threads, (rows + ROWS - 1) / ROWS, NULL, add_rows,
-                         &(Product){ w, a, b, rows, cols, rank, scale });
-        mark(f, c->a);
-        mark(f, c->b);
+    if (!a || !b)
+        ret = wan_error_memory(log, wan_weights_path(f->w), c->a->raw_name);
+    for (int64_t i = 0; i < all && ret >= 0; i += step) {
+        p.w = w + i * p.cols;
+        p.a = a;
+        p.b = b + i * p.rank;
+        p.rows = all - i < step ? all - i : step;
+        if (wan_interrupted(interrupt))
+            ret = WAN_CANCELLED;
+        else
+            wan_cpu_pool_run(threads, (p.rows + ROWS - 1) / ROWS, NULL,
+                             add_rows, &p);
     }
-    ret = 0;
-    goto end;
-misfit:
-    f->skipped++;
-    wan_log(log, WAN_LOG_WARNING, "%s: what it has for %s does not fit "
-            "[%" PRId64 ", %" PRId64 "], skipped", wan_weights_path(f->w),
-            name, rows, cols);
-    ret = 0;
-end:
     free(a);
     free(b);
     return ret;
 }
 
-int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
-                   int64_t cols, const WanLog *log)
+static int merge_difference(const Change *c, float *w, int64_t n, float scale,
+                            const File *f, const WanLog *log)
 {
-    for (int i = 0; i < l->nb_files; i++) {
-        Change c;
-        int ret;
+    float *b = widen(c->b);
 
-        if (find_change(&l->files[i], &c, name) &&
-            (ret = merge(&l->files[i], &c, name, w, rows, cols, l->threads,
-                         log)) < 0)
-            return ret;
+    if (!b)
+        return wan_error_memory(log, wan_weights_path(f->w), c->b->raw_name);
+    for (int64_t i = 0; i < n; i++)
+        w[i] += scale * b[i];
+    free(b);
+    return 0;
+}
+
+/* A convolution's A and B have more dimensions of the same order. */
+static int fits(const Change *c, int64_t rows, int64_t cols)
+{
+    const int64_t rank = c->a && c->a->nb_dims > 1 ? c->a->dim[0] : 0;
+
+    if (c->role != PRODUCT)
+        return count(c->b) == rows * cols;
+    return rank > 0 && count(c->a) == rank * cols &&
+           count(c->b) == rows * rank;
+}
+
+int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
+                   int64_t cols, const WanInterrupt *interrupt,
+                   const WanLog *log)
+{
+    const Target t = target(name);
+    const Change *c;
+
+    for (int k = 0; k < l->nb_files; k++) {
+        File *f = &l->files[k];
+
+        for (int i = 0, ret; (c = find_change(f, &t, i)); i++) {
+            const float scale = f->strength * c->factor;
+
+            if (!fits(c, rows, cols)) {
+                wan_log(log, WAN_LOG_WARNING, "%s: what it has for %s does "
+                        "not fit [%" PRId64 ", %" PRId64 "], skipped",
+                        wan_weights_path(f->w), name, rows, cols);
+                continue;
+            }
+            ret = c->role != PRODUCT ?
+                  merge_difference(c, w, rows * cols, scale, f, log) :
+                  merge_product(c, (Product){ .w = w, .rows = rows,
+                                .cols = cols, .rank = c->a->dim[0],
+                                .scale = scale }, f, l->threads, interrupt,
+                                log);
+            if (ret < 0)
+                return ret;
+            mark(f, c->a);
+            mark(f, c->b);
+            mark(f, c->alpha);
+        }
     }
     return 0;
 }
@@ -346,13 +831,11 @@ int wan_lora_end(const WanLora *l, const WanLog *log)
         const File *f = &l->files[i];
         const int all = wan_weights_count(f->w);
 
-        if (!f->nb_used) {
-            wan_log(log, WAN_LOG_ERROR, "%s: none of its %d tensors fits this "
-                    "model", wan_weights_path(f->w), all);
-            return WAN_INVALIDDATA;
-        }
+        if (!f->nb_used)
+            return wan_error(log, WAN_INVALIDDATA, "%s: none of its %d tensors "
+                             "fits this model", wan_weights_path(f->w), all);
         for (int k = 0; k < all && f->nb_used < all; k++)
-            if (!is_used(f, wan_weights_at(f->w, k))) {
+            if (!f->used[k]) {
                 wan_log(log, WAN_LOG_WARNING, "%s: %d of %d tensors were not "
                         "used, the first is %s", wan_weights_path(f->w),
                         all - f->nb_used, all,

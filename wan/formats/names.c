@@ -215,33 +215,62 @@ const char *wan_name_in(WanNaming naming, WanPart part, const char *official,
     return dst;
 }
 
-const char *wan_name_strip(const char *name)
+/* "before": only there; or else the prefix is an ordinary word */
+static const struct {
+    const char *prefix, *before;
+} prefixes[] = {
+    { "model.", "" },
+    { "module.", "" },
+    { "net.", "" },
+    { "diffusion_model.", "" },
+    { "first_stage_model.", "" },
+    { "vae.", "" },
+    { "text_encoders.umt5xxl.transformer.", "" },
+    { "text_encoders.umt5xxl.", "spiece_model" },
+    { "text_encoders.", "spiece_model" },
+    { "clip_vision.", "" },
+    { "visual_model.", "vision_model." },
+    { "visual_model.", "visual." },
+};
+
+/* What programs that train put between the words of a name. */
+static const char *const wrappers[] = {
+    "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.",
+};
+#define COUNT(a) (sizeof(a) / sizeof(*(a)))
+
+/* Bytes of the prefix that name has, 0: none. */
+static size_t prefix(const char *name)
 {
-    /* "before": only there; or else the prefix is an ordinary word */
-    static const struct {
-        const char *prefix, *before;
-    } known[] = {
-        { "model.diffusion_model.", "" },
-        { "diffusion_model.", "" },
-        { "first_stage_model.", "" },
-        { "vae.", "" },
-        { "text_encoders.umt5xxl.transformer.", "" },
-        { "clip_vision.", "" },
-        { "visual_model.", "vision_model." },
-        { "visual_model.", "visual." },
-        { "model.", "vision_model." },
-        { "model.", "visual." },
-    };
+    for (size_t i = 0; i < COUNT(prefixes); i++) {
+        const size_t n = strlen(prefixes[i].prefix);
+        const char *rest = name + n, *before = prefixes[i].before;
 
-    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
-        const size_t n = strlen(known[i].prefix);
-        const char *rest = name + n;
-
-        if (strncmp(name, known[i].prefix, n) ||
-            strncmp(rest, known[i].before, strlen(known[i].before)))
-            continue;
         /* each part of an all-in-one file has its own marker */
-        return *rest && strcmp(rest, "scaled_fp8") ? rest : name;
+        if (!strncmp(name, prefixes[i].prefix, n) &&
+            !strncmp(rest, before, strlen(before)) && *rest &&
+            strcmp(rest, "scaled_fp8"))
+            return n;
     }
-    return name;
+    return 0;
+}
+
+void wan_name_clean(char *dst, const char *name)
+{
+    char *end = dst, *begin = dst;
+
+    while (*name) {
+        size_t skip = 0;
+
+        for (size_t i = 0; i < COUNT(wrappers) && !skip; i++)
+            if (!strncmp(name, wrappers[i], strlen(wrappers[i])))
+                skip = strlen(wrappers[i]);
+        if (!skip)
+            *end++ = *name;
+        name += skip ? skip : 1;
+    }
+    *end = 0;
+    for (size_t n; (n = prefix(begin)); )
+        begin += n;
+    memmove(dst, begin, strlen(begin) + 1);
 }

@@ -5,7 +5,11 @@
  * This file is part of libwan; see the licence in wan.h.
  *
  *     u64 n | n bytes of JSON | data, which every tensor has its share of,
- *                               without gaps and without overlap
+ *                               without overlap
+ *
+ * The format knows no gaps. Some writers leave them, to align or in place of
+ * what they took out: nothing depends on what lies there. More at the end than
+ * some zeros belongs to tensors that the table does not have.
  */
 
 #define _POSIX_C_SOURCE 200809L
@@ -13,30 +17,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cjson/cJSON.h>
-
+#include "../json.h"
 #include "formats.h"
 
 #define MAX_HEADER 100000000    // the format's own limit
-/* What a parsed text may cost: cJSON takes 64 bytes a value. */
-#define MAX_VALUES (1 << 21)
+#define MAX_PADDING 4096        // zeros behind the last tensor
 
 static const struct {
     const char *name;
     WanType type;
-    int size;       // 0: known, but not read
+    int bits;
 } dtypes[] = {
-    { "F32", WAN_F32, 4 }, { "F16", WAN_F16, 2 }, { "BF16", WAN_BF16, 2 },
-    { "F8_E4M3", WAN_F8_E4M3, 1 }, { "F8_E5M2", WAN_F8_E5M2, 1 },
-    { "F64", WAN_F64, 8 }, { "BOOL", WAN_BOOL, 1 },
-    { "I64", WAN_I64, 8 }, { "I32", WAN_I32, 4 }, { "I16", WAN_I16, 2 },
-    { "I8", WAN_I8, 1 }, { "U8", WAN_U8, 1 },
+    { "F32", WAN_F32, 32 }, { "F16", WAN_F16, 16 }, { "BF16", WAN_BF16, 16 },
+    { "F8_E4M3", WAN_F8_E4M3, 8 }, { "F8_E5M2", WAN_F8_E5M2, 8 },
+    { "F64", WAN_F64, 64 }, { "BOOL", WAN_BOOL, 8 },
+    { "I64", WAN_I64, 64 }, { "I32", WAN_I32, 32 }, { "I16", WAN_I16, 16 },
+    { "I8", WAN_I8, 8 }, { "U8", WAN_U8, 8 },
     /* nothing reads these: indexed as the signed type of their size */
-    { "U64", WAN_I64, 8 }, { "U32", WAN_I32, 4 }, { "U16", WAN_I16, 2 },
-    { "F4", 0, 0 }, { "F6_E2M3", 0, 0 }, { "F6_E3M2", 0, 0 },
-    { "F8_E8M0", 0, 0 }, { "F8_E4M3FNUZ", 0, 0 }, { "F8_E5M2FNUZ", 0, 0 },
-    { "C64", 0, 0 },
+    { "U64", WAN_I64, 64 }, { "U32", WAN_I32, 32 }, { "U16", WAN_I16, 16 },
+    /* nor these, see WanStored.foreign */
+    { "F4", WAN_U8, 4 }, { "F6_E2M3", WAN_U8, 6 }, { "F6_E3M2", WAN_U8, 6 },
+    { "F8_E8M0", WAN_U8, 8 }, { "F8_E4M3FNUZ", WAN_U8, 8 },
+    { "F8_E5M2FNUZ", WAN_U8, 8 }, { "C64", WAN_U8, 64 },
 };
+#define FOREIGN 15              // the first of the latter
 
 /* One tensor of the header. */
 typedef struct Entry {
@@ -44,63 +48,6 @@ typedef struct Entry {
     WanStored t;
     int64_t begin, end;     // bytes from the start of the data
 } Entry;
-
-/* size bytes of JSON to a tree that cJSON_Delete() frees. The copy ends in a
- * zero, which keeps cJSON's lookahead inside it. */
-static int parse_json(cJSON **out, const char *path, const char *what,
-                      const uint8_t *text, int64_t size, const WanLog *log)
-{
-    const char *end = NULL;
-    char *copy;
-    int values = 0;
-    int ret = WAN_INVALIDDATA;
-
-    *out = NULL;
-    copy = malloc(size + 1);
-    if (!copy) {
-        wan_log(log, WAN_LOG_ERROR, "%s: no memory for the %s", path, what);
-        return WAN_ERR(ENOMEM);
-    }
-    memcpy(copy, text, size);
-    copy[size] = 0;
-
-    if (memchr(copy, 0, size)) {
-        wan_log(log, WAN_LOG_ERROR, "%s: the %s is not JSON: zero byte at %td",
-                path, what, (char *)memchr(copy, 0, size) - copy);
-        goto fail;
-    }
-    for (const char *p = copy; *p; p++)
-        values += *p == ',' || *p == ':' || *p == '[' || *p == '{';
-    if (values > MAX_VALUES) {
-        wan_log(log, WAN_LOG_ERROR, "%s: the %s has %d values, at most %d are "
-                "read", path, what, values, MAX_VALUES);
-        goto fail;
-    }
-    *out = cJSON_ParseWithLengthOpts(copy, size + 1, &end, 0);
-    if (!*out) {
-        wan_log(log, WAN_LOG_ERROR, "%s: the %s is not JSON: stopped at byte "
-                "%td of %" PRId64, path, what, end ? end - copy : 0, size);
-        goto fail;
-    }
-    end += strspn(end, " \t\r\n");
-    if (*end) {
-        wan_log(log, WAN_LOG_ERROR, "%s: the %s goes on at byte %td, behind "
-                "the end of its JSON", path, what, end - copy);
-        goto fail;
-    }
-    if (!cJSON_IsObject(*out)) {
-        wan_log(log, WAN_LOG_ERROR, "%s: the %s is not a JSON object", path,
-                what);
-        goto fail;
-    }
-    free(copy);
-    return 0;
-fail:
-    cJSON_Delete(*out);
-    *out = NULL;
-    free(copy);
-    return ret;
-}
 
 /* A count or offset; doubles hold integers exactly up to 2^53 only. */
 static int whole_number(int64_t *out, const cJSON *item)
@@ -154,12 +101,8 @@ static int entry_read(Entry *e, const cJSON *item, const WanFile *f,
                 f->path, e->name, dtype->valuestring);
         return WAN_INVALIDDATA;
     }
-    if (!dtypes[k].size) {
-        wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: dtype %s is not read",
-                f->path, e->name, dtypes[k].name);
-        return WAN_ERR(ENOSYS);
-    }
     t->type = dtypes[k].type;
+    t->foreign = k < FOREIGN ? NULL : dtypes[k].name;
 
     cJSON_ArrayForEach(it, shape) {
         if (t->nb_dims == WAN_STORED_MAX_DIMS) {
@@ -187,7 +130,8 @@ static int entry_read(Entry *e, const cJSON *item, const WanFile *f,
                 f->path, e->name, e->begin, e->end, data_size);
         return WAN_INVALIDDATA;
     }
-    t->bytes = wan_shape_bytes(t->nb_dims, t->dim, dtypes[k].size);
+    t->bytes = wan_shape_bytes(t->nb_dims, t->dim, dtypes[k].bits);
+    t->bytes = t->bytes < 0 ? -1 : t->bytes / 8;
     if (t->bytes != e->end - e->begin) {
         wan_log(log, WAN_LOG_ERROR, "%s: tensor %s: its shape takes %" PRId64
                 " bytes, its data_offsets give it %" PRId64, f->path, e->name,
@@ -217,13 +161,16 @@ static int quant_check(const char *path, const char *layer,
                 "format", path, layer);
         return WAN_INVALIDDATA;
     }
+    if (cJSON_IsTrue(member(description, "convrot")))
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: layer %s: its quantisation "
+                         "turns it (convrot), which is not read", path, layer);
     if (strcmp(format->valuestring, "float8_e4m3fn") &&
-        strcmp(format->valuestring, "float8_e5m2")) {
-        wan_log(log, WAN_LOG_ERROR, "%s: layer %s: quantisation '%s' is not "
-                "read, only float8_e4m3fn and float8_e5m2", path, layer,
-                format->valuestring);
-        return WAN_ERR(ENOSYS);
-    }
+        strcmp(format->valuestring, "float8_e5m2") &&
+        strcmp(format->valuestring, "int8_tensorwise"))
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: layer %s: quantisation "
+                         "'%s' is not read, only float8_e4m3fn, float8_e5m2 "
+                         "and int8_tensorwise", path, layer,
+                         format->valuestring);
     return 0;
 }
 
@@ -237,7 +184,7 @@ int wan_comfy_quant_check(const WanStored *t, const WanLog *log)
                 t->file, t->raw_name);
         return WAN_INVALIDDATA;
     }
-    ret = parse_json(&json, t->file, t->raw_name, t->data, t->bytes, log);
+    ret = wan_json_parse(&json, t->file, t->raw_name, t->data, t->bytes, log);
     if (ret >= 0)
         ret = quant_check(t->file, t->raw_name, json, log);
     cJSON_Delete(json);
@@ -257,9 +204,8 @@ static int metadata_check(const cJSON *metadata, const WanFile *f,
 
     if (!cJSON_IsString(text))
         return 0;
-    ret = parse_json(&json, f->path, "_quantization_metadata",
-                     (const uint8_t *)text->valuestring,
-                     strlen(text->valuestring), log);
+    ret = wan_json_parse(&json, f->path, "_quantization_metadata",
+                         text->valuestring, strlen(text->valuestring), log);
     if (ret < 0)
         return ret;
     layers = member(json, "layers");
@@ -270,6 +216,32 @@ static int metadata_check(const cJSON *metadata, const WanFile *f,
     }
     cJSON_Delete(json);
     return ret;
+}
+
+/* Of two tensors that share bytes the one that left a gap is out of place. */
+static int overlap(const Entry *entry, int i, const WanFile *f,
+                   const WanLog *log)
+{
+    const Entry *e = &entry[i], *prev = e - 1;
+    const int64_t before = i > 1 ? prev[-1].end : 0;
+
+    if (prev->begin > before)
+        return wan_error(log, WAN_INVALIDDATA, "%s: tensor %s begins at byte %"
+                         PRId64 " of the data, with a gap to the one before "
+                         "it, which ends at %" PRId64 ", and ends inside of "
+                         "%s", f->path, prev->name, prev->begin, before,
+                         e->name);
+    return wan_error(log, WAN_INVALIDDATA, "%s: tensor %s begins at byte %"
+                     PRId64 " of the data, inside the one before it, which "
+                     "ends at %" PRId64, f->path, e->name, e->begin,
+                     prev->end);
+}
+
+static int is_zero(const uint8_t *p, int64_t n)
+{
+    while (n > 0 && !p[n - 1])
+        n--;
+    return n <= 0;
 }
 
 int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log)
@@ -291,8 +263,8 @@ int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log)
         goto fail;
     }
     data_size = f->size - 8 - (int64_t)n;
-    ret = parse_json(&header, f->path, "safetensors header", f->data + 8, n,
-                     log);
+    ret = wan_json_parse(&header, f->path, "safetensors header", f->data + 8,
+                         n, log);
     if (ret < 0)
         goto fail;
 
@@ -300,9 +272,7 @@ int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log)
         room++;
     entry = calloc(room + 1, sizeof(*entry));
     if (!entry) {
-        wan_log(log, WAN_LOG_ERROR, "%s: no memory for %d tensors", f->path,
-                room);
-        ret = WAN_ERR(ENOMEM);
+        ret = wan_error_memory(log, f->path, "its tensors");
         goto fail;
     }
     cJSON_ArrayForEach(it, header) {
@@ -325,16 +295,14 @@ int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log)
     qsort(entry, count, sizeof(*entry), by_begin);
     ret = WAN_INVALIDDATA;
     for (int i = 0; i < count; i++) {
-        if (entry[i].begin != at) {
-            wan_log(log, WAN_LOG_ERROR, "%s: tensor %s begins at byte %" PRId64
-                    " of the data, %s the one before it, which ends at %"
-                    PRId64, f->path, entry[i].name, entry[i].begin,
-                    entry[i].begin < at ? "inside" : "with a gap to", at);
+        if (entry[i].begin < at) {
+            ret = overlap(entry, i, f, log);
             goto fail;
         }
         at = entry[i].end;
     }
-    if (at != data_size) {
+    if (data_size - at > MAX_PADDING ||
+        !is_zero(f->data + f->size - (data_size - at), data_size - at)) {
         wan_log(log, WAN_LOG_ERROR, "%s: its tensors end at byte %" PRId64
                 " of %" PRId64 " bytes of data", f->path, at, data_size);
         goto fail;
@@ -347,6 +315,8 @@ int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log)
         if (ret < 0)
             goto fail;
     }
+    wan_weights_set_metadata(w, cJSON_DetachItemFromObjectCaseSensitive(
+                                header, "__metadata__"));
     ret = 0;
 fail:
     free(entry);
@@ -380,7 +350,7 @@ int wan_shard_map_read(WanShardMap *map, const WanFile *f, const WanLog *log)
                 "most %d are read", f->path, f->size, MAX_HEADER);
         goto fail;
     }
-    ret = parse_json(&json, f->path, "index", f->data, f->size, log);
+    ret = wan_json_parse(&json, f->path, "index", f->data, f->size, log);
     if (ret < 0)
         goto fail;
     list = member(json, "weight_map");
@@ -417,8 +387,7 @@ int wan_shard_map_read(WanShardMap *map, const WanFile *f, const WanLog *log)
     cJSON_Delete(json);
     return 0;
 no_memory:
-    wan_log(log, WAN_LOG_ERROR, "%s: no memory for the index", f->path);
-    ret = WAN_ERR(ENOMEM);
+    ret = wan_error_memory(log, f->path, "the index");
 fail:
     cJSON_Delete(json);
     wan_shard_map_free(map);

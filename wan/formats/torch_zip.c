@@ -222,11 +222,8 @@ static int zip_open(Zip *z, const WanFile *f, const WanLog *log)
     if (ret < 0)
         return ret;
     z->member = calloc(count + 1, sizeof(*z->member));
-    if (!z->member) {
-        wan_log(log, WAN_LOG_ERROR, "%s: no memory for %" PRIu64 " members",
-                f->path, count);
-        return WAN_ERR(ENOMEM);
-    }
+    if (!z->member)
+        return wan_error_memory(log, f->path, "its members");
     while (z->count < (int)count) {
         ret = zip_member(z, &z->member[z->count], &at, end);
         if (ret < 0)
@@ -331,10 +328,8 @@ static int reserve(const Machine *m, void *array, int count, int *room,
         return pickle_error(m, "more than %d objects", MAX_VALUES);
     n = *room ? 2 * *room : 256;
     grown = realloc(*p, n * size);
-    if (!grown) {
-        pickle_error(m, "no memory for %d objects", n);
-        return WAN_ERR(ENOMEM);
-    }
+    if (!grown)
+        return wan_error_memory(m->log, m->path, "data.pkl");
     *p = grown;
     *room = n;
     return 0;
@@ -561,10 +556,8 @@ static int memo_put(Machine *m, uint32_t i)
     if (room > m->nb_memo) {
         int *grown = realloc(m->memo, room * sizeof(*grown));
 
-        if (!grown) {
-            pickle_error(m, "no memory for memo %" PRIu32, i);
-            return WAN_ERR(ENOMEM);
-        }
+        if (!grown)
+            return wan_error_memory(m->log, m->path, "data.pkl");
         m->memo = grown;
         while (m->nb_memo < room)
             m->memo[m->nb_memo++] = -1;
@@ -836,26 +829,38 @@ static int has_tensor(const Machine *m, const Value *dict)
     return 0;
 }
 
-/* The dict of tensors: the pickle's object, or one in it by usual names. */
+/* The dict of tensors: the pickle's object, or the first one in it by usual
+ * names, of which programs that train give several. */
 static const Value *state_dict(const Machine *m)
 {
-    static const char *const usual[] = { "state_dict", "model", "module" };
-    const Value *dict = top(m, 0);
+    static const char *const usual[] = { "generator_ema", "generator",
+                                         "generator_lora", "state_dict",
+                                         "model", "module" };
+    const Value *dict = top(m, 0), *found = NULL;
+    const char *name = NULL, *other = NULL;
 
     if (dict->kind != DICT || has_tensor(m, dict))
         return dict->kind == DICT ? dict : NULL;
-    for (int k = 0; k < 3; k++) {
+    for (size_t k = 0; k < sizeof(usual) / sizeof(*usual); k++)
         for (int i = dict->first; i >= 0; i = m->pair[i].next) {
             const Value *key = &m->value[m->pair[i].key];
             const Value *v = &m->value[m->pair[i].value];
 
-            if (key->kind == STRING && v->kind == DICT &&
-                (size_t)key->n == strlen(usual[k]) &&
-                !memcmp(key->s, usual[k], key->n) && has_tensor(m, v))
-                return v;
+            if (key->kind != STRING || v->kind != DICT ||
+                (size_t)key->n != strlen(usual[k]) ||
+                memcmp(key->s, usual[k], key->n) || !has_tensor(m, v))
+                continue;
+            if (found && !other)
+                other = usual[k];
+            if (!found) {
+                found = v;
+                name = usual[k];
+            }
         }
-    }
-    return NULL;
+    if (other)
+        wan_log(m->log, WAN_LOG_INFO, "%s: holds %s and %s, the first is used",
+                m->path, name, other);
+    return found;
 }
 
 /* The one member X/data.pkl with a single folder. */

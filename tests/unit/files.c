@@ -1,0 +1,415 @@
+/*
+ * Checkpoints as people have them on their disks: what is found where, and
+ * what is said of links, pipes and directories that are in the way.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ */
+
+#include <limits.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "golden.h"
+#include "model.h"
+#include "weights_util.h"
+
+static char said[2048];         // the last line of any level
+
+static void keep_all(void *opaque, enum WanLogLevel level, const char *line)
+{
+    snprintf(said, sizeof(said), "%s", line);
+    keep_line(opaque, level, line);
+}
+
+static int open_model(const WanModelParams *given)
+{
+    WanModelParams p = *given;
+    WanModel *m;
+    int ret;
+
+    last_line[0] = said[0] = 0;
+    error_lines = 0;
+    p.log = keep_all;
+    p.log_level = WAN_LOG_WARNING;
+    alarm(30);                  // a pipe that is waited for
+    ret = wan_model_open(&m, &p);
+    alarm(0);
+    CHECKF(error_lines == (ret < 0), "%d lines for %d: %s", error_lines, ret,
+           last_line);
+    CHECKF(ret >= 0 || strcmp(wan_strerror(ret), "error"), "%d has no text",
+           ret);
+    wan_model_close(&m);
+    return ret;
+}
+
+static int open_path(const char *path)
+{
+    WanModelParams p;
+
+    wan_model_params_default(&p);
+    p.path = path;
+    return open_model(&p);
+}
+
+/* dir/name -> the golden checkpoint's file. */
+static void link_golden(const char *dir, const char *name, const char *file)
+{
+    char target[PATH_MAX], path[1500];
+
+    if (!realpath(tiny(file), target))
+        abort();
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    unlink(path);
+    if (symlink(target, path) < 0)
+        abort();
+}
+
+static const char *folder(const char *name)
+{
+    const char *dir = scratch(name);
+
+    if (mkdir(dir, 0700) < 0)
+        abort();
+    return dir;
+}
+
+static void inside(char *dst, const char *dir, const char *name)
+{
+    if (snprintf(dst, 1500, "%s/%s", dir, name) >= 1500)
+        abort();
+}
+
+/* All but the transformer of the official layout. */
+static void link_rest(const char *dir)
+{
+    link_golden(dir, "models_t5_umt5-xxl-enc-bf16.pth",
+                "wan-t2v/models_t5_umt5-xxl-enc-bf16.pth");
+    link_golden(dir, "Wan2.1_VAE.pth", "wan-t2v/Wan2.1_VAE.pth");
+    link_golden(dir, "spiece.model", "wan-t2v/google/umt5-xxl/spiece.model");
+}
+
+static const char *official(const char *name)
+{
+    const char *dir = folder(name);
+
+    link_rest(dir);
+    link_golden(dir, "diffusion_pytorch_model.safetensors",
+                "wan-t2v/diffusion_pytorch_model.safetensors");
+    link_golden(dir, "config.json", "wan-t2v/config.json");
+    return dir;
+}
+
+static void expect(int ret, int error, const char *words)
+{
+    CHECKF(ret == error, "%d instead of %d: %s", ret, error, last_line);
+    CHECKF(strstr(error < 0 ? last_line : said, words), "'%s' is not in: %s",
+           words, error < 0 ? last_line : said);
+}
+
+/* Shards without their index, variants, one part in shards. */
+TEST(other_names)
+{
+    const char *dir = folder("names");
+    char path[1500], shard[200];
+
+    link_rest(dir);
+    link_golden(dir, "config.json", "wan-t2v-hd128/config.json");
+    for (int i = 1; i <= 3; i++) {
+        snprintf(shard, sizeof(shard), "diffusion_pytorch_model-0000%d-of-00003"
+                 ".safetensors", i);
+        snprintf(path, sizeof(path), "wan-t2v-hd128/%s", shard);
+        link_golden(dir, shard, path);
+    }
+    CHECKF(open_path(dir) == 0, "%s", last_line);
+    inside(path, dir, "diffusion_pytorch_model-00002-of-00003.safetensors");
+    unlink(path);
+    expect(open_path(dir), WAN_ERR(ENOENT), "00002-of-00003");
+
+    dir = folder("variant");
+    link_rest(dir);
+    link_golden(dir, "config.json", "wan-t2v/config.json");
+    link_golden(dir, "diffusion_pytorch_model.bf16.safetensors",
+                "wan-t2v/diffusion_pytorch_model.safetensors");
+    CHECKF(open_path(dir) == 0, "%s", last_line);
+    inside(path, dir, "diffusion_pytorch_model.bf16.safetensors");
+    unlink(path);
+    expect(open_path(dir), WAN_ERR(ENOENT), "no transformer here");
+}
+
+/* A Diffusers folder of Wan 2.2: half of it is not run in silence. */
+TEST(two_experts)
+{
+    const char *dir = folder("pair"), *config = "wan-t2v-diffusers/"
+                      "transformer/config.json";
+    const char *dit = "wan-t2v-diffusers/transformer/"
+                      "diffusion_pytorch_model.safetensors";
+    char one[1500], two[1500], path[1500];
+
+    link_rest(dir);
+    inside(one, dir, "transformer");
+    inside(two, dir, "transformer_2");
+    if (mkdir(one, 0700) < 0)
+        abort();
+    link_golden(one, "diffusion_pytorch_model.safetensors", dit);
+    link_golden(one, "config.json", config);
+    CHECKF(open_path(dir) == 0 && !*said, "%s", said);
+    if (mkdir(two, 0700) < 0)
+        abort();
+    link_golden(two, "diffusion_pytorch_model.safetensors", dit);
+    link_golden(two, "config.json", config);
+    expect(open_path(dir), WAN_ERR(ENOSYS), "transformer_2");
+    expect(open_path(one), WAN_ERR(ENOSYS), "transformer_2");
+    /* who names the file knows that there are two */
+    inside(path, one, "diffusion_pytorch_model.safetensors");
+    expect(open_path(path), 0, "half a model");
+    inside(path, two, "diffusion_pytorch_model.safetensors");
+    expect(open_path(path), 0, "half a model");
+
+    dir = folder("official22");
+    link_rest(dir);
+    inside(one, dir, "high_noise_model");
+    if (mkdir(one, 0700) < 0)
+        abort();
+    link_golden(one, "diffusion_pytorch_model.safetensors", dit);
+    expect(open_path(dir), WAN_ERR(ENOSYS), "high_noise_model");
+}
+
+/* ------------------------------------------------------- all in one file */
+
+typedef struct Maker {
+    Bytes header, data;
+} Maker;
+
+static void add(Maker *m, const char *name, const char *type, int nb_dims,
+                const int64_t *dim, const void *data, int64_t bytes)
+{
+    char text[400];
+
+    put_str(&m->header, m->header.n ? ",\"" : "{\"");
+    put_str(&m->header, name);
+    snprintf(text, sizeof(text), "\":{\"dtype\":\"%s\",\"shape\":[", type);
+    put_str(&m->header, text);
+    for (int i = 0; i < nb_dims; i++) {
+        snprintf(text, sizeof(text), "%s%lld", i ? "," : "",
+                 (long long)dim[i]);
+        put_str(&m->header, text);
+    }
+    snprintf(text, sizeof(text), "],\"data_offsets\":[%zu,%zu]}", m->data.n,
+             m->data.n + (size_t)bytes);
+    put_str(&m->header, text);
+    put(&m->data, data, (size_t)bytes);
+}
+
+static void add_file(Maker *m, const char *prefix, const char *file)
+{
+    WanWeights *w;
+
+    if (wan_weights_open(&w, tiny(file), &test_log) < 0)
+        abort();
+    for (int i = 0; i < wan_weights_count(w); i++) {
+        const WanStored *s = wan_weights_at(w, i);
+        char name[300];
+
+        snprintf(name, sizeof(name), "%s%s", prefix, s->name);
+        add(m, name, wan_type_name(s->type), s->nb_dims, s->dim, s->data,
+            s->bytes);
+    }
+    wan_weights_close(&w);
+}
+
+static void write_all(Maker *m, const char *path)
+{
+    Bytes file = { 0 };
+
+    put_str(&m->header, "}");
+    put_le(&file, m->header.n, 8);
+    put(&file, m->header.p, m->header.n);
+    put(&file, m->data.p, m->data.n);
+    write_file(path, &file);
+    drop(&m->header);
+    drop(&m->data);
+}
+
+TEST(all_in_one_file)
+{
+    const char *dir = folder("checkpoints");
+    const char *dit = "wan-t2v/diffusion_pytorch_model.safetensors";
+    char path[1500];
+    WanModelParams p;
+    size_t bytes;
+    char *spiece = golden_read("tiny/wan-t2v/google/umt5-xxl/spiece.model",
+                               &bytes);
+    int64_t n = (int64_t)bytes;
+    Maker m = { { 0 }, { 0 } };
+    WanModel *model, *plain;
+
+    link_golden(dir, "config.json", "wan-t2v/config.json");
+    inside(path, dir, "all.safetensors");
+    add_file(&m, "model.diffusion_model.", dit);
+    add_file(&m, "text_encoders.umt5xxl.transformer.",
+             "wan-t2v/models_t5_umt5-xxl-enc-bf16.pth");
+    add_file(&m, "vae.", "wan-t2v/Wan2.1_VAE.pth");
+    add(&m, "text_encoders.spiece_model", "U8", 1, &n, spiece, n);
+    write_all(&m, path);
+    CHECKF(open_path(path) == 0, "%s", last_line);
+    wan_model_params_default(&p);
+    p.path = path;
+    CHECK(wan_model_probe(&p) == 0);
+    CHECK(wan_model_open(&model, &p) == 0);
+    p.path = golden_path("tiny/wan-t2v");
+    CHECK(wan_model_open(&plain, &p) == 0);
+    CHECKF(model && plain && wan_model_info(model)->parameters ==
+           wan_model_info(plain)->parameters, "%lld",
+           (long long)wan_model_info(model)->parameters);
+    wan_model_close(&model);
+    wan_model_close(&plain);
+    p.path = path;
+
+    /* without its VAE, which is then looked for beside */
+    add_file(&m, "net.", dit);
+    add_file(&m, "text_encoders.umt5xxl.transformer.",
+             "wan-t2v/models_t5_umt5-xxl-enc-bf16.pth");
+    add(&m, "text_encoders.spiece_model", "U8", 1, &n, spiece, n);
+    write_all(&m, path);
+    expect(open_path(path), WAN_ERR(ENOENT), "no VAE here");
+    p.log = keep_all;
+    expect(wan_model_probe(&p), WAN_ERR(ENOENT), "no VAE here");
+    link_golden(dir, "Wan2.1_VAE.pth", "wan-t2v/Wan2.1_VAE.pth");
+    CHECKF(open_path(path) == 0, "%s", last_line);
+    free(spiece);
+}
+
+/* ------------------------------------------------- what is in the way */
+
+TEST(pipes)
+{
+    static const char dit[] = "diffusion_pytorch_model.safetensors";
+    const char *const names[] = { "config.json", "spiece.model",
+                                  "Wan2.1_VAE.pth", dit };
+    const char *dir = official("pipes");
+    char path[1500], target[PATH_MAX];
+
+    for (int i = 0; i < 4; i++) {
+        inside(path, dir, names[i]);
+        if (!realpath(path, target))
+            abort();
+        unlink(path);
+        if (mkfifo(path, 0600) < 0)
+            abort();
+        expect(open_path(dir), WAN_INVALIDDATA, names[i]);
+        unlink(path);
+        if (symlink(target, path) < 0)
+            abort();
+    }
+    CHECKF(open_path(dir) == 0, "%s", last_line);
+}
+
+TEST(links_and_directories)
+{
+    const char *dir = official("links");
+    char path[1500], name[300];
+    WanModelParams p;
+
+    inside(path, dir, "config.json");
+    unlink(path);
+    if (symlink("config.json", path) < 0)
+        abort();
+    expect(open_path(dir), WAN_ERR(ELOOP), "config.json");
+    unlink(path);
+    if (symlink("nothing", path) < 0)
+        abort();
+    expect(open_path(dir), WAN_ERR(ENOENT), "config.json: a link that leads "
+           "nowhere");
+    unlink(path);
+    if (mkdir(path, 0700) < 0)
+        abort();
+    expect(open_path(dir), WAN_ERR(EISDIR), "config.json");
+    rmdir(path);
+    link_golden(dir, "config.json", "wan-t2v/config.json");
+    /* of a part that may have other names too, if none is there */
+    inside(path, dir, "Wan2.1_VAE.pth");
+    unlink(path);
+    if (symlink("nothing", path) < 0)
+        abort();
+    expect(open_path(dir), WAN_ERR(ENOENT), "no VAE here: Wan2.1_VAE.pth is "
+           "there but no file; looked for");
+    link_golden(dir, "Wan2.1_VAE.safetensors", "wan-t2v/Wan2.1_VAE.pth");
+    CHECKF(open_path(dir) == 0, "%s", last_line);
+
+    wan_model_params_default(&p);
+    p.path = dir;
+    inside(path, dir, "loop");
+    if (symlink("loop", path) < 0)
+        abort();
+    p.vae = path;
+    expect(open_model(&p), WAN_ERR(ELOOP), "loop");
+    memset(name, 'x', sizeof(name) - 1);
+    name[sizeof(name) - 1] = 0;
+    p.vae = name;
+    expect(open_model(&p), WAN_ERR(ENAMETOOLONG), "xxx");
+    expect(open_path("/dev/null/x"), WAN_ERR(ENOENT), "/dev/null/x");
+}
+
+/* As nobody, in a process of its own: root may look everywhere. */
+TEST(no_permission)
+{
+    const char *dir = official("closed"), *vae = folder("closed_vae");
+    WanModelParams p;
+    int status = 0;
+    pid_t child;
+
+    chmod(scratch_dir, 0755);
+    chmod(dir, 0755);
+    link_golden(vae, "Wan2.1_VAE.pth", "wan-t2v/Wan2.1_VAE.pth");
+    chmod(vae, 0600);
+    fflush(stdout);
+    child = fork();
+    if (!child) {
+        test_failures = 0;
+        if (!geteuid() && seteuid(65534) < 0)
+            _exit(0);
+        wan_model_params_default(&p);
+        p.path = dir;
+        p.vae = vae;
+        expect(open_model(&p), WAN_ERR(EACCES), "closed_vae");
+        expect(open_path(vae), WAN_ERR(EACCES), "closed_vae");
+        fflush(stdout);
+        _exit(test_failures != 0);
+    }
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && !WEXITSTATUS(status));
+    chmod(vae, 0700);
+}
+
+/* The right size, and zeros from somewhere on. */
+TEST(stopped_download)
+{
+    const char *dir = official("stopped");
+    const char *name = "diffusion_pytorch_model.safetensors";
+    size_t bytes;
+    char *file = golden_read("tiny/wan-t2v/diffusion_pytorch_model.safetensors",
+                             &bytes);
+    Bytes b = { 0 };
+    char path[1500];
+
+    memset(file + 200000, 0, bytes - 200000);
+    put(&b, file, bytes);
+    inside(path, dir, name);
+    unlink(path);
+    write_file(path, &b);
+    expect(open_path(dir), WAN_INVALIDDATA, "is all zeros");
+    free(file);
+}
+
+int main(void)
+{
+    RUN(other_names);
+    RUN(two_experts);
+    RUN(all_in_one_file);
+    RUN(pipes);
+    RUN(links_and_directories);
+    RUN(no_permission);
+    RUN(stopped_download);
+    scratch_clean();
+    return test_end();
+}
