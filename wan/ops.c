@@ -50,7 +50,7 @@ static const char *shape(const WanTensor *t, char *buf, size_t size)
 
 static double bytes_of(const WanTensor *t)
 {
-    return t ? (double)wan_count(t) * wan_type_size(t->type) : 0;
+    return t ? (double)wan_type_bytes(t->type, wan_count(t)) : 0;
 }
 
 /* One line: op, destination, sources, options. x2 and opt may be NULL. */
