@@ -127,17 +127,16 @@ static int file_read(WanWeights *w, const WanFile *f, const WanLog *log)
 int64_t wan_shape_bytes(int nb_dims, const int64_t *dim, int size)
 {
     int64_t n = size;
+    int empty = 0;
 
-    for (int i = 0; i < nb_dims; i++)   // else 0 * a huge one hides it
-        if (dim[i] < 0)
+    for (int i = 0; i < nb_dims; i++) {
+        empty |= !dim[i];               // which hides no huge one beside it
+        if (dim[i] < 0 ||
+            __builtin_mul_overflow(n, dim[i] ? dim[i] : 1, &n) ||
+            n > INT64_C(1) << 62)
             return -1;
-    for (int i = 0; i < nb_dims; i++)
-        if (!dim[i])
-            return 0;
-    for (int i = 0; i < nb_dims; i++)
-        if (__builtin_mul_overflow(n, dim[i], &n) || n > INT64_C(1) << 62)
-            return -1;
-    return n;
+    }
+    return empty ? 0 : n;
 }
 
 int wan_weights_add(WanWeights *w, const WanFile *f, const char *name,

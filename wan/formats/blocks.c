@@ -44,10 +44,9 @@ WAN_INLINE void q4_0(float *restrict y, const uint8_t *restrict p)
     const float d = f16(p);
 
     p += 2;
-    for (int j = 0; j < 16; j++) {
-        y[j] = d * (float)((p[j] & 15) - 8);
-        y[j + 16] = d * (float)((p[j] >> 4) - 8);
-    }
+    for (int h = 0; h < 2; h++)
+        for (int j = 0; j < 16; j++)
+            y[16 * h + j] = d * (float)((p[j] >> 4 * h & 15) - 8);
 }
 
 /* d, m; as above. */
@@ -56,10 +55,9 @@ WAN_INLINE void q4_1(float *restrict y, const uint8_t *restrict p)
     const float d = f16(p), m = f16(p + 2);
 
     p += 4;
-    for (int j = 0; j < 16; j++) {
-        y[j] = d * (float)(p[j] & 15) + m;
-        y[j + 16] = d * (float)(p[j] >> 4) + m;
-    }
+    for (int h = 0; h < 2; h++)
+        for (int j = 0; j < 16; j++)
+            y[16 * h + j] = d * (float)(p[j] >> 4 * h & 15) + m;
 }
 
 /* d; fifth bits, number j's in bit j; as above. */

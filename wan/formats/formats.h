@@ -56,8 +56,8 @@ void *wan_weights_alloc(WanWeights *w, int64_t bytes);
 /**
  * Elements of a shape, times size (of one in bytes, or in bits).
  *
- * @return the product, or -1: a dimension is negative or the product is over
- *         2^62
+ * @return the product, or -1: a dimension is negative or the product, of an
+ *         empty shape that of the other dimensions, is over 2^62
  */
 int64_t wan_shape_bytes(int nb_dims, const int64_t *dim, int size);
 
