@@ -12,6 +12,7 @@
 
 #define FILE_NAME "a.gguf"
 #define UMT5 "tiny/gguf/umt5/umt5-encoder-Q8_0.gguf"
+#define Q8_0_MODEL "tiny/gguf/wan-t2v-q8_0/wan2.1-t2v-Q8_0.gguf"
 #define SHAPE "comfy.gguf.orig_shape."
 
 /* Types by GGUF's numbers. */
@@ -622,6 +623,57 @@ TEST(refuses_bad_tensors)
     refused(&b, FILE_NAME, WAN_INVALIDDATA, "name is empty");
 }
 
+/* A scale that is no number is not seen in a file; the first step sees it. */
+TEST(scales_that_are_no_numbers)
+{
+    size_t bytes;
+    char *file = golden_read(Q8_0_MODEL, &bytes), rest[4096];
+    WanModelParams p;
+    WanRequest rq;
+    WanWeights *w;
+    WanModel *m;
+    WanJob *job = NULL;
+    Bytes b = { 0 };
+    int ret;
+
+    snprintf(rest, sizeof(rest), "%s", golden_path("tiny/wan-t2v"));
+    put(&b, file, bytes);
+    free(file);
+    CHECK(!wan_weights_open_memory(&w, FILE_NAME, b.p, b.n, &test_log));
+    const WanStored *s = wan_weights_find(w, "blocks.0.self_attn.q.weight");
+    CHECK(s && s->type == WAN_Q8_0);
+    memcpy((uint8_t *)s->data + 34, "\x00\x7e", 2);     // of the second block
+    wan_weights_close(&w);
+    write_file(scratch(FILE_NAME), &b);
+    file = golden_read("tiny/gguf/wan-t2v-q8_0/config.json", &bytes);
+    put(&b, file, bytes);
+    free(file);
+    write_file(scratch("config.json"), &b);
+
+    wan_model_params_default(&p);
+    p.path = scratch(FILE_NAME);
+    p.text_encoder = p.vae = p.tokenizer = rest;
+    p.device = "cpu";
+    p.log = keep_line;
+    p.log_level = WAN_LOG_ERROR;
+    if (!CHECKF(!wan_model_open(&m, &p), "%s", last_line))
+        return;
+    wan_request_default(&rq, m);
+    rq.prompt = "a cat";
+    rq.width = rq.height = 32;
+    rq.frames = rq.steps = 1;
+    error_lines = 0;
+    ret = wan_job_open(&job, m, &rq);
+    while (ret >= 0 && ret != WAN_EOF)
+        ret = wan_job_step(job, NULL);
+    CHECKF(ret == WAN_ERR(EDOM) && error_lines == 1 &&
+           strstr(last_line, "step 1 of 1: the latent is not finite"),
+           "%d: %s", ret, last_line);
+    wan_job_close(&job);
+    wan_model_close(&m);
+    scratch_clean();
+}
+
 /* Parts of one checkpoint, as of any other. */
 TEST(shards)
 {
@@ -660,6 +712,7 @@ int main(void)
     RUN(refuses_lying_counts);
     RUN(refuses_bad_values);
     RUN(refuses_bad_tensors);
+    RUN(scales_that_are_no_numbers);
     RUN(shards);
     scratch_clean();
     return test_end();
