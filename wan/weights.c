@@ -800,7 +800,8 @@ static void narrow(void *dst, WanType type, const float *src, int64_t n)
                                    : wan_f32_to_bf16(src[i]);
 }
 
-/* The type of a copy: what has 8 bits becomes BF16, its scale goes in. */
+/* The type of a copy: what has 8 bits or fewer becomes BF16, its scale goes
+ * in. */
 static WanType copy_type(WanType type)
 {
     return type == WAN_F32 || type == WAN_F16 ? type : WAN_BF16;
@@ -843,7 +844,7 @@ static void scale_vector(const WanBinder *b, WanTensor *t,
 }
 
 /* t with the differences of the LoRA files: a copy in the stored type (8 bits
- * become BF16, their scale goes in), vectors in place. */
+ * and blocks become BF16, a scale goes in), vectors in place. */
 static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
                       const char *name)
 {
@@ -870,6 +871,48 @@ static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
     t->data = merged;
     t->type = type;
     *scale = (WanTensor){ 0 };
+}
+
+/* A or B of a LoRA, [n, k], copied, since its file is closed: in its stored
+ * type, or F32. */
+static WanLinear copy_factor(WanBinder *b, const WanStored *s, int64_t n,
+                             int64_t k)
+{
+    WanLinear l = { .weight = wan_tensor_of(NULL, s->type, n, k) };
+
+    if (s->type != WAN_BF16 && s->type != WAN_F16) {
+        bind_f32(b, &l.weight, s);
+    } else if ((l.weight.data = pool_take(b, s, s->bytes))) {
+        memcpy(l.weight.data, s->data, s->bytes);
+    }
+    return l;
+}
+
+/* What LoRA files add to a matrix in blocks is computed beside it. 0: one of
+ * them has no product there. */
+static int bind_low_rank(WanBinder *b, WanLinear *l, const char *name)
+{
+    const int64_t N = l->weight.dim[0], K = l->weight.dim[1];
+    WanLoraProduct *p = NULL;
+    const int n = wan_lora_products(b->lora, name, N, K, &p, b->log);
+
+    if (n < 0 && n != WAN_ERR(ENOSYS))
+        b->error = n;
+    if (n > 0 && !(l->low = wan_pool_alloc(b->pool, n * sizeof(*l->low))))
+        b->error = WAN_ERR(ENOMEM);
+    for (int i = 0; i < n && !b->error; i++) {
+        const int64_t rank = p[i].a->dim[0];
+        WanLowRank *low = &l->low[l->nb_low++];
+        float *scale = pool_take(b, p[i].b, sizeof(*scale));
+
+        low->down = copy_factor(b, p[i].a, rank, K);
+        low->up = copy_factor(b, p[i].b, N, rank);
+        low->up.scale = wan_tensor_of(scale, WAN_F32, 1);
+        if (scale)
+            *scale = p[i].scale;
+    }
+    free(p);
+    return n != WAN_ERR(ENOSYS);
 }
 
 static void place(WanBinder *b, WanTensor *t, const char *name)
@@ -931,7 +974,9 @@ void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
         bind_stored(b, &l->weight, s);
         check_zeros(b, s);
         bind_scale(b, &l->scale, s, n);
-        bind_lora(b, &l->weight, &l->scale, name);
+        if (b->error || !b->lora || wan_type_block(l->weight.type) == 1 ||
+            !bind_low_rank(b, l, name))
+            bind_lora(b, &l->weight, &l->scale, name);
     }
     l->e4m3 = b->e4m3 == WAN_E4M3_ALL ||
               (b->e4m3 == WAN_E4M3_STORED && l->weight.type == WAN_F8_E4M3);

@@ -144,6 +144,24 @@ void wan_lora_close(WanLora **l);
 /* Whether any file changes the tensor of that official name. */
 int wan_lora_has(const WanLora *l, const char *name);
 
+/* One product that a file adds to a matrix: scale * b a, a [rank, cols], b
+ * [rows, rank]. */
+typedef struct WanLoraProduct {
+    const WanStored *a, *b;
+    float scale;
+} WanLoraProduct;
+
+/**
+ * All changes to the matrix of that name as products, for matrices that can't
+ * be changed themselves. What does not fit is skipped with a warning.
+ *
+ * @param out free() it
+ * @return how many; WAN_ERR(ENOSYS): one is no product, so all must be merged;
+ *         WAN_ERR(ENOMEM)
+ */
+int wan_lora_products(WanLora *l, const char *name, int64_t rows,
+                      int64_t cols, WanLoraProduct **out, const WanLog *log);
+
 /* Add all changes to w [rows, cols], f32. What does not fit is skipped with a
  * warning. 0, WAN_CANCELLED or WAN_ERR(ENOMEM). */
 int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
@@ -196,14 +214,21 @@ typedef struct WanBinder {
     int64_t numbers;            // and their elements
 } WanBinder;
 
-/* A matrix product's weights: y = x W^T * scale + bias. */
+/* A matrix product's weights: y = x W^T * scale + bias, and what LoRA files
+ * add to a matrix in blocks: y += up(down(x)) for each. */
 typedef struct WanLinear {
     WanTensor weight;           // [N, K], in the file's type
     WanTensor bias;             // [N] f32, or absent
     WanTensor scale;            // [1] or [N] f32 of a scaled fp8 file, or absent
     int e4m3;                   // x and W may be rounded to e4m3 where the
                                 // device multiplies that
+    struct WanLowRank *low;     // in the pool
+    int nb_low;
 } WanLinear;
+
+typedef struct WanLowRank {
+    WanLinear down, up;         // [rank, K]; [N, rank] with one scale
+} WanLowRank;
 
 /* A matrix or larger: stays where and as it is stored, or is copied so that
  * its elements are aligned. The shape must match, but dimensions of 1 may

@@ -623,16 +623,39 @@ TEST(refuses_bad_tensors)
     refused(&b, FILE_NAME, WAN_INVALIDDATA, "name is empty");
 }
 
+/* A video of one frame: 0 or the error. */
+static int make_frame(WanModel *m)
+{
+    uint8_t rgb[3 * 32 * 32];
+    const WanImage img = { .format = WAN_PIX_RGB24, .width = 32, .height = 32,
+                           .data = { rgb }, .stride = { 3 * 32 } };
+    WanRequest rq;
+    WanJob *job;
+    int ret;
+
+    wan_request_default(&rq, m);
+    rq.prompt = "a cat";
+    rq.width = rq.height = 32;
+    rq.frames = rq.steps = 1;
+    ret = wan_job_open(&job, m, &rq);
+    while (ret >= 0 && (ret = wan_job_step(job, NULL)) >= 0) {
+        ret = wan_job_frame(job, &img);
+        if (ret != WAN_ERR(EAGAIN))
+            break;
+        ret = 0;
+    }
+    wan_job_close(&job);
+    return ret;
+}
+
 /* A scale that is no number is not seen in a file; the first step sees it. */
 TEST(scales_that_are_no_numbers)
 {
     size_t bytes;
     char *file = golden_read(Q8_0_MODEL, &bytes), rest[4096];
     WanModelParams p;
-    WanRequest rq;
     WanWeights *w;
     WanModel *m;
-    WanJob *job = NULL;
     Bytes b = { 0 };
     int ret;
 
@@ -658,18 +681,160 @@ TEST(scales_that_are_no_numbers)
     p.log_level = WAN_LOG_ERROR;
     if (!CHECKF(!wan_model_open(&m, &p), "%s", last_line))
         return;
-    wan_request_default(&rq, m);
-    rq.prompt = "a cat";
-    rq.width = rq.height = 32;
-    rq.frames = rq.steps = 1;
     error_lines = 0;
-    ret = wan_job_open(&job, m, &rq);
-    while (ret >= 0 && ret != WAN_EOF)
-        ret = wan_job_step(job, NULL);
+    ret = make_frame(m);
     CHECKF(ret == WAN_ERR(EDOM) && error_lines == 1 &&
            strstr(last_line, "step 1 of 1: the latent is not finite"),
            "%d: %s", ret, last_line);
-    wan_job_close(&job);
+    wan_model_close(&m);
+    scratch_clean();
+}
+
+/* ------------------------------------------------------------------ LoRA */
+
+typedef struct Factor {
+    const char *name;
+    int rows, cols;
+} Factor;
+
+/* Number i of a tensor: small, and another one for each. */
+static float factor_value(const char *name, int64_t i)
+{
+    unsigned h = 2166136261u + (unsigned)i * 40503u;
+
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * 16777619u;
+    return ((int)(h >> 16 & 0xff) - 128) / 1024.f;
+}
+
+/* A safetensors file of these in F32; one of [1, 1] is an alpha of 2. */
+static void write_lora(const char *file, const Factor *f, int n)
+{
+    char json[4096] = "{";
+    int64_t at = 0;
+    Bytes b;
+
+    for (int i = 0; i < n; i++) {
+        const int64_t end = at + 4 * f[i].rows * f[i].cols;
+
+        snprintf(json + strlen(json), sizeof(json) - strlen(json),
+                 "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%d,%d],"
+                 "\"data_offsets\":[%d,%d]}", i ? "," : "", f[i].name,
+                 f[i].rows, f[i].cols, (int)at, (int)end);
+        at = end;
+    }
+    b = safetensors(strcat(json, "}"), 0);
+    for (int i = 0; i < n; i++)
+        for (int64_t k = 0; k < f[i].rows * f[i].cols; k++) {
+            const float v = f[i].rows * f[i].cols > 1
+                            ? factor_value(f[i].name, k) : 2;
+
+            put(&b, &v, 4);
+        }
+    write_file(scratch(file), &b);
+}
+
+/* w [N, K] += scale * B A */
+static void add_by_hand(float *w, int64_t N, int64_t K, const Factor *f,
+                        double scale)
+{
+    for (int64_t i = 0; i < N; i++)
+        for (int64_t j = 0; j < K; j++) {
+            double sum = w[i * K + j];
+
+            for (int r = 0; r < f[0].rows; r++)
+                sum += scale * factor_value(f[1].name, i * f[0].rows + r) *
+                       factor_value(f[0].name, r * K + j);
+            w[i * K + j] = (float)sum;
+        }
+}
+
+/* y of a layer with products beside it, and of one whose matrix has them. */
+static void compare_layers(WanDev *d, const WanLinear *l, float *merged,
+                           WanLinearArgs a)
+{
+    const int64_t N = l->weight.dim[0], K = l->weight.dim[1], L = 5;
+    const WanMark mark = wan_mark(d);
+    WanTensor x = wan_tmp(d, L, K), y = wan_tmp(d, L, N);
+    WanTensor want = wan_tmp(d, L, N), gate = wan_tmp(d, N);
+    WanLinear whole = { .weight = wan_tensor_of(merged, WAN_F32, N, K),
+                        .bias = l->bias };
+    const int gated = a.gate != NULL;
+
+    a.gate = gated ? &gate : NULL;
+    for (int64_t i = 0; i < L * K; i++)
+        wan_row(&x, 0)[i] = (float)(i % 89) / 89 - 0.5f;
+    for (int64_t i = 0; i < N; i++)
+        wan_row(&gate, 0)[i] = (float)(i % 7) - 3;
+    wan_op_fill(d, &y, 1);
+    wan_op_fill(d, &want, 1);
+    wan_op_linear_(d, &y, &x, l, a);
+    wan_op_linear_(d, &want, &x, &whole, a);
+    const double err = test_rel_l2(wan_row(&y, 0), wan_row(&want, 0), L * N);
+
+    CHECKF(!wan_dev_error(d) && err < 1e-6, "act %d, add %d, gate %d: %.1e",
+           a.act, a.add, gated, err);
+    wan_release(d, mark);
+}
+
+/* A matrix in blocks stays as it is; what a file adds is computed beside it. */
+TEST(lora)
+{
+    static const Factor one[] = {
+        { "blocks.0.self_attn.q.lora_A.weight", 4, 96 },
+        { "blocks.0.self_attn.q.lora_B.weight", 96, 4 },
+        { "blocks.0.self_attn.q.alpha", 1, 1 },
+        { "blocks.0.ffn.0.lora_A.weight", 3, 96 },
+        { "blocks.0.ffn.0.lora_B.weight", 128, 3 },
+        { "blocks.0.cross_attn.k.diff", 96, 96 },
+        { "blocks.0.cross_attn.v.lora_A.weight", 2, 95 },   // does not fit
+        { "blocks.0.cross_attn.v.lora_B.weight", 96, 2 },
+    }, two[] = {
+        { "diffusion_model.blocks.0.self_attn.q.lora_down.weight", 7, 96 },
+        { "diffusion_model.blocks.0.self_attn.q.lora_up.weight", 96, 7 },
+    };
+    const WanTensor gate = { 0 };
+    char path[4096], rest[4096], list[4096];
+    float f[128 * 96];
+    WanModelParams p;
+    WanModel *m;
+    WanDev *d;
+
+    write_lora("one", one, sizeof(one) / sizeof(*one));
+    write_lora("two", two, 2);
+    snprintf(list, sizeof(list), "%s|%s=0.5", scratch("one"), scratch("two"));
+    snprintf(path, sizeof(path), "%s", golden_path(Q8_0_MODEL));
+    snprintf(rest, sizeof(rest), "%s", golden_path("tiny/wan-t2v"));
+    wan_model_params_default(&p);
+    p.path = path;
+    p.text_encoder = p.vae = p.tokenizer = rest;
+    p.lora = list;
+    p.device = "cpu";
+    p.log = keep_line;
+    p.log_level = WAN_LOG_ERROR;
+    if (!CHECKF(!wan_model_open(&m, &p), "%s", last_line) ||
+        !CHECK(!wan_dev_open(&d, "cpu", 2, 16 << 20, &test_log)))
+        return;
+
+    const WanDitBlock *b = &m->dit.blocks[0];
+    const WanLinear *q = &b->self_attn.q, *ffn = &b->ffn[0];
+    CHECK(q->weight.type == WAN_Q8_0 && q->nb_low == 2);
+    wan_to_f32(f, q->weight.data, WAN_Q8_0, 96 * 96, 1);
+    add_by_hand(f, 96, 96, one, 2. / 4);
+    add_by_hand(f, 96, 96, two, 0.5);
+    compare_layers(d, q, f, (WanLinearArgs){ 0 });
+    compare_layers(d, q, f, (WanLinearArgs){ .add = 1 });
+    compare_layers(d, q, f, (WanLinearArgs){ .gate = &gate });
+    CHECK(ffn->weight.type == WAN_Q8_0 && ffn->nb_low == 1);
+    wan_to_f32(f, ffn->weight.data, WAN_Q8_0, 128 * 96, 1);
+    add_by_hand(f, 128, 96, one + 3, 1);
+    compare_layers(d, ffn, f, (WanLinearArgs){ .act = WAN_ACT_GELU_TANH });
+    CHECK(b->cross_attn.k.weight.type == WAN_BF16 && !b->cross_attn.k.nb_low);
+    CHECK(b->cross_attn.v.weight.type == WAN_Q8_0 && !b->cross_attn.v.nb_low);
+    wan_dev_close(&d);
+
+    /* memory that was planned is enough for it */
+    CHECKF(!make_frame(m), "%s", last_line);
     wan_model_close(&m);
     scratch_clean();
 }
@@ -713,6 +878,7 @@ int main(void)
     RUN(refuses_bad_values);
     RUN(refuses_bad_tensors);
     RUN(scales_that_are_no_numbers);
+    RUN(lora);
     RUN(shards);
     scratch_clean();
     return test_end();
