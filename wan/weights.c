@@ -549,9 +549,10 @@ static int same_shape(int na, const int64_t *a, int nb, const int64_t *b)
     }
 }
 
-/* [D, 256] for [D, C, 1, 2, 2]: dimensions that follow one another may be one?
- * Or all numbers in rows of 256, as converters store what they quantise though
- * it is no matrix. */
+/* Of a kernel, [D C, 1, 2, 2] or [D, 4 C] for [D, C, 1, 2, 2], [O I, 1, 1, 1]
+ * for [O, I]: are dimensions that follow one another one? Or all numbers in
+ * rows of 256, as converters store what they quantise though it is no
+ * matrix? */
 static int is_flat(int nb, const int64_t *dim, int flat_nb,
                    const int64_t *flat)
 {
@@ -654,7 +655,8 @@ static const WanStored *want(WanBinder *b, const char *name, int nb_dims,
                 "%s", wan_weights_path(b->weights), name, note,
                 shape_text(expected, sizeof(expected), nb_dims, dim));
     } else if (!same_shape(nb_dims, dim, s->nb_dims, s->dim) &&
-               !(nb_dims > 3 && is_flat(nb_dims, dim, s->nb_dims, s->dim))) {
+               !((nb_dims > 3 || s->nb_dims > 3) &&
+                 is_flat(nb_dims, dim, s->nb_dims, s->dim))) {
         wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s: expected %s, found "
                 "%s", s->file, name, note,
                 shape_text(expected, sizeof(expected), nb_dims, dim),

@@ -232,7 +232,7 @@ typedef struct WanLowRank {
 
 /* A matrix or larger: stays where and as it is stored, or is copied so that
  * its elements are aligned. The shape must match, but dimensions of 1 may
- * differ in place and number, and a kernel (4 or 5 dimensions) may be stored
+ * differ in place and number, and a kernel of a convolution may be stored
  * flat, see weights.c; the tensor has the dimensions asked for. Accepts F32,
  * F16, BF16, F8_E4M3, F8_E5M2, I8 with a scale, and the types in blocks: those
  * become f32 in the pool where they are no matrix of whole blocks a row. One
