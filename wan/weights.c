@@ -898,20 +898,26 @@ static int bind_low_rank(WanBinder *b, WanLinear *l, const char *name)
     WanLoraProduct *p = NULL;
     const int n = wan_lora_products(b->lora, name, N, K, &p, b->log);
 
+    if (n == WAN_ERR(ENOMEM))
+        wan_log(b->log, WAN_LOG_ERROR, "%s: no memory for lora beside %s",
+                wan_weights_path(b->weights), name);
     if (n < 0 && n != WAN_ERR(ENOSYS))
         b->error = n;
-    if (n > 0 && !(l->low = wan_pool_alloc(b->pool, n * sizeof(*l->low))))
-        b->error = WAN_ERR(ENOMEM);
+    if (n > 0)
+        l->low = pool_take(b, p->a, n * sizeof(*l->low));
     for (int i = 0; i < n && !b->error; i++) {
         const int64_t rank = p[i].a->dim[0];
         WanLowRank *low = &l->low[l->nb_low++];
         float *scale = pool_take(b, p[i].b, sizeof(*scale));
 
-        low->down = copy_factor(b, p[i].a, rank, K);
-        low->up = copy_factor(b, p[i].b, N, rank);
-        low->up.scale = wan_tensor_of(scale, WAN_F32, 1);
-        if (scale)
+        if (scale) {
             *scale = p[i].scale;
+            low->down = copy_factor(b, p[i].a, rank, K);
+        }
+        if (!b->error) {
+            low->up = copy_factor(b, p[i].b, N, rank);
+            low->up.scale = wan_tensor_of(scale, WAN_F32, 1);
+        }
     }
     free(p);
     return n != WAN_ERR(ENOSYS);

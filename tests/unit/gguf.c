@@ -313,9 +313,9 @@ TEST(vocabulary_of_a_model)
     scratch_clean();
 }
 
-/* A file with so many tokens, scores and types. */
+/* A file with so many tokens, scores and types, and bytes of charsmap. */
 static Bytes with_tokenizer(const char *model, uint32_t text, uint64_t tokens,
-                            uint64_t scores, uint64_t types)
+                            uint64_t scores, uint64_t types, uint64_t map)
 {
     static const char *const word[] = { "<pad>", "</s>", "<unk>", "a",
                                         "[PAD4]", "<extra_id_0>" };
@@ -335,6 +335,8 @@ static Bytes with_tokenizer(const char *model, uint32_t text, uint64_t tokens,
     gguf_array(&g, "tokenizer.ggml.token_type", GGUF_I32, types);
     for (uint64_t i = 0; i < types; i++)
         put_le(&g.keys, kind[i % 6], 4);
+    gguf_array(&g, "tokenizer.ggml.precompiled_charsmap", GGUF_U8, map);
+    put_zeros(&g.keys, map);
     return gguf_finish(&g);
 }
 
@@ -362,18 +364,33 @@ static int tokens_of(Bytes *b)
 
 TEST(vocabularies_of_other_kinds)
 {
-    Bytes b = with_tokenizer("t5", GGUF_STRING, 6, 6, 6);
+    Bytes b = with_tokenizer("t5", GGUF_STRING, 6, 6, 6, 0);
 
     CHECK(tokens_of(&b) == 4);      // what fills the table is left out
-    b = with_tokenizer("gpt2", GGUF_STRING, 6, 6, 6);
+    b = with_tokenizer("gpt2", GGUF_STRING, 6, 6, 6, 0);
     CHECK(tokens_of(&b) == 0);
-    b = with_tokenizer("t5", GGUF_STRING, 0, 6, 6);
+    b = with_tokenizer("t5", GGUF_STRING, 0, 6, 6, 0);
     CHECK(tokens_of(&b) == 0);
-    b = with_tokenizer("t5", GGUF_STRING, 6, 5, 6);
+
+    /* the charsmap goes on to the tokenizer, which refuses this one */
+    uint8_t *held;
+    WanWeights *w;
+    WanTokenizer *t;
+    b = with_tokenizer("t5", GGUF_STRING, 6, 6, 6, 9);
+    CHECK(!open_copy(&w, &held, FILE_NAME, b.p, b.n));
+    const WanStored *s = wan_weights_find(w, "spiece_model");
+    CHECK(s && wan_tokenizer_open(&t, s->data, s->bytes, s->file,
+                                  &test_log) == WAN_INVALIDDATA);
+    CHECKF(strstr(last_line, "precompiled_charsmap"), "%s", last_line);
+    wan_weights_close(&w);
+    free(held);
+    drop(&b);
+
+    b = with_tokenizer("t5", GGUF_STRING, 6, 5, 6, 0);
     refused(&b, FILE_NAME, WAN_INVALIDDATA, "6 tokens, 5 scores and 6 types");
-    b = with_tokenizer("t5", GGUF_STRING, 6, 6, 0);
+    b = with_tokenizer("t5", GGUF_STRING, 6, 6, 0, 0);
     refused(&b, FILE_NAME, WAN_INVALIDDATA, "6 tokens, 6 scores and 0 types");
-    b = with_tokenizer("t5", GGUF_U32, 6, 6, 6);
+    b = with_tokenizer("t5", GGUF_U32, 6, 6, 6, 0);
     refused(&b, FILE_NAME, WAN_INVALIDDATA, "other types than string");
 }
 
