@@ -898,9 +898,6 @@ static int bind_low_rank(WanBinder *b, WanLinear *l, const char *name)
     WanLoraProduct *p = NULL;
     const int n = wan_lora_products(b->lora, name, N, K, &p, b->log);
 
-    if (n == WAN_ERR(ENOMEM))
-        wan_log(b->log, WAN_LOG_ERROR, "%s: no memory for lora beside %s",
-                wan_weights_path(b->weights), name);
     if (n < 0 && n != WAN_ERR(ENOSYS))
         b->error = n;
     if (n > 0)

@@ -74,17 +74,9 @@ static uint64_t u64(const uint8_t *p)
 
 static int cut_off(const Reader *r, const char *what)
 {
-    wan_log(r->log, WAN_LOG_ERROR, "%s: %s reaches out of the file (byte %"
-            PRId64 " of %" PRId64 ")", r->f->path, what,
-            (int64_t)(r->p - r->f->data), r->f->size);
-    return WAN_INVALIDDATA;
-}
-
-static int no_memory(const Reader *r, const char *what)
-{
-    wan_log(r->log, WAN_LOG_ERROR, "%s: no memory for its %s", r->f->path,
-            what);
-    return WAN_ERR(ENOMEM);
+    return wan_error(r->log, WAN_INVALIDDATA, "%s: %s reaches out of the file "
+                     "(byte %" PRId64 " of %" PRId64 ")", r->f->path, what,
+                     (int64_t)(r->p - r->f->data), r->f->size);
 }
 
 /* The next n bytes, or NULL. */
@@ -192,7 +184,7 @@ static int read_shape(Reader *r, const Text *key, const Value *v)
 
         s = realloc(r->shape, room * sizeof(*s));
         if (!s)
-            return no_memory(r, "shapes");
+            return wan_error_memory(r->log, r->f->path, "its shapes");
         r->shape = s;
         r->shape_room = room;
     }
@@ -204,12 +196,10 @@ static int read_shape(Reader *r, const Text *key, const Value *v)
                                 v->element);
         s->nb_dims = (int)v->count;
     }
-    if (wan_shape_bytes(s->nb_dims, s->dim, 1) < 1 || !s->nb_dims) {
-        wan_log(r->log, WAN_LOG_ERROR, "%s: %.*s is no list of 1 to %d "
-                "dimensions", r->f->path, shown(key), key->s,
-                WAN_STORED_MAX_DIMS);
-        return WAN_INVALIDDATA;
-    }
+    if (wan_shape_bytes(s->nb_dims, s->dim, 1) < 1 || !s->nb_dims)
+        return wan_error(r->log, WAN_INVALIDDATA, "%s: %.*s is no list of 1 "
+                         "to %d dimensions", r->f->path, shown(key), key->s,
+                         WAN_STORED_MAX_DIMS);
     r->nb_shapes++;
     return 0;
 }
@@ -218,11 +208,9 @@ static int read_alignment(Reader *r, const Value *v)
 {
     const int64_t n = integer(v->data, v->type);
 
-    if (n < 1 || n > 1 << 30 || n & (n - 1)) {
-        wan_log(r->log, WAN_LOG_ERROR, "%s: general.alignment is no power of "
-                "two up to 2^30", r->f->path);
-        return WAN_INVALIDDATA;
-    }
+    if (n < 1 || n > 1 << 30 || n & (n - 1))
+        return wan_error(r->log, WAN_INVALIDDATA, "%s: general.alignment is no "
+                         "power of two up to 2^30", r->f->path);
     r->alignment = n;
     return 0;
 }
@@ -299,9 +287,8 @@ static const struct {
 static int tensor_error(const Reader *r, const Tensor *t, int error,
                         const char *what)
 {
-    wan_log(r->log, WAN_LOG_ERROR, "%s: tensor %.*s: %s", r->f->path,
-            shown(&t->name), t->name.s, what);
-    return error;
+    return wan_error(r->log, error, "%s: tensor %.*s: %s", r->f->path,
+                     shown(&t->name), t->name.s, what);
 }
 
 static int set_type(const Reader *r, Tensor *t, uint32_t id)
@@ -510,13 +497,12 @@ static int add_tokenizer(WanWeights *w, Reader *r)
     if (r->tokens.element != STRING || r->scores.element != F32 ||
         (r->types.element != I32 && r->types.element != U32) ||
         r->scores.count != r->tokens.count ||
-        r->types.count != r->tokens.count) {
-        wan_log(r->log, WAN_LOG_ERROR, "%s: its tokenizer has %" PRIu64
-                " tokens, %" PRIu64 " scores and %" PRIu64 " types, or of "
-                "other types than string, f32 and i32", r->f->path,
-                r->tokens.count, r->scores.count, r->types.count);
-        return WAN_INVALIDDATA;
-    }
+        r->types.count != r->tokens.count)
+        return wan_error(r->log, WAN_INVALIDDATA, "%s: its tokenizer has %"
+                         PRIu64 " tokens, %" PRIu64 " scores and %" PRIu64
+                         " types, or of other types than string, f32 and i32",
+                         r->f->path, r->tokens.count, r->scores.count,
+                         r->types.count);
     for (uint64_t i = 0; i < r->tokens.count; i++) {
         take_text(&in, &text);
         if (!is_filler(&text))
@@ -527,7 +513,7 @@ static int add_tokenizer(WanWeights *w, Reader *r)
     t.bytes = t.dim[0] = (int64_t)out.n;
     out = (Writer){ .p = wan_weights_alloc(w, t.bytes) };
     if (!out.p)
-        return no_memory(r, "tokenizer");
+        return wan_error_memory(r->log, r->f->path, "its tokenizer");
     put_model(&out, r, used);
     t.data = out.p;
     return wan_weights_add(w, r->f, name, strlen(name), &t, r->log);
@@ -543,32 +529,27 @@ static int read_header(Reader *r, uint64_t *tensors, uint64_t *keys)
 
     if (!p)
         return cut_off(r, "the header");
-    if (version && !(version & 0xffff)) {
-        wan_log(r->log, WAN_LOG_ERROR, "%s: a GGUF file in big-endian order is "
-                "not read", r->f->path);
-        return WAN_ERR(ENOSYS);
-    }
-    if (version != 2 && version != 3) {
-        wan_log(r->log, WAN_LOG_ERROR, "%s: GGUF version %" PRIu32 " is not "
-                "read, 2 and 3 are", r->f->path, version);
-        return WAN_ERR(ENOSYS);
-    }
+    if (version && !(version & 0xffff))
+        return wan_error(r->log, WAN_ERR(ENOSYS), "%s: a GGUF file in "
+                         "big-endian order is not read", r->f->path);
+    if (version != 2 && version != 3)
+        return wan_error(r->log, WAN_ERR(ENOSYS), "%s: GGUF version %" PRIu32
+                         " is not read, 2 and 3 are", r->f->path, version);
     *tensors = u64(p + 8);
     *keys = u64(p + 16);
     /* the shortest key takes 13 bytes, the shortest tensor 24 */
     if (*keys > (uint64_t)r->f->size / 13 ||
-        *tensors > (uint64_t)r->f->size / 24 || *tensors > WAN_MAX_STORED) {
-        wan_log(r->log, WAN_LOG_ERROR, "%s: %" PRIu64 " tensors and %" PRIu64
-                " keys, more than a file of %" PRId64 " bytes holds",
-                r->f->path, *tensors, *keys, r->f->size);
-        return WAN_INVALIDDATA;
-    }
+        *tensors > (uint64_t)r->f->size / 24 || *tensors > WAN_MAX_STORED)
+        return wan_error(r->log, WAN_INVALIDDATA, "%s: %" PRIu64 " tensors and "
+                         "%" PRIu64 " keys, more than a file of %" PRId64
+                         " bytes holds", r->f->path, *tensors, *keys,
+                         r->f->size);
     return 0;
 }
 
 static int read_all(WanWeights *w, Reader *r)
 {
-    uint64_t tensors, keys;
+    uint64_t tensors = 0, keys = 0;
     int ret = read_header(r, &tensors, &keys);
 
     for (; ret >= 0 && keys; keys--)
@@ -580,7 +561,7 @@ static int read_all(WanWeights *w, Reader *r)
 
     r->tensor = calloc(tensors + 1, sizeof(*r->tensor));
     if (!r->tensor)
-        return no_memory(r, "tensors");
+        return wan_error_memory(r->log, r->f->path, "its tensors");
     for (; (uint64_t)r->nb_tensors < tensors; r->nb_tensors++)
         if ((ret = read_tensor(r, &r->tensor[r->nb_tensors])) < 0)
             return ret;
