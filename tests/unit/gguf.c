@@ -176,6 +176,7 @@ TEST(binding)
     gguf_tensor(&g, "m.weight", Q8_0, 2 * 34, 32, 2);
     gguf_tensor(&g, "v", Q8_0, 34, 32);
     gguf_tensor(&g, "flat", Q8_0, 8 * 34, 256);         // [256] or [1, 256]
+    gguf_tensor(&g, "foreign", IQ2_XS, 74, 256);        // not read, not in the way
     put_le(gguf_array(&g, SHAPE "flat", GGUF_I32, 2), 16, 4);
     put_le(&g.keys, 16, 4);
     open_fixture(&f, &g);
@@ -192,6 +193,10 @@ TEST(binding)
     wan_to_f32(want, flat->data, WAN_Q8_0, 256, 1);
     CHECK(t.type == WAN_F32 && !memcmp(t.data, want, sizeof(want)));
     CHECK(wan_binder_end(&f.b) == 0);
+    wan_bind_matrix(&f.b, &t, "foreign", 256);
+    CHECK(wan_binder_end(&f.b) == WAN_INVALIDDATA);
+    CHECKF(strstr(last_line, "tensor foreign: expected F32, F16, BF16, fp8 or "
+                  "a type in blocks, found IQ2_XS"), "%s", last_line);
     close_fixture(&f);
 }
 
@@ -612,9 +617,8 @@ TEST(refuses_bad_tensors)
         { Q8_0, 1, { 33 }, 0, WAN_INVALIDDATA, "not whole blocks" },
         { Q4_K, 2, { 32, 8 }, 0, WAN_INVALIDDATA, "not whole blocks" },
         { Q8_0, 0, { 0 }, 0, WAN_INVALIDDATA, "not whole blocks" },
-        { IQ2_XS, 1, { 256 }, 0, WAN_ERR(ENOSYS), "type 17, IQ2_XS" },
-        { 4, 1, { 32 }, 0, WAN_ERR(ENOSYS), "type 4 is not read" },
-        { 4096, 1, { 32 }, 0, WAN_ERR(ENOSYS), "type 4096 is not read" },
+        { 4, 1, { 32 }, 0, WAN_ERR(ENOSYS), "unknown type 4" },
+        { 4096, 1, { 32 }, 0, WAN_ERR(ENOSYS), "unknown type 4096" },
     };
     GgufMaker g = { 0 };
     Bytes b;

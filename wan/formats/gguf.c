@@ -260,7 +260,7 @@ static int by_tensor(const void *pa, const void *pb)
 /* --------------------------------------------------------- the tensors */
 
 /* GGUF's numbers of the types; NULL: a gap. Those that are not read have a
- * name alone. */
+ * name alone, see WanStored.foreign. */
 static const struct {
     const char *name;
     WanType type;
@@ -291,18 +291,32 @@ static int tensor_error(const Reader *r, const Tensor *t, int error,
                      shown(&t->name), t->name.s, what);
 }
 
-static int set_type(const Reader *r, Tensor *t, uint32_t id)
+/* What a tensor of count elements takes. A foreign one is there by name: how
+ * long it is nobody asks. */
+static int set_type(const Reader *r, Tensor *t, uint32_t id, int64_t count)
 {
-    char what[128];
+    const int64_t cols = t->t.nb_dims ? t->t.dim[t->t.nb_dims - 1] : 1;
+    int64_t blocks;
+    char what[64];
 
-    t->t.type = id < NB_TYPES && types[id].name ? types[id].type
-                                                : WAN_NB_TYPES;
-    if (t->t.type < WAN_NB_TYPES)
+    if (id >= NB_TYPES || !types[id].name) {
+        snprintf(what, sizeof(what), "unknown type %" PRIu32, id);
+        return tensor_error(r, t, WAN_ERR(ENOSYS), what);
+    }
+    t->t.type = types[id].type;
+    if (t->t.type == WAN_NB_TYPES) {
+        t->t.type = WAN_U8;
+        t->t.foreign = types[id].name;
         return 0;
-    snprintf(what, sizeof(what), "type %" PRIu32 "%s%s is not read", id,
-             id < NB_TYPES && types[id].name ? ", " : "",
-             id < NB_TYPES && types[id].name ? types[id].name : "");
-    return tensor_error(r, t, WAN_ERR(ENOSYS), what);
+    }
+    if (cols % wan_type_block(t->t.type))
+        return tensor_error(r, t, WAN_INVALIDDATA, "its rows are not whole "
+                            "blocks of its type");
+    blocks = count / wan_type_block(t->t.type);
+    t->t.bytes = wan_shape_bytes(1, &blocks, wan_type_size(t->t.type));
+    if (t->t.bytes < 0)
+        return tensor_error(r, t, WAN_INVALIDDATA, "impossible dimensions");
+    return 0;
 }
 
 /* Give t the shape that it had before it was stored flat. */
@@ -342,22 +356,11 @@ static int read_tensor(Reader *r, Tensor *t)
         t->t.dim[nb_dims - 1 - i] = (int64_t)u64(p + 8 * i);
     p += 8 * nb_dims;
     t->offset = u64(p + 4);
-    if ((ret = set_type(r, t, u32(p))) < 0)
-        return ret;
-
     count = wan_shape_bytes(t->t.nb_dims, t->t.dim, 1);
     if (count < 0)
         return tensor_error(r, t, WAN_INVALIDDATA, "impossible dimensions");
-    if ((nb_dims ? t->t.dim[nb_dims - 1] : 1) % wan_type_block(t->t.type))
-        return tensor_error(r, t, WAN_INVALIDDATA, "its rows are not whole "
-                            "blocks of its type");
-    /* No overflow: 2^62 blocks are no file's, and looked at below. */
-    t->t.bytes = wan_shape_bytes(1, &(int64_t){ count /
-                                 wan_type_block(t->t.type) },
-                                 wan_type_size(t->t.type));
-    if (t->t.bytes < 0)
-        return tensor_error(r, t, WAN_INVALIDDATA, "impossible dimensions");
-    return set_shape(r, t, count);
+    ret = set_type(r, t, u32(p), count);
+    return ret < 0 ? ret : set_shape(r, t, count);
 }
 
 static int by_offset(const void *pa, const void *pb)
