@@ -33,7 +33,8 @@ CFLAGS ?=
 # -------------------------------------------------------------- objects
 
 OBJS = abi.o wan.o job.o config.o files.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
-       weights.o formats/safetensors.o formats/torch_zip.o formats/names.o formats/lora.o \
+       weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
+       formats/blocks.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o vae.o sampler.o rng.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
@@ -50,7 +51,7 @@ endif
 
 TOOLS = wan-info wan-random wan-bench
 
-UNIT = abi arena config files header job log lora memory names nomemory \
+UNIT = abi arena config files gguf header job log lora memory names nomemory \
        pager pool rng safetensors sampler scarce text_clean tokenizer \
        torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
@@ -60,7 +61,8 @@ UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae pipeline
-FUZZ = safetensors lora torch_zip index_json config_json tokenizer text_clean
+FUZZ = safetensors lora torch_zip gguf index_json config_json tokenizer \
+       text_clean
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)
 LIB = $(B)/lib/libwan.so.$(VERSION)

@@ -198,7 +198,7 @@ static void show_stored(const WanWeights *w)
         const WanStored *t = wan_weights_at(w, i);
 
         bytes[t->type] += t->bytes;
-        numbers += t->bytes / wan_type_size(t->type);
+        numbers += wan_stored_count(t);
     }
     printf("                %d tensors, %s numbers", wan_weights_count(w),
            grouped(numbers, buf));

@@ -234,6 +234,26 @@ static int check_model_type(const WanWeights *w, const WanConfigFile *file,
     return 0;
 }
 
+/* Width and channels, from a kernel [dim, in_dim, 1, 2, 2] that may be stored
+ * flat. */
+static void patch_dims(WanDitConfig *c, Sizes *s)
+{
+    static const char name[] = "patch_embedding.weight";
+    const WanStored *t = wan_weights_find(s->w, name);
+    int64_t patch;
+
+    c->dim = dim_of(s, "patch_embedding.bias", 1, 0);
+    if (s->bad)
+        return;
+    patch = t ? wan_stored_count(t) / c->dim : 0;
+    if (patch < 4 || patch > 4 << 24 || patch % 4 ||
+        wan_stored_count(t) % c->dim)
+        s->bad = wan_error(s->log, WAN_INVALIDDATA, "%s: tensor %s %s",
+                           wan_weights_path(s->w), name,
+                           t ? "has an impossible shape" : "is missing");
+    c->in_dim = (int)(patch / 4);
+}
+
 int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanConfigFile *file, const WanLog *log)
 {
@@ -261,8 +281,7 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
         }
 
     s.naming = *naming;
-    c->dim = dim_of(&s, "patch_embedding.weight", 5, 0);
-    c->in_dim = dim_of(&s, "patch_embedding.weight", 5, 1);
+    patch_dims(c, &s);
     c->ffn = dim_of(&s, "blocks.0.ffn.0.weight", 2, 0);
     c->text_dim = dim_of(&s, "text_embedding.0.weight", 2, 1);
     c->freq_dim = dim_of(&s, "time_embedding.0.weight", 2, 1);
@@ -364,9 +383,12 @@ int wan_config_t5(WanT5Config *c, WanNaming *naming, const WanWeights *w,
     } else if (wan_weights_find(w, "shared.weight") ||
                wan_weights_find(w, "encoder.embed_tokens.weight")) {
         *naming = WAN_NAMES_DIFFUSERS;
+    } else if (wan_weights_find(w, "token_embd.weight")) {
+        *naming = WAN_NAMES_LLAMA;
     } else {
         wan_log(log, WAN_LOG_ERROR, "%s: no UMT5 text encoder: it has neither "
-                "token_embedding.weight nor shared.weight",
+                "token_embedding.weight nor shared.weight nor "
+                "token_embd.weight",
                 wan_weights_path(w));
         return WAN_INVALIDDATA;
     }
@@ -467,11 +489,12 @@ int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
 
 int wan_config_holds(const WanWeights *w, WanPart part)
 {
-    static const char *const tensors[][3] = {
+    static const char *const tensors[][4] = {
         [WAN_PART_DIT]  = { "head.modulation",
                             "condition_embedder.time_proj.weight", NULL },
         [WAN_PART_T5]   = { "token_embedding.weight", "shared.weight",
-                            "encoder.embed_tokens.weight" },
+                            "encoder.embed_tokens.weight",
+                            "token_embd.weight" },
         [WAN_PART_VAE]  = { "decoder.upsamples.0.residual.0.gamma",
                             "decoder.up_blocks.0.resnets.0.norm1.gamma",
                             NULL },
@@ -479,7 +502,7 @@ int wan_config_holds(const WanWeights *w, WanPart part)
                             "vision_model.embeddings.class_embedding", NULL },
     };
 
-    for (int i = 0; i < 3 && tensors[part][i]; i++)
+    for (int i = 0; i < 4 && tensors[part][i]; i++)
         if (wan_weights_find(w, tensors[part][i]))
             return 1;
     return 0;

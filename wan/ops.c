@@ -50,7 +50,7 @@ static const char *shape(const WanTensor *t, char *buf, size_t size)
 
 static double bytes_of(const WanTensor *t)
 {
-    return t ? (double)wan_count(t) * wan_type_size(t->type) : 0;
+    return t ? (double)wan_type_bytes(t->type, wan_count(t)) : 0;
 }
 
 /* One line: op, destination, sources, options. x2 and opt may be NULL. */
@@ -174,6 +174,39 @@ static const char *act_name(WanAct act)
 
 /* --------------------------------------------------------- large ops */
 
+/* y = act(x W^T + b + sum of up(down(x))), gated or added. */
+static void linear_low(WanDev *d, WanTensor *y, const WanTensor *x,
+                       const WanLinear *w, WanLinearArgs a)
+{
+    const Inner in = inner_begin(d);
+    WanLinear alone = *w;
+
+    alone.nb_low = 0;
+    wan_op_linear(d, y, x, &alone, .add = a.add, .gate = a.gate);
+    for (int i = 0; i < w->nb_low; i++) {
+        const WanLowRank *low = &w->low[i];
+        const WanMark mark = wan_mark(d);
+        WanTensor t = wan_tmp_type(d, x->type, wan_rows(x),
+                                   low->down.weight.dim[0]);
+
+        wan_op_linear(d, &t, x, &low->down);                    // [L, rank]
+        wan_op_linear(d, y, &t, &low->up, .add = 1, .gate = a.gate);
+        wan_release(d, mark);
+    }
+    if (a.act)
+        wan_op_act(d, y, y, a.act);
+    inner_end(d, in);
+}
+
+static int any_low(int n, const WanLinear *const *w)
+{
+    int low = 0;
+
+    while (n-- > 0)
+        low |= w[n]->nb_low;
+    return low;
+}
+
 void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
                     const WanLinear *w, WanLinearArgs a)
 {
@@ -191,12 +224,19 @@ void wan_op_linear_(WanDev *d, WanTensor *y, const WanTensor *x,
     REQUIRE(d, "linear", wan_count(&w->weight) == wan_cols(x) * wan_cols(y));
     REQUIRE(d, "linear", !w->bias.nb_dims || is_vector(&w->bias, wan_cols(y)));
     REQUIRE(d, "linear", !a.gate || is_vector(a.gate, wan_cols(y)));
+    REQUIRE(d, "linear", !w->nb_low || !a.act || !(a.add || a.gate));
     a.add |= a.gate != NULL;
     snprintf(opt, sizeof(opt), "%s%s%s", act_name(a.act),
              a.act && a.add ? " " : "",
              a.gate ? "gate add" : a.add ? "add" : "");
     trace(d, "linear", y, x, &w->weight, opt);
     d->flops += 2 * m * n * k;
+    if (w->nb_low) {
+        for (int i = 0; i < w->nb_low; i++)
+            d->flops += 2 * m * w->low[i].down.weight.dim[0] * (n + k);
+        linear_low(d, y, x, w, a);
+        return;
+    }
     note(d, 1, &weight, 0, w->e4m3, x);
 
     if (!scratch_begin(d, ops->linear_scratch
@@ -241,7 +281,7 @@ void wan_op_linear_n_(WanDev *d, WanTensor *y, const WanTensor *x, int n,
     trace(d, "linear_n", y, x, weight[0], opt);
     d->flops += 2.0 * wan_rows(y) * cols * wan_cols(x);
 
-    if (ops->linear_n && ops->linear_n_fits(y, x, n, w)) {
+    if (ops->linear_n && !any_low(n, w) && ops->linear_n_fits(y, x, n, w)) {
         note(d, n, weight, 0, 0, x);            // that none is e4m3 fits
         if (!scratch_begin(d, ops->linear_scratch
                            ? ops->linear_scratch(d->threads, y, x, w[0],

@@ -15,7 +15,7 @@
  * noise, it is f32 alone. Matrices [L, C] may be views with a pitch wider
  * than C. y may be x where it says so; else outputs overlap no input. Gains,
  * biases, gates, tables are f32 (weights.h converts them); matrices of
- * weights have any float type of the file. Sums are f32 or better whatever
+ * weights have any float type of the file, or are in blocks. Sums are f32 or better whatever
  * the types.
  *
  * The ref backend's entry, a plain loop with sums in double, is each op's
@@ -43,7 +43,9 @@ typedef struct WanLinearArgs {
  * y = act(x W^T * scale + b); with .add: y += ...; with .gate: y += gate * ...
  * (act before the gate). y: [M, N], x: [M, K], W: [N, K] of any float type.
  * With w->e4m3 a device may round x, some thousand rows with one scale, and W,
- * with one for all, to e4m3.
+ * with one for all, to e4m3. Where w has products of low rank beside W, they
+ * are computed one after the other and added to y, before the act, which does
+ * not go with .add or .gate then.
  */
 #define wan_op_linear(d, y, x, w, ...) \
     wan_op_linear_((d), (y), (x), (w), (WanLinearArgs){ __VA_ARGS__ })

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "formats/blocks.h"
 #include "tensor.h"
 
 const char *wan_type_name(WanType type)
@@ -14,6 +15,8 @@ const char *wan_type_name(WanType type)
     static const char *const name[WAN_NB_TYPES] = {
         "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2",
         "F64", "I64", "I32", "I16", "I8", "U8", "BOOL",
+        "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL",
+        "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS",
     };
     return (unsigned)type < WAN_NB_TYPES ? name[type] : "?";
 }
@@ -42,7 +45,7 @@ WanTensor wan_slice(const WanTensor *t, int64_t i, int64_t n)
         s.pitch = n;
     if (s.data) {
         const int64_t step = t->nb_dims == 1 ? 1 : rows * t->pitch;
-        s.data = (char *)s.data + i * step * wan_type_size(t->type);
+        s.data = (char *)s.data + wan_type_bytes(t->type, i * step);
     }
     return s;
 }
@@ -54,7 +57,7 @@ WanTensor wan_columns(const WanTensor *t, int64_t c, int64_t n)
     assert(c >= 0 && n > 0 && c + n <= wan_cols(t));
     s.dim[s.nb_dims - 1] = n;
     if (s.data)
-        s.data = (char *)s.data + c * wan_type_size(t->type);
+        s.data = (char *)s.data + wan_type_bytes(t->type, c);
     return s;
 }
 
@@ -190,7 +193,7 @@ void wan_to_f32(float *dst, const void *src, WanType type, int64_t n,
             dst[i] = (int8_t)p[i];
         break;
     default:
-        assert(!"a float type");
+        wan_blocks_to_f32(dst, src, type, n);
     }
     if (scale != 1)
         for (int64_t i = 0; i < n; i++)

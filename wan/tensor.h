@@ -7,7 +7,8 @@
  * last ("rows") are dense: element [.., r, c] of a tensor lies at
  * data + (row * pitch + c) * size, where row counts all leading dimensions in
  * order and pitch >= dim[nb_dims - 1]. Code that treats a tensor as a matrix
- * sees wan_rows() x wan_cols(). A tensor owns nothing.
+ * sees wan_rows() x wan_cols(). Of a type in blocks, whole blocks alone have a
+ * place: that of wan_type_bytes(). A tensor owns nothing.
  */
 
 #ifndef WAN_TENSOR_H
@@ -21,6 +22,10 @@
 typedef enum WanType {
     WAN_F32, WAN_F16, WAN_BF16, WAN_F8_E4M3, WAN_F8_E5M2,
     WAN_F64, WAN_I64, WAN_I32, WAN_I16, WAN_I8, WAN_U8, WAN_BOOL,
+    /* In blocks of 32 or 256 along a row, see formats/blocks.c: of weights
+     * alone, whose rows are whole blocks. */
+    WAN_Q4_0, WAN_Q4_1, WAN_Q5_0, WAN_Q5_1, WAN_Q8_0, WAN_IQ4_NL,
+    WAN_Q2_K, WAN_Q3_K, WAN_Q4_K, WAN_Q5_K, WAN_Q6_K, WAN_IQ4_XS,
     WAN_NB_TYPES
 } WanType;
 
@@ -32,16 +37,29 @@ typedef struct WanTensor {
     int64_t pitch;      // elements from one row to the next
 } WanTensor;
 
-/* Bytes of one element. */
+/* Elements of a block: 1, but for the types in blocks. */
+static inline int wan_type_block(WanType type)
+{
+    return type < WAN_Q4_0 ? 1 : type < WAN_Q2_K ? 32 : 256;
+}
+
+/* Bytes of a block: of one element, but for the types in blocks. */
 static inline int wan_type_size(WanType type)
 {
     static const unsigned char size[WAN_NB_TYPES] = {
         4, 2, 2, 1, 1, 8, 8, 4, 2, 1, 1, 1,
+        18, 20, 22, 24, 34, 18, 84, 110, 144, 176, 210, 136,
     };
     return size[type];
 }
 
-/* "F32", "BF16", ...: the safetensors words. */
+/* Bytes of n elements, whole blocks of them. */
+static inline int64_t wan_type_bytes(WanType type, int64_t n)
+{
+    return n / wan_type_block(type) * wan_type_size(type);
+}
+
+/* "F32", "BF16", ..., "Q4_K": the words of safetensors and GGUF. */
 const char *wan_type_name(WanType type);
 
 /* Columns: the last dimension. */
@@ -107,7 +125,8 @@ uint16_t wan_f32_to_bf16(float f);  // to nearest even
 float wan_e4m3_to_f32(uint8_t v);
 float wan_e5m2_to_f32(uint8_t v);
 
-/* n elements from any float type or I8 (any alignment) to f32, scaled. */
+/* n elements from any float type, I8 or one in blocks (any alignment) to f32,
+ * scaled. */
 void wan_to_f32(float *dst, const void *src, WanType type, int64_t n,
                 float scale);
 

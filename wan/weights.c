@@ -24,6 +24,7 @@ struct WanWeights {
     WanStored *stored;      // by name, once all files are read
     int count, room;
     cJSON *metadata;        // of the first file that has some
+    WanPool made;           // what readers made beside the files
 };
 
 /* -------------------------------------------------------------- files */
@@ -101,10 +102,8 @@ static int file_read(WanWeights *w, const WanFile *f, const WanLog *log)
 {
     if (starts(f, "PK\3\4", 4) || starts(f, "PK\5\6", 4))
         return wan_torch_zip_read(w, f, log);
-    if (starts(f, "GGUF", 4)) {
-        wan_log(log, WAN_LOG_ERROR, "%s: GGUF files are not read", f->path);
-        return WAN_ERR(ENOSYS);
-    }
+    if (starts(f, "GGUF", 4))
+        return wan_gguf_read(w, f, log);
     if (starts(f, "\x80\2\x8a\nl\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15)) {
         wan_log(log, WAN_LOG_ERROR, "%s: a torch file of the form before 1.6 "
                 "is not read, save it anew", f->path);
@@ -128,17 +127,16 @@ static int file_read(WanWeights *w, const WanFile *f, const WanLog *log)
 int64_t wan_shape_bytes(int nb_dims, const int64_t *dim, int size)
 {
     int64_t n = size;
+    int empty = 0;
 
-    for (int i = 0; i < nb_dims; i++)   // else 0 * a huge one hides it
-        if (dim[i] < 0)
+    for (int i = 0; i < nb_dims; i++) {
+        empty |= !dim[i];               // which hides no huge one beside it
+        if (dim[i] < 0 ||
+            __builtin_mul_overflow(n, dim[i] ? dim[i] : 1, &n) ||
+            n > INT64_C(1) << 62)
             return -1;
-    for (int i = 0; i < nb_dims; i++)
-        if (!dim[i])
-            return 0;
-    for (int i = 0; i < nb_dims; i++)
-        if (__builtin_mul_overflow(n, dim[i], &n) || n > INT64_C(1) << 62)
-            return -1;
-    return n;
+    }
+    return empty ? 0 : n;
 }
 
 int wan_weights_add(WanWeights *w, const WanFile *f, const char *name,
@@ -180,6 +178,11 @@ int wan_weights_add(WanWeights *w, const WanFile *f, const char *name,
     return 0;
 no_memory:
     return wan_error_memory(log, f->path, "its tensors");
+}
+
+void *wan_weights_alloc(WanWeights *w, int64_t bytes)
+{
+    return wan_pool_alloc(&w->made, bytes);
 }
 
 static int by_name(const void *pa, const void *pb)
@@ -281,17 +284,16 @@ fail:
     return ret;
 }
 
-/* Does path end in -0000i-of-0000n.safetensors, digits as many? Then i, n and
- * where the first number begins. */
+/* Does path end in -0000i-of-0000n.safetensors or .gguf, digits as many? Then
+ * i, n and where the first number begins. */
 static int shard_number(const char *path, int *i, int *n, int *digits,
                         size_t *at)
 {
-    static const char tail[] = ".safetensors";
-    size_t end = strlen(path), first, second;
+    const char *tail = strrchr(path, '.');
+    size_t end = tail ? (size_t)(tail - path) : 0, first, second;
 
-    if (end < sizeof(tail) || strcmp(path + end + 1 - sizeof(tail), tail))
+    if (!tail || (strcmp(tail, ".safetensors") && strcmp(tail, ".gguf")))
         return 0;
-    end -= sizeof(tail) - 1;
     for (second = end; second && isdigit((unsigned char)path[second - 1]); )
         second--;
     *digits = (int)(end - second);
@@ -414,6 +416,7 @@ void wan_weights_close(WanWeights **pw)
         free(w->stored[i].raw_name);
     free(w->stored);
     cJSON_Delete(w->metadata);
+    wan_pool_free(&w->made);
     free(w->path);
     free(w);
 }
@@ -546,10 +549,35 @@ static int same_shape(int na, const int64_t *a, int nb, const int64_t *b)
     }
 }
 
+/* Of a kernel, [D C, 1, 2, 2] or [D, 4 C] for [D, C, 1, 2, 2], [O I, 1, 1, 1]
+ * for [O, I]: are dimensions that follow one another one? Or all numbers in
+ * rows of 256, as converters store what they quantise though it is no
+ * matrix? */
+static int is_flat(int nb, const int64_t *dim, int flat_nb,
+                   const int64_t *flat)
+{
+    int i = 0, k = 0;
+
+    if (flat_nb == 2 && flat[1] == 256)
+        return wan_shape_bytes(nb, dim, 1) == wan_shape_bytes(2, flat, 1);
+    for (; k < flat_nb; k++) {
+        int64_t n = 1;
+
+        while (i < nb && n < flat[k])
+            n *= dim[i++];
+        if (n != flat[k])
+            return 0;
+    }
+    while (i < nb && dim[i] == 1)
+        i++;
+    return i == nb;
+}
+
 static int is_float(WanType type)
 {
     return type == WAN_F32 || type == WAN_F16 || type == WAN_BF16 ||
-           type == WAN_F8_E4M3 || type == WAN_F8_E5M2;
+           type == WAN_F8_E4M3 || type == WAN_F8_E5M2 ||
+           wan_type_block(type) > 1;
 }
 
 /* The scale tensors of LAYER.weight: LAYER.scale_weight or .weight_scale, and
@@ -626,16 +654,18 @@ static const WanStored *want(WanBinder *b, const char *name, int nb_dims,
         wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s is missing, expected "
                 "%s", wan_weights_path(b->weights), name, note,
                 shape_text(expected, sizeof(expected), nb_dims, dim));
-    } else if (!same_shape(nb_dims, dim, s->nb_dims, s->dim)) {
+    } else if (!same_shape(nb_dims, dim, s->nb_dims, s->dim) &&
+               !((nb_dims > 3 || s->nb_dims > 3) &&
+                 is_flat(nb_dims, dim, s->nb_dims, s->dim))) {
         wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s: expected %s, found "
                 "%s", s->file, name, note,
                 shape_text(expected, sizeof(expected), nb_dims, dim),
                 shape_text(found, sizeof(found), s->nb_dims, s->dim));
     } else if (!is_read(b, s, f64)) {
         wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s: expected F32, F16, "
-                "BF16 or fp8, found %s%s", s->file, name, note,
-                wan_stored_type(s), s->type == WAN_I8 ? " without a scale"
-                                                      : "");
+                "BF16, fp8 or a type in blocks, found %s%s", s->file, name,
+                note, wan_stored_type(s), s->type == WAN_I8
+                                          ? " without a scale" : "");
     } else if (!s->data) {
         b->error = WAN_ERR(ENOSYS);
         wan_log(b->log, WAN_LOG_ERROR, "%s: tensor %s%s is stored with strides "
@@ -644,7 +674,7 @@ static const WanStored *want(WanBinder *b, const char *name, int nb_dims,
     } else {
         b->error = 0;
         b->bound++;
-        b->numbers += s->bytes / wan_type_size(s->type);
+        b->numbers += wan_stored_count(s);
         return s;
     }
     return NULL;
@@ -659,11 +689,28 @@ static void *pool_take(WanBinder *b, const WanStored *s, int64_t bytes)
     return p;
 }
 
-/* t as s is stored; SIMD and BLAS want whole elements aligned. */
+static void bind_f32(WanBinder *b, WanTensor *t, const WanStored *s)
+{
+    const int64_t n = wan_stored_count(s);
+
+    t->type = WAN_F32;
+    t->data = pool_take(b, s, n * (int64_t)sizeof(float));
+    if (t->data)
+        wan_to_f32(t->data, s->data, s->type, n, 1);
+}
+
+/* t as s is stored; SIMD and BLAS want whole elements aligned. Blocks are used
+ * as they are where rows are whole ones. */
 static void bind_stored(WanBinder *b, WanTensor *t, const WanStored *s)
 {
+    if (wan_type_block(s->type) > 1 &&
+        (t->nb_dims != 2 || t->dim[1] % wan_type_block(s->type))) {
+        bind_f32(b, t, s);
+        return;
+    }
     t->type = s->type;
-    if ((uintptr_t)s->data % wan_type_size(s->type)) {
+    if (wan_type_block(s->type) == 1 &&
+        (uintptr_t)s->data % wan_type_size(s->type)) {
         t->data = pool_take(b, s, s->bytes);
         if (!t->data)
             return;
@@ -673,15 +720,6 @@ static void bind_stored(WanBinder *b, WanTensor *t, const WanStored *s)
     } else {
         t->data = (void *)s->data;
     }
-}
-
-static void bind_f32(WanBinder *b, WanTensor *t, const WanStored *s)
-{
-    const int64_t n = s->bytes / wan_type_size(s->type);
-
-    t->data = pool_take(b, s, n * (int64_t)sizeof(float));
-    if (t->data)
-        wan_to_f32(t->data, s->data, s->type, n, 1);
 }
 
 /* One number for all of a tensor, or one for each row of its first dimension;
@@ -746,8 +784,8 @@ static void widen_rows(float *dst, const WanTensor *t, const WanTensor *scale,
     const float *s = scale->data;
 
     for (int64_t i = 0; i < rows; i++)
-        wan_to_f32(dst + i * cols, (const char *)t->data + (row + i) * cols *
-                   wan_type_size(t->type), t->type, cols,
+        wan_to_f32(dst + i * cols, (const char *)t->data +
+                   wan_type_bytes(t->type, (row + i) * cols), t->type, cols,
                    !s ? 1 : s[wan_count(scale) > 1 ? row + i : 0]);
 }
 
@@ -764,7 +802,8 @@ static void narrow(void *dst, WanType type, const float *src, int64_t n)
                                    : wan_f32_to_bf16(src[i]);
 }
 
-/* The type of a copy: what has 8 bits becomes BF16, its scale goes in. */
+/* The type of a copy: what has 8 bits or fewer becomes BF16, its scale goes
+ * in. */
 static WanType copy_type(WanType type)
 {
     return type == WAN_F32 || type == WAN_F16 ? type : WAN_BF16;
@@ -807,7 +846,7 @@ static void scale_vector(const WanBinder *b, WanTensor *t,
 }
 
 /* t with the differences of the LoRA files: a copy in the stored type (8 bits
- * become BF16, their scale goes in), vectors in place. */
+ * and blocks become BF16, a scale goes in), vectors in place. */
 static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
                       const char *name)
 {
@@ -834,6 +873,51 @@ static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
     t->data = merged;
     t->type = type;
     *scale = (WanTensor){ 0 };
+}
+
+/* A or B of a LoRA, [n, k], copied, since its file is closed: in its stored
+ * type, or F32. */
+static WanLinear copy_factor(WanBinder *b, const WanStored *s, int64_t n,
+                             int64_t k)
+{
+    WanLinear l = { .weight = wan_tensor_of(NULL, s->type, n, k) };
+
+    if (s->type != WAN_BF16 && s->type != WAN_F16) {
+        bind_f32(b, &l.weight, s);
+    } else if ((l.weight.data = pool_take(b, s, s->bytes))) {
+        memcpy(l.weight.data, s->data, s->bytes);
+    }
+    return l;
+}
+
+/* What LoRA files add to a matrix in blocks is computed beside it. 0: one of
+ * them has no product there. */
+static int bind_low_rank(WanBinder *b, WanLinear *l, const char *name)
+{
+    const int64_t N = l->weight.dim[0], K = l->weight.dim[1];
+    WanLoraProduct *p = NULL;
+    const int n = wan_lora_products(b->lora, name, N, K, &p, b->log);
+
+    if (n < 0 && n != WAN_ERR(ENOSYS))
+        b->error = n;
+    if (n > 0)
+        l->low = pool_take(b, p->a, n * sizeof(*l->low));
+    for (int i = 0; i < n && !b->error; i++) {
+        const int64_t rank = p[i].a->dim[0];
+        WanLowRank *low = &l->low[l->nb_low++];
+        float *scale = pool_take(b, p[i].b, sizeof(*scale));
+
+        if (scale) {
+            *scale = p[i].scale;
+            low->down = copy_factor(b, p[i].a, rank, K);
+        }
+        if (!b->error) {
+            low->up = copy_factor(b, p[i].b, N, rank);
+            low->up.scale = wan_tensor_of(scale, WAN_F32, 1);
+        }
+    }
+    free(p);
+    return n != WAN_ERR(ENOSYS);
 }
 
 static void place(WanBinder *b, WanTensor *t, const char *name)
@@ -895,7 +979,9 @@ void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
         bind_stored(b, &l->weight, s);
         check_zeros(b, s);
         bind_scale(b, &l->scale, s, n);
-        bind_lora(b, &l->weight, &l->scale, name);
+        if (b->error || !b->lora || wan_type_block(l->weight.type) == 1 ||
+            !bind_low_rank(b, l, name))
+            bind_lora(b, &l->weight, &l->scale, name);
     }
     l->e4m3 = b->e4m3 == WAN_E4M3_ALL ||
               (b->e4m3 == WAN_E4M3_STORED && l->weight.type == WAN_F8_E4M3);

@@ -27,12 +27,19 @@ typedef struct WanStored {
     int nb_dims;            // 0: a scalar, one element
     int64_t dim[WAN_STORED_MAX_DIMS];
     const void *data;       // in the mapping: any alignment, dense, row-major;
-                            // NULL: a torch view with strides, can't be bound
+                            // NULL: a torch view with strides, can't be bound;
+                            // of a type in blocks, they run on through rows
     int64_t bytes;
     const char *file;       // its path, for error lines
     const char *foreign;    // what the file calls its type, if libwan has no
                             // word for it: can't be bound; else NULL
 } WanStored;
+
+/* Elements of a stored tensor. */
+static inline int64_t wan_stored_count(const WanStored *s)
+{
+    return s->bytes / wan_type_size(s->type) * wan_type_block(s->type);
+}
 
 typedef struct WanWeights WanWeights;
 
@@ -41,12 +48,14 @@ typedef struct WanWeights WanWeights;
  *
  * @param out  the index; on failure NULL. Close with wan_weights_close()
  * @param path a .safetensors file; a *.safetensors.index.json, whose shards
- *             lie beside it; one numbered shard, which brings the others; a
- *             torch .pth (zip) file. What a file is, its first bytes say.
+ *             lie beside it; a .gguf file; one numbered shard of either, which
+ *             brings the others; a torch .pth (zip) file. What a file is, its
+ *             first bytes say.
  * @return 0, or WAN_ERR(ENOENT) and the like of open(2), of a shard too;
  *         WAN_INVALIDDATA: a line names file, tensor and byte;
  *         WAN_ERR(ENOSYS): a format that is known but not read (old torch,
- *         GGUF, types and quantisations beyond fp8); WAN_ERR(ENOMEM)
+ *         other versions of GGUF, other types and quantisations);
+ *         WAN_ERR(ENOMEM)
  */
 int wan_weights_open(WanWeights **out, const char *path, const WanLog *log);
 
@@ -69,11 +78,13 @@ const char *wan_weights_metadata(const WanWeights *w, const char *key);
 /* The path given to wan_weights_open(). */
 const char *wan_weights_path(const WanWeights *w);
 
-/* Which words a file uses for the tensors: the official repositories', or
- * those of Diffusers and Hugging Face (ComfyUI uses one or the other). */
+/* Which words a file uses for the tensors: the official repositories', those
+ * of Diffusers and Hugging Face (ComfyUI uses one or the other), or, for a
+ * text encoder, llama.cpp's. */
 typedef enum WanNaming {
     WAN_NAMES_OFFICIAL,
-    WAN_NAMES_DIFFUSERS
+    WAN_NAMES_DIFFUSERS,
+    WAN_NAMES_LLAMA
 } WanNaming;
 
 typedef enum WanPart { WAN_PART_DIT, WAN_PART_T5, WAN_PART_VAE,
@@ -133,6 +144,24 @@ void wan_lora_close(WanLora **l);
 /* Whether any file changes the tensor of that official name. */
 int wan_lora_has(const WanLora *l, const char *name);
 
+/* One product that a file adds to a matrix: scale * b a, a [rank, cols], b
+ * [rows, rank]. */
+typedef struct WanLoraProduct {
+    const WanStored *a, *b;
+    float scale;
+} WanLoraProduct;
+
+/**
+ * All changes to the matrix of that name as products, for matrices that can't
+ * be changed themselves. What does not fit is skipped with a warning.
+ *
+ * @param out free() it
+ * @return how many; WAN_ERR(ENOSYS): one is no product, so all must be merged;
+ *         WAN_ERR(ENOMEM)
+ */
+int wan_lora_products(WanLora *l, const char *name, int64_t rows,
+                      int64_t cols, WanLoraProduct **out, const WanLog *log);
+
 /* Add all changes to w [rows, cols], f32. What does not fit is skipped with a
  * warning. 0, WAN_CANCELLED or WAN_ERR(ENOMEM). */
 int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
@@ -185,21 +214,30 @@ typedef struct WanBinder {
     int64_t numbers;            // and their elements
 } WanBinder;
 
-/* A matrix product's weights: y = x W^T * scale + bias. */
+/* A matrix product's weights: y = x W^T * scale + bias, and what LoRA files
+ * add to a matrix in blocks: y += up(down(x)) for each. */
 typedef struct WanLinear {
-    WanTensor weight;           // [N, K], in a float type of the file
+    WanTensor weight;           // [N, K], in the file's type
     WanTensor bias;             // [N] f32, or absent
     WanTensor scale;            // [1] or [N] f32 of a scaled fp8 file, or absent
     int e4m3;                   // x and W may be rounded to e4m3 where the
                                 // device multiplies that
+    struct WanLowRank *low;     // in the pool
+    int nb_low;
 } WanLinear;
+
+typedef struct WanLowRank {
+    WanLinear down, up;         // [rank, K]; [N, rank] with one scale
+} WanLowRank;
 
 /* A matrix or larger: stays where and as it is stored, or is copied so that
  * its elements are aligned. The shape must match, but dimensions of 1 may
- * differ in place and number; the tensor has the dimensions asked for.
- * Accepts F32, F16, BF16, F8_E4M3, F8_E5M2, and I8 with a scale. One that has
- * a scale becomes a BF16 copy with it. A large one of zeros alone is refused:
- * a download that was stopped. */
+ * differ in place and number, and a kernel of a convolution may be stored
+ * flat, see weights.c; the tensor has the dimensions asked for. Accepts F32,
+ * F16, BF16, F8_E4M3, F8_E5M2, I8 with a scale, and the types in blocks: those
+ * become f32 in the pool where they are no matrix of whole blocks a row. One
+ * that has a scale becomes a BF16 copy with it. A large one of zeros alone is
+ * refused: a download that was stopped. */
 #define wan_bind_matrix(b, t, name, ...) \
     wan_bind_matrix_((b), (t), (name), \
                      (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \

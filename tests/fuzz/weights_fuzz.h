@@ -52,13 +52,17 @@ static inline void fuzz_weights(const char *path, const uint8_t *data,
             seen = ((const uint8_t *)s->data)[0];
             seen = ((const uint8_t *)s->data)[s->bytes - 1];
         }
-        if (n > WAN_MAX_DIMS || s->bytes > 4096)
+        /* more than any model asks for; of a type that is not read any number
+         * of elements takes no bytes */
+        if (n > WAN_MAX_DIMS || s->bytes > 4096 ||
+            wan_shape_bytes(n, dim, 1) > 1 << 24)
             continue;
         wan_bind_matrix_(&b, &t, s->name, n, dim);
         b.error = 0;
         wan_bind_vector_(&b, &t, s->name, n, dim);
         b.error = 0;
-        if (n == 2 && strlen(s->name) > 7 &&
+        /* no model has a longer side, see dim_of() in config.c */
+        if (n == 2 && dim[0] <= 1 << 24 && strlen(s->name) > 7 &&
             !strcmp(s->name + strlen(s->name) - 7, ".weight")) {
             char prefix[200];
             WanLinear l;

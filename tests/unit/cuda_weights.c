@@ -229,6 +229,16 @@ static uint32_t random_u32(void)
     return state >> 4;
 }
 
+/* Scales that are numbers, and any bytes behind them. */
+static void random_blocks(unsigned char *p, WanType type, int64_t n)
+{
+    const int size = wan_type_size(type);
+
+    for (int64_t i = 0; i < wan_type_bytes(type, n); i++)
+        p[i] = i % size % 2 && i % size < 4 ? 0x20 + random_u32() % 8
+                                            : random_u32() & 0xff;
+}
+
 /* Random numbers, and at *want what the device should have, behind which it
  * goes on; the scale that has. */
 static WanTensor make_part(WanTensor t, int conv, WanType to, char **want,
@@ -237,12 +247,14 @@ static WanTensor make_part(WanTensor t, int conv, WanType to, char **want,
     const WanType from = t.type;
     const int64_t n = wan_count(&t), row = n / t.dim[0], I = t.dim[1];
     unsigned char *p = calloc(n, 4);
-    float amax = 0;
+    float *all = malloc(n * sizeof(*all)), amax = 0;
 
     if (n < 1 || n > 1 << 24)
         abort();
     t.data = p;
-    for (int64_t k = 0; k < n; k++) {
+    if (wan_type_block(from) > 1)
+        random_blocks(p, from, n);
+    for (int64_t k = 0; k < n && wan_type_block(from) == 1; k++) {
         const float v = (float)random_u32() / (1 << 24) - 8;
         const uint16_t h = from == WAN_BF16 ? wan_f32_to_bf16(v)
                                             : wan_f32_to_f16(v);
@@ -254,21 +266,17 @@ static WanTensor make_part(WanTensor t, int conv, WanType to, char **want,
         else
             memcpy(p + 2 * k, &h, 2);
     }
-    for (int64_t k = 0; k < n; k++) {
-        float v;
-
-        wan_to_f32(&v, p + k * wan_type_size(from), from, 1, 1);
-        amax = fmaxf(amax, fabsf(v));
-    }
+    wan_to_f32(all, p, from, n, 1);
+    for (int64_t k = 0; k < n; k++)
+        amax = fmaxf(amax, fabsf(all[k]));
     *scale = to == WAN_F8_E4M3 && from != to ? amax / 448 : 1;
     for (int64_t k = 0; k < n; k++) {
         /* element k of the device's order lies at j of the file's */
         const int64_t in = k % row;
         const int64_t j = !conv ? k : k / row * row + in % I * 27 + in / I;
-        float v;
-
-        wan_to_f32(&v, p + j * wan_type_size(from), from, 1, 1);
+        const float v = all[j];
         const uint16_t h = wan_f32_to_bf16(v);
+
         if (to == WAN_F32)
             memcpy(*want + 4 * k, &v, 4);
         else if (to == WAN_F8_E4M3)
@@ -277,6 +285,7 @@ static WanTensor make_part(WanTensor t, int conv, WanType to, char **want,
             memcpy(*want + 2 * k, &h, 2);
     }
     *want += n * wan_type_size(to);
+    free(all);
     return t;
 }
 
@@ -284,15 +293,19 @@ static const WanType any_type[] = { WAN_F32, WAN_BF16, WAN_F16, WAN_F8_E4M3 };
 
 /* Any type; a fifth of them convolutions; a quarter three matrices in one
  * page, each of its own type, the second hardly a row. Of the others most may
- * be rounded to e4m3, and half of these have the sides for it. */
+ * be rounded to e4m3, and half of these have the sides for it. A seventh is in
+ * blocks. */
 static void make_matrix(Fixture *f, int i)
 {
-    const WanType from = any_type[i % 4], act = f->backend.act;
+    const int blocks = i % 7 == 6;
+    const WanType from = !blocks ? any_type[i % 4] :
+                         i % 2 ? WAN_Q8_0 : WAN_Q4_K, act = f->backend.act;
     const WanTensor x = wan_tensor_of(NULL, act, 1, 1);
-    const int conv = i % 5 == 0, parts = !conv && i % 4 == 2 ? 3 : 1;
+    const int conv = !blocks && i % 5 == 0, parts = !conv && i % 4 == 2 ? 3 : 1;
     const int even = !conv && parts == 1 && i % 3 && i / 4 % 2 == 0;
     const int64_t O = 5 + i % 7, I = 8 + i % 3;
-    const int64_t K = (100 + i * 7 % 60) / (even ? 16 : 1) * (even ? 16 : 1);
+    const int64_t K = blocks ? 256 : (100 + i * 7 % 60) / (even ? 16 : 1) *
+                                     (even ? 16 : 1);
     WanTensor t[3] = {
         conv ? wan_tensor_of(NULL, from, O, I, 3, 3, 3)
              : wan_tensor_of(NULL, from, even ? 32 : 11 + i % 13, K),
@@ -543,7 +556,8 @@ TEST(vectors_as_one)
         const WanType type = k & 1 ? WAN_BF16 : WAN_F32;
         const char *at = wan_cuda_vectors(d, 3, p, type);
 
-        CHECK(at >= d->base + d->size - 1024 && at < d->base + d->size);
+        CHECK(at >= d->base + d->size / WAN_PAGE_ALIGN * WAN_PAGE_ALIGN - 1024 &&
+              at < d->base + d->size);
         put(f->cuda.stream, (Item){ COMPARE, (void *)at, want[k & 1],
                                     60 * wan_type_size(type), NULL, 0 });
     }

@@ -173,14 +173,11 @@ static WanModelParams params(const char *path, const char *rest)
     return p;
 }
 
-/* The smallest LoRA: one change of one bias. */
-static const char *lora_file(void)
+/* The smallest LoRA: changes of F16 with that header and data, 384 bytes. */
+static const char *lora_file(const char *json)
 {
     static char path[300];
-    static const char json[] = "{\"blocks.0.self_attn.q.diff_b\":{\"dtype\":"
-                               "\"F16\",\"shape\":[96],\"data_offsets\":"
-                               "[0,192]}}";
-    const uint64_t n = sizeof(json) - 1;
+    const uint64_t n = strlen(json);
     const char *tmp = getenv("TMPDIR");
     FILE *f;
 
@@ -188,7 +185,7 @@ static const char *lora_file(void)
              tmp ? tmp : P_tmpdir, (long)getpid());
     f = fopen(path, "wb");
     if (!f || fwrite(&n, 8, 1, f) != 1 || fwrite(json, 1, n, f) != n ||
-        fwrite(last, 1, 192, f) != 192 || fclose(f))
+        fwrite(last, 1, 384, f) != 384 || fclose(f))
         exit(1);
     return path;
 }
@@ -197,7 +194,33 @@ TEST(official_and_lora)
 {
     WanModelParams p = params(golden_path("tiny/wan-t2v"), NULL);
 
-    p.lora = lora_file();
+    p.lora = lora_file("{\"blocks.0.self_attn.q.diff_b\":{\"dtype\":\"F16\","
+                       "\"shape\":[96],\"data_offsets\":[0,192]},"
+                       "\"blocks.1.self_attn.q.diff_b\":{\"dtype\":\"F16\","
+                       "\"shape\":[96],\"data_offsets\":[192,384]}}");
+    fail_each(&p);
+    unlink(p.lora);
+}
+
+/* Blocks, a vocabulary inside, a LoRA beside a matrix. */
+TEST(gguf_and_lora)
+{
+    static char path[3][4096];
+    WanModelParams p;
+
+    snprintf(path[0], sizeof(path[0]), "%s",
+             golden_path("tiny/gguf/wan-t2v-q8_0/wan2.1-t2v-Q8_0.gguf"));
+    snprintf(path[1], sizeof(path[1]), "%s",
+             golden_path("tiny/gguf/umt5/umt5-encoder-Q8_0.gguf"));
+    snprintf(path[2], sizeof(path[2]), "%s", golden_path("tiny/wan-t2v"));
+    p = params(path[0], NULL);
+    p.text_encoder = path[1];
+    p.vae = path[2];
+    p.lora = lora_file("{\"blocks.0.self_attn.q.lora_A.weight\":{\"dtype\":"
+                       "\"F16\",\"shape\":[1,96],\"data_offsets\":[0,192]},"
+                       "\"blocks.0.self_attn.q.lora_B.weight\":{\"dtype\":"
+                       "\"F16\",\"shape\":[96,1],\"data_offsets\":"
+                       "[192,384]}}");
     fail_each(&p);
     unlink(p.lora);
 }
@@ -226,6 +249,7 @@ int main(void)
 
     cJSON_InitHooks(&hooks);
     RUN(official_and_lora);
+    RUN(gguf_and_lora);
     RUN(images);
     RUN(shards);
     return test_end();

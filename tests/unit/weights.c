@@ -184,8 +184,8 @@ TEST(says_what_is_wrong)
     expect_error(&f, WAN_INVALIDDATA, FILE_NAME ": tensor "
                  "blocks.4.ffn.0.weight is missing, expected [2, 4]");
     wan_bind_vector(&f.b, &t, "i", 2);
-    expect_error(&f, WAN_INVALIDDATA, "tensor i: expected F32, F16, BF16 or "
-                 "fp8, found I16");
+    expect_error(&f, WAN_INVALIDDATA, "tensor i: expected F32, F16, BF16, fp8 "
+                 "or a type in blocks, found I16");
     wan_bind_matrix(&f.b, &t, "d", 2, 2);
     expect_error(&f, WAN_INVALIDDATA, "found F64");
     wan_bind_linear(&f.b, &l, "blocks.3.ffn.0", 2, 4, 1);
@@ -516,8 +516,9 @@ TEST(shape_products)
 {
     CHECK(wan_shape_bytes(0, NULL, 8) == 8);
     CHECK(wan_shape_bytes(2, (int64_t[]){ 3, 5 }, 2) == 30);
-    CHECK(wan_shape_bytes(2, (int64_t[]){ INT64_MAX, 0 }, 8) == 0);
-    CHECK(wan_shape_bytes(3, (int64_t[]){ INT64_MAX, INT64_MAX, 0 }, 8) == 0);
+    CHECK(wan_shape_bytes(2, (int64_t[]){ 1LL << 59, 0 }, 8) == 0);
+    CHECK(wan_shape_bytes(2, (int64_t[]){ INT64_MAX, 0 }, 8) == -1);
+    CHECK(wan_shape_bytes(3, (int64_t[]){ 1LL << 32, 1LL << 32, 0 }, 8) == -1);
     CHECK(wan_shape_bytes(2, (int64_t[]){ 0, -1 }, 8) == -1);
     CHECK(wan_shape_bytes(1, (int64_t[]){ INT64_MAX }, 1) == -1);
     CHECK(wan_shape_bytes(2, (int64_t[]){ 1LL << 32, 1LL << 32 }, 1) == -1);

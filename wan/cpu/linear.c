@@ -7,9 +7,10 @@
  * sum is gathered in the worker's scratch and goes through scale, bias,
  * activation, gate and add into y while it is in the cache. f32 weights are
  * used where they lie; other types are widened for each tile, a panel of 1024
- * inputs at a time, which costs little beside the products of many rows. Tiles
- * that follow one another share their rows of x. Sizes do not depend on the
- * number of threads, so neither do the results.
+ * inputs, which are whole blocks of any type, at a time: that costs little
+ * beside the products of many rows. Tiles that follow one another share their
+ * rows of x. Sizes do not depend on the number of threads, so neither do the
+ * results.
  */
 
 #include "cpu.h"
@@ -165,7 +166,6 @@ static void tile(void *arg, int64_t i, int worker)
     const int64_t m = left < l->rows ? left : l->rows;
     const int64_t n = N - n0 < l->cols ? N - n0 : l->cols;
     const int64_t depth = in_place(w) ? K : DEPTH;
-    const int size = wan_type_size(w->type);
     const int per_column = scale->nb_dims && wan_count(scale) > 1;
     float *sum = (float *)l->d->scratch + worker * l->worker_floats; // [m, n]
     float *panel = sum + l->rows * COLS;                    // [n, depth]
@@ -173,14 +173,15 @@ static void tile(void *arg, int64_t i, int worker)
 
     for (int64_t k = 0; k < K && !ret; k += depth) {
         const int64_t kn = K - k < depth ? K - k : depth;
-        const char *src = (const char *)w->data + (n0 * K + k) * size;
+        const char *src = (const char *)w->data +
+                          wan_type_bytes(w->type, n0 * K + k);
         const float *b = (const float *)src;
         int64_t ldb = K;
 
         if (!in_place(w)) {
             for (int64_t c = 0; c < n; c++)
-                wan_cpu_to_f32(panel + c * kn, src + c * K * size, w->type,
-                               kn);
+                wan_cpu_to_f32(panel + c * kn, src +
+                               wan_type_bytes(w->type, c * K), w->type, kn);
             b = panel;
             ldb = kn;
         }

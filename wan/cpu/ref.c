@@ -42,14 +42,14 @@ static void linear(WanDev *d, WanTensor *y, const WanTensor *x,
                    const WanLinear *w, const WanLinearArgs *a)
 {
     const int64_t M = wan_rows(x), K = wan_cols(x), N = wan_cols(y);
-    const int64_t size = wan_type_size(w->weight.type);
+    const WanType type = w->weight.type;
     const float *bias = vector(&w->bias), *scale = vector(&w->scale);
     const float *gate = vector(a->gate);
     float *row = d->scratch;                                // w[n, :]
 
     for (int64_t n = 0; n < N && !wan_dev_cancelled(d); n++) {
-        wan_to_f32(row, (const char *)w->weight.data + n * K * size,
-                   w->weight.type, K, 1);
+        wan_to_f32(row, (const char *)w->weight.data +
+                        wan_type_bytes(type, n * K), type, K, 1);
         for (int64_t i = 0; i < M; i++) {
             const float *in = wan_row(x, i);
             float *out = wan_row(y, i) + n;
@@ -401,7 +401,7 @@ void wan_ref_finite(WanDev *d, const WanTensor *x, const char *what)
 void wan_ref_embed(WanDev *d, WanTensor *y, const WanTensor *table,
                    const int32_t *ids)
 {
-    const int64_t step = table->pitch * wan_type_size(table->type);
+    const int64_t step = wan_type_bytes(table->type, table->pitch);
 
     (void)d;
     for (int64_t i = 0; i < wan_rows(y); i++)

@@ -382,7 +382,7 @@ extern "C" void wan_cuda_embed(WanDev *d, WanTensor *y, const WanTensor *table,
                                const int32_t *ids)
 {
     const int64_t n = wan_rows(y), C = wan_cols(y);
-    const int64_t step = table->pitch * wan_type_size(table->type);
+    const int64_t step = wan_type_bytes(table->type, table->pitch);
     const size_t bytes = C * wan_type_size(y->type);
     float *const row = (float *)malloc(C * sizeof(*row) + n * bytes + 1);
     char *const rows = (char *)(row + C);

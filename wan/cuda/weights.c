@@ -31,6 +31,9 @@
 #define CHUNK (INT64_C(8) << 20)        // bytes of a buffer
 #endif
 
+#define PIECE 256                       // numbers converted at a time: whole
+                                        // blocks of any type
+
 /* A weight that stays in memory of its own, or a vector; or some of them one
  * behind the other. */
 typedef struct Kept {
@@ -101,14 +104,13 @@ static int rounds(WanType to, WanType from)
  * NaN, if there is one. */
 static uint32_t measure(const void *src, WanType from, int64_t n)
 {
-    const int size = wan_type_size(from);
-    uint32_t amax = 0, u[256];
-    float f[256];
+    uint32_t amax = 0, u[PIECE];
+    float f[PIECE];
 
-    for (int64_t i = 0; i < n; i += 256) {
-        const int64_t m = n - i < 256 ? n - i : 256;
+    for (int64_t i = 0; i < n; i += PIECE) {
+        const int64_t m = n - i < PIECE ? n - i : PIECE;
 
-        wan_to_f32(f, (const char *)src + i * size, from, m, 1);
+        wan_to_f32(f, (const char *)src + wan_type_bytes(from, i), from, m, 1);
         memcpy(u, f, m * sizeof(*u));
         for (int64_t k = 0; k < m; k++)
             amax = (u[k] & 0x7fffffff) > amax ? u[k] & 0x7fffffff : amax;
@@ -125,8 +127,8 @@ static float scale_of(uint32_t amax)
     return amax ? f / 448 : 1;
 }
 
-/* n elements from any float type, at any alignment, to F32, BF16 or, divided
- * by the scale, e4m3. */
+/* n elements from any float type or one in blocks, at any alignment, to F32,
+ * BF16 or, divided by the scale, e4m3. */
 static void convert(void *dst, WanType to, const void *src, WanType from,
                     int64_t n, float scale)
 {
@@ -145,12 +147,12 @@ static void convert(void *dst, WanType to, const void *src, WanType from,
             d[i] = round_bf16(u);
         }
     } else {
-        float f[256];
+        float f[PIECE];
 
-        for (int64_t i = 0; i < n; i += 256) {
-            const int64_t m = n - i < 256 ? n - i : 256;
+        for (int64_t i = 0; i < n; i += PIECE) {
+            const int64_t m = n - i < PIECE ? n - i : PIECE;
 
-            wan_to_f32(f, s + i * wan_type_size(from), from, m, 1);
+            wan_to_f32(f, s + wan_type_bytes(from, i), from, m, 1);
             if (to == WAN_F8_E4M3) {
                 wan_to_e4m3((uint8_t *)dst + i, f, m, 1 / scale);
                 continue;
@@ -196,7 +198,7 @@ static void fill_part(char *dst, const WanTensor *w, int conv, WanType type,
                       float scale, int64_t row, int64_t rows)
 {
     const int64_t n = row_count(w), size = wan_type_size(type);
-    const char *src = (const char *)w->data + row * n * wan_type_size(w->type);
+    const char *src = (const char *)w->data + wan_type_bytes(w->type, row * n);
     const int64_t I = conv ? w->dim[1] : n, taps = n / I;
     char *tmp = dst + rows * n * size;
 
@@ -206,7 +208,7 @@ static void fill_part(char *dst, const WanTensor *w, int conv, WanType type,
     }
     /* [I, taps] to [taps, I] */
     for (int64_t r = 0; r < rows; r++, dst += n * size) {
-        convert(tmp, type, src + r * n * wan_type_size(w->type), w->type, n,
+        convert(tmp, type, src + wan_type_bytes(w->type, r * n), w->type, n,
                 scale);
         for (int64_t t = 0; t < taps; t++)
             for (int64_t i = 0; i < I; i++)
@@ -470,8 +472,8 @@ static uint32_t measure_rows(const Chunk *c)
     const WanTensor *t = c->page->weight;
     const int64_t n = row_count(t);
 
-    return measure((const char *)t->data + c->row * n * wan_type_size(t->type),
-                   t->type, c->rows * n);
+    return measure((const char *)t->data +
+                   wan_type_bytes(t->type, c->row * n), t->type, c->rows * n);
 }
 
 static void *copier(void *arg)
@@ -714,7 +716,7 @@ static int adjacent(int n, const WanTensor *t)
     for (int i = 1; i < n; i++)
         if (t[i].type != t->type ||
             (const char *)t[i].data != (const char *)t[i - 1].data +
-            wan_count(&t[i - 1]) * wan_type_size(t[i - 1].type))
+            wan_type_bytes(t[i - 1].type, wan_count(&t[i - 1])))
             return 0;
     return 1;
 }

@@ -49,16 +49,21 @@ int wan_weights_add(WanWeights *w, const WanFile *f, const char *name,
  * files the first one's counts. */
 void wan_weights_set_metadata(WanWeights *w, cJSON *metadata);
 
+/* Memory that lives as long as w, for what a reader makes of its file; NULL:
+ * there is none. */
+void *wan_weights_alloc(WanWeights *w, int64_t bytes);
+
 /**
  * Elements of a shape, times size (of one in bytes, or in bits).
  *
- * @return the product, or -1: a dimension is negative or the product is over
- *         2^62
+ * @return the product, or -1: a dimension is negative or the product, of an
+ *         empty shape that of the other dimensions, is over 2^62
  */
 int64_t wan_shape_bytes(int nb_dims, const int64_t *dim, int size);
 
 int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log);
 int wan_torch_zip_read(WanWeights *w, const WanFile *f, const WanLog *log);
+int wan_gguf_read(WanWeights *w, const WanFile *f, const WanLog *log);
 
 /* What a *.safetensors.index.json says: which tensor is in which shard. */
 typedef struct WanShardEntry {

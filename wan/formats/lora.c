@@ -299,11 +299,6 @@ static int settings_fit(const Settings *s, const File *f)
 
 /* ------------------------------------------------------------- changes */
 
-static int64_t count(const WanStored *s)
-{
-    return s->bytes / wan_type_size(s->type);
-}
-
 /* Numbers that can be added to weights as they are. */
 static int check_floats(const File *f, const WanStored *s, const WanLog *log)
 {
@@ -323,7 +318,7 @@ static int check_floats(const File *f, const WanStored *s, const WanLog *log)
 static int read_alpha(double *out, const File *f, const WanStored *s,
                       const WanLog *log)
 {
-    int ok = s->data && !s->foreign && count(s) == 1;
+    int ok = s->data && !s->foreign && wan_stored_count(s) == 1;
     int64_t i = 0;
     float v;
 
@@ -705,7 +700,7 @@ int wan_lora_has(const WanLora *l, const char *name)
 /* All numbers as f32, malloc'd, or NULL. */
 static float *widen(const WanStored *s)
 {
-    const int64_t n = count(s);
+    const int64_t n = wan_stored_count(s);
     float *p = malloc(n * sizeof(*p) + 1);
 
     if (p)
@@ -779,15 +774,22 @@ static int merge_difference(const Change *c, float *w, int64_t n, float scale,
     return 0;
 }
 
-/* A convolution's A and B have more dimensions of the same order. */
-static int fits(const Change *c, int64_t rows, int64_t cols)
+/* Whether a change is one of [rows, cols], else a warning. A convolution's A
+ * and B have more dimensions of the same order. */
+static int fits(const File *f, const Change *c, const char *name,
+                int64_t rows, int64_t cols, const WanLog *log)
 {
     const int64_t rank = c->a && c->a->nb_dims > 1 ? c->a->dim[0] : 0;
+    const int64_t a = c->a ? wan_stored_count(c->a) : 0;
+    const int64_t b = wan_stored_count(c->b);
+    const int ok = c->role != PRODUCT ? b == rows * cols
+                   : rank > 0 && a == rank * cols && b == rows * rank;
 
-    if (c->role != PRODUCT)
-        return count(c->b) == rows * cols;
-    return rank > 0 && count(c->a) == rank * cols &&
-           count(c->b) == rows * rank;
+    if (!ok)
+        wan_log(log, WAN_LOG_WARNING, "%s: what it has for %s does not fit "
+                "[%" PRId64 ", %" PRId64 "], skipped", wan_weights_path(f->w),
+                name, rows, cols);
+    return ok;
 }
 
 int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
@@ -803,12 +805,8 @@ int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
         for (int i = 0, ret; (c = find_change(f, &t, i)); i++) {
             const float scale = f->strength * c->factor;
 
-            if (!fits(c, rows, cols)) {
-                wan_log(log, WAN_LOG_WARNING, "%s: what it has for %s does "
-                        "not fit [%" PRId64 ", %" PRId64 "], skipped",
-                        wan_weights_path(f->w), name, rows, cols);
+            if (!fits(f, c, name, rows, cols, log))
                 continue;
-            }
             ret = c->role != PRODUCT ?
                   merge_difference(c, w, rows * cols, scale, f, log) :
                   merge_product(c, (Product){ .w = w, .rows = rows,
@@ -823,6 +821,37 @@ int wan_lora_merge(WanLora *l, const char *name, float *w, int64_t rows,
         }
     }
     return 0;
+}
+
+int wan_lora_products(WanLora *l, const char *name, int64_t rows,
+                      int64_t cols, WanLoraProduct **out, const WanLog *log)
+{
+    const Target t = target(name);
+    const Change *c;
+    int n = 0;
+
+    *out = NULL;
+    for (int k = 0; k < l->nb_files; k++) {
+        File *f = &l->files[k];
+
+        for (int i = 0; (c = find_change(f, &t, i)); i++) {
+            WanLoraProduct *more;
+
+            if (c->role != PRODUCT)
+                return WAN_ERR(ENOSYS);
+            if (!fits(f, c, name, rows, cols, log))
+                continue;
+            more = realloc(*out, (n + 1) * sizeof(**out));
+            if (!more)
+                return wan_error_memory(log, wan_weights_path(f->w), name);
+            *out = more;
+            more[n++] = (WanLoraProduct){ c->a, c->b, f->strength * c->factor };
+            mark(f, c->a);
+            mark(f, c->b);
+            mark(f, c->alpha);
+        }
+    }
+    return n;
 }
 
 int wan_lora_end(const WanLora *l, const WanLog *log)

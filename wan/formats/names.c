@@ -1,5 +1,6 @@
 /*
- * Names of tensors: official, and as Diffusers and Hugging Face have them.
+ * Names of tensors: official, as Diffusers and Hugging Face have them, and as
+ * llama.cpp names a text encoder's.
  *
  * This file is part of libwan; see the licence in wan.h.
  */
@@ -67,6 +68,22 @@ static const Rule t5[] = {
     { "blocks.#.ffn.fc1.",     "encoder.block.#.layer.1.DenseReluDense.wi_1." },
     { "blocks.#.ffn.fc2.",     "encoder.block.#.layer.1.DenseReluDense.wo." },
     { "norm.",                 "encoder.final_layer_norm." },
+    { NULL, NULL }
+};
+
+static const Rule t5_llama[] = {
+    { "token_embedding.",      "token_embd." },
+    { "blocks.#.norm1.",       "enc.blk.#.attn_norm." },
+    { "blocks.#.attn.q.",      "enc.blk.#.attn_q." },
+    { "blocks.#.attn.k.",      "enc.blk.#.attn_k." },
+    { "blocks.#.attn.v.",      "enc.blk.#.attn_v." },
+    { "blocks.#.attn.o.",      "enc.blk.#.attn_o." },
+    { "blocks.#.pos_embedding.embedding.", "enc.blk.#.attn_rel_b." },
+    { "blocks.#.norm2.",       "enc.blk.#.ffn_norm." },
+    { "blocks.#.ffn.gate.0.",  "enc.blk.#.ffn_gate." },
+    { "blocks.#.ffn.fc1.",     "enc.blk.#.ffn_up." },
+    { "blocks.#.ffn.fc2.",     "enc.blk.#.ffn_down." },
+    { "norm.",                 "enc.output_norm." },
     { NULL, NULL }
 };
 
@@ -140,13 +157,17 @@ static const Rule clip[] = {
     { NULL, NULL }
 };
 
+/* Official names have no rules. */
 static const struct {
     const Rule *rules, *rest;
-} tables[] = {
-    [WAN_PART_DIT]  = { dit, dit_rest },
-    [WAN_PART_T5]   = { t5, NULL },
-    [WAN_PART_VAE]  = { vae, vae_rest },
-    [WAN_PART_CLIP] = { clip, NULL },
+} tables[][4] = {
+    [WAN_NAMES_DIFFUSERS] = {
+        [WAN_PART_DIT]  = { dit, dit_rest },
+        [WAN_PART_T5]   = { t5, NULL },
+        [WAN_PART_VAE]  = { vae, vae_rest },
+        [WAN_PART_CLIP] = { clip, NULL },
+    },
+    [WAN_NAMES_LLAMA] = { [WAN_PART_T5] = { t5_llama, NULL } },
 };
 
 /* How much of name the rule's side covers, 0: it doesn't fit. *number is set
@@ -202,14 +223,11 @@ const char *wan_name_in(WanNaming naming, WanPart part, const char *official,
     size_t used, n;
 
     dst[0] = 0;
-    if (naming == WAN_NAMES_OFFICIAL) {
-        snprintf(dst, size, "%s", official);
-        return dst;
-    }
-    used = rewrite(tables[part].rules, official, dst, size);
+    used = rewrite(tables[naming][part].rules, official, dst, size);
     n = strlen(dst);
     if (used)
-        used += rewrite(tables[part].rest, official + used, dst + n, size - n);
+        used += rewrite(tables[naming][part].rest, official + used, dst + n,
+                        size - n);
     n = strlen(dst);
     snprintf(dst + n, size - n, "%s", official + used);
     return dst;
@@ -226,6 +244,7 @@ static const struct {
     { "first_stage_model.", "" },
     { "vae.", "" },
     { "text_encoders.umt5xxl.transformer.", "" },
+    { "text_encoders.t5xxl.transformer.", "" },
     { "text_encoders.umt5xxl.", "spiece_model" },
     { "text_encoders.", "spiece_model" },
     { "clip_vision.", "" },
