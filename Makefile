@@ -343,9 +343,11 @@ fuzz: $(FUZZ:%=$(B)/fuzz/%)
 	done
 
 # Ratios of one run; see docs/performance.md.
-bench: libs tools $(B)/tests/checkop/checkop $(B)/tests/bench/stages
+bench: libs tools ffmpeg $(B)/tests/checkop/checkop $(B)/tests/bench/stages \
+       $(B)/tests/bench/rate
 	$(B)/tests/checkop/checkop --bench
 	sh $(SRC)/tests/bench/stages.sh $(B)
+	sh $(SRC)/tests/bench/stream.sh $(B)
 
 # -------------------------------------------------------------- install
 

@@ -59,7 +59,6 @@
 #include "libavutil/cpu.h"
 #include "libavutil/dict.h"
 #include "libavutil/error.h"
-#include "libavutil/file.h"
 #include "libavutil/frame.h"
 #include "libavutil/hwcontext.h"
 #include "libavutil/imgutils.h"
@@ -98,10 +97,10 @@ enum Mode { MODE_FIRST, MODE_EXTEND };
 enum Late { LATE_WAIT, LATE_REPEAT };
 enum Join { JOIN_CUT, JOIN_FADE };
 
-/** A file with a text that is looked at again before each clip. */
+/** A file with a text, as it was when it was last looked at. */
 typedef struct Watch {
-    uint8_t *seen;                      ///< what it held when last looked at
-    int size;                           ///< -1: it could not be read
+    uint8_t *seen;
+    int size;                           ///< or an AVERROR: it can't be read
 } Watch;
 
 typedef struct WanContext {
@@ -403,43 +402,6 @@ static int set_text(AVFilterContext *ctx, const char *option,
     return 0;
 }
 
-/** One of the pairs text and textfile; *text stays NULL when neither is set. */
-static int load_text(AVFilterContext *ctx, const char *option, char **text,
-                     const char *file)
-{
-    char name[32];
-    uint8_t *map, *start;
-    size_t size;
-    int ret;
-
-    if (!file)
-        return *text ? set_text(ctx, option, *text, strlen(*text), text) : 0;
-
-    snprintf(name, sizeof(name), "%sfile", option);
-    if (*text) {
-        av_log(ctx, AV_LOG_ERROR, "%s and %s exclude each other\n",
-               option, name);
-        return AVERROR(EINVAL);
-    }
-    /* the offset silences its own message, which does not name the option */
-    ret = av_file_map(file, &map, &size, 1000, ctx);
-    if (ret < 0) {
-        av_log(ctx, AV_LOG_ERROR, "%s: cannot read '%s': %s\n", name, file,
-               av_err2str(ret));
-        return ret;
-    }
-    start = map;
-    if (size >= 3 && !memcmp(map, "\xEF\xBB\xBF", 3))   /* byte order mark */
-        start += 3;
-    if (!size) {
-        av_log(ctx, AV_LOG_ERROR, "%s: '%s' is empty\n", name, file);
-        return AVERROR(EINVAL);
-    }
-    ret = set_text(ctx, name, start, size - (start - map), text);
-    av_file_unmap(map, size);
-    return ret;
-}
-
 /** Read a small file. @return its size, at most max + 1, or an AVERROR */
 static int read_small(const char *path, uint8_t *buf, int max)
 {
@@ -448,8 +410,10 @@ static int read_small(const char *path, uint8_t *buf, int max)
 
     if (fd < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fstat(fd, &st) < 0)
         ret = AVERROR(errno);
+    else if (S_ISDIR(st.st_mode))
+        ret = AVERROR(EISDIR);
     else if (!S_ISREG(st.st_mode))
-        ret = AVERROR(EINVAL);          /* a pipe can't be looked at again */
+        ret = AVERROR(ESPIPE);          /* could be waited for, for ever */
     while (ret > 0 && n <= max) {
         ret = read(fd, buf + n, max + 1 - n);
         if (ret < 0)
@@ -462,75 +426,124 @@ static int read_small(const char *path, uint8_t *buf, int max)
     return ret < 0 ? ret : n;
 }
 
-static int remember(Watch *w, const uint8_t *buf, int size)
+/** Look at a file. @return 0, with what there is to see; AVERROR(ENOMEM) */
+static int look(Watch *w, const char *path)
 {
-    av_freep(&w->seen);
-    w->size = size;
-    w->seen = av_memdup(buf, FFMAX(size, 1));
-    return w->seen ? 0 : AVERROR(ENOMEM);
+    uint8_t *buf = av_malloc(MAX_TEXT + 1);
+
+    if (!buf)
+        return AVERROR(ENOMEM);
+    av_free(w->seen);
+    w->seen = buf;
+    w->size = read_small(path, buf, MAX_TEXT);
+    return 0;
+}
+
+static int looks_equal(const Watch *a, const Watch *b)
+{
+    return a->size == b->size &&
+           (a->size <= 0 || !memcmp(a->seen, b->seen, a->size));
 }
 
 /**
- * Has the file changed since it was last looked at, and is it at rest? Then
- * buf holds what is in it. Whoever writes it in place is waited for a moment;
- * who takes longer is met half way, and should write another file and rename
- * it.
+ * The text of a file, checked.
  *
- * @param buf  of 2 * (MAX_TEXT + 1) bytes
- * @return its size, an AVERROR if it can't be read any more, or
- *         AVERROR(EAGAIN): nothing is new
+ * @param level  of the line that says what is wrong
+ * @param out    freed and replaced, unless the text is refused
  */
-static int look_again(Watch *w, const char *path, uint8_t *buf)
+static int text_of(AVFilterContext *ctx, const Watch *w, const char *option,
+                   const char *path, int level, char **out)
 {
-    uint8_t *again = buf + MAX_TEXT + 1;
-    int n = read_small(path, buf, MAX_TEXT), tries = 5, rests = 0, ret;
+    const int bom = w->size >= 3 && !memcmp(w->seen, "\xEF\xBB\xBF", 3);
+    char *text = NULL;
+    int ret;
 
-    if (!w->seen)                       /* the first look: init() read it */
-        return n < 0 || (ret = remember(w, buf, n)) >= 0 ? AVERROR(EAGAIN) : ret;
-    if (FFMAX(n, -1) == w->size && (n <= 0 || !memcmp(buf, w->seen, n)))
-        return AVERROR(EAGAIN);
-    while (!rests && tries--) {
-        const int m = n;
-
-        av_usleep(SETTLE_US);
-        n     = read_small(path, again, MAX_TEXT);
-        rests = n > 0 && m == n && !memcmp(buf, again, n);
-        memcpy(buf, again, FFMAX(n, 0));
+    if (w->size < 0) {
+        av_log(ctx, level, "%s: cannot read '%s': %s\n", option, path,
+               w->size == AVERROR(ESPIPE) ? "it is no file, but a pipe or a "
+               "device" : av_err2str(w->size));
+        return w->size;
     }
-    if (!rests && n > 0)
-        return AVERROR(EAGAIN);         /* they are at it: next time */
-    ret = remember(w, buf, FFMAX(n, -1));
-    return ret < 0 ? ret : n;
+    ret = set_text(ctx, option, w->seen + 3 * bom, w->size - 3 * bom, &text);
+    if (ret >= 0 && !*text) {
+        av_log(ctx, level, "%s: '%s' is empty\n", option, path);
+        ret = AVERROR(EINVAL);
+    }
+    if (ret >= 0)
+        FFSWAP(char *, *out, text);
+    av_free(text);
+    return ret;
 }
 
-/** Take in what a file of a pair says now, if that is a text. */
+/** One of the pairs text and textfile; *text stays NULL when neither is set. */
+static int load_text(AVFilterContext *ctx, Watch *w, const char *option,
+                     char **text, const char *file)
+{
+    char name[32];
+    int ret;
+
+    if (!file)
+        return *text ? set_text(ctx, option, *text, strlen(*text), text) : 0;
+
+    snprintf(name, sizeof(name), "%sfile", option);
+    if (*text) {
+        av_log(ctx, AV_LOG_ERROR, "%s and %s exclude each other\n",
+               option, name);
+        return AVERROR(EINVAL);
+    }
+    ret = look(w, file);
+    return ret < 0 ? ret : text_of(ctx, w, name, file, AV_LOG_ERROR, text);
+}
+
+/**
+ * Has the file changed since it was last looked at, and is it at rest? Whoever
+ * writes it in place is waited for a moment; who takes longer is met half way,
+ * and should write another file and rename it.
+ */
+static int has_changed(AVFilterContext *ctx, Watch *w, const char *path)
+{
+    const WanContext *s = ctx->priv;
+    Watch now = { 0 }, then = { 0 };
+    int changed = 0, tries;
+
+    for (tries = 0; tries < 5 && look(&now, path) >= 0; tries++) {
+        if (!tries && looks_equal(&now, w))
+            break;
+        /* an empty file is what a writer begins with */
+        changed = tries && looks_equal(&now, &then) && (now.size || tries == 4);
+        if (changed || ff_wan_worker_pause(s->worker, SETTLE_US))
+            break;
+        FFSWAP(Watch, now, then);
+    }
+    if (changed)
+        FFSWAP(Watch, *w, now);
+    av_free(now.seen);
+    av_free(then.seen);
+    return changed;
+}
+
+/** Take in what a file of a pair says now, if it is new and a text. */
 static void reload_text(AVFilterContext *ctx, Watch *w, const char *option,
                         char **text, const char *file)
 {
     WanContext *s = ctx->priv;
-    uint8_t *buf = av_malloc(2 * (MAX_TEXT + 1)), *start = buf;
     char name[32], *new = NULL;
-    int size;
+    int differs;
 
+    if (!file || !has_changed(ctx, w, file))
+        return;
     snprintf(name, sizeof(name), "%sfile", option);
-    size = buf ? look_again(w, file, buf) : AVERROR(EAGAIN);
-    if (size != AVERROR(EAGAIN)) {
-        if (size > 3 && !memcmp(buf, "\xEF\xBB\xBF", 3))
-            start += 3;
-        if (size <= 0)                  /* between two saves, say */
-            av_log(ctx, AV_LOG_WARNING, "%s: '%s' %s: the text stays as it "
-                   "was\n", name, file, size ? "cannot be read" : "is empty");
-        else if (set_text(ctx, name, start, size - (start - buf), &new) < 0)
-            av_log(ctx, AV_LOG_WARNING, "%s: the text stays as it was\n", name);
-        else if (strcmp(*text, new)) {
-            av_log(ctx, AV_LOG_INFO, "%s: '%s' has a new text\n", name, file);
-            pthread_mutex_lock(&s->settings);
-            FFSWAP(char *, *text, new);
-            pthread_mutex_unlock(&s->settings);
-        }
+    if (text_of(ctx, w, name, file, AV_LOG_WARNING, &new) < 0) {
+        av_log(ctx, AV_LOG_WARNING, "%s: the text stays as it was\n", name);
+        return;
     }
+    pthread_mutex_lock(&s->settings);
+    differs = strcmp(*text, new);
+    FFSWAP(char *, *text, new);
+    pthread_mutex_unlock(&s->settings);
+    if (differs)
+        av_log(ctx, AV_LOG_INFO, "%s: '%s' has a new text\n", name, file);
     av_free(new);
-    av_free(buf);
 }
 
 /** Seeds have 64 bits, the parser of numbers only 53. */
@@ -692,17 +705,17 @@ static av_cold int init(AVFilterContext *ctx)
     if (pthread_mutex_init(&s->settings, NULL))
         return AVERROR(ENOMEM);
     s->settings_ready = 1;
-    if ((ret = load_text(ctx, "prompt", &s->prompt, s->promptfile)) < 0 ||
-        (ret = load_text(ctx, "negative_prompt", &s->negative_prompt,
-                         s->negative_promptfile)) < 0)
+    if ((ret = load_text(ctx, &s->watch[0], "prompt", &s->prompt,
+                         s->promptfile)) < 0 ||
+        (ret = load_text(ctx, &s->watch[1], "negative_prompt",
+                         &s->negative_prompt, s->negative_promptfile)) < 0)
         return ret;
     if (!s->prompt) {
         av_log(ctx, AV_LOG_ERROR, "no prompt: set prompt or promptfile\n");
         return AVERROR(EINVAL);
     }
     if (!*s->prompt) {
-        av_log(ctx, AV_LOG_ERROR, "%s: empty\n",
-               s->promptfile ? "promptfile" : "prompt");
+        av_log(ctx, AV_LOG_ERROR, "prompt: empty\n");
         return AVERROR(EINVAL);
     }
     if (s->rate_str && (ret = av_parse_video_rate(&s->rate, s->rate_str)) < 0) {
@@ -1124,8 +1137,13 @@ static int settle_ahead(AVFilterContext *ctx)
         s->join_frames = 0;
         return 0;
     }
+    if (s->frames == 1) {
+        av_log(ctx, AV_LOG_ERROR, "join=fade: a clip of one frame can't be "
+               "mixed with another\n");
+        return AVERROR(EINVAL);
+    }
     if (s->join_frames == -1)
-        s->join_frames = FFMIN(lrint(av_q2d(s->rate) / 2), s->frames / 2);
+        s->join_frames = av_clip(lrint(av_q2d(s->rate) / 2), 1, s->frames / 2);
     if (s->join_frames < 1 || s->join_frames > s->frames / 2) {
         av_log(ctx, AV_LOG_ERROR, "join_frames=%d: a clip of %d frames can be "
                "mixed with the one before and the one after over %d at most\n",
@@ -1137,13 +1155,17 @@ static int settle_ahead(AVFilterContext *ctx)
     return s->held ? 0 : AVERROR(ENOMEM);
 }
 
-/** Do the frames that wait fit beside the work? */
+/**
+ * Do the frames that wait fit beside the work? Where the work is in a card's
+ * memory and the frames are not, nobody here knows how much there is for them.
+ */
 static int check_ahead(AVFilterContext *ctx, const WanPlan *plan)
 {
     const WanContext *s = ctx->priv;
     const int64_t work  = FFMAX(plan->work_bytes, plan->least_bytes);
 
-    if (waiting_bytes(s) <= plan->available_bytes - work)
+    if (!s->ahead || (plan->least_bytes && !s->hwframes) ||
+        waiting_bytes(s) <= plan->available_bytes - work)
         return 0;
     av_log(ctx, AV_LOG_ERROR, "ahead=%g: %d frames that wait take %.3g GB, the "
            "work %.3g GB, and there are %.3g GB: make ahead smaller\n",
@@ -1152,24 +1174,17 @@ static int check_ahead(AVFilterContext *ctx, const WanPlan *plan)
     return AVERROR(ENOMEM);
 }
 
-/**
- * Open the model and see that the request can be met, so that what is wrong
- * fails here, where every program gives an exit code for it.
- */
-static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
+/** Open the model, which must be of the filter's kind. */
+static int load_model(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
     const int64_t start = av_gettime_relative();
     WanModelParams params;
-    WanRequest rq;
-    WanPlan plan;
-    WanJob *job = NULL;
     int ret;
 
     if (interrupted(ctx))
         return AVERROR_EXIT;
 
-    s->out_format = s->hwframes ? s->format : format;
     model_params(ctx, &params);
     wan_model_close(&s->model);
     s->opening = 1;
@@ -1190,11 +1205,17 @@ static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
                from_image(ctx) ? "wan_t2v" : "wan_i2v");
         return AVERROR(EINVAL);
     }
-    if (from_image(ctx) && (ret = open_images(ctx)) < 0)
-        return ret;
-    if ((ret = settle_shape(ctx)) < 0 || (ret = settle_ahead(ctx)) < 0 ||
-        s->odd_size)
-        return ret;
+    return 0;
+}
+
+/** See that the request can be met, and say what it takes. */
+static int check_plan(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    WanRequest rq;
+    WanPlan plan;
+    WanJob *job = NULL;
+    int ret;
 
     make_request(s, &rq);
     if ((ret = wan_request_check(&rq, s->model)) < 0 ||
@@ -1215,6 +1236,23 @@ static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
     wan_job_close(&job);
     s->quiet = 0;
     return ret < 0 ? map_error(ret) : check_ahead(ctx, &plan);
+}
+
+/**
+ * Open the model and settle what is made with it, so that what is wrong fails
+ * here, where every program gives an exit code for it.
+ */
+static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
+{
+    WanContext *s = ctx->priv;
+    int ret;
+
+    s->out_format = s->hwframes ? s->format : format;
+    if ((ret = load_model(ctx)) < 0 ||
+        (from_image(ctx) && (ret = open_images(ctx)) < 0) ||
+        (ret = settle_shape(ctx)) < 0 || (ret = settle_ahead(ctx)) < 0)
+        return ret;
+    return s->odd_size ? 0 : check_plan(ctx);
 }
 
 /* ------------------------------------------------------------------ clips */
@@ -1331,11 +1369,13 @@ static int take_settings(WanContext *s, WanRequest *rq, char **prompt,
 
     pthread_mutex_lock(&s->settings);
     make_request(s, rq);
-    rq->prompt = *prompt = av_strdup(rq->prompt);
+    *prompt = av_strdup(rq->prompt);
     if (rq->negative_prompt)
-        rq->negative_prompt = *negative = av_strdup(rq->negative_prompt);
-    if (!*prompt || (s->negative_prompt && !*negative))
+        *negative = av_strdup(rq->negative_prompt);
+    if (!*prompt || (rq->negative_prompt && !*negative))
         ret = AVERROR(ENOMEM);
+    rq->prompt          = *prompt;
+    rq->negative_prompt = *negative;
     s->clip_index++;
     pthread_mutex_unlock(&s->settings);
     return ret;
@@ -1354,11 +1394,11 @@ static int begin_clip(void *opaque, WanJob **job)
 
     if (!more_clips(s))
         return AVERROR_EOF;
-    if (s->reload && s->promptfile)
+    if (s->reload) {
         reload_text(ctx, &s->watch[0], "prompt", &s->prompt, s->promptfile);
-    if (s->reload && s->negative_promptfile)
         reload_text(ctx, &s->watch[1], "negative_prompt", &s->negative_prompt,
                     s->negative_promptfile);
+    }
     if ((ret = take_settings(s, &rq, &prompt, &negative)) < 0)
         goto end;
     av_log(ctx, AV_LOG_INFO, "clip %d: seed %"PRIu64", %d steps of %s, "
@@ -1471,11 +1511,13 @@ static int output_of(AVFilterContext *ctx, AVFrame **out, const AVFrame *rgb)
     if (ret < 0)
         return ret;
     ff_wan_set_colours(host);
-    ret = ff_wan_store_rgb(ctx, host, rgb);
+    ret = ff_wan_store_rgb(ctx, host, rgb, "output");
     if (ret >= 0 && s->hw_frames) {
         ret = output_frame(ctx, out);
         if (ret >= 0)
             ret = av_hwframe_transfer_data(*out, host, 0);
+        if (ret >= 0)                   /* it is queued; host goes now */
+            ret = wait_for_readers(ctx);
     } else if (ret >= 0)
         FFSWAP(AVFrame *, *out, host);
     av_frame_free(&host);
@@ -1484,15 +1526,23 @@ static int output_of(AVFilterContext *ctx, AVFrame **out, const AVFrame *rgb)
     return ret;
 }
 
-/** wan_job_frame() into a frame. */
+/**
+ * wan_job_frame() into a frame.
+ *
+ * @return 1; 0: none is finished; AVERROR_EOF: that was the clip; an AVERROR
+ */
 static int read_into(WanContext *s, WanJob *job, AVFrame *frame)
 {
     WanImage image;
+    int ret;
 
     ff_wan_describe(&image, frame);
     image.dither = s->dither;
-    return wan_job_frame(job, &image);
+    ret = wan_job_frame(job, &image);
+    return ret >= 0 ? 1 : ret == WAN_ERR(EAGAIN) ? 0 : map_error(ret);
 }
+
+/* The readers that follow return as read_into(). */
 
 /** Read a frame of the job with the format and the tags of the input. */
 static int read_as_input(AVFilterContext *ctx, WanJob *job, AVFrame *frame)
@@ -1517,7 +1567,10 @@ static int read_as_input(AVFilterContext *ctx, WanJob *job, AVFrame *frame)
             return ret;
     }
     ret = read_into(s, job, s->rgb);
-    return ret < 0 ? ret : ff_wan_store_rgb(ctx, frame, s->rgb);
+    if (ret <= 0)
+        return ret;
+    ret = ff_wan_store_rgb(ctx, frame, s->rgb, "input");
+    return ret < 0 ? ret : 1;
 }
 
 /** Read the next frame of the job into a frame of the output. */
@@ -1532,7 +1585,7 @@ static int read_frame(AVFilterContext *ctx, WanJob *job, AVFrame **out)
         ret = read_as_input(ctx, job, *out);
     else
         ret = read_into(s, job, *out);
-    if (ret < 0)
+    if (ret <= 0)
         av_frame_free(out);
     return ret;
 }
@@ -1545,7 +1598,7 @@ static int read_rgb(AVFilterContext *ctx, WanJob *job, AVFrame **out)
 
     if (ret >= 0)
         ret = read_into(s, job, *out);
-    if (ret < 0)
+    if (ret <= 0)
         av_frame_free(out);
     return ret;
 }
@@ -1558,14 +1611,14 @@ static int read_mixed(AVFilterContext *ctx, WanJob *job, AVFrame **out)
     int ret = read_rgb(ctx, job, &rgb);
 
     *out = NULL;
-    if (ret < 0)
+    if (ret <= 0)
         return ret;
     ff_wan_mix(rgb, s->held[s->held_pos],
                (s->held_pos + 1.f) / (s->nb_held + 1));
     av_frame_free(&s->held[s->held_pos++]);
     ret = output_of(ctx, out, rgb);
     av_frame_free(&rgb);
-    return ret;
+    return ret < 0 ? ret : 1;
 }
 
 /** The next clip goes on from this frame, unless another one follows. */
@@ -1600,27 +1653,24 @@ static int read_clip(void *opaque, WanJob *job, AVFrame **out)
 
     for (;;) {
         ret = read_next(ctx, job, &frame, &hold);
-        if (ret == WAN_ERR(EAGAIN))
-            return 0;
-        if (ret < 0)
-            return map_error(ret);
+        if (ret <= 0)
+            return ret;
         s->nb_read++;
         if (s->skip) {
             s->skip = 0;
             av_frame_free(&frame);
-        } else if (hold) {
-            if (s->held_pos == s->nb_held)
-                s->held_pos = s->nb_held = 0;
-            s->held[s->nb_held++] = frame;
-        } else
+            continue;
+        }
+        if ((ret = set_props(s, frame)) < 0 ||
+            (from_image(ctx) && (ret = keep_start(s, frame)) < 0)) {
+            av_frame_free(&frame);
+            return ret;
+        }
+        if (!hold)
             break;
-    }
-    ret = set_props(s, frame);
-    if (ret >= 0 && from_image(ctx))
-        ret = keep_start(s, frame);
-    if (ret < 0) {
-        av_frame_free(&frame);
-        return ret;
+        if (s->held_pos == s->nb_held)
+            s->held_pos = s->nb_held = 0;
+        s->held[s->nb_held++] = frame;
     }
     s->nb_given++;
     *out = frame;
@@ -1632,15 +1682,20 @@ static int flush_held(void *opaque, AVFrame **frame)
 {
     AVFilterContext *ctx = opaque;
     WanContext *s = ctx->priv;
+    int ret;
 
-    if (s->held_pos == s->nb_held ||
-        output_of(ctx, frame, s->held[s->held_pos]) < 0)
+    if (s->held_pos == s->nb_held)
         return 0;
+    ret = output_of(ctx, frame, s->held[s->held_pos]);
+    if (ret >= 0)
+        ret = av_frame_copy_props(*frame, s->held[s->held_pos]);
+    if (ret < 0) {
+        av_frame_free(frame);
+        return 0;
+    }
+    ff_wan_set_colours(*frame);         /* gbrpf32 has others */
     av_frame_free(&s->held[s->held_pos++]);
-    if (set_props(s, *frame) >= 0)
-        return 1;
-    av_frame_free(frame);
-    return 0;
+    return 1;
 }
 
 /* ------------------------------------------------------------ the graph's */
@@ -1695,7 +1750,8 @@ static int start_worker(AVFilterContext *ctx)
 /** Time of the nth frame, which the frame rate alone decides. */
 static int64_t frame_pts(const WanContext *s, int64_t n)
 {
-    return s->first_pts + av_rescale_q(n, av_inv_q(s->rate), s->time_base);
+    return av_sat_add64(s->first_pts,
+                        av_rescale_q(n, av_inv_q(s->rate), s->time_base));
 }
 
 /** What late=repeat shows before the first frame. */
@@ -1725,8 +1781,9 @@ static int open_slate(AVFilterContext *ctx)
 /** Seconds that what is made is behind the clock. */
 static double seconds_late(const WanContext *s)
 {
-    return FFMAX(-ff_wan_clock_until(&s->clock, frame_pts(s, s->taken)), 0) /
-           1e6;
+    const int64_t until = ff_wan_clock_until(&s->clock, frame_pts(s, s->taken));
+
+    return until < 0 ? -until / 1e6 : 0;
 }
 
 static void log_clock(AVFilterContext *ctx, int repeated)
@@ -1744,6 +1801,29 @@ static void log_clock(AVFilterContext *ctx, int repeated)
            s->delivered, s->clock_repeats, seconds_late(s));
     s->clock_line    = now;
     s->clock_repeats = 0;
+}
+
+/** The last frame again; of what came with it only our label. */
+static int repeat_shown(const WanContext *s, AVFrame **frame)
+{
+    int i;
+
+    *frame = av_frame_clone(s->shown);
+    if (!*frame)
+        return AVERROR(ENOMEM);
+    for (i = (*frame)->nb_side_data - 1; i >= 0; i--)
+        if ((*frame)->side_data[i]->type != AV_FRAME_DATA_SEI_UNREGISTERED)
+            av_frame_remove_side_data(*frame, (*frame)->side_data[i]->type);
+    return av_dict_set(&(*frame)->metadata, "lavfi.wan.repeated", "1", 0);
+}
+
+/** What was taken is what is repeated next. */
+static int keep_shown(WanContext *s, const AVFrame *frame)
+{
+    av_frame_free(&s->shown);
+    s->shown = av_frame_clone(frame);
+    s->taken++;
+    return s->shown ? 0 : AVERROR(ENOMEM);
 }
 
 /** As ff_wan_worker_take(), but by the clock: the last frame is repeated. */
@@ -1767,25 +1847,36 @@ static int take_by_clock(AVFilterContext *ctx, AVFrame **frame)
     if (ret < 0)
         return ret;
     repeated = !ret;
-    if (repeated) {
-        *frame = av_frame_clone(s->shown);
-        if (!*frame ||
-            av_dict_set(&(*frame)->metadata, "lavfi.wan.repeated", "1", 0) < 0)
-            goto fail;
-    } else {
-        av_frame_free(&s->shown);
-        s->shown = av_frame_clone(*frame);
-        if (!s->shown)
-            goto fail;
-        s->taken++;
+    ret = repeated ? repeat_shown(s, frame) : keep_shown(s, *frame);
+    if (ret >= 0)
+        ret = av_dict_set(&(*frame)->metadata, "lavfi.wan.late", late, 0);
+    if (ret < 0) {
+        av_frame_free(frame);
+        return ret;
     }
-    if (av_dict_set(&(*frame)->metadata, "lavfi.wan.late", late, 0) < 0)
-        goto fail;
     log_clock(ctx, repeated);
     return 1;
-fail:
-    av_frame_free(frame);
-    return AVERROR(ENOMEM);
+}
+
+/** Does the graph's thread wait for frames in their own time? */
+static int is_paced(const WanContext *s)
+{
+    return s->ahead || s->late == LATE_REPEAT;
+}
+
+/**
+ * The user wants all to end: what is made already is handed out, but not what
+ * lies far ahead, which would be taken one by one in its own time.
+ */
+static int end_interrupted(AVFilterContext *ctx, AVFrame **frame)
+{
+    WanContext *s = ctx->priv;
+
+    if (s->worker && !is_paced(s) && ff_wan_worker_take(s->worker, frame, 0) > 0)
+        return 1;
+    av_log(ctx, AV_LOG_WARNING, "interrupted, %"PRId64" frames delivered\n",
+           s->delivered);
+    return AVERROR_EOF;
 }
 
 /**
@@ -1795,31 +1886,21 @@ fail:
 static int next_frame(AVFilterContext *ctx, AVFrame **frame)
 {
     WanContext *s = ctx->priv;
-    const int stop = interrupted(ctx);
     FFWanStatus status = { 0 };
     int ret = 0;
 
     *frame = NULL;
-    if (!s->worker && !stop)
+    if (interrupted(ctx))
+        return end_interrupted(ctx, frame);
+    if (!s->worker)
         ret = start_worker(ctx);
-    /* What is made already is handed out, but not what lies far ahead: it
-     * would be taken one by one, in its own time. */
-    if (ret >= 0 && s->worker && !(stop && (s->ahead || s->late))) {
-        if (s->late == LATE_REPEAT)
-            ret = take_by_clock(ctx, frame);
-        else
-            ret = ff_wan_worker_take(s->worker, frame, stop ? 0 : WAIT_US);
-    }
-    if (ret >= 0 && s->worker)
+    if (ret >= 0)
+        ret = s->late == LATE_REPEAT
+              ? take_by_clock(ctx, frame)
+              : ff_wan_worker_take(s->worker, frame, WAIT_US);
+    if (ret >= 0)
         log_progress(ctx);
-    if (ret > 0 || ret == AVERROR_EOF)
-        return ret;
-    if (stop) {
-        av_log(ctx, AV_LOG_WARNING, "interrupted, %"PRId64" frames "
-               "delivered\n", s->delivered);
-        return AVERROR_EOF;
-    }
-    if (ret < 0) {
+    else if (ret != AVERROR_EOF) {
         if (s->worker)
             ff_wan_worker_status(s->worker, &status);
         av_log(ctx, AV_LOG_ERROR, "stopped in clip %d: %s; %"PRId64" frames "
@@ -2093,6 +2174,11 @@ static av_cold int init_i2v(AVFilterContext *ctx)
                av_get_pix_fmt_name(s->format), av_get_pix_fmt_name(s->format));
         return AVERROR(EINVAL);
     }
+    if (s->mode == MODE_EXTEND && s->slate_path) {
+        av_log(ctx, AV_LOG_ERROR, "slate=%s: mode=extend begins with its "
+               "input, there is no time for one\n", s->slate_path);
+        return AVERROR(EINVAL);
+    }
     if (s->mode == MODE_EXTEND && s->hwframes) {
         av_log(ctx, AV_LOG_ERROR, "hwframes=1: mode=extend keeps the frames of "
                "its input, which lie in host memory; put the filter hwupload "
@@ -2140,7 +2226,7 @@ static int check_input(AVFilterContext *ctx)
         return AVERROR(EINVAL);
     }
 #if LAVFI_FROM(9, 15)                   /* 7.0 */
-    return ff_wan_check_matrix(ctx, inlink->format, inlink->colorspace);
+    return ff_wan_check_matrix(ctx, inlink->format, inlink->colorspace, "input");
 #else
     return 0;
 #endif

@@ -21,6 +21,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "libavutil/avstring.h"
 #include "libavutil/common.h"
@@ -157,16 +158,17 @@ static int matrix(enum AVColorSpace space, float *kr, float *kb)
     return AVERROR(ENOSYS);
 }
 
-int ff_wan_check_matrix(void *log, int format, enum AVColorSpace space)
+int ff_wan_check_matrix(void *log, int format, enum AVColorSpace space,
+                        const char *what)
 {
     const char *name = av_color_space_name(space);
     float kr, kb;
 
     if (!is_yuv(av_pix_fmt_desc_get(format)) || matrix(space, &kr, &kb) >= 0)
         return 0;
-    av_log(log, AV_LOG_ERROR, "input: YUV of matrix %s has no conversion here; "
+    av_log(log, AV_LOG_ERROR, "%s: YUV of matrix %s has no conversion here; "
            "convert it first, for example scale=out_color_matrix=bt709\n",
-           name ? name : "unknown");
+           what, name ? name : "unknown");
     return AVERROR(ENOSYS);
 }
 
@@ -347,7 +349,8 @@ static float *rgb_row(const AVFrame *rgb, int c, int y)
 }
 
 /** Convert a frame to gbrpf32, by its tags. */
-static int load_rgb(void *log, AVFrame *rgb, const AVFrame *in)
+static int load_rgb(void *log, AVFrame *rgb, const AVFrame *in,
+                    const char *what)
 {
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(in->format);
     const int yuv = is_yuv(desc), n = nb_colours(desc);
@@ -355,7 +358,7 @@ static int load_rgb(void *log, AVFrame *rgb, const AVFrame *in)
     float kr = 0, kb = 0;
     int c, x, y, ret;
 
-    ret = ff_wan_check_matrix(log, in->format, in->colorspace);
+    ret = ff_wan_check_matrix(log, in->format, in->colorspace, what);
     for (c = 0; c < n && ret >= 0; c++) {
         ret = open_component(&p[c], in, c);
         if (ret >= 0)
@@ -393,14 +396,16 @@ end:
     return ret;
 }
 
-int ff_wan_store_rgb(void *log, AVFrame *out, const AVFrame *rgb)
+int ff_wan_store_rgb(void *log, AVFrame *out, const AVFrame *rgb,
+                     const char *what)
 {
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(out->format);
     const int yuv = is_yuv(desc), n = nb_colours(desc);
     const int w = out->width, h = out->height;
     float kr, kb, *full;
     Component p;
-    int c, x, y, ret = ff_wan_check_matrix(log, out->format, out->colorspace);
+    int c, x, y, ret = ff_wan_check_matrix(log, out->format, out->colorspace,
+                                          what);
 
     if (ret < 0)
         return ret;
@@ -513,7 +518,7 @@ int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
     ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, in->width, in->height);
     if (ret < 0)
         return ret;
-    ret = load_rgb(log, *out, in);
+    ret = load_rgb(log, *out, in, what);
     if (ret < 0)
         av_frame_free(out);
     return ret;
@@ -553,11 +558,17 @@ int ff_wan_decode_file(void *log, AVFrame **out, const char *option,
     AVCodecContext *dec  = NULL;
     AVFrame *frame       = av_frame_alloc();
     const AVCodec *codec = NULL;
+    struct stat st;
     int ret = AVERROR(ENOMEM), warned = 0, stream;
 
     if (!fmt || !frame)
         goto end;
     fmt->interrupt_callback = *interrupt;
+    av_strstart(path, "file:", &path);
+    if (!stat(path, &st) && S_ISFIFO(st.st_mode)) {
+        ret = AVERROR(ESPIPE);          /* libavformat would not be interrupted */
+        goto end;
+    }
     if ((ret = avformat_open_input(&fmt, path, NULL, NULL)) < 0 ||
         (ret = avformat_find_stream_info(fmt, NULL)) < 0 ||
         (ret = av_find_best_stream(fmt, AVMEDIA_TYPE_VIDEO, -1, -1, &codec,
@@ -581,8 +592,9 @@ int ff_wan_decode_file(void *log, AVFrame **out, const char *option,
     ret = ff_wan_to_rgb(log, out, frame, option, &warned);
 end:
     if (ret < 0)
-        av_log(log, AV_LOG_ERROR, "%s=%s: cannot read an image: %s\n", option,
-               path, av_err2str(ret));
+        av_log(log, AV_LOG_ERROR, "%s=%s: cannot read an image: %s\n", option, path,
+               ret == AVERROR(ESPIPE) ? "a pipe; give a file"
+                                      : av_err2str(ret));
     av_frame_free(&frame);
     avcodec_free_context(&dec);
     avformat_close_input(&fmt);
@@ -632,45 +644,61 @@ static void blacken(AVFrame *rgb)
             memset(rgb_row(rgb, c, y), 0, rgb->width * sizeof(float));
 }
 
+/** A picture scaled, into a frame of its own: swscale writes past a row's end. */
+static int scale(AVFrame **out, const AVFrame *in, int w, int h)
+{
+    struct SwsContext *sws = sws_getContext(in->width, in->height, in->format,
+                                            w, h, AV_PIX_FMT_GBRPF32,
+                                            SWS_BICUBIC, NULL, NULL, NULL);
+    int ret = sws ? ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, w, h)
+                  : AVERROR(ENOMEM);
+
+    if (ret >= 0)
+        sws_scale(sws, (const uint8_t *const *)in->data, in->linesize, 0,
+                  in->height, (*out)->data, (*out)->linesize);
+    sws_freeContext(sws);
+    return ret;
+}
+
+/** Into the middle; what bicubic scaling overshoots is cut. */
+static void paste(AVFrame *to, const AVFrame *rgb)
+{
+    const int left = (to->width - rgb->width) / 2;
+    const int top  = (to->height - rgb->height) / 2;
+    int c, x, y;
+
+    for (c = 0; c < 3; c++)
+        for (y = 0; y < rgb->height; y++) {
+            const float *in = rgb_row(rgb, c, y);
+            float *out = rgb_row(to, c, top + y) + left;
+
+            for (x = 0; x < rgb->width; x++)
+                out[x] = unit(in[x]);
+        }
+}
+
 int ff_wan_fit(AVFrame **out, const AVFrame *rgb, int width, int height)
 {
-    struct SwsContext *sws;
-    uint8_t *dst[4] = { 0 };
-    int w = width, h = height, ret, c, x, y;
+    AVFrame *scaled = NULL;
+    int w = width, h = height;
+    int ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, width, height);
 
-    *out = NULL;
-    if (rgb && (int64_t)rgb->width * height < (int64_t)width * rgb->height)
-        w = FFMAX(av_rescale(height, rgb->width, rgb->height), 1);
-    else if (rgb)
-        h = FFMAX(av_rescale(width, rgb->height, rgb->width), 1);
-    ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, width, height);
     if (ret < 0)
         return ret;
     blacken(*out);
     if (!rgb)
         return 0;
-
-    sws = sws_getContext(rgb->width, rgb->height, rgb->format, w, h,
-                         AV_PIX_FMT_GBRPF32, SWS_BICUBIC, NULL, NULL, NULL);
-    if (!sws) {
+    if ((int64_t)rgb->width * height < (int64_t)width * rgb->height)
+        w = FFMAX(av_rescale(height, rgb->width, rgb->height), 1);
+    else
+        h = FFMAX(av_rescale(width, rgb->height, rgb->width), 1);
+    ret = scale(&scaled, rgb, w, h);
+    if (ret >= 0)
+        paste(*out, scaled);
+    else
         av_frame_free(out);
-        return AVERROR(ENOMEM);
-    }
-    for (c = 0; c < 3; c++)
-        dst[c] = (*out)->data[c] +
-                 (height - h) / 2 * (*out)->linesize[c] +
-                 (width - w) / 2 * sizeof(float);
-    sws_scale(sws, (const uint8_t *const *)rgb->data, rgb->linesize, 0,
-              rgb->height, dst, (*out)->linesize);
-    sws_freeContext(sws);
-    for (c = 0; c < 3; c++)             /* bicubic overshoots */
-        for (y = 0; y < height; y++) {
-            float *row = rgb_row(*out, c, y);
-
-            for (x = 0; x < width; x++)
-                row[x] = unit(row[x]);
-        }
-    return 0;
+    av_frame_free(&scaled);
+    return ret;
 }
 
 /** BT.709's curve and back: a signal in [0, 1] as an amount of light. */

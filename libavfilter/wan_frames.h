@@ -70,9 +70,11 @@ int ff_wan_convertible(const AVPixFmtDescriptor *desc, int both);
 /**
  * Is there a conversion for YUV of this matrix? Other formats have none.
  *
+ * @param what  has that matrix, for the log
  * @return 0, or AVERROR(ENOSYS), logged
  */
-int ff_wan_check_matrix(void *log, int format, enum AVColorSpace space);
+int ff_wan_check_matrix(void *log, int format, enum AVColorSpace space,
+                        const char *what);
 
 /**
  * Convert a frame to a format that libwan reads, by its tags.
@@ -84,12 +86,18 @@ int ff_wan_check_matrix(void *log, int format, enum AVColorSpace space);
 int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
                   const char *what, int *warned);
 
-/** Convert gbrpf32 to the format and by the tags of a frame of that size. */
-int ff_wan_store_rgb(void *log, AVFrame *out, const AVFrame *rgb);
+/**
+ * Convert gbrpf32 to the format and by the tags of a frame of that size.
+ *
+ * @param what  has those tags, for the log
+ */
+int ff_wan_store_rgb(void *log, AVFrame *out, const AVFrame *rgb,
+                     const char *what);
 
 /**
  * Read an image, or the first frame of a video, as ff_wan_to_rgb() has it. Half
- * a picture is refused.
+ * a picture is refused, and so is a pipe, which could be waited for without an
+ * end.
  *
  * @param option  whose file it is, for the log
  */

@@ -104,8 +104,26 @@ static void set_job(FFWanWorker *w, WanJob *job)
 {
     pthread_mutex_lock(&w->lock);
     w->job = job;
-    w->status.clip += !!job;
     pthread_mutex_unlock(&w->lock);
+}
+
+/** Count the clip, which may fail to begin, and let nobody take it for the one
+ *  before. */
+static int begin_clip(FFWanWorker *w, WanJob **job)
+{
+    int ret;
+
+    pthread_mutex_lock(&w->lock);
+    w->status.clip++;
+    w->status.progress = (WanProgress){ 0 };
+    pthread_mutex_unlock(&w->lock);
+    ret = w->maker.begin(w->maker.opaque, job);
+    if (ret == AVERROR_EOF) {
+        pthread_mutex_lock(&w->lock);
+        w->status.clip--;
+        pthread_mutex_unlock(&w->lock);
+    }
+    return ret;
 }
 
 /** One unit of a clip, and the frames that it finished. */
@@ -137,7 +155,7 @@ static int make_clip(FFWanWorker *w)
     WanJob *job = NULL;
     int ret = wait_until(w, may_begin);
 
-    if (ret < 0 || (ret = w->maker.begin(w->maker.opaque, &job)) < 0)
+    if (ret < 0 || (ret = begin_clip(w, &job)) < 0)
         return ret;
     set_job(w, job);
     while (!(ret = do_unit(w, job, &progress)))
@@ -231,6 +249,7 @@ int ff_wan_worker_start(FFWanWorker **out, const FFWanMaker *maker, int ahead,
                         int held)
 {
     FFWanWorker *w = av_mallocz(sizeof(*w));
+    int ret = AVERROR(ENOMEM);
 
     *out = NULL;
     if (!w)
@@ -241,9 +260,10 @@ int ff_wan_worker_start(FFWanWorker **out, const FFWanMaker *maker, int ahead,
     w->queue = av_calloc(w->size, sizeof(*w->queue));
     if (!w->queue)
         goto fail_queue;
+    ret = AVERROR_EXTERNAL;
     if (pthread_mutex_init(&w->lock, NULL))
         goto fail_queue;
-    if (pthread_cond_init(&w->work, NULL))
+    if (init_cond(&w->work))
         goto fail_work;
     if (init_cond(&w->made))
         goto fail_made;
@@ -261,7 +281,20 @@ fail_work:
 fail_queue:
     av_freep(&w->queue);
     av_free(w);
-    return AVERROR_EXTERNAL;
+    return ret;
+}
+
+int ff_wan_worker_pause(FFWanWorker *w, int64_t us)
+{
+    const struct timespec until = deadline(us);
+    int quit;
+
+    pthread_mutex_lock(&w->lock);
+    while (!w->quit && !pthread_cond_timedwait(&w->work, &w->lock, &until))
+        ;
+    quit = w->quit;
+    pthread_mutex_unlock(&w->lock);
+    return quit;
 }
 
 int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us)
@@ -335,8 +368,8 @@ void ff_wan_clock_start(FFWanClock *c, int64_t pts, AVRational time_base)
 
 int64_t ff_wan_clock_until(const FFWanClock *c, int64_t pts)
 {
-    const int64_t due = av_rescale_q(pts - c->first, c->time_base,
+    const int64_t due = av_rescale_q(av_sat_sub64(pts, c->first), c->time_base,
                                      (AVRational){ 1, 1000000 });
 
-    return c->start + due - av_gettime_relative();
+    return av_sat_add64(c->start, due) - av_gettime_relative();
 }

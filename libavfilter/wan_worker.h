@@ -115,6 +115,13 @@ int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us);
 
 void ff_wan_worker_status(FFWanWorker *w, FFWanStatus *out);
 
+/**
+ * For callbacks of the maker: wait, but not longer than the worker is wanted.
+ *
+ * @return 1 when all is to end
+ */
+int ff_wan_worker_pause(FFWanWorker *w, int64_t us);
+
 /** Cancel what runs, wait for its end, a fraction of a second, and free all
  *  with the frames that were not taken. Sets *w to NULL. */
 void ff_wan_worker_stop(FFWanWorker **w);

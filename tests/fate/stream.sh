@@ -202,6 +202,22 @@ wide()
 check 'black before the first frame' black
 check 'a slate of another size is scaled' slate
 check 'a slate of another shape keeps it' wide
+# 11x64 and 57x64: black at the sides, whole vectors are wider
+narrow()
+{
+    for w in 11 57; do
+        "$ffmpeg" -v error -y -f lavfi -i color=c=0xc04020:s=${w}x64:d=1,format=gbrp \
+            -frames:v 1 "$tmp/narrow.png" &&
+            first rgb24 ":slate=$(quote "$tmp/narrow.png")" || return 1
+        od -An -v -tu1 -w192 "$tmp/frame" | awk -v w=$w '{
+            l = int((64 - w) / 2)
+            for (x = 0; x < 64; x++) {
+                lit = $(3 * x + 1) > 180
+                if (lit != (x >= l && x < l + w)) { print NR ": " x; bad = 1 }
+            } } END { exit bad }' || return 1
+    done
+}
+check 'a narrow slate has nothing but black beside it' narrow
 slate_yuv() { first yuv420p ":slate=$(quote "$tmp/slate.png")" && same "$(od -An -tu1 -N1 "$tmp/frame" | tr -d ' ')" 92; }
 check 'a slate in YUV' slate_yuv
 
@@ -216,6 +232,11 @@ check 'a slate that is no picture' refused 'slate=.*text.png: cannot read an ima
     -f lavfi -i "$(source_of "$small:late=repeat:slate=$(quote "$tmp/text.png")")"
 check 'a slate that is not there' refused 'slate=.*none.png: cannot read an image: No such file' \
     -f lavfi -i "$(source_of "$small:late=repeat:slate=$(quote "$tmp/none.png")")"
+mkfifo "$tmp/pipe.png"
+check 'a slate that is a pipe' refused 'slate=.*pipe.png: cannot read an image: a pipe' \
+    -f lavfi -i "$(source_of "$small:late=repeat:slate=$(quote "$tmp/pipe.png")")"
+check 'a prompt that is a pipe' refused "promptfile: cannot read '.*pipe.png': it is no file, but a pipe" \
+    -f lavfi -i "$(source_of "promptfile=$(quote "$tmp/pipe.png")")"
 check 'a slate that is never shown' refused 'slate=.*: it is shown with late=repeat only' \
     -f lavfi -i "$(source_of "$small:slate=x.png")"
 
@@ -246,6 +267,14 @@ joined_yuv()
 check 'join=fade leaves the other frames' joined_yuv
 check 'join_frames longer than half a clip' refused 'join_frames=5: a clip of 9 frames .* 4 at most' \
     -f lavfi -i "$(source_of "$nine:join=fade:join_frames=5")"
+one_a_second()
+{
+    run -filter_complex "$(source_of "$nine:join=fade:rate=1")" -f framemd5 "$tmp/md5" || { cat "$tmp/log"; return 1; }
+    same "$(frames_in "$tmp/md5")" 25
+}
+check 'join_frames at one frame a second' one_a_second
+check 'clips of one frame' refused "join=fade: a clip of one frame can't be mixed" \
+    -f lavfi -i "$(source_of "prompt=a:frames=1:clips=2:join=fade")"
 check 'join_frames=0' refused 'join_frames=0: ' -f lavfi -i "$(source_of "$nine:join=fade:join_frames=0")"
 
 # --------------------------------------------------------------- the reloads
@@ -262,19 +291,22 @@ reloaded()
     show || { cat "$tmp/log"; return 1; }
     printf 'a dog\n' > "$tmp/text.new" && mv "$tmp/text.new" "$tmp/text"
     eventually 20 has '^lavfi.wan.prompt=a dog$' "$tmp/meta"
+    printf '\n' > "$tmp/text"           # no text, as an empty file
+    eventually 20 has "promptfile: '.*' is empty" "$tmp/log"
     printf 'a \377' > "$tmp/text"       # not UTF-8
     eventually 20 has 'promptfile: invalid UTF-8 at byte 2' "$tmp/log"
-    : > "$tmp/text"                     # between two writes
-    eventually 20 has "promptfile: '.*' is empty" "$tmp/log"
+    : > "$tmp/text"                     # between two writes, a long time
+    twice() { [ "$(said 'is empty')" = 2 ]; }
+    eventually 20 twice
     printf 'a bird' > "$tmp/text"
     eventually 20 has '^lavfi.wan.prompt=a bird$' "$tmp/meta"
     rm "$tmp/text"
-    eventually 20 has "promptfile: '.*' cannot be read" "$tmp/log"
+    eventually 20 has "promptfile: cannot read" "$tmp/log"
     sleep 1
     over
     same "$(prompts "$tmp/meta")" 'a cat,a dog,a bird,' &&
-        same "$(said 'invalid UTF-8')" 1 && same "$(said 'is empty')" 1 &&
-        same "$(said 'cannot be read')" 1 && same "$(said 'has a new text')" 2
+        same "$(said 'invalid UTF-8')" 1 && same "$(said 'is empty')" 2 &&
+        same "$(said 'cannot read')" 1 && same "$(said 'has a new text')" 2
 }
 check 'reload=1: a new text, and what is none' reloaded
 

@@ -241,9 +241,12 @@ TEST(error_after_its_frames)
     ff_wan_worker_stop(&w);
     fail_in_clip = 0;
 
+    FFWanStatus status;
     Clips none = { .begin_error = AVERROR(ENOMEM) };
     w = start(&none, 0);
     CHECK(next(w) == AVERROR(ENOMEM));
+    ff_wan_worker_status(w, &status);
+    CHECK(status.clip == 1);            // the one that could not begin
     ff_wan_worker_stop(&w);
 }
 
@@ -265,6 +268,28 @@ TEST(stop_at_any_time)
     unit_us = 0;
     FFWanWorker *none = NULL;
     ff_wan_worker_stop(&none);
+}
+
+/* A callback that pauses does not keep the worker. */
+static FFWanWorker *pausing;
+
+static int begin_slowly(void *opaque, WanJob **job)
+{
+    (void)opaque, (void)job;
+    return ff_wan_worker_pause(pausing, 20000000) ? AVERROR_EXIT : AVERROR_EOF;
+}
+
+TEST(stop_within_a_pause)
+{
+    const FFWanMaker maker = { .begin = begin_slowly };
+    AVFrame *f = NULL;
+    int64_t before;
+
+    CHECK(ff_wan_worker_start(&pausing, &maker, 0, 0) == 0);
+    CHECK(ff_wan_worker_take(pausing, &f, 20000) == 0);
+    before = av_gettime_relative();
+    ff_wan_worker_stop(&pausing);
+    CHECK(av_gettime_relative() - before < 5000000);
 }
 
 /* A unit that takes minutes is cancelled, not waited for. */
@@ -323,6 +348,7 @@ int main(void)
     RUN(ahead_and_no_further);
     RUN(error_after_its_frames);
     RUN(stop_at_any_time);
+    RUN(stop_within_a_pause);
     RUN(stop_within_a_unit);
     RUN(take_waits_as_long_as_asked);
     RUN(the_clock);

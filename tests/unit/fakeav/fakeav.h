@@ -44,6 +44,8 @@ static inline int64_t av_gettime_relative(void)
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return ts.tv_sec * INT64_C(1000000) + ts.tv_nsec / 1000;
 }
+#define av_sat_add64(a, b) ((a) + (b))
+#define av_sat_sub64(a, b) ((a) - (b))
 static inline int64_t av_rescale_q(int64_t a, AVRational from, AVRational to)
 {
     return a * from.num * to.den / ((int64_t)from.den * to.num);
