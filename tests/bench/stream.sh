@@ -5,9 +5,13 @@
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
-# usage: stream.sh BUILD [SECONDS]      SECONDS: of each stream, 30
+# usage: stream.sh BUILD [SECONDS [STEPS]]
+#
+#   SECONDS   of each stream; 30
+#   STEPS     of its clips; the model's own. A stream can keep its rate if that
+#             many are made in time, which the unpaced rate tells.
 
-B=$1 seconds=${2:-30}
+B=$1 seconds=${2:-30} steps=${3:--1}
 ffmpeg=$B/bin/ffmpeg rate=$B/tests/bench/rate
 [ -x "$ffmpeg" ] && [ -x "$rate" ] || { echo "stream.sh: make ffmpeg bench" >&2; exit 1; }
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/wan-bench.XXXXXX") || exit 1
@@ -56,15 +60,18 @@ for n in 1 2; do
         awk '{ printf "  beside %d busy: %.2f times the %.2f s alone\n", $3, $2 / $1, $1 / 1000 }'
 done
 
-stream="wan_t2v=$prompt:clips=0"
+stream="wan_t2v=$prompt:clips=0:steps=$steps"
 live()
 {
-    "$ffmpeg" -nostdin -v error -re -f lavfi -i "$stream" -pix_fmt yuv420p -f rawvideo - |
+    "$ffmpeg" -nostdin -v fatal $1 -f lavfi -i "$stream" -pix_fmt yuv420p -f rawvideo - |
         "$rate" 160 96 16 $((seconds * 16))
 }
-echo "-re, clips=0:"
-with 0 live | sed 's/^/  idle: /'
-with 1 live | sed 's/^/  beside 1 busy: /'
+echo "clips=0:steps=$steps, unpaced:"
+with 0 live | sed 's/, largest.*//; s/^/  idle: /'
+with 1 live | sed 's/, largest.*//; s/^/  beside 1 busy: /'
+echo "-re:"
+with 0 live -re | sed 's/^/  idle: /'
+with 1 live -re | sed 's/^/  beside 1 busy: /'
 
 # Both end in time if they keep their rates; the first frame takes a moment.
 two()
