@@ -143,7 +143,7 @@ $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 # ---------------------------------------------------------------- tests
 
 GOLDEN = $(B)/golden
-FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage joined pty)
+FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage joined pty wire)
 FATE_SHIM = $(B)/tests/fate/shim.so
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)

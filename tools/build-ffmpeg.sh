@@ -82,6 +82,9 @@ copy_source()
     if ! grep -q FF_FILTER_INTERRUPT libavfilter/filters.h; then
         patch -p1 -N -i "$(echo "$patches"/0002-*.patch)" || return 1
     fi
+    if ! grep -q MAX_MESSAGE libavfilter/f_zmq.c; then
+        patch -p1 -N -i "$(echo "$patches"/0003-*.patch)" || return 1
+    fi
     cd "$obj" || return 1
     rm -rf "$tree"
     mv "$tree.part" "$tree"

@@ -118,33 +118,105 @@ recipe 'one after the other' in_turn
 
 # -------------------------------------------------------- prompts from outside
 
-# Two commands; the filter refuses the first, and answers so. A clip later the
-# prompt is another; a signal ends what has no end.
-by_zmq()
+# zmq_server COMMAND...: does it while a stream listens for commands; what is
+# answered goes to $tmp/answers, a command that fails leaves its reason.
+zmq_server()
 {
     at=tcp://127.0.0.1:$port
-    printf '%s\n' "wan_t2v prompt 'a dog'" > "$tmp/good"
-    printf '%s\n' "wan_t2v guidance 200" > "$tmp/bad"
+    : > "$tmp/answers"
     "$ffmpeg" -hide_banner -nostdin -y -f lavfi -i \
         "$t2v:clips=0,zmq=bind_address=$(quote "$at"),metadata=print:file=$(quote "$tmp/meta")" \
         -f null - > "$tmp/out" 2> "$tmp/log" &
     pid=$!
-    within 30 listening $port &&
-        timeout 30 "$B/bin/zmqsend" -b $at -i "$tmp/bad" > "$tmp/answers" 2>&1 &&
-        timeout 30 "$B/bin/zmqsend" -b $at -i "$tmp/good" >> "$tmp/answers" 2>&1 &&
-        clips=$(said 'clip [0-9]+: seed') &&
-        within 60 has "clip $((clips + 2)): seed" "$tmp/log"
+    within 30 listening $port && "$@"
     ok=$?
     kill -TERM $pid
     wait $pid
-    same $? 255 && [ $ok = 0 ] && cat "$tmp/answers" &&
-        same "$(sed 's/ .*//' "$tmp/answers" | sed 's/^[1-9-].*/no/' | tr '\n' ,)" no,0, &&
-        same "$(sed -n 's/^lavfi.wan.prompt=//p' "$tmp/meta" | uniq | tr '\n' ,)" 'a cat,a dog,'
+    same $? 255 && [ $ok = 0 ] || { cat "$tmp/answers" "$tmp/log"; return 1; }
+}
+
+# send TEXT: by zmqsend, as a printf format
+send()
+{
+    # shellcheck disable=SC2059
+    printf "$1" | timeout 30 "$B/bin/zmqsend" -b $at >> "$tmp/answers" 2>&1
+}
+
+# errors: the numbers that were answered, 'no' for all but 0
+errors() { sed -n 's/^0 .*/0/p; s/^[1-9-][0-9]* .*/no/p' "$tmp/answers" | tr '\n' ,; }
+
+# changes PROMPT: so it is a clip later
+changes()
+{
+    send "wan_t2v prompt '$1'" && clips=$(said 'clip [0-9]+: seed') &&
+        within 60 has "clip $((clips + 2)): seed" "$tmp/log"
+}
+prompts() { sed -n 's/^lavfi.wan.prompt=//p' "$tmp/meta" | uniq | tr '\n' ,; }
+
+# Two commands; the filter refuses the first, and answers so. A clip later the
+# prompt is another; a signal ends what has no end.
+by_zmq()
+{
+    zmq_server eval "send 'wan_t2v guidance 200' && changes 'a dog'" &&
+        same "$(errors)" no,0, && same "$(prompts)" 'a cat,a dog,'
+}
+
+# Every message has an answer that says what is wrong with it, and the next one
+# is heard.
+malformed()
+{
+    send '' && send '  \n' && send wan_t2v && send 'wan_t2v prompt night over a harbour' &&
+        send 'nobody prompt x' && head -c 2000000 /dev/zero | tr '\0' x > "$tmp/long" &&
+        timeout 30 "$B/bin/zmqsend" -b $at -i "$tmp/long" >> "$tmp/answers" 2>&1 &&
+        changes 'a dog'
+}
+by_zmq_malformed()
+{
+    zmq_server malformed && same "$(errors)" no,no,no,no,no,no,0, &&
+        same "$(grep -c '^No target' "$tmp/answers")" 2 &&
+        has '^No command' "$tmp/answers" && has '^Text after' "$tmp/answers" &&
+        has '^Message of more than 1048576 bytes' "$tmp/answers" &&
+        same "$(prompts)" 'a cat,a dog,'
+}
+
+# What zmqsend can't send. ZMTP 3.0: a greeting of 64 bytes, for whose answer
+# we wait, the type of our socket, an empty frame as every request has it, then
+# its own frames.
+# zmtp FORMAT UNTIL: of those frames; true if that was in the answer
+zmtp()
+{
+    {
+        printf '\377\0\0\0\0\0\0\0\0\177\3\0NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+        head -c 31 /dev/zero
+        sleep 0.5
+        printf '\4\31\5READY\13Socket-Type\0\0\0\3REQ\1\0'
+        # shellcheck disable=SC2059
+        printf "$1"
+    } | "$tools/wire" connect $port "$2" > "$tmp/answer"
+    zmtp_status=$?
+    tr '\0' '\n' < "$tmp/answer" >> "$tmp/answers"
+    return $zmtp_status
+}
+hostile()
+{
+    zmtp '\0\22wan_t2v\0prompt \0xx' 'Message with a NUL byte' &&
+        zmtp '\1\7wan_t2v\0\10prompt x' 'Message of 2 parts' &&
+        ! zmtp '\2\0\0\0\1\0\0\0\0' Message &&              # 4 GiB
+        ! zmtp '\2\377\377\377\377\377\377\377\377' Message &&
+        zmtp '\0\25wan_t2v guidance 200\0' 'out of range' && changes 'a dog'
+}
+by_zmq_hostile()
+{
+    zmq_server hostile && same "$(prompts)" 'a cat,a dog,'
 }
 if [ -x "$B/bin/zmqsend" ] && have filters zmq; then
     recipe 'prompts by zmq' by_zmq
+    recipe 'malformed messages by zmq' by_zmq_malformed
+    recipe 'messages that no zmqsend sends' by_zmq_hostile
 else
     skip 'prompts by zmq' 'FFmpeg was built without libzmq'
+    skip 'malformed messages by zmq' 'FFmpeg was built without libzmq'
+    skip 'messages that no zmqsend sends' 'FFmpeg was built without libzmq'
 fi
 
 # -------------------------------------------------------------------- servers
