@@ -125,7 +125,7 @@ for name in wan_i2v wan_t2v; do     # what vf_wan.c has, and no more
 done
 encoders=mpeg4,ffv1,png,mjpeg,gif,rawvideo,wrapped_avframe,aac,flac,pcm_s16le
 decoders=h264,hevc,mpeg4,ffv1,png,mjpeg,gif,webp,bmp,ppm,rawvideo,wrapped_avframe
-decoders=$decoders,aac,mp3float,flac,pcm_s16le,pcm_s24le,pcm_f32le
+decoders=$decoders,aac,mp3float,flac,pcm_u8,pcm_s16le,pcm_s24le,pcm_f32le
 parsers=h264,hevc,mpeg4video,png,mjpeg,gif,webp,bmp,pnm,aac,mpegaudio,flac
 demuxers=mov,matroska,mpegts,flv,hls,nut,rawvideo,yuv4mpegpipe,h264,hevc,gif,concat,ffmetadata
 demuxers=$demuxers,image2,image2pipe,image_png_pipe,image_jpeg_pipe,image_webp_pipe
