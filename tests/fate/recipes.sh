@@ -10,57 +10,15 @@ need "$ffmpeg" "$ffprobe"
 
 codec=mpeg4
 have encoders libx264 && codec=libx264
-port=$((20000 + $$ % 20000))    # and those after it
-
-# Both demo models, out of the tiny ones; most recipes name no model.
-demo=$tmp/demo/share/libwan/demo
-mkdir -p "$demo/t2v" "$demo/i2v" && ln -s "$tiny/wan-t2v"/* "$demo/t2v" &&
-    ln -s "$tiny/wan-i2v"/* "$demo/i2v" &&
-    for part in models_t5_umt5-xxl-enc-bf16.pth Wan2.1_VAE.pth google; do
-        ln -s "$tiny/wan-t2v/$part" "$demo/i2v"
-    done
-cp "$SRC/docs/models.md" "$tmp/demo/share/libwan"
+tiny_demo
 t2v=wan_t2v=$small
 i2v="wan_i2v=prompt=it turns:frames=5:steps=1:seed=8"
-
-# recipe NAME COMMAND...: a check, with the demo models
-recipe()
-{
-    recipe_name=$1
-    shift
-    with_demo "$tmp/demo" check "$recipe_name" "$@"
-}
-
-# good ARGUMENT...: run, with its messages on failure
-good() { run "$@" || { cat "$tmp/log"; return 1; }; }
 
 # md5s INPUT...: a hash a frame of what FFmpeg reads
 md5s()
 {
     good "$@" -f framemd5 "$tmp/md5" && sed -n 's/^[0-9].*, *//p' "$tmp/md5"
 }
-
-# frames FILE: how many decode
-frames()
-{
-    "$ffprobe" -v error -count_frames -select_streams v \
-        -show_entries stream=nb_read_frames -of csv=p=0 "$1" | tr -d ,
-}
-
-# within SECONDS COMMAND...: it comes true in that time
-within()
-{
-    tries=$(($1 * 10))
-    shift
-    while ! "$@" > /dev/null 2>&1; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || { echo "not in time: $*"; return 1; }
-        sleep 0.1
-    done
-}
-
-# listening PORT: some process waits for connections
-listening() { grep -qi ":$(printf %04X "$1") [0-9A-F:]* 0A " /proc/net/tcp; }
 
 # ---------------------------------------------------------- pictures and sound
 
@@ -243,16 +201,11 @@ rtmp()
 }
 
 # nginx records what it gets.
-nginx=$(PATH=$PATH:/usr/sbin command -v nginx)
-for module in /usr/lib/nginx/modules /usr/lib64/nginx/modules; do
-    module=$module/ngx_rtmp_module.so
-    [ ! -f $module ] || break
-done
 rtmp_nginx()
 {
     mkdir "$tmp/recorded"
     cat > "$tmp/nginx.conf" <<CONF
-load_module $module;
+load_module $nginx_rtmp;
 daemon off;
 master_process off;
 pid $tmp/nginx.pid;
@@ -281,7 +234,7 @@ CONF
 }
 if [ $codec = libx264 ]; then
     recipe 'RTMP to a listening ffmpeg' rtmp
-    if [ -n "$nginx" ] && [ -f $module ]; then
+    if has_nginx; then
         recipe 'RTMP to nginx' rtmp_nginx
     else
         skip 'RTMP to nginx' 'no nginx with its RTMP module: tools/packages.sh tests'
