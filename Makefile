@@ -271,7 +271,7 @@ check-cuda-build: libs $(EMU_HEADERS)
 # build leaves out what no test uses and hardly optimises.
 CHECK_FATE = framecrc filter stream i2v cuda recipes live badinput interrupt
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
-               --disable-decoder=hevc,webp,mp3float,flac \
+               --disable-decoder=hevc,webp,mp3float \
                --disable-filter=minterpolate,xfade,xstack \
                --disable-bsf=trace_headers,h264_metadata,hevc_metadata
 check-ffmpeg-%: C_ = $(B)/check-$*
