@@ -130,17 +130,19 @@ probed()
 
 rtmp() { over_rtmp rtmp shown; }
 
-# start_nginx IDLE: nginx as the page has it, with records of what it gets; who is
-# silent for so long is dropped
+# start_nginx IDLE: nginx as the page has it; what it gets it records, into a
+# folder for each start, and who is silent for so long is dropped
+starts=0
 start_nginx()
 {
-    mkdir -p "$tmp/recorded"
+    starts=$((starts + 1))
+    mkdir -p "$tmp/recorded/$starts"
     {
         echo "load_module $nginx_rtmp; daemon off; master_process off;"
         echo "pid $tmp/nginx.pid; events {}"
         block rtmp-server | sed -e "s/listen 1935;/listen 127.0.0.1:$port;/" \
             -e "s/drop_idle_publisher 10s/drop_idle_publisher $1/" \
-            -e "s,live on;,& record all; record_path $tmp/recorded; record_unique on;,"
+            -e "s,live on;,& record all; record_path $tmp/recorded/$starts;,"
     } > "$tmp/nginx.conf"
     timeout 100 "$nginx" -e "$tmp/nginx.log" -c "$tmp/nginx.conf" > "$tmp/nginx.out" 2>&1 &
     server=$!
@@ -148,7 +150,7 @@ start_nginx()
     within 30 listening $port || { cat "$tmp/nginx.out" "$tmp/nginx.log"; return 1; }
 }
 stop_nginx() { kill -QUIT $server; wait $server; }
-records() { find "$tmp/recorded" -size +8k | wc -l | tr -d ' '; }
+records() { find "$tmp/recorded" -type f -size +8k | wc -l | tr -d ' '; }
 has_records() { [ "$(records)" = "$1" ]; }
 
 # A server that comes late, and goes, and comes again: the stream goes on.
@@ -178,7 +180,7 @@ stall()
     kill -0 $sender || stall_status=1
     ended || stall_status=1
     stop_nginx
-    has_records 1 && mv "$tmp"/recorded/* "$tmp/got.mkv" && [ $stall_status = 0 ] && steady 48 &&
+    has_records 1 && mv "$tmp/recorded/$starts"/* "$tmp/got.mkv" && [ $stall_status = 0 ] && steady 48 &&
         same "$(sed -n 's/^lavfi.wan.seed=//p' "$work/meta" | uniq | head -n 2 | tr '\n' ,)" 7,8, &&
         [ "$(grep -c '^lavfi.wan.repeated=1' "$work/meta")" -gt 32 ] ||
         { cat "$tmp/log" "$tmp/nginx.log"; return 1; }
