@@ -143,14 +143,14 @@ $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 # ---------------------------------------------------------------- tests
 
 GOLDEN = $(B)/golden
-FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage joined pty)
+FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage joined pty wire)
 FATE_SHIM = $(B)/tests/fate/shim.so
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/stream.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/cuda.sh \
-       $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/badinput.sh \
+       $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/install.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
       FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \
@@ -269,9 +269,9 @@ check-cuda-build: libs $(EMU_HEADERS)
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter stream i2v cuda recipes badinput interrupt
+CHECK_FATE = framecrc filter stream i2v cuda recipes live badinput interrupt
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
-               --disable-decoder=hevc,webp,mp3float,flac \
+               --disable-decoder=hevc,webp,mp3float \
                --disable-filter=minterpolate,xfade,xstack \
                --disable-bsf=trace_headers,h264_metadata,hevc_metadata
 check-ffmpeg-%: C_ = $(B)/check-$*

@@ -82,6 +82,9 @@ copy_source()
     if ! grep -q FF_FILTER_INTERRUPT libavfilter/filters.h; then
         patch -p1 -N -i "$(echo "$patches"/0002-*.patch)" || return 1
     fi
+    if ! grep -q MAX_MESSAGE libavfilter/f_zmq.c; then
+        patch -p1 -N -i "$(echo "$patches"/0003-*.patch)" || return 1
+    fi
     cd "$obj" || return 1
     rm -rf "$tree"
     mv "$tree.part" "$tree"
@@ -122,12 +125,12 @@ for name in wan_i2v wan_t2v; do     # what vf_wan.c has, and no more
 done
 encoders=mpeg4,ffv1,png,mjpeg,gif,rawvideo,wrapped_avframe,aac,flac,pcm_s16le
 decoders=h264,hevc,mpeg4,ffv1,png,mjpeg,gif,webp,bmp,ppm,rawvideo,wrapped_avframe
-decoders=$decoders,aac,mp3float,flac,pcm_s16le,pcm_s24le,pcm_f32le
+decoders=$decoders,aac,mp3float,flac,pcm_u8,pcm_s16le,pcm_s24le,pcm_f32le
 parsers=h264,hevc,mpeg4video,png,mjpeg,gif,webp,bmp,pnm,aac,mpegaudio,flac
 demuxers=mov,matroska,mpegts,flv,hls,nut,rawvideo,yuv4mpegpipe,h264,hevc,gif,concat,ffmetadata
 demuxers=$demuxers,image2,image2pipe,image_png_pipe,image_jpeg_pipe,image_webp_pipe
 demuxers=$demuxers,image_bmp_pipe,image_ppm_pipe,wav,mp3,aac,flac
-muxers=mp4,mov,matroska,mpegts,flv,hls,segment,stream_segment,tee,fifo,nut,rawvideo
+muxers=mp4,mov,matroska,mpegts,flv,hls,dash,segment,stream_segment,tee,fifo,nut,rawvideo
 muxers=$muxers,yuv4mpegpipe,h264,hevc,gif,image2,image2pipe,wav,flac,adts,ffmetadata
 muxers=$muxers,null,crc,md5,framecrc,framemd5,framehash
 bsfs=h264_mp4toannexb,hevc_mp4toannexb,h264_metadata,hevc_metadata,aac_adtstoasc
@@ -155,6 +158,26 @@ if have libzmq; then
     tools="$tools tools/zmqsend"
 else
     missing="$missing libzmq"
+fi
+if have 'srt >= 1.3.0'; then
+    libs="$libs --enable-libsrt"
+    protocols=$protocols,libsrt
+else
+    missing="$missing srt"
+fi
+# Beside the GPL, FFmpeg takes OpenSSL from 3.0 on, and then version 3 of both.
+if have 'openssl >= 3.0.0'; then
+    libs="$libs --enable-version3 --enable-openssl"
+    protocols=$protocols,tls,https,rtmps
+    ! grep -q ff_whip_muxer "$tree/libavformat/allformats.c" || muxers=$muxers,whip
+else
+    missing="$missing openssl-3"
+fi
+if have opus; then
+    libs="$libs --enable-libopus"
+    encoders=$encoders,libopus
+else
+    missing="$missing opus"
 fi
 if have zlib; then
     libs="$libs --enable-zlib"

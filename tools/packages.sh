@@ -13,7 +13,8 @@
 
 need="build-essential pkg-config xz-utils nasm ca-certificates
       libdnnl-dev libcjson-dev libutf8proc-dev
-      zlib1g-dev libx264-dev libx265-dev libzmq3-dev"
+      zlib1g-dev libx264-dev libx265-dev libzmq3-dev
+      libsrt-openssl-dev libssl-dev libopus-dev"
 case ${1-} in
 '') ;;
 tests) need="$need libnginx-mod-rtmp" ;;
@@ -23,7 +24,7 @@ esac
 if ! command -v apt-get > /dev/null || ! command -v dpkg-query > /dev/null; then
     echo "packages: no apt here. libwan needs a C compiler, make,"
     echo "pkg-config, oneDNN, cJSON, utf8proc; FFmpeg also nasm, xz,"
-    echo "zlib and, if wanted, x264, x265 and libzmq."
+    echo "zlib and, if wanted, x264, x265, libzmq, libsrt, OpenSSL 3 and opus."
     exit 0
 fi
 

@@ -88,6 +88,9 @@ run()
         > "$tmp/out" 2> "$tmp/log"
 }
 
+# good ARGUMENT...: run, with its messages on failure
+good() { run "$@" || { cat "$tmp/log"; return 1; }; }
+
 # make SOURCE OUTPUT...: the source through -f lavfi
 make_clip()
 {
@@ -141,6 +144,63 @@ with_demo()
     LD_LIBRARY_PATH=$demo_before
     [ -n "$demo_before" ] || unset LD_LIBRARY_PATH
     return $demo_status
+}
+
+# tiny_demo: both demo models, out of the tiny ones, in $tmp/demo
+tiny_demo()
+{
+    demo=$tmp/demo/share/libwan/demo
+    mkdir -p "$demo/t2v" "$demo/i2v" && ln -s "$tiny/wan-t2v"/* "$demo/t2v" &&
+        ln -s "$tiny/wan-i2v"/* "$demo/i2v" || return 1
+    for part in models_t5_umt5-xxl-enc-bf16.pth Wan2.1_VAE.pth google; do
+        ln -s "$tiny/wan-t2v/$part" "$demo/i2v" || return 1
+    done
+    cp "$SRC/docs/models.md" "$tmp/demo/share/libwan"
+}
+
+# recipe NAME COMMAND...: a check, with the models of tiny_demo
+recipe()
+{
+    recipe_name=$1
+    shift
+    with_demo "$tmp/demo" check "$recipe_name" "$@"
+}
+
+# frames FILE: how many decode
+frames()
+{
+    "$ffprobe" -v error -count_frames -select_streams v \
+        -show_entries stream=nb_read_frames -of csv=p=0 "$1" | tr -d ,
+}
+
+# within SECONDS COMMAND...: it comes true in that time
+within()
+{
+    tries=$(($1 * 10))
+    shift
+    while ! "$@" > /dev/null 2>&1; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || { echo "not in time: $*"; return 1; }
+        sleep 0.1
+    done
+}
+
+# Servers of a test listen on this port and those after it.
+port=$((20000 + $$ % 20000))
+
+# listening PORT: some process waits for connections; bound PORT: for datagrams
+listening() { grep -qi ":$(printf %04X "$1") [0-9A-F:]* 0A " /proc/net/tcp; }
+bound() { grep -qi ":$(printf %04X "$1") 00000000:0000 07 " /proc/net/udp; }
+
+# has_nginx: with its RTMP module, $nginx_rtmp
+has_nginx()
+{
+    nginx=$(PATH=$PATH:/usr/sbin command -v nginx) || return 1
+    for nginx_rtmp in /usr/lib/nginx/modules /usr/lib64/nginx/modules; do
+        nginx_rtmp=$nginx_rtmp/ngx_rtmp_module.so
+        [ ! -f $nginx_rtmp ] || return 0
+    done
+    return 1
 }
 
 # has PATTERN FILE: is the (extended) pattern there? Shows the file if not.

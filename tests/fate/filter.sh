@@ -463,7 +463,6 @@ fi
 # A receiver that gives up after 3 s without a packet.
 udp()
 {
-    port=$((20000 + $$ % 20000))
     timeout 20 "$ffmpeg" -hide_banner -nostdin -y -v error \
         -i "udp://127.0.0.1:$port?timeout=3000000" -f framecrc "$tmp/crc" \
         2> "$tmp/receiver" &

@@ -10,57 +10,15 @@ need "$ffmpeg" "$ffprobe"
 
 codec=mpeg4
 have encoders libx264 && codec=libx264
-port=$((20000 + $$ % 20000))    # and those after it
-
-# Both demo models, out of the tiny ones; most recipes name no model.
-demo=$tmp/demo/share/libwan/demo
-mkdir -p "$demo/t2v" "$demo/i2v" && ln -s "$tiny/wan-t2v"/* "$demo/t2v" &&
-    ln -s "$tiny/wan-i2v"/* "$demo/i2v" &&
-    for part in models_t5_umt5-xxl-enc-bf16.pth Wan2.1_VAE.pth google; do
-        ln -s "$tiny/wan-t2v/$part" "$demo/i2v"
-    done
-cp "$SRC/docs/models.md" "$tmp/demo/share/libwan"
+tiny_demo
 t2v=wan_t2v=$small
 i2v="wan_i2v=prompt=it turns:frames=5:steps=1:seed=8"
-
-# recipe NAME COMMAND...: a check, with the demo models
-recipe()
-{
-    recipe_name=$1
-    shift
-    with_demo "$tmp/demo" check "$recipe_name" "$@"
-}
-
-# good ARGUMENT...: run, with its messages on failure
-good() { run "$@" || { cat "$tmp/log"; return 1; }; }
 
 # md5s INPUT...: a hash a frame of what FFmpeg reads
 md5s()
 {
     good "$@" -f framemd5 "$tmp/md5" && sed -n 's/^[0-9].*, *//p' "$tmp/md5"
 }
-
-# frames FILE: how many decode
-frames()
-{
-    "$ffprobe" -v error -count_frames -select_streams v \
-        -show_entries stream=nb_read_frames -of csv=p=0 "$1" | tr -d ,
-}
-
-# within SECONDS COMMAND...: it comes true in that time
-within()
-{
-    tries=$(($1 * 10))
-    shift
-    while ! "$@" > /dev/null 2>&1; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || { echo "not in time: $*"; return 1; }
-        sleep 0.1
-    done
-}
-
-# listening PORT: some process waits for connections
-listening() { grep -qi ":$(printf %04X "$1") [0-9A-F:]* 0A " /proc/net/tcp; }
 
 # ---------------------------------------------------------- pictures and sound
 
@@ -118,33 +76,105 @@ recipe 'one after the other' in_turn
 
 # -------------------------------------------------------- prompts from outside
 
-# Two commands; the filter refuses the first, and answers so. A clip later the
-# prompt is another; a signal ends what has no end.
-by_zmq()
+# zmq_server COMMAND...: does it while a stream listens for commands; what is
+# answered goes to $tmp/answers, a command that fails leaves its reason.
+zmq_server()
 {
     at=tcp://127.0.0.1:$port
-    printf '%s\n' "wan_t2v prompt 'a dog'" > "$tmp/good"
-    printf '%s\n' "wan_t2v guidance 200" > "$tmp/bad"
+    : > "$tmp/answers"
     "$ffmpeg" -hide_banner -nostdin -y -f lavfi -i \
         "$t2v:clips=0,zmq=bind_address=$(quote "$at"),metadata=print:file=$(quote "$tmp/meta")" \
         -f null - > "$tmp/out" 2> "$tmp/log" &
     pid=$!
-    within 30 listening $port &&
-        timeout 30 "$B/bin/zmqsend" -b $at -i "$tmp/bad" > "$tmp/answers" 2>&1 &&
-        timeout 30 "$B/bin/zmqsend" -b $at -i "$tmp/good" >> "$tmp/answers" 2>&1 &&
-        clips=$(said 'clip [0-9]+: seed') &&
-        within 60 has "clip $((clips + 2)): seed" "$tmp/log"
+    within 30 listening $port && "$@"
     ok=$?
     kill -TERM $pid
     wait $pid
-    same $? 255 && [ $ok = 0 ] && cat "$tmp/answers" &&
-        same "$(sed 's/ .*//' "$tmp/answers" | sed 's/^[1-9-].*/no/' | tr '\n' ,)" no,0, &&
-        same "$(sed -n 's/^lavfi.wan.prompt=//p' "$tmp/meta" | uniq | tr '\n' ,)" 'a cat,a dog,'
+    same $? 255 && [ $ok = 0 ] || { cat "$tmp/answers" "$tmp/log"; return 1; }
+}
+
+# send TEXT: by zmqsend, as a printf format
+send()
+{
+    # shellcheck disable=SC2059
+    printf "$1" | timeout 30 "$B/bin/zmqsend" -b $at >> "$tmp/answers" 2>&1
+}
+
+# errors: the numbers that were answered, 'no' for all but 0
+errors() { sed -n 's/^0 .*/0/p; s/^[1-9-][0-9]* .*/no/p' "$tmp/answers" | tr '\n' ,; }
+
+# changes PROMPT: so it is a clip later
+changes()
+{
+    send "wan_t2v prompt '$1'" && clips=$(said 'clip [0-9]+: seed') &&
+        within 60 has "clip $((clips + 2)): seed" "$tmp/log"
+}
+prompts() { sed -n 's/^lavfi.wan.prompt=//p' "$tmp/meta" | uniq | tr '\n' ,; }
+
+# Two commands; the filter refuses the first, and answers so. A clip later the
+# prompt is another; a signal ends what has no end.
+by_zmq()
+{
+    zmq_server eval "send 'wan_t2v guidance 200' && changes 'a dog'" &&
+        same "$(errors)" no,0, && same "$(prompts)" 'a cat,a dog,'
+}
+
+# Every message has an answer that says what is wrong with it, and the next one
+# is heard.
+malformed()
+{
+    send '' && send '  \n' && send wan_t2v && send 'wan_t2v prompt night over a harbour' &&
+        send 'nobody prompt x' && head -c 2000000 /dev/zero | tr '\0' x > "$tmp/long" &&
+        timeout 30 "$B/bin/zmqsend" -b $at -i "$tmp/long" >> "$tmp/answers" 2>&1 &&
+        changes 'a dog'
+}
+by_zmq_malformed()
+{
+    zmq_server malformed && same "$(errors)" no,no,no,no,no,no,0, &&
+        same "$(grep -c '^No target' "$tmp/answers")" 2 &&
+        has '^No command' "$tmp/answers" && has '^Text after' "$tmp/answers" &&
+        has '^Message of more than 1048576 bytes' "$tmp/answers" &&
+        same "$(prompts)" 'a cat,a dog,'
+}
+
+# What zmqsend can't send. ZMTP 3.0: a greeting of 64 bytes, for whose answer
+# we wait, the type of our socket, an empty frame as every request has it, then
+# its own frames.
+# zmtp FORMAT UNTIL: of those frames; true if that was in the answer
+zmtp()
+{
+    {
+        printf '\377\0\0\0\0\0\0\0\0\177\3\0NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+        head -c 31 /dev/zero
+        sleep 0.5
+        printf '\4\31\5READY\13Socket-Type\0\0\0\3REQ\1\0'
+        # shellcheck disable=SC2059
+        printf "$1"
+    } | "$tools/wire" connect $port "$2" > "$tmp/answer"
+    zmtp_status=$?
+    tr '\0' '\n' < "$tmp/answer" >> "$tmp/answers"
+    return $zmtp_status
+}
+hostile()
+{
+    zmtp '\0\22wan_t2v\0prompt \0xx' 'Message with a NUL byte' &&
+        zmtp '\1\7wan_t2v\0\10prompt x' 'Message of 2 parts' &&
+        ! zmtp '\2\0\0\0\1\0\0\0\0' Message &&              # 4 GiB
+        ! zmtp '\2\377\377\377\377\377\377\377\377' Message &&
+        zmtp '\0\25wan_t2v guidance 200\0' 'out of range' && changes 'a dog'
+}
+by_zmq_hostile()
+{
+    zmq_server hostile && same "$(prompts)" 'a cat,a dog,'
 }
 if [ -x "$B/bin/zmqsend" ] && have filters zmq; then
     recipe 'prompts by zmq' by_zmq
+    recipe 'malformed messages by zmq' by_zmq_malformed
+    recipe 'messages that no zmqsend sends' by_zmq_hostile
 else
     skip 'prompts by zmq' 'FFmpeg was built without libzmq'
+    skip 'malformed messages by zmq' 'FFmpeg was built without libzmq'
+    skip 'messages that no zmqsend sends' 'FFmpeg was built without libzmq'
 fi
 
 # -------------------------------------------------------------------- servers
@@ -171,16 +201,11 @@ rtmp()
 }
 
 # nginx records what it gets.
-nginx=$(PATH=$PATH:/usr/sbin command -v nginx)
-for module in /usr/lib/nginx/modules /usr/lib64/nginx/modules; do
-    module=$module/ngx_rtmp_module.so
-    [ ! -f $module ] || break
-done
 rtmp_nginx()
 {
     mkdir "$tmp/recorded"
     cat > "$tmp/nginx.conf" <<CONF
-load_module $module;
+load_module $nginx_rtmp;
 daemon off;
 master_process off;
 pid $tmp/nginx.pid;
@@ -209,7 +234,7 @@ CONF
 }
 if [ $codec = libx264 ]; then
     recipe 'RTMP to a listening ffmpeg' rtmp
-    if [ -n "$nginx" ] && [ -f $module ]; then
+    if has_nginx; then
         recipe 'RTMP to nginx' rtmp_nginx
     else
         skip 'RTMP to nginx' 'no nginx with its RTMP module: tools/packages.sh tests'
