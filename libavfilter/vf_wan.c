@@ -190,7 +190,7 @@ typedef struct WanContext {
     int64_t first_pts;                  ///< of the first of them
     int units_seen;                     ///< of the worker's
     int64_t last_line;                  ///< when progress was logged, us
-    FFWanClock clock;                   ///< of late=repeat
+    FFWanClock clock;                   ///< since the first frame
     AVFrame *shown;                     ///< what it repeats
     int64_t clock_line;                 ///< when it was logged, us
     int64_t clock_repeats;              ///< since then
@@ -1843,7 +1843,7 @@ static int take_by_clock(AVFilterContext *ctx, AVFrame **frame)
             return 0;
     }
     snprintf(late, sizeof(late), "%.3f", seconds_late(s));
-    ret = ff_wan_worker_take(s->worker, frame, 0);
+    ret = ff_wan_worker_take(s->worker, frame, 0, 0);
     if (ret < 0)
         return ret;
     repeated = !ret;
@@ -1856,6 +1856,27 @@ static int take_by_clock(AVFilterContext *ctx, AVFrame **frame)
     }
     log_clock(ctx, repeated);
     return 1;
+}
+
+/**
+ * As ff_wan_worker_take(), for late=wait. With ahead a frame leaves before its
+ * time only if no more can wait: -re begins with a burst, and then takes what
+ * there is until it has caught up with its own start. Without ahead there is a
+ * pause between clips in any case.
+ */
+static int take_made(AVFilterContext *ctx, AVFrame **frame)
+{
+    WanContext *s = ctx->priv;
+    const int64_t pts = frame_pts(s, s->delivered);
+    int64_t hold = 0;
+    int ret;
+
+    if (s->ahead && s->clock.start)
+        hold = ff_wan_clock_until(&s->clock, pts);
+    ret = ff_wan_worker_take(s->worker, frame, WAIT_US, hold);
+    if (ret > 0)
+        ff_wan_clock_start(&s->clock, pts, s->time_base);
+    return ret;
 }
 
 /** Does the graph's thread wait for frames in their own time? */
@@ -1872,7 +1893,7 @@ static int end_interrupted(AVFilterContext *ctx, AVFrame **frame)
 {
     WanContext *s = ctx->priv;
 
-    if (s->worker && !is_paced(s) && ff_wan_worker_take(s->worker, frame, 0) > 0)
+    if (s->worker && !is_paced(s) && ff_wan_worker_take(s->worker, frame, 0, 0) > 0)
         return 1;
     av_log(ctx, AV_LOG_WARNING, "interrupted, %"PRId64" frames delivered\n",
            s->delivered);
@@ -1895,9 +1916,8 @@ static int next_frame(AVFilterContext *ctx, AVFrame **frame)
     if (!s->worker)
         ret = start_worker(ctx);
     if (ret >= 0)
-        ret = s->late == LATE_REPEAT
-              ? take_by_clock(ctx, frame)
-              : ff_wan_worker_take(s->worker, frame, WAIT_US);
+        ret = s->late == LATE_REPEAT ? take_by_clock(ctx, frame)
+                                     : take_made(ctx, frame);
     if (ret >= 0)
         log_progress(ctx);
     else if (ret != AVERROR_EOF) {

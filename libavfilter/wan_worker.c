@@ -297,19 +297,41 @@ int ff_wan_worker_pause(FFWanWorker *w, int64_t us)
     return quit;
 }
 
-int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us)
+static int has_frame(const FFWanWorker *w)
+{
+    return w->nb || w->ended;
+}
+
+static int is_full(const FFWanWorker *w)
+{
+    return w->nb > room(w->ahead) || w->ended;
+}
+
+/** Wait for what the worker makes, with the lock held. */
+static int wait_made(FFWanWorker *w, int64_t us,
+                     int (*ready)(const FFWanWorker *w))
 {
     const struct timespec until = deadline(us);
+
+    while (us > 0 && !ready(w) &&
+           !pthread_cond_timedwait(&w->made, &w->lock, &until))
+        ;
+    return ready(w);
+}
+
+int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us,
+                       int64_t hold)
+{
     int ret = 0;
 
+    hold = FFMAX(hold, 0);
     pthread_mutex_lock(&w->lock);
     w->wanted = 1;
     if (!w->nb)
         pthread_cond_signal(&w->work);
-    while (us > 0 && !w->nb && !w->ended &&
-           !pthread_cond_timedwait(&w->made, &w->lock, &until))
-        ;
-    if (w->nb) {
+    if (!wait_made(w, FFMIN(us, hold), is_full) && hold > us)
+        goto end;
+    if (wait_made(w, us - hold, has_frame) && w->nb) {
         *frame   = w->queue[w->first];
         w->first = (w->first + 1) % w->size;
         w->nb--;
@@ -318,6 +340,7 @@ int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us)
         ret = 1;
     } else if (w->ended)
         ret = w->ret;
+end:
     pthread_mutex_unlock(&w->lock);
     return ret;
 }

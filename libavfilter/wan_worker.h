@@ -107,11 +107,15 @@ int ff_wan_worker_frames(int ahead);
 /**
  * Take the next frame.
  *
- * @param us  how long to wait for one, in microseconds by the monotonic clock
+ * @param us    how long to wait for one, in microseconds by the monotonic clock
+ * @param hold  for how long a frame need not leave: so long it stays, unless
+ *              the queue is full or no more frames come. Who takes all there
+ *              is at once finds nothing while the next clip is begun
  * @return 1; 0: there is none yet; AVERROR_EOF: all clips are made and taken;
  *         another AVERROR: what ended the worker, after the frames before it
  */
-int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us);
+int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us,
+                       int64_t hold);
 
 void ff_wan_worker_status(FFWanWorker *w, FFWanStatus *out);
 

@@ -147,7 +147,7 @@ static int64_t next(FFWanWorker *w)
     int ret;
     int64_t pts;
 
-    while (!(ret = ff_wan_worker_take(w, &f, 100000)))
+    while (!(ret = ff_wan_worker_take(w, &f, 100000, 0)))
         ;
     if (ret < 0)
         return ret;
@@ -218,7 +218,7 @@ TEST(ahead_and_no_further)
     usleep(50000);
     CHECK(begun(&c) == clips);          // nobody reads: it pauses
     for (int i = 0; i < waiting; i++) { // all of it at once
-        CHECK(ff_wan_worker_take(w, &f, 0) == 1);
+        CHECK(ff_wan_worker_take(w, &f, 0, 0) == 1);
         free(f);
     }
     ff_wan_worker_stop(&w);
@@ -260,7 +260,7 @@ TEST(stop_at_any_time)
 
         unit_us = i % 2 * 200;
         for (int n = 0; n < i / 6; n++)
-            if (ff_wan_worker_take(w, &f, i % 5 * 300) > 0)
+            if (ff_wan_worker_take(w, &f, i % 5 * 300, 0) > 0)
                 free(f);
         ff_wan_worker_stop(&w);
         CHECK(open_jobs == 0);
@@ -286,7 +286,7 @@ TEST(stop_within_a_pause)
     int64_t before;
 
     CHECK(ff_wan_worker_start(&pausing, &maker, 0, 0) == 0);
-    CHECK(ff_wan_worker_take(pausing, &f, 20000) == 0);
+    CHECK(ff_wan_worker_take(pausing, &f, 20000, 0) == 0);
     before = av_gettime_relative();
     ff_wan_worker_stop(&pausing);
     CHECK(av_gettime_relative() - before < 5000000);
@@ -301,7 +301,7 @@ TEST(stop_within_a_unit)
     int64_t before;
 
     unit_us = 20000000;
-    CHECK(ff_wan_worker_take(w, &f, 20000) == 0);
+    CHECK(ff_wan_worker_take(w, &f, 20000, 0) == 0);
     before = av_gettime_relative();
     ff_wan_worker_stop(&w);
     CHECK(av_gettime_relative() - before < 5000000);
@@ -318,12 +318,46 @@ TEST(take_waits_as_long_as_asked)
 
     unit_us = 1000;
     before = av_gettime_relative();
-    CHECK(ff_wan_worker_take(w, &f, 30000) == 0);
+    CHECK(ff_wan_worker_take(w, &f, 30000, 0) == 0);
     const int64_t waited = av_gettime_relative() - before;
     CHECKF(waited >= 29000, "%lld us", (long long)waited);
-    CHECK(ff_wan_worker_take(w, &f, 0) == 0);
+    CHECK(ff_wan_worker_take(w, &f, 0, 0) == 0);
     ff_wan_worker_stop(&w);
     unit_us = 0;
+}
+
+/* A frame that need not leave stays, but not when no more can wait, and not at
+ * the end. */
+TEST(frames_are_held)
+{
+    Clips c = { .clips = 1000, .frames = 9, .steps = 2 };
+    FFWanWorker *w = start(&c, 20);
+    AVFrame *f = NULL;
+    int64_t before = av_gettime_relative();
+
+    unit_us = 3000;                     // full after some 40 of them
+    CHECK(next(w) == 100);
+    CHECK(ff_wan_worker_take(w, &f, 5000, 1000000) == 0);
+    CHECK(ff_wan_worker_take(w, &f, 1000000, 20000) == 1);
+    const int64_t waited = av_gettime_relative() - before;
+    CHECKF(waited > 19000, "%lld us", (long long)waited);
+    free(f);
+    CHECK(ff_wan_worker_take(w, &f, 20000000, 19000000) == 1);  // full
+    CHECK(av_gettime_relative() - before < 10000000);
+    free(f);
+    ff_wan_worker_stop(&w);
+    unit_us = 0;
+
+    Clips last = { .clips = 1, .frames = 5 };
+    w = start(&last, 20);
+    before = av_gettime_relative();
+    CHECK(next(w) == 100);
+    for (int n = 1; n < 5; n++) {
+        CHECK(ff_wan_worker_take(w, &f, 20000000, 19000000) == 1);
+        free(f);
+    }
+    CHECK(av_gettime_relative() - before < 10000000);
+    ff_wan_worker_stop(&w);
 }
 
 TEST(the_clock)
@@ -351,6 +385,7 @@ int main(void)
     RUN(stop_within_a_pause);
     RUN(stop_within_a_unit);
     RUN(take_waits_as_long_as_asked);
+    RUN(frames_are_held);
     RUN(the_clock);
     return test_end();
 }

@@ -23,6 +23,7 @@
 #define AVERROR_EXIT (-0x54495845)
 #define AVERROR_EXTERNAL (-0x20545845)
 #define FFMAX(a, b) ((a) > (b) ? (a) : (b))
+#define FFMIN(a, b) ((a) < (b) ? (a) : (b))
 
 typedef struct AVRational { int num, den; } AVRational;
 typedef struct AVFrame { int64_t pts; } AVFrame;
