@@ -191,6 +191,7 @@ typedef struct WanContext {
     int units_seen;                     ///< of the worker's
     int64_t last_line;                  ///< when progress was logged, us
     FFWanClock clock;                   ///< since the first frame
+    int64_t taken_at;                   ///< when the last one was, us
     AVFrame *shown;                     ///< what it repeats
     int64_t clock_line;                 ///< when it was logged, us
     int64_t clock_repeats;              ///< since then
@@ -1859,10 +1860,11 @@ static int take_by_clock(AVFilterContext *ctx, AVFrame **frame)
 }
 
 /**
- * As ff_wan_worker_take(), for late=wait. With ahead a frame leaves before its
- * time only if no more can wait: -re begins with a burst, and then takes what
- * there is until it has caught up with its own start. Without ahead there is a
- * pause between clips in any case.
+ * As ff_wan_worker_take(), for late=wait. With ahead a frame leaves in its time,
+ * or one frame's time after the last if that is sooner, and earlier only if no
+ * more can wait: -re begins with a burst, and then takes what there is until it
+ * has caught up with its own start. Without ahead there is a pause between
+ * clips in any case.
  */
 static int take_made(AVFilterContext *ctx, AVFrame **frame)
 {
@@ -1872,10 +1874,14 @@ static int take_made(AVFilterContext *ctx, AVFrame **frame)
     int ret;
 
     if (s->ahead && s->clock.start)
-        hold = ff_wan_clock_until(&s->clock, pts);
+        hold = FFMIN(ff_wan_clock_until(&s->clock, pts),
+                     s->taken_at + 1000000 / av_q2d(s->rate) -
+                     av_gettime_relative());
     ret = ff_wan_worker_take(s->worker, frame, WAIT_US, hold);
-    if (ret > 0)
+    if (ret > 0) {
+        s->taken_at = av_gettime_relative();
         ff_wan_clock_start(&s->clock, pts, s->time_base);
+    }
     return ret;
 }
 

@@ -46,6 +46,9 @@ struct FFWanWorker {
     AVFrame **queue;                    ///< a ring
     int size, first, nb;
     int wanted;                         ///< the graph waits for a frame
+    int64_t left;                       ///< when the last one left, us
+    int64_t pace;                       ///< us that making one takes; 0: not
+                                        ///< known before a clip is made
     int quit;
     int ended;                          ///< no more frames come
     int ret;                            ///< why
@@ -127,7 +130,8 @@ static int begin_clip(FFWanWorker *w, WanJob **job)
 }
 
 /** One unit of a clip, and the frames that it finished. */
-static int do_unit(FFWanWorker *w, WanJob *job, WanProgress *progress)
+static int do_unit(FFWanWorker *w, WanJob *job, WanProgress *progress,
+                   int64_t *frames)
 {
     AVFrame *frame;
     int ret = wait_until(w, may_go_on);
@@ -143,25 +147,36 @@ static int do_unit(FFWanWorker *w, WanJob *job, WanProgress *progress)
     pthread_mutex_unlock(&w->lock);
     if (progress->stage < WAN_STAGE_DECODE)
         return 0;
-    while ((ret = w->maker.read(w->maker.opaque, job, &frame)) > 0)
+    for (; (ret = w->maker.read(w->maker.opaque, job, &frame)) > 0; ++*frames)
         put(w, frame);
     return ret;
+}
+
+/** A clip of so many frames took that. */
+static void set_pace(FFWanWorker *w, const WanProgress *p, int64_t frames)
+{
+    pthread_mutex_lock(&w->lock);
+    w->pace = (p->text + p->image + p->steps + p->decode) * 1e6 /
+              FFMAX(frames, 1);
+    pthread_mutex_unlock(&w->lock);
 }
 
 /** @return AVERROR_EOF: there was no clip to make */
 static int make_clip(FFWanWorker *w)
 {
     WanProgress progress = { 0 };
+    int64_t frames = 0;
     WanJob *job = NULL;
     int ret = wait_until(w, may_begin);
 
     if (ret < 0 || (ret = begin_clip(w, &job)) < 0)
         return ret;
     set_job(w, job);
-    while (!(ret = do_unit(w, job, &progress)))
+    while (!(ret = do_unit(w, job, &progress, &frames)))
         ;
     set_job(w, NULL);
     if (ret == AVERROR_EOF) {
+        set_pace(w, &progress, frames);
         w->maker.end(w->maker.opaque, &progress);
         ret = 0;
     }
@@ -297,50 +312,48 @@ int ff_wan_worker_pause(FFWanWorker *w, int64_t us)
     return quit;
 }
 
-static int has_frame(const FFWanWorker *w)
+/**
+ * When the next frame may leave, which need not before `due`. If the queue is
+ * full it may as soon as another one could be made: who takes all that waits
+ * at once has a pause after it.
+ */
+static int64_t leaves_at(const FFWanWorker *w, int64_t due)
 {
-    return w->nb || w->ended;
-}
-
-static int is_full(const FFWanWorker *w)
-{
-    return w->nb > room(w->ahead) || w->ended;
-}
-
-/** Wait for what the worker makes, with the lock held. */
-static int wait_made(FFWanWorker *w, int64_t us,
-                     int (*ready)(const FFWanWorker *w))
-{
-    const struct timespec until = deadline(us);
-
-    while (us > 0 && !ready(w) &&
-           !pthread_cond_timedwait(&w->made, &w->lock, &until))
-        ;
-    return ready(w);
+    if (!w->nb)
+        return INT64_MAX;
+    if (w->ended)
+        return 0;
+    return w->nb > room(w->ahead) ? FFMIN(due, w->left + w->pace) : due;
 }
 
 int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us,
                        int64_t hold)
 {
+    const int64_t start = av_gettime_relative();
+    int64_t now = start, at;
     int ret = 0;
 
-    hold = FFMAX(hold, 0);
     pthread_mutex_lock(&w->lock);
     w->wanted = 1;
     if (!w->nb)
         pthread_cond_signal(&w->work);
-    if (!wait_made(w, FFMIN(us, hold), is_full) && hold > us)
-        goto end;
-    if (wait_made(w, us - hold, has_frame) && w->nb) {
+    while ((at = leaves_at(w, start + hold)) > now && now < start + us &&
+           !(w->ended && !w->nb)) {
+        const struct timespec until = deadline(FFMIN(at, start + us) - now);
+
+        pthread_cond_timedwait(&w->made, &w->lock, &until);
+        now = av_gettime_relative();
+    }
+    if (at <= now) {
         *frame   = w->queue[w->first];
         w->first = (w->first + 1) % w->size;
         w->nb--;
         w->wanted = 0;
+        w->left   = now;
         pthread_cond_signal(&w->work);
         ret = 1;
-    } else if (w->ended)
+    } else if (w->ended && !w->nb)
         ret = w->ret;
-end:
     pthread_mutex_unlock(&w->lock);
     return ret;
 }

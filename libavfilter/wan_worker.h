@@ -109,8 +109,9 @@ int ff_wan_worker_frames(int ahead);
  *
  * @param us    how long to wait for one, in microseconds by the monotonic clock
  * @param hold  for how long a frame need not leave: so long it stays, unless
- *              the queue is full or no more frames come. Who takes all there
- *              is at once finds nothing while the next clip is begun
+ *              no more frames come, or the queue is full: then only as long as
+ *              making one takes. Who takes all there is at once finds nothing
+ *              while the next clip is begun
  * @return 1; 0: there is none yet; AVERROR_EOF: all clips are made and taken;
  *         another AVERROR: what ended the worker, after the frames before it
  */
