@@ -426,6 +426,32 @@ refused 'extend with CUDA frames' 'hwframes=1: mode=extend .*hwupload' \
 refused 'extend by one frame' 'frames=1: ' \
     -i "$tmp/in.nut" -vf "$(i2v "prompt=a cat:frames=1:steps=1:mode=extend")"
 
+# A size that no clip can have passes in mid-stream; it counts at the end.
+size_in_between()
+{
+    n=0
+    for size in 32x32 50x34 64x32; do
+        n=$((n + 1))
+        good -f lavfi -i testsrc2=s=$size:d=0.1:r=10 -frames:v 1 -update 1 "$tmp/size$n.png" ||
+            return 1
+    done
+    good -v repeat+warning -framerate 10 -i "$tmp/size%d.png" -vf "$(i2v "$bare:mode=extend")" \
+        -noautoscale -c:v rawvideo -f framecrc "$tmp/crc" || return 1
+    same "$(said 'mode=extend: the input is 50x34')" 1 &&
+        same "$(sed -n 's/^0, .*, *\([0-9]*\), 0x.*/\1/p' "$tmp/crc" | tail -n 4 | uniq)" 6144 &&
+        same "$(grep -c '^0' "$tmp/crc")" 7
+}
+check 'extend: an odd size in mid-stream' size_in_between
+
+# Frames of 5 s in a time base of nanoseconds are longer than 2^31 ticks.
+long_frames()
+{
+    good -filter_complex "testsrc2=s=32x32:r=1/5:d=10,settb=1/1000000000,$(i2v "$bare:mode=extend")" \
+        -fps_mode passthrough -enc_time_base 1/10 -f framecrc "$tmp/crc" || return 1
+    same "$(sed -n 's/^0, *-*[0-9]*, *\([0-9]*\),.*/\1/p' "$tmp/crc" | tr '\n' ' ')" '0 50 100 150 200 250 '
+}
+check 'extend: frames of more than 2^31 ticks' long_frames
+
 # -------------------------------------------------------------------- chains
 
 # clip 2 starts from the last frame of clip 1, with the next seed
