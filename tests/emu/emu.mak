@@ -76,7 +76,7 @@ $(B)/tests/emu/cudnn_choice.o: $(SRC)/tests/emu/cudnn_choice.c config.mak
 	$(C) $(CUDA_CFLAGS) -c $< -o $@
 $(B)/tests/emu/cudnn_choice: $(B)/tests/emu/cudnn_choice.o \
     $(B)/wan/cuda/cudnn.o $(B)/wan/log.o
-	$(CC) -rdynamic -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) -ldl -lpthread -lm
+	$(CC) -rdynamic -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -ldl -lpthread -lm
 
 emu: $(EMU)
 	@$(RUN) $^
