@@ -83,7 +83,7 @@ zmq_server()
     at=tcp://127.0.0.1:$port
     : > "$tmp/answers"
     "$ffmpeg" -hide_banner -nostdin -y -f lavfi -i \
-        "$t2v:clips=0,zmq=bind_address=$(quote "$at"),metadata=print:file=$(quote "$tmp/meta")" \
+        "$t2v:clips=0,zmq=bind_address=$(quote "$at"),metadata=print:direct=1:file=$(quote "$tmp/meta")" \
         -f null - > "$tmp/out" 2> "$tmp/log" &
     pid=$!
     within 30 listening $port && "$@"
@@ -103,16 +103,15 @@ send()
 # errors: the numbers that were answered, 'no' for all but 0
 errors() { sed -n 's/^0 .*/0/p; s/^[1-9-][0-9]* .*/no/p' "$tmp/answers" | tr '\n' ,; }
 
-# changes PROMPT: so it is a clip later
+# changes PROMPT: frames that are made of it come
 changes()
 {
-    send "wan_t2v prompt '$1'" && clips=$(said 'clip [0-9]+: seed') &&
-        within 60 has "clip $((clips + 2)): seed" "$tmp/log"
+    send "wan_t2v prompt '$1'" && within 60 has "^lavfi.wan.prompt=$1" "$tmp/meta"
 }
 prompts() { sed -n 's/^lavfi.wan.prompt=//p' "$tmp/meta" | uniq | tr '\n' ,; }
 
-# Two commands; the filter refuses the first, and answers so. A clip later the
-# prompt is another; a signal ends what has no end.
+# Two commands; the filter refuses the first, and answers so. The prompt becomes
+# another; a signal ends what has no end.
 by_zmq()
 {
     zmq_server eval "send 'wan_t2v guidance 200' && changes 'a dog'" &&
