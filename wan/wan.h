@@ -69,7 +69,7 @@ extern "C" {
 #endif
 
 #define WAN_VERSION_MAJOR 1
-#define WAN_VERSION_MINOR 0
+#define WAN_VERSION_MINOR 1
 #define WAN_VERSION_MICRO 0
 
 #ifndef WAN_API
