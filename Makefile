@@ -32,7 +32,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o config.o files.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o condition.o config.o files.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o vae.o sampler.o rng.o \

@@ -3,19 +3,20 @@
  *
  * This file is part of libwan; see the licence in wan.h.
  *
- * text -> context, noise -> steps -> frames. The same functions run on the
- * plan backend, which is how a job knows what memory to reserve.
+ * text -> context, noise -> steps -> frames; what stands beside the noise is
+ * condition.c's. The same functions run on the plan backend, which is how a job
+ * knows what memory to reserve.
  */
 
 #include <errno.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "abi.h"
+#include "condition.h"
 #include "image.h"
 #include "model.h"
 #include "sampler.h"
@@ -34,20 +35,13 @@ struct WanJob {
     int32_t ids[2][WAN_TEXT_LEN];   // COND, UNCOND
     int nb_ids[2];
     WanSchedule schedule;
-    struct {                        // the request's images, first and last:
-        float *rgb;                 // [3, h, w], -1 to 1; NULL: none
-        int x, y, w, h;             // the part of it that is used
-    } image[2];
+    WanCondition condition;         // what stands beside the noise
 
     /* In the arena, oldest first. */
     WanTensor solver[WAN_S_NB];     // [16, T, h, w] each
     WanMark latent_end;             // only the latent lies below
-    WanMark encoder_mark;           // the VAE encoder's memory lies above
     WanTensor text[2];              // [n, text_dim]
-    WanTensor input;                // [36, T, h, w] of image models: noise,
-                                    // mask, conditioning latent
-    WanTensor clip;                 // [257 * images, clip_dim]
-    WanDitContext context[2], image_context;
+    WanDitContext context[2];
     WanRope rope;
     WanVaeStream stream;
     WanTensor rgb;                  // [4, H, W, 3] of the last chunk
@@ -107,47 +101,7 @@ static int take_request(Request *out, const WanRequest *r, const WanModel *m)
     return take_image(&out->rq.last_image, &out->image[1], m);
 }
 
-__attribute__((format(printf, 3, 4)))
-static int bad(const WanModel *m, const char *field, const char *fmt, ...)
-{
-    char text[256];
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof(text), fmt, ap);
-    va_end(ap);
-    wan_log(&m->log, WAN_LOG_ERROR, "option %s: %s", field, text);
-    return WAN_ERR(EINVAL);
-}
-
-/* Image models want their images, text models none. */
-static int check_images(const WanRequest *r, const WanModel *m)
-{
-    const WanImage *image[2] = { r->image, r->last_image };
-    static const char *const name[2] = { "image", "last_image" };
-    static const char *const task[] = { "text-to-video", "image-to-video",
-                                        "first-last-frame" };
-
-    for (int i = 0; i < 2; i++) {
-        const int wanted = i < (int)m->info.task;   // T2V 0, I2V 1, FLF2V 2
-
-        if (!image[i] != !wanted)
-            return bad(m, name[i], "%s is a %s checkpoint and takes %s",
-                       m->info.name, task[m->info.task], wanted ? "one"
-                       : "none");
-        if (!image[i])
-            continue;
-        if (image[i]->width < 1 || image[i]->height < 1 ||
-            image[i]->width > 1 << 15 || image[i]->height > 1 << 15)
-            return bad(m, name[i], "%dx%d; sides from 1 to %d can be",
-                       image[i]->width, image[i]->height, 1 << 15);
-        if (image[i]->format != WAN_PIX_RGB24 &&
-            image[i]->format != WAN_PIX_GBRP &&
-            image[i]->format != WAN_PIX_GBRPF32)
-            return bad(m, name[i], "it must be rgb24, gbrp or gbrpf32");
-    }
-    return 0;
-}
+#define bad(m, ...) wan_error_option(&(m)->log, __VA_ARGS__)
 
 static int check_text(const char *text, const char *option, const WanModel *m)
 {
@@ -190,7 +144,7 @@ static int check_request(const WanRequest *r, const WanModel *m)
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
-    return check_images(r, m);
+    return wan_condition_check(r, m);
 }
 
 int wan_request_check(const WanRequest *r, const WanModel *m)
@@ -235,12 +189,6 @@ static int guided(const WanRequest *r)
     return r->guidance != 1;
 }
 
-/* How many images the model looks at. */
-static int images(const WanJob *j)
-{
-    return (int)j->model->info.task;    // T2V 0, I2V 1, FLF2V 2
-}
-
 /* The latent and the solver's state, then the noise. */
 static void begin(WanJob *j)
 {
@@ -260,11 +208,7 @@ static void begin(WanJob *j)
                  j->rq.rng_threads);
     for (int i = 0; i <= guided(&j->rq); i++)
         j->text[i] = wan_tmp(d, j->nb_ids[i], j->model->info.text_dim);
-    if (images(j)) {
-        j->input = wan_tmp(d, j->model->dit.config.in_dim, T, h, w);
-        j->clip = wan_tmp(d, images(j) * WAN_CLIP_TOKENS,
-                          j->model->info.clip_dim);
-    }
+    wan_condition_reserve(&j->condition, d, &j->solver[WAN_S_X]);
 }
 
 static void encode_text(WanJob *j, int branch)
@@ -276,96 +220,6 @@ static void encode_text(WanJob *j, int branch)
                                                      : "context_null");
 }
 
-/* An image of the request in device memory, [3, h, w]. */
-static WanTensor upload_image(WanJob *j, int i)
-{
-    WanTensor t = wan_tmp(j->dev, 3, j->image[i].h, j->image[i].w);
-
-    wan_op_upload(j->dev, &t, j->image[i].rgb);
-    return t;
-}
-
-/* mask[k, t] of frames [4 t - 3 .. 4 t] (the first frame alone): 1 where the
- * frame is given. */
-static void make_mask(WanJob *j, WanTensor *mask)
-{
-    const int64_t T = mask->dim[1], n = mask->dim[2] * mask->dim[3];
-    float *host = calloc(4 * T * n, sizeof(*host));
-
-    if (!host) {
-        wan_dev_fail(j->dev, WAN_ERR(ENOMEM), "no memory for the mask");
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        for (int k = 0; k < 4; k++)
-            host[k * T * n + i] = 1;
-        if (images(j) > 1)
-            host[(3 * T + T - 1) * n + i] = 1;
-    }
-    wan_op_upload(j->dev, mask, host);
-    free(host);
-}
-
-/* The images' CLIP tokens, the mask, and the encoder's history. */
-static void begin_image(WanJob *j)
-{
-    WanDev *d = j->dev;
-    WanTensor mask = wan_slice(&j->input, WAN_LATENT_CHANNELS, 4);
-
-    wan_dev_stage(d, WAN_STAGE_IMAGE);
-    wan_section(d, "mask");
-    make_mask(j, &mask);
-    for (int i = 0; i < images(j); i++) {
-        const WanMark mark = wan_mark(d);
-        const WanTensor image = upload_image(j, i);
-        WanTensor tokens = wan_slice(&j->clip, i * WAN_CLIP_TOKENS,
-                                     WAN_CLIP_TOKENS);
-
-        wan_clip_encode(d, &tokens, &j->model->clip, &image);
-        wan_release(d, mark);
-    }
-    wan_op_finite(d, &j->clip, "image encoder: a token");
-    wan_tap(d, &j->clip, "clip_fea");
-    j->encoder_mark = wan_mark(d);
-    wan_vae_encode_stream(d, &j->stream, &j->model->vae, j->rq.height,
-                          j->rq.width);
-}
-
-/* Frames of group t of the video [first, grey, grey, ..., last]. */
-static void encode_group(WanJob *j, int t)
-{
-    WanDev *d = j->dev;
-    const WanVae *vae = &j->model->vae;
-    const int T = latent_frames(&j->rq), n = t ? WAN_TIME_STRIDE : 1;
-    const WanMark mark = wan_mark(d);
-    const int which = t == 0 ? 0 : t == T - 1 && images(j) > 1 ? 1 : -1;
-    WanTensor latent = wan_slice(&j->input, WAN_LATENT_CHANNELS + 4,
-                                 WAN_LATENT_CHANNELS);
-    WanTensor rgb = wan_tmp(d, n, j->rq.height, j->rq.width, 3);
-
-    wan_section(d, "frames of group %d", t);
-    wan_op_fill(d, &rgb, 0);
-    if (which >= 0) {
-        const WanMark image_mark = wan_mark(d);
-        const WanTensor image = upload_image(j, which);
-        WanTensor sized = wan_tmp(d, 3, j->rq.height, j->rq.width);
-        const WanTensor frames = wan_reshape(&sized, 3, 1, j->rq.height,
-                                             j->rq.width);
-        WanTensor frame = wan_slice(&rgb, n - 1, 1);
-
-        wan_op_resize(d, &sized, &image);
-        wan_op_channels_last(d, &frame, &frames, 0, &vae->one, &vae->zero);
-        wan_release(d, image_mark);
-    }
-    wan_vae_encode(d, &latent, vae, &j->stream, &rgb);
-    wan_release(d, mark);
-    if (t < T - 1)
-        return;
-    wan_release(d, j->encoder_mark);
-    wan_op_finite(d, &latent, "VAE encoder: the conditioning latent");
-    wan_tap(d, &latent, "y_latent");
-}
-
 /* What all steps share: keys and values of the prompts and the image, rotary
  * tables. */
 static void begin_steps(WanJob *j)
@@ -375,8 +229,7 @@ static void begin_steps(WanJob *j)
     wan_dev_stage(j->dev, WAN_STAGE_STEPS);
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_dit_text(j->dev, &j->context[i], &j->model->dit, &j->text[i]);
-    if (images(j))
-        wan_dit_image(j->dev, &j->image_context, &j->model->dit, &j->clip);
+    wan_condition_begin_steps(&j->condition, j->dev);
     wan_section(j->dev, "rotary tables");
     wan_dit_rope(j->dev, &j->rope, &j->model->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
@@ -390,24 +243,18 @@ static void denoise(WanJob *j, int i)
     const WanDit *dit = &j->model->dit;
     const double g = j->rq.guidance;
     WanTensor *s = j->solver;
-    const WanDitContext *image = images(j) ? &j->image_context : NULL;
-    const WanTensor *x = &s[WAN_S_X];
+    const WanTensor *x;
     WanCombination c[WAN_MAX_COMBINATIONS];
     WanDitTime time;
 
     wan_section(d, "step %d", i);
-    if (image) {
-        WanTensor noise = wan_slice(&j->input, 0, WAN_LATENT_CHANNELS);
-
-        wan_op_copy(d, &noise, &s[WAN_S_X]);
-        x = &j->input;
-    }
+    x = wan_condition_input(&j->condition, d, &s[WAN_S_X]);
     wan_dit_time(d, &time, dit, j->schedule.timestep[i]);
     WanTensor v[2] = { s[WAN_S_V] };            // COND, UNCOND
     if (guided(&j->rq))
         v[UNCOND] = wan_tmp_like(d, &s[WAN_S_V]);
     wan_dit_forward(d, v, 1 + guided(&j->rq), dit, x, &time, j->context,
-                    image, &j->rope);
+                    wan_condition_context(&j->condition), &j->rope);
     wan_section(d, "guidance and solver");
     if (guided(&j->rq)) {
         const WanTensor *both[] = { &v[COND], &v[UNCOND] };
@@ -467,49 +314,6 @@ static void decode(WanJob *j)
     j->frames_given = 0;
 }
 
-/* --------------------------------------------------------------- images */
-
-/* What of the request's image is used. The last one is cut to the aspect of
- * the video around its centre; the first decides the aspect and is stretched
- * what the multiple of 16 asks for, as the reference does both. */
-static void place_image(WanJob *j, int i, const WanImage *img)
-{
-    int w = img->width, h = img->height, x = 0, y = 0;
-
-    if (i && (w != j->image[0].w || h != j->image[0].h)) {
-        const int cut_w = (int)((int64_t)h * j->rq.width / j->rq.height);
-        const int cut_h = (int)((int64_t)w * j->rq.height / j->rq.width);
-
-        if (cut_w > 0 && cut_w < w)
-            x = (w - cut_w) / 2, w = cut_w;
-        else if (cut_h > 0 && cut_h < h)
-            y = (h - cut_h) / 2, h = cut_h;
-    }
-    j->image[i].x = x;
-    j->image[i].y = y;
-    j->image[i].w = w;
-    j->image[i].h = h;
-}
-
-/* Bytes of an image as it is kept until the image stage. */
-static int64_t image_bytes(const WanJob *j, int i)
-{
-    return (int64_t)3 * sizeof(float) * j->image[i].w * j->image[i].h;
-}
-
-static int read_image(WanJob *j, int i, const WanImage *img)
-{
-    float *rgb = malloc(image_bytes(j, i));
-
-    if (!rgb)
-        return wan_error_memory(&j->model->log, "job",
-                                i ? "the last image" : "the image");
-    wan_image_read(rgb, img, j->image[i].x, j->image[i].y, j->image[i].w,
-                   j->image[i].h);
-    j->image[i].rgb = rgb;
-    return 0;
-}
-
 /* ----------------------------------------------------------------- plan */
 
 static int init_schedule(WanJob *j)
@@ -527,8 +331,7 @@ static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
 {
     *bytes = out->work_bytes;
     if (!j->pager) {                // images wait in the same memory
-        for (int i = 0; i < images(j); i++)
-            out->work_bytes += image_bytes(j, i);
+        out->work_bytes += wan_condition_bytes(&j->condition);
         return 0;
     }
     if (j->pager->error < 0)
@@ -577,16 +380,10 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
     for (int i = 0; i <= guided(&j->rq); i++)
         encode_text(j, i);
     out->text_flops = j->dev->flops;
-    if (images(j)) {
-        before = j->dev->flops;
-        begin_image(j);
-        out->image_flops = j->dev->flops - before;
-        for (int t = 0; t < T; t++) {
-            before = j->dev->flops;
-            encode_group(j, t);
-            out->image_flops += j->dev->flops - before;
-        }
-    }
+    before = j->dev->flops;
+    for (int i = 0; i < wan_condition_units(&j->condition); i++)
+        wan_condition_encode(&j->condition, j->dev, i);
+    out->image_flops = j->dev->flops - before;
     begin_steps(j);
     wan_dev_repeat(j->dev);
     before = j->dev->flops;
@@ -630,9 +427,9 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     stand_in = (WanImage){ .format = WAN_PIX_RGB24, .width = rq.width,
                            .height = rq.height };
     rq.prompt = rq.prompt ? rq.prompt : "";
-    if (m->info.task >= WAN_TASK_I2V && !rq.image)
+    if (wan_condition_images(m) > 0 && !rq.image)
         rq.image = &stand_in;
-    if (m->info.task >= WAN_TASK_FLF2V && !rq.last_image)
+    if (wan_condition_images(m) > 1 && !rq.last_image)
         rq.last_image = &stand_in;
     if ((ret = check_request(&rq, m)) < 0)
         return ret;
@@ -640,8 +437,7 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
         return wan_error_memory(&m->log, "job", "its plan");
     j->model = (WanModel *)m;       // not changed, not freed
     j->rq = rq;
-    for (int i = 0; i < images(j); i++)
-        place_image(j, i, i ? rq.last_image : rq.image);
+    wan_condition_init(&j->condition, m, &rq);
     j->nb_ids[COND] = j->nb_ids[UNCOND] = WAN_TEXT_LEN;
     if (m->tokenizer && own.rq.prompt) {
         const char *negative = rq.negative_prompt ? rq.negative_prompt
@@ -704,20 +500,14 @@ static int large_image(const WanJob *j)
     WanJob other = *j;
     WanPlan plan;
     int64_t bytes;
-    int ret;
+    int large, ret;
 
-    if (!images(j))
+    if ((large = wan_condition_shrink(&other.condition)) < 0)
         return -1;
     other.pager = NULL;
-    for (int i = 0; i < images(j); i++) {
-        other.image[i].w = j->rq.width;
-        other.image[i].h = j->rq.height;
-    }
     ret = plan_job(&plan, &bytes, &other, NULL, NULL);
     wan_pager_free(&other.pager);
-    if (ret < 0 || !fits(&plan))
-        return -1;
-    return images(j) > 1 && image_bytes(j, 1) > image_bytes(j, 0);
+    return ret < 0 || !fits(&plan) ? -1 : large;
 }
 
 /* Whether it fits, and what does not. */
@@ -732,8 +522,9 @@ static int check_memory(const WanJob *j, const WanPlan *p)
         return wan_error(&m->log, WAN_ERR(ENOMEM), "option %s: with its %dx%d "
                          "pixels the job needs %.3g GB of memory, %.3g GB are "
                          "%s: make that image smaller",
-                         large ? "last_image" : "image", j->image[large].w,
-                         j->image[large].h, (p->full_bytes ? p->least_bytes
+                         large ? "last_image" : "image",
+                         j->condition.image[large].w,
+                         j->condition.image[large].h, (p->full_bytes ? p->least_bytes
                                              : p->work_bytes) / 1e9,
                          p->available_bytes / 1e9, whose);
     if (!fits(p) && p->full_bytes)
@@ -784,17 +575,15 @@ int wan_job_open(WanJob **out, WanModel *m, const WanRequest *asked)
     j->rq.prompt = j->rq.negative_prompt = NULL;
 
     j->rq.image = j->rq.last_image = NULL;
-    for (int i = 0; i < images(j); i++)
-        place_image(j, i, i ? r->last_image : r->image);
+    wan_condition_init(&j->condition, m, r);
     if ((ret = tokenize(j, COND, r->prompt, "prompt")) < 0 ||
         (ret = tokenize(j, UNCOND, negative, "negative_prompt")) < 0 ||
         (ret = init_schedule(j)) < 0 ||
         (ret = plan_job(&plan, &bytes, j, NULL, NULL)) < 0 ||
         (ret = check_memory(j, &plan)) < 0)
         goto fail;
-    for (int i = 0; i < images(j); i++)
-        if ((ret = read_image(j, i, i ? r->last_image : r->image)) < 0)
-            goto fail;
+    if ((ret = wan_condition_read(&j->condition, r)) < 0)
+        goto fail;
     memset(j->solver, 0, sizeof(j->solver));
     memset(&j->stream, 0, sizeof(j->stream));
     j->frames_ready = j->frames_given = 0;
@@ -824,7 +613,7 @@ static int stage_units(const WanJob *j, enum WanStage stage)
 {
     switch (stage) {
     case WAN_STAGE_TEXT:    return 1 + guided(&j->rq);
-    case WAN_STAGE_IMAGE:   return images(j) ? latent_frames(&j->rq) : 0;
+    case WAN_STAGE_IMAGE:   return wan_condition_units(&j->condition);
     case WAN_STAGE_STEPS:   return j->rq.steps;
     case WAN_STAGE_DECODE:  return latent_frames(&j->rq);
     default:                return 0;
@@ -861,9 +650,7 @@ int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
         spent = &p->text;
         break;
     case WAN_STAGE_IMAGE:
-        if (!j->unit)
-            begin_image(j);
-        encode_group(j, j->unit);
+        wan_condition_encode(&j->condition, j->dev, j->unit);
         spent = &p->image;
         break;
     case WAN_STAGE_STEPS:
@@ -972,8 +759,7 @@ void wan_job_close(WanJob **jp)
     wan_dev_close(&j->dev);
     wan_pager_free(&j->pager);
     wan_schedule_free(&j->schedule);
-    free(j->image[0].rgb);
-    free(j->image[1].rgb);
+    wan_condition_free(&j->condition);
     wan_model_close(&j->model);
     free(j);
 }

@@ -85,6 +85,18 @@ int wan_error(const WanLog *log, int error, const char *fmt, ...)
     return error;
 }
 
+int wan_error_option(const WanLog *log, const char *option, const char *fmt,
+                     ...)
+{
+    char text[256];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    return wan_error(log, WAN_ERR(EINVAL), "option %s: %s", option, text);
+}
+
 int wan_error_memory(const WanLog *log, const char *whose, const char *what)
 {
     return wan_error(log, WAN_ERR(ENOMEM), "%s: no memory for %s", whose,

@@ -26,6 +26,12 @@ void wan_log(const WanLog *log, enum WanLogLevel level, const char *fmt, ...);
 __attribute__((format(printf, 3, 4)))
 int wan_error(const WanLog *log, int error, const char *fmt, ...);
 
+/* An option, or the request's field of that name, that can't be: "option
+ * NAME: ..." and WAN_ERR(EINVAL). */
+__attribute__((format(printf, 3, 4)))
+int wan_error_option(const WanLog *log, const char *option, const char *fmt,
+                     ...);
+
 /* There is no memory for it: WAN_ERR(ENOMEM). */
 int wan_error_memory(const WanLog *log, const char *whose, const char *what);
 

@@ -1,0 +1,102 @@
+/*
+ * What stands beside the noise: the images of a request, and how the network
+ * sees them.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * One row of a table (condition.c) per WanTask says how many images there
+ * are, what is reserved for them, in how many units they are encoded, and what
+ * the network gets in place of the bare latent. The driver calls the functions
+ * below at the ends of its stages and knows no task; where a row has nothing
+ * to do they do nothing.
+ */
+
+#ifndef WAN_CONDITION_H
+#define WAN_CONDITION_H
+
+#include "model.h"
+
+#define WAN_MAX_IMAGES 2
+
+/* An image of the request: the part of it that is used. */
+typedef struct WanGiven {
+    float *rgb;                     // [3, h, w], -1 to 1; NULL until read
+    int x, y, w, h;
+} WanGiven;
+
+typedef struct WanCondition {
+    const WanModel *model;
+    const struct WanConditionKind *kind;
+    int width, height, frames;      // of the video
+    int nb_images;
+    WanGiven image[WAN_MAX_IMAGES]; // first and last
+
+    /* In the job's arena. */
+    WanTensor input;                // [36, T, h, w]: noise, mask,
+                                    // conditioning latent
+    WanTensor clip;                 // [257 * images, clip_dim]
+    WanMark encoder_mark;           // the VAE encoder's memory lies above
+    WanVaeStream stream;            // of the VAE encoder
+    WanDitContext context;          // keys and values of clip
+} WanCondition;
+
+/**
+ * Whether the request has the images that the model takes, and no others.
+ *
+ * @return 0, or WAN_ERR(EINVAL) with a line that names the option
+ */
+int wan_condition_check(const WanRequest *r, const WanModel *m);
+
+/** How many images a model of this kind takes. */
+int wan_condition_images(const WanModel *m);
+
+/** Begin for a request that was checked: where its images lie. No pixel is
+ *  read, so a plan needs no more than their sizes. */
+void wan_condition_init(WanCondition *c, const WanModel *m,
+                        const WanRequest *r);
+
+/**
+ * Copy the images' pixels out of the request.
+ *
+ * @return 0, or WAN_ERR(ENOMEM), said. wan_condition_free() in either case
+ */
+int wan_condition_read(WanCondition *c, const WanRequest *r);
+void wan_condition_free(WanCondition *c);
+
+/** Bytes of the images as they are kept until they are encoded. */
+int64_t wan_condition_bytes(const WanCondition *c);
+
+/**
+ * Of images larger than the video the one that takes most, as c would be with
+ * images of the video's size: what a job that does not fit may be told.
+ *
+ * @param c     one that was not read
+ * @return its number, -1: there is no image
+ */
+int wan_condition_shrink(WanCondition *c);
+
+/** The condition's tensors, above the latent of [16, T, h, w]. */
+void wan_condition_reserve(WanCondition *c, WanDev *d, const WanTensor *latent);
+
+/** Units of encoding, 0: nothing is to be encoded. */
+int wan_condition_units(const WanCondition *c);
+
+/** Encode unit i of them, in order. */
+void wan_condition_encode(WanCondition *c, WanDev *d, int i);
+
+/** What all steps share. */
+void wan_condition_begin_steps(WanCondition *c, WanDev *d);
+
+/**
+ * What the network gets at a step.
+ *
+ * @param x     the latent [16, T, h, w]
+ * @return x, or the condition's tensor with x in front
+ */
+const WanTensor *wan_condition_input(WanCondition *c, WanDev *d,
+                                     const WanTensor *x);
+
+/** The images' keys and values for cross-attention, or NULL. */
+const WanDitContext *wan_condition_context(const WanCondition *c);
+
+#endif /* WAN_CONDITION_H */
