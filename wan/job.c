@@ -26,6 +26,7 @@
 #define VECTORS_SLACK (1 << 20)
 
 enum { COND, UNCOND };              // the two branches of guidance
+static const char *const side[] = { "positive", "negative" };
 
 struct WanJob {
     WanModel *model;
@@ -215,7 +216,39 @@ static void encode_text(WanJob *j, int branch)
 {
     wan_t5_encode(j->dev, &j->text[branch], &j->model->t5, j->ids[branch]);
     wan_op_finite(j->dev, &j->text[branch], "text encoder: the %s prompt's "
-                  "encoding", branch == COND ? "positive" : "negative");
+                  "encoding", side[branch]);
+}
+
+/* Keep what was encoded for the jobs that follow. Only values that are there:
+ * to hand them out waits for a device that works on its own. */
+static void keep_text(WanJob *j, int branch)
+{
+    const int n = j->nb_ids[branch], dim = j->model->info.text_dim;
+    float *host = malloc((size_t)n * dim * sizeof(*host));
+
+    if (!host)
+        return;
+    wan_op_download(j->dev, host, &j->text[branch]);
+    if (wan_dev_error(j->dev) >= 0)
+        wan_prompts_put(j->model->prompts, j->ids[branch], n, dim, host);
+    free(host);
+}
+
+/* A prompt of the request: of an earlier job's, or encoded. */
+static void take_text(WanJob *j, int branch)
+{
+    float *kept = wan_prompts_get(j->model->prompts, j->ids[branch],
+                                  j->nb_ids[branch], j->model->info.text_dim);
+
+    if (kept) {
+        wan_log(&j->model->log, WAN_LOG_VERBOSE, "the %s prompt was encoded "
+                "for an earlier clip", side[branch]);
+        wan_op_upload(j->dev, &j->text[branch], kept);
+        free(kept);
+    } else {
+        encode_text(j, branch);
+        keep_text(j, branch);
+    }
     wan_tap(j->dev, &j->text[branch], branch == COND ? "context"
                                                      : "context_null");
 }
@@ -646,7 +679,7 @@ int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
     case WAN_STAGE_TEXT:
         if (!j->unit)
             begin(j);
-        encode_text(j, j->unit);
+        take_text(j, j->unit);
         spent = &p->text;
         break;
     case WAN_STAGE_IMAGE:

@@ -9,6 +9,7 @@
 
 #include "clip.h"
 #include "dit.h"
+#include "prompts.h"
 #include "t5.h"
 #include "tokenizer.h"
 #include "vae.h"
@@ -30,6 +31,7 @@ struct WanModel {
     WanVae vae;
     WanClip clip;               // of image models
     WanTokenizer *tokenizer;
+    WanPrompts *prompts;        // encoded for a job, kept for the next
 };
 
 /* Take another reference. */

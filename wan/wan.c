@@ -252,7 +252,8 @@ static WanModel *model_alloc(const WanModelParams *p)
     m->memory = p->memory;
     m->cuda_context = p->cuda_context;
     m->device = strdup(p->device && *p->device ? p->device : "auto");
-    if (!m->device) {
+    m->prompts = wan_prompts_alloc();
+    if (!m->device || !m->prompts) {
         wan_error_memory(&log, p->path ? p->path : "model", "the model");
         wan_model_close(&m);
     }
@@ -416,6 +417,7 @@ void wan_model_close(WanModel **mp)
     wan_t5_free(&m->t5);
     wan_clip_free(&m->clip);
     wan_tokenizer_close(&m->tokenizer);
+    wan_prompts_free(&m->prompts);
     wan_pool_free(&m->pool);
     for (int i = 0; i < 4; i++)
         wan_weights_close(&m->files[i]);

@@ -19,9 +19,11 @@
  * libwan turns a sentence, or a picture and a sentence, into video with the
  * open Wan 2.1 models.
  *
- * Two objects. A WanModel is an opened checkpoint: immutable, shared by any
- * number of threads and jobs. A WanJob is one video being made: its noise,
- * its memory, its decoder history; one thread at a time drives it.
+ * Two objects. A WanModel is an opened checkpoint: to its users immutable,
+ * shared by any number of threads and jobs; it keeps up to 32 MiB of encoded
+ * prompts, so the same words are encoded once. A WanJob is one video being
+ * made: its noise, its memory, its decoder history; one thread at a time drives
+ * it.
  *
  *     WanModelParams mp;
  *     wan_model_params_default(&mp);

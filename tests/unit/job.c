@@ -440,6 +440,53 @@ TEST(two_jobs_share_a_model)
     wan_job_close(&job);
 }
 
+static void count_tap(void *opaque, const char *name, const WanTensor *t)
+{
+    (void)name, (void)t;
+    ++*(int *)opaque;
+}
+
+/* How many tensors the text stage of a job shows. */
+static int text_taps(WanModel *m, const WanRequest *rq)
+{
+    WanProgress p = { 0 };
+    WanJob *job;
+    int taps = 0;
+
+    if (!CHECK(wan_job_open(&job, m, rq) == 0))
+        return -1;
+    wan_job_tap(job, count_tap, &taps);
+    do
+        CHECK(wan_job_step(job, &p) == 0);
+    while (p.done < p.total);
+    CHECK(p.stage == WAN_STAGE_TEXT);
+    wan_job_close(&job);
+    return taps;
+}
+
+/* Words that an earlier job had are not encoded again, and the frames are the
+ * same; other words are. */
+TEST(prompts_are_encoded_once)
+{
+    WanModel *m = open_model("cpu", 0);
+    WanRequest rq = small_request(m);
+    static uint8_t frames[2][5 * 3 * 32 * 16];
+    const int all = text_taps(m, &rq);
+
+    CHECKF(all > 4, "%d taps", all);
+    CHECK(text_taps(m, &rq) == 2);              // context, context_null
+    rq.prompt = "a dog on a roof";
+    CHECK(text_taps(m, &rq) == all / 2 + 1);
+    rq.guidance = 1;
+    CHECK(text_taps(m, &rq) == 1);
+    CHECK(run(m, &rq, frames[0]) == WAN_EOF);
+    wan_model_close(&m);
+    m = open_model("cpu", 0);
+    CHECK(run(m, &rq, frames[1]) == WAN_EOF);
+    CHECK(!memcmp(frames[0], frames[1], sizeof(frames[0])));
+    wan_model_close(&m);
+}
+
 int main(void)
 {
     RUN(fp8);
@@ -453,5 +500,6 @@ int main(void)
     RUN(not_finite_weights);
     RUN(cancel_from_another_thread);
     RUN(two_jobs_share_a_model);
+    RUN(prompts_are_encoded_once);
     return test_end();
 }
