@@ -296,6 +296,14 @@ check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/c
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 
+# What CI runs, and what takes hours: all held-out prompts, ten minutes of each
+# fuzzer, the bench.
+check-all:
+	sh $(SRC)/.ci/run
+	$(MAKE) judge
+	$(MAKE) fuzz FUZZ_SECONDS=600
+	$(MAKE) bench
+
 # --------------------------------------------------------------- FFmpeg
 
 # The series that was found, or given; then source, patches, build.
@@ -322,11 +330,13 @@ FUZZ_FLAGS = -g -O1 -fsanitize=fuzzer,address,undefined \
              -DWAN_HAVE_CUDA=0 -DWAN_DATADIR='"$(DATADIR)"'
 FUZZ_SRCS = $(wildcard $(SRC)/wan/*.c $(SRC)/wan/formats/*.c \
             $(SRC)/wan/cpu/*.c)
+FUZZ_HEADERS = $(wildcard $(SRC)/tests/fuzz/*.h $(SRC)/wan/*.h \
+               $(SRC)/wan/formats/*.h $(SRC)/wan/cpu/*.h)
 
-$(B)/fuzz/%: $(SRC)/tests/fuzz/%.c $(FUZZ_SRCS)
+$(B)/fuzz/%: $(SRC)/tests/fuzz/%.c $(FUZZ_SRCS) $(FUZZ_HEADERS)
 	@mkdir -p $(@D)
 	clang -std=c11 -D_GNU_SOURCE $(FUZZ_FLAGS) $(DEP_CFLAGS) -I$(SRC)/wan \
-	    -o $@ $^ $(DEP_LIBS) -lm -lpthread
+	    -o $@ $(filter %.c,$^) $(DEP_LIBS) -lm -lpthread
 
 fuzz: $(FUZZ:%=$(B)/fuzz/%)
 	@for f in $(FUZZ); do \
@@ -385,7 +395,7 @@ help:
 
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
-.PHONY: gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check \
+.PHONY: gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-cuda check-cuda-build \
         check-threads ffmpeg demo fuzz bench install uninstall clean \
         distclean help
