@@ -180,7 +180,7 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
         (ret = wan_config_vae(&c, &b.naming, b.weights, &m->log)) < 0)
         return ret;
     m->info.vae_dim = c.dim;
-    return wan_vae_bind(&m->vae, &c, m->info.task != WAN_TASK_T2V, &b);
+    return wan_codec_bind(&m->vae, &c, m->info.task != WAN_TASK_T2V, &b);
 }
 
 static int open_clip(WanModel *m, const WanFiles *f, const WanModelParams *p,
@@ -354,7 +354,7 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     b.e4m3 = WAN_E4M3_NONE;
     if (ret < 0 ||
         (ret = wan_t5_bind(&m->t5, &t5, &b)) < 0 ||
-        (ret = wan_vae_bind(&m->vae, &vae, dit.clip_dim > 0, &b)) < 0 ||
+        (ret = wan_codec_bind(&m->vae, &vae, dit.clip_dim > 0, &b)) < 0 ||
         (dit.clip_dim && (ret = wan_clip_bind(&m->clip, &clip, &b)) < 0)) {
         wan_model_close(&m);
         return ret;
