@@ -41,7 +41,7 @@ typedef struct WanCodecFamily {
                    WanCodecStream *s, const WanTensor *rgb);
 } WanCodecFamily;
 
-extern const WanCodecFamily wan_codec_vae;
+extern const WanCodecFamily wan_codec_vae, wan_codec_taehv;
 
 /* A bound VAE; its memory is the binder's pool's. */
 typedef struct WanCodec {
@@ -59,6 +59,11 @@ int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
 /* n numbers of ours where the model's own vectors live; with w: v / w. */
 WanTensor wan_codec_constant(WanBinder *b, int n, const float *v,
                              const float *w);
+
+/* Vectors [16] of the way to a net's latents, x * std + mean, and back. With
+ * scaled = 0 they are the sampler's own: nothing changes. */
+void wan_codec_scales(WanBinder *b, int scaled, WanTensor *std,
+                      WanTensor *mean, WanTensor *to_std, WanTensor *to_mean);
 
 /* Take what the stream remembers of a latent of h x w from the arena. */
 static inline void wan_codec_begin_decode(WanDev *d, WanCodecStream *s,

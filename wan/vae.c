@@ -14,16 +14,6 @@
 
 #include "vae.h"
 
-/* Latent statistics of Wan 2.1, per channel; the same in every checkpoint. */
-static const float latent_mean[WAN_LATENT_CHANNELS] = {
-    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
-};
-static const float latent_std[WAN_LATENT_CHANNELS] = {
-    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
-};
-
 /* Widths of the decoder in units of the base: in and out of each level's
  * residual blocks. An Up halves its level's width. */
 static const int level_in[4] = { 4, 2, 2, 1 }, level_out[4] = { 4, 4, 2, 1 };
@@ -156,18 +146,9 @@ static void bind_encoder(WanVae *m, WanBinder *b)
 static int bind(void *net, const WanVaeConfig *c, int encoder, WanBinder *b)
 {
     WanVae *m = net;
-    static const float one[WAN_LATENT_CHANNELS] = {
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1
-    };
-    float negative_mean[WAN_LATENT_CHANNELS];
 
-    for (int i = 0; i < WAN_LATENT_CHANNELS; i++)
-        negative_mean[i] = -latent_mean[i];
     m->config = *c;
-    m->mean = wan_codec_constant(b, WAN_LATENT_CHANNELS, latent_mean, NULL);
-    m->std = wan_codec_constant(b, WAN_LATENT_CHANNELS, latent_std, NULL);
-    m->to_std = wan_codec_constant(b, WAN_LATENT_CHANNELS, one, latent_std);
-    m->to_mean = wan_codec_constant(b, WAN_LATENT_CHANNELS, negative_mean, latent_std);
+    wan_codec_scales(b, 1, &m->std, &m->mean, &m->to_std, &m->to_mean);
     bind_decoder(m, b);
     if (encoder)
         bind_encoder(m, b);
