@@ -35,7 +35,7 @@ CFLAGS ?=
 OBJS = abi.o wan.o job.o condition.o config.o files.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/names.o formats/lora.o \
-       t5.o clip.o dit.o vae.o prompts.o sampler.o rng.o \
+       t5.o clip.o dit.o codec.o vae.o taehv.o prompts.o sampler.o rng.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/pool.o
@@ -60,7 +60,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae pipeline
+MODEL_TESTS = t5 clip dit vae taehv pipeline
 FUZZ = safetensors lora torch_zip gguf index_json config_json tokenizer \
        text_clean
 

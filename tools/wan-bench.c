@@ -19,9 +19,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "../wan/codec.h"
 #include "../wan/dit.h"
 #include "../wan/t5.h"
-#include "../wan/vae.h"
 
 #define TOOL "wan-bench"
 #include "tool.h"
@@ -291,7 +291,7 @@ typedef struct Bench {
     WanDev *d;
     WanDit dit;
     WanT5 t5;
-    WanVae vae;
+    WanCodec vae;
     WanPool pool;
     Table table;
     Ceilings top;
@@ -423,14 +423,14 @@ static void decode(Bench *b)
     WanDev *d = b->d;
     WanTensor z = wan_tmp(d, 16, 3, h, w);
     WanTensor rgb = wan_tmp(d, 4, b->o.height, b->o.width, 3);
-    WanVaeStream s;
+    WanCodecStream s;
 
     wan_op_noise(d, &z, WAN_RNG_CUDA, 4, 270336);
-    wan_vae_stream(d, &s, &b->vae, h, w);
+    wan_codec_begin_decode(d, &s, &b->vae, h, w);
     for (int t = 0; t < 3; t++) {
         WanTensor part = wan_slice(&rgb, 0, t ? 4 : 1);
 
-        wan_vae_decode(d, &part, &b->vae, &s, &z);
+        wan_codec_decode(d, &part, &b->vae, &s, &z);
     }
 }
 
@@ -477,7 +477,7 @@ static int load(Bench *b, int plan)
     binder.part = WAN_PART_VAE;
     p.nb = 0;
     if (wanted(b, "decode"))
-        wan_vae_bind(&b->vae, &vae, 0, &binder);
+        wan_codec_bind(&b->vae, &vae, 0, &binder);
     return wan_dev_error(b->d) || binder.error ? 1 : 0;
 }
 

@@ -238,7 +238,7 @@ static int show_shapes(const WanModel *m, WanPart part)
                     .visit = count_tensor, .visit_opaque = &c };
     WanDit dit = { 0 };
     WanT5 t5 = { 0 };
-    WanVae vae = { 0 };
+    WanCodec vae = { 0 };
     WanClip clip = { 0 };
     char buf[32];
     int ret;
@@ -248,8 +248,8 @@ static int show_shapes(const WanModel *m, WanPart part)
     else if (part == WAN_PART_T5)
         ret = wan_t5_bind(&t5, &m->t5.config, &b);
     else if (part == WAN_PART_VAE)
-        ret = wan_vae_bind(&vae, &m->vae.config, m->dit.config.clip_dim > 0,
-                           &b);
+        ret = wan_codec_bind(&vae, &m->vae.config, m->dit.config.clip_dim > 0,
+                             &b);
     else
         ret = wan_clip_bind(&clip, &m->clip.config, &b);
     wan_dit_free(&dit);

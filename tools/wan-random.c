@@ -36,10 +36,10 @@
 #include <unistd.h>
 
 #include "clip.h"
+#include "codec.h"
 #include "cpu/pool.h"
 #include "files.h"
 #include "t5.h"
-#include "vae.h"
 
 #define TOOL "wan-random"
 #include "tool.h"
@@ -229,7 +229,7 @@ static int list_tensors(List list[NB_LISTS], const Shapes *s)
     WanPool pool = { 0 };
     WanDit dit = { 0 };
     WanT5 t5 = { 0 };
-    WanVae vae = { 0 };
+    WanCodec vae = { 0 };
     WanClip clip = { 0 };
     WanBinder b[NB_LISTS];
     int ret;
@@ -242,7 +242,7 @@ static int list_tensors(List list[NB_LISTS], const Shapes *s)
     whole.layers++;                     // with the one that is not run
     if ((ret = wan_dit_bind(&dit, &s->dit, &b[DIT])) < 0 ||
         (ret = wan_t5_bind(&t5, &s->t5, &b[T5])) < 0 ||
-        (ret = wan_vae_bind(&vae, &s->vae, image, &b[VAE])) < 0 ||
+        (ret = wan_codec_bind(&vae, &s->vae, image, &b[VAE])) < 0 ||
         (image && (ret = wan_clip_bind(&clip, &whole, &b[CLIP])) < 0))
         error("the list of tensors: %s", wan_strerror(ret));
     for (int i = 0; i < NB_LISTS && ret >= 0; i++)

@@ -89,15 +89,36 @@ static void begin_encode(WanCondition *c, WanDev *d)
     wan_op_finite(d, &c->clip, "image encoder: a token");
     wan_tap(d, &c->clip, "clip_fea");
     c->encoder_mark = wan_mark(d);
-    wan_vae_encode_stream(d, &c->stream, &c->model->vae, c->height, c->width);
+    wan_codec_begin_encode(d, &c->stream, &c->model->vae, c->height,
+                           c->width);
 }
 
-/* Frames of group t of the video [first, grey, grey, ..., last]. */
+/* Frame f of the video [first, grey, grey, ..., last], [1, H, W, 3]; grey is
+ * there. */
+static void place_frame(WanCondition *c, WanDev *d, WanTensor *frame, int f)
+{
+    const WanCodec *vae = &c->model->vae;
+    const int which = !f ? 0 : f == c->frames - 1 && c->nb_images > 1 ? 1 : -1;
+    const WanMark mark = wan_mark(d);
+
+    if (which < 0)
+        return;
+    const WanTensor image = upload_image(c, d, which);
+    WanTensor sized = wan_tmp(d, 3, c->height, c->width);
+    const WanTensor frames = wan_reshape(&sized, 3, 1, c->height, c->width);
+
+    wan_op_resize(d, &sized, &image);
+    wan_op_channels_last(d, frame, &frames, 0, &vae->one, &vae->zero);
+    wan_release(d, mark);
+}
+
+/* The frames of that video that latent frame t is made of. */
 static void channels_encode(WanCondition *c, WanDev *d, int t)
 {
-    const WanVae *vae = &c->model->vae;
-    const int T = latent_frames(c), n = t ? WAN_TIME_STRIDE : 1;
-    const int which = t == 0 ? 0 : t == T - 1 && c->nb_images > 1 ? 1 : -1;
+    const WanCodec *vae = &c->model->vae;
+    const int T = latent_frames(c);
+    int n;
+    const int64_t from = wan_codec_group(vae, t, &n);
 
     if (!t)
         begin_encode(c, d);
@@ -109,19 +130,13 @@ static void channels_encode(WanCondition *c, WanDev *d, int t)
 
     wan_section(d, "frames of group %d", t);
     wan_op_fill(d, &rgb, 0);
-    if (which >= 0) {
-        const WanMark image_mark = wan_mark(d);
-        const WanTensor image = upload_image(c, d, which);
-        WanTensor sized = wan_tmp(d, 3, c->height, c->width);
-        const WanTensor frames = wan_reshape(&sized, 3, 1, c->height,
-                                             c->width);
-        WanTensor frame = wan_slice(&rgb, n - 1, 1);
+    for (int k = 0; k < n; k++) {
+        WanTensor frame = wan_slice(&rgb, k, 1);
 
-        wan_op_resize(d, &sized, &image);
-        wan_op_channels_last(d, &frame, &frames, 0, &vae->one, &vae->zero);
-        wan_release(d, image_mark);
+        place_frame(c, d, &frame, from + k < c->frames ? (int)from + k
+                                                       : c->frames - 1);
     }
-    wan_vae_encode(d, &latent, vae, &c->stream, &rgb);
+    wan_codec_encode(d, &latent, vae, &c->stream, &rgb);
     wan_release(d, mark);
     if (t < T - 1)
         return;

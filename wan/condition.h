@@ -36,7 +36,7 @@ typedef struct WanCondition {
                                     // conditioning latent
     WanTensor clip;                 // [257 * images, clip_dim]
     WanMark encoder_mark;           // the VAE encoder's memory lies above
-    WanVaeStream stream;            // of the VAE encoder
+    WanCodecStream stream;          // of the VAE encoder
     WanDitContext context;          // keys and values of clip
 } WanCondition;
 

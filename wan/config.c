@@ -423,12 +423,94 @@ int wan_config_t5(WanT5Config *c, WanNaming *naming, const WanWeights *w,
     return 0;
 }
 
+/* TAEHV and LightTAE have one net and one set of names; one takes the latents
+ * of the sampler, the other those times std plus mean. A file's name tells, or
+ * the type it is stored in: TAEHV's is F16, LightTAE's another. */
+static void find_scaled(WanVaeConfig *c, const WanWeights *w)
+{
+    const char *path = wan_weights_path(w), *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    const WanStored *any = wan_weights_find(w, "decoder.22.bias");
+
+    c->scaled_by = "by its name";
+    if (strstr(name, "lighttae")) {
+        c->scaled = 1;
+    } else if (!strstr(name, "taew2_1") && !strstr(name, "taehv")) {
+        c->scaled = any->type != WAN_F16;
+        c->scaled_by = "by the type it is stored in";
+    }
+}
+
+/* Files of the family for other models, that differ in these alone. */
+static int refuse_taehv(const WanWeights *w, Sizes *s, const WanLog *log)
+{
+    const WanStored *super = wan_weights_find(w, "decoder.1.conv.0.weight");
+    int latent, colours;
+
+    if (super && super->nb_dims == 4 && super->dim[2] == 7)
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: a TAEHV of the kind "
+                         "'super', which has another decoder; taew2_1 can be "
+                         "used", wan_weights_path(w));
+    latent = dim_of(s, "decoder.1.weight", 4, 1);
+    colours = dim_of(s, "decoder.22.bias", 1, 0);
+    if (!s->bad && (latent != WAN_LATENT_CHANNELS || colours != 3))
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: a TAEHV for another model%s:"
+                         " it has %d latent channels and gives %d numbers a "
+                         "pixel, Wan 2.1's taew2_1 has %d and 3",
+                         wan_weights_path(w), latent == 48 ? ", Wan 2.2 "
+                         "TI2V-5B" : "", latent, colours, WAN_LATENT_CHANNELS);
+    return s->bad;
+}
+
+static int config_taehv(WanVaeConfig *c, const WanWeights *w,
+                        const WanLog *log)
+{
+    static const char *const width[] = { "decoder.1.weight",
+                                         "decoder.8.weight",
+                                         "decoder.14.weight",
+                                         "decoder.20.weight" };
+    static const char *const grow[] = { "decoder.7.conv.weight",
+                                        "decoder.13.conv.weight",
+                                        "decoder.19.conv.weight" };
+    Sizes s = { w, WAN_NAMES_OFFICIAL, WAN_PART_VAE, log, 0 };
+    int ret = refuse_taehv(w, &s, log);
+
+    if (ret < 0)
+        return ret;
+    c->family = WAN_VAE_TAEHV;
+    for (int i = 0; i < 4; i++)
+        c->width[i] = dim_of(&s, width[i], 4, 0);
+    for (int i = 0; i < 3; i++)
+        c->grow_rows[i] = dim_of(&s, grow[i], 2, 0);
+    if (wan_weights_find(w, "encoder.0.weight"))
+        c->dim = dim_of(&s, "encoder.0.weight", 4, 0);
+    if (s.bad)
+        return s.bad;
+    for (int i = 0; i < 3; i++)
+        if (c->grow_rows[i] < (i ? 2 : 1) * c->width[i])
+            return wan_error(log, WAN_INVALIDDATA, "%s: tensor %s has %d rows, "
+                             "%d are needed", wan_weights_path(w), grow[i],
+                             (int)c->grow_rows[i],
+                             (i ? 2 : 1) * (int)c->width[i]);
+    for (int i = 0; i < 4; i++)
+        if (c->width[i] > WAN_TAEHV_MAX_WIDTH || c->dim > WAN_TAEHV_MAX_WIDTH)
+            return wan_error(log, WAN_INVALIDDATA, "%s: a TAEHV wider than %d",
+                             wan_weights_path(w), WAN_TAEHV_MAX_WIDTH);
+    find_scaled(c, w);
+    return 0;
+}
+
 int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanLog *log)
 {
     Sizes s = { w, WAN_NAMES_OFFICIAL, WAN_PART_VAE, log, 0 };
 
     memset(c, 0, sizeof(*c));
+    if (wan_weights_find(w, "decoder.22.bias") ||
+        wan_weights_find(w, "decoder.1.conv.0.weight")) {
+        *naming = WAN_NAMES_OFFICIAL;
+        return config_taehv(c, w, log);
+    }
     if (wan_weights_find(w, "decoder.upsamples.0.upsamples.0.residual.0.gamma")) {
         wan_log(log, WAN_LOG_ERROR, "%s: the VAE of Wan 2.2, which Wan 2.1 "
                 "models can't use", wan_weights_path(w));
@@ -441,7 +523,8 @@ int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
     } else {
         wan_log(log, WAN_LOG_ERROR, "%s: no Wan 2.1 VAE: it has neither "
                 "decoder.upsamples.0.residual.0.gamma nor "
-                "decoder.up_blocks.0.resnets.0.norm1.gamma",
+                "decoder.up_blocks.0.resnets.0.norm1.gamma nor, as tiny ones, "
+                "decoder.22.bias",
                 wan_weights_path(w));
         return WAN_INVALIDDATA;
     }
@@ -497,7 +580,7 @@ int wan_config_holds(const WanWeights *w, WanPart part)
                             "token_embd.weight" },
         [WAN_PART_VAE]  = { "decoder.upsamples.0.residual.0.gamma",
                             "decoder.up_blocks.0.resnets.0.norm1.gamma",
-                            NULL },
+                            "decoder.22.bias", NULL },
         [WAN_PART_CLIP] = { "visual.cls_embedding",
                             "vision_model.embeddings.class_embedding", NULL },
     };

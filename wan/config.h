@@ -48,9 +48,20 @@ typedef struct WanT5Config {
     int vocab, dim, heads, attn_dim, ffn, layers;
 } WanT5Config;
 
+typedef enum WanVaeFamily { WAN_VAE_WAN21, WAN_VAE_TAEHV } WanVaeFamily;
+
 typedef struct WanVaeConfig {
-    int dim;                    // base width, 96
+    WanVaeFamily family;
+    int dim;                    // base width: 96; TAEHV's encoder: 64, or 0
+    /* TAEHV's */
+    int64_t width[4];           // of its decoder: 256, 128, 64, 64
+    int64_t grow_rows[3];       // stored of its kernels that make frames
+    int scaled;                 // its latents are not the sampler's, but
+                                // those times std plus mean
+    const char *scaled_by;      // how that is known
 } WanVaeConfig;
+
+#define WAN_TAEHV_MAX_WIDTH 4096
 
 /* The keys of a config.json, -1: not there. Diffusers' words are known too. */
 typedef struct WanConfigFile {

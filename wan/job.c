@@ -44,7 +44,7 @@ struct WanJob {
     WanTensor text[2];              // [n, text_dim]
     WanDitContext context[2];
     WanRope rope;
-    WanVaeStream stream;
+    WanCodecStream stream;
     WanTensor rgb;                  // [4, H, W, 3] of the last chunk
 
     WanProgress progress;
@@ -331,7 +331,8 @@ static void begin_decode(WanJob *j)
     wan_release(j->dev, j->latent_end);
     wan_dev_stage(j->dev, WAN_STAGE_DECODE);
     j->rgb = wan_tmp(j->dev, chunk, j->rq.height, j->rq.width, 3);
-    wan_vae_stream(j->dev, &j->stream, &j->model->vae, x->dim[2], x->dim[3]);
+    wan_codec_begin_decode(j->dev, &j->stream, &j->model->vae, x->dim[2],
+                           x->dim[3]);
 }
 
 static void decode(WanJob *j)
@@ -339,8 +340,8 @@ static void decode(WanJob *j)
     const int n = j->stream.frames ? WAN_TIME_STRIDE : 1;
     WanTensor rgb = wan_slice(&j->rgb, 0, n);
 
-    wan_vae_decode(j->dev, &rgb, &j->model->vae, &j->stream,
-                   &j->solver[WAN_S_X]);
+    wan_codec_decode(j->dev, &rgb, &j->model->vae, &j->stream,
+                     &j->solver[WAN_S_X]);
     wan_op_finite(j->dev, &rgb, "decoded chunk %lld: a pixel",
                   (long long)j->stream.frames);
     j->frames_ready = n;

@@ -8,11 +8,11 @@
 #define WAN_MODEL_H
 
 #include "clip.h"
+#include "codec.h"
 #include "dit.h"
 #include "prompts.h"
 #include "t5.h"
 #include "tokenizer.h"
-#include "vae.h"
 
 struct WanModel {
     int refs;                   // atomic; freed at 0
@@ -28,7 +28,7 @@ struct WanModel {
     WanPool pool;               // their small tensors in f32
     WanDit dit;
     WanT5 t5;
-    WanVae vae;
+    WanCodec vae;
     WanClip clip;               // of image models
     WanTokenizer *tokenizer;
     WanPrompts *prompts;        // encoded for a job, kept for the next

@@ -168,7 +168,8 @@ static int is_dense(const WanTensor *t)
 
 static const char *act_name(WanAct act)
 {
-    static const char *const name[] = { "", "silu", "gelu_tanh", "gelu_erf" };
+    static const char *const name[] = { "", "silu", "gelu_tanh", "gelu_erf",
+                                        "relu", "tanh3" };
     return name[act];
 }
 
@@ -377,14 +378,17 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
     REQUIRE(d, "conv", a.stride == 1 || (a.stride == 2 && wd[3] == 3 &&
                                          a.upsample == 1));
     REQUIRE(d, "conv", a.upsample <= 2 && a.stride_t <= 2);
+    REQUIRE(d, "conv", !a.centre || a.stride == 2);
+    REQUIRE(d, "conv", a.act == WAN_ACT_NONE || a.act == WAN_ACT_RELU);
     REQUIRE(d, "conv", x->dim[0] >= wd[2]);
     REQUIRE(d, "conv", y->dim[0] == (x->dim[0] - wd[2]) / a.stride_t + 1);
     REQUIRE(d, "conv", y->dim[1] == x->dim[1] * a.upsample / a.stride);
     REQUIRE(d, "conv", y->dim[2] == x->dim[2] * a.upsample / a.stride);
-    snprintf(opt, sizeof(opt), "%dx%dx%d%s%s%s%s", (int)wd[2], (int)wd[3],
+    snprintf(opt, sizeof(opt), "%dx%dx%d%s%s%s%s%s%s%s", (int)wd[2], (int)wd[3],
              (int)wd[4], a.stride_t > 1 ? " stride_t 2" : "",
-             a.stride > 1 ? " stride 2" : "",
-             a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "");
+             a.stride > 1 ? " stride 2" : "", a.centre ? " centre" : "",
+             a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "",
+             a.act ? " " : "", act_name(a.act));
     trace(d, "conv", y, x, NULL, opt);
     d->flops += 2.0 * wan_count(y) * wd[1] * wd[2] * wd[3] * wd[4];
     note(d, 1, &weight, 1, 0, x);

@@ -29,7 +29,9 @@
 #include "weights.h"
 
 typedef enum WanAct { WAN_ACT_NONE, WAN_ACT_SILU, WAN_ACT_GELU_TANH,
-                      WAN_ACT_GELU_ERF } WanAct;
+                      WAN_ACT_GELU_ERF, WAN_ACT_RELU,
+                      WAN_ACT_TANH3,        // 3 tanh(x / 3)
+                      WAN_NB_ACTS } WanAct;
 
 /* ------------------------------------------------------------ linear */
 
@@ -108,6 +110,9 @@ typedef struct WanConvArgs {
     int upsample;           // 2: x is read nearest-upsampled by 2 in rows and
                             // columns; 0 or 1: as it is
     int add;                // y += instead of y =
+    int centre;             // with stride 2: zeros on every side
+    WanAct act;             // of the result, what is added included: none or
+                            // relu
 } WanConvArgs;
 
 /**
@@ -117,7 +122,8 @@ typedef struct WanConvArgs {
  * Time is never padded: T = (Tin - kt) / stride_t + 1; causal history stands
  * in x's first frames. Rows and columns: kernels are 1 or 3; 3 at stride 1 is
  * zero-padded by one on every side (Ho = H * upsample); 3 at stride 2 by one
- * row below and one column right alone (Ho = H / 2, H even).
+ * row below and one column right alone, or with .centre as at stride 1 (Ho =
+ * H / 2, H even).
  */
 #define wan_op_conv(d, y, x, w, ...) \
     wan_op_conv_((d), (y), (x), (w), (WanConvArgs){ __VA_ARGS__ })

@@ -5,7 +5,7 @@
  *
  * Activations are [T, H, W, C], in the backend's type; latents and pixels are
  * F32. A causal convolution sees two frames of its
- * own past; streaming keeps them in WanVaeStream, zero at the start, so that
+ * own past; streaming keeps them in WanCodecStream, zero at the start, so that
  * a chunk of frames gives what the whole sequence would.
  */
 
@@ -13,16 +13,6 @@
 #include <string.h>
 
 #include "vae.h"
-
-/* Latent statistics of Wan 2.1, per channel; the same in every checkpoint. */
-static const float latent_mean[WAN_LATENT_CHANNELS] = {
-    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
-};
-static const float latent_std[WAN_LATENT_CHANNELS] = {
-    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
-};
 
 /* Widths of the decoder in units of the base: in and out of each level's
  * residual blocks. An Up halves its level's width. */
@@ -81,21 +71,6 @@ static void bind_middle(WanBinder *b, WanVaeMiddle *m, const char *prefix,
     bind_attn(b, &m->attn, name, C);
     snprintf(name, sizeof(name), "%s.2", prefix);
     bind_res(b, &m->res2, name, C, C, pasts);
-}
-
-/* n numbers of ours, v or v / w, where the model's own vectors live. */
-static WanTensor constant(WanBinder *b, int n, const float *v, const float *w)
-{
-    float *p = wan_pool_alloc(b->pool, n * sizeof(*p));
-
-    if (!p) {
-        if (!b->error)
-            b->error = wan_error_memory(b->log, "model", "the VAE's scales");
-        return (WanTensor){ 0 };
-    }
-    for (int i = 0; i < n; i++)
-        p[i] = w ? v[i] / w[i] : v[i];
-    return wan_tensor_of(p, WAN_F32, n);
 }
 
 static void bind_decoder(WanVae *m, WanBinder *b)
@@ -168,23 +143,12 @@ static void bind_encoder(WanVae *m, WanBinder *b)
     bind_conv(b, &m->encoder.head, "encoder.head.2", Z, 4 * dim, 3, 3, &pasts);
 }
 
-int wan_vae_bind(WanVae *m, const WanVaeConfig *c, int encoder, WanBinder *b)
+static int bind(void *net, const WanVaeConfig *c, int encoder, WanBinder *b)
 {
-    static const float one[WAN_LATENT_CHANNELS] = {
-        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1
-    };
-    static const float zero[3];
-    float negative_mean[WAN_LATENT_CHANNELS];
+    WanVae *m = net;
 
-    for (int i = 0; i < WAN_LATENT_CHANNELS; i++)
-        negative_mean[i] = -latent_mean[i];
     m->config = *c;
-    m->mean = constant(b, WAN_LATENT_CHANNELS, latent_mean, NULL);
-    m->std = constant(b, WAN_LATENT_CHANNELS, latent_std, NULL);
-    m->to_std = constant(b, WAN_LATENT_CHANNELS, one, latent_std);
-    m->to_mean = constant(b, WAN_LATENT_CHANNELS, negative_mean, latent_std);
-    m->one = constant(b, 3, one, NULL);
-    m->zero = constant(b, 3, zero, NULL);
+    wan_codec_scales(b, 1, &m->std, &m->mean, &m->to_std, &m->to_mean);
     bind_decoder(m, b);
     if (encoder)
         bind_encoder(m, b);
@@ -193,7 +157,7 @@ int wan_vae_bind(WanVae *m, const WanVaeConfig *c, int encoder, WanBinder *b)
 
 /* -------------------------------------------------------------- history */
 
-static void zero_past(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
+static void zero_past(WanDev *d, WanCodecStream *s, const WanVaeConv *c,
                       int frames, int64_t h, int64_t w)
 {
     WanTensor *past = &s->past[c->past];
@@ -202,16 +166,18 @@ static void zero_past(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
     wan_op_fill(d, past, 0);
 }
 
-static void zero_res(WanDev *d, WanVaeStream *s, const WanVaeRes *r,
+static void zero_res(WanDev *d, WanCodecStream *s, const WanVaeRes *r,
                      int64_t h, int64_t w)
 {
     zero_past(d, s, &r->conv[0], 2, h, w);
     zero_past(d, s, &r->conv[1], 2, h, w);
 }
 
-void wan_vae_stream(WanDev *d, WanVaeStream *s, const WanVae *m,
-                    int64_t h, int64_t w)
+static void begin_decode(WanDev *d, WanCodecStream *s, const void *net,
+                         int64_t h, int64_t w)
 {
+    const WanVae *m = net;
+
     wan_section(d, "decoder history");
     s->frames = 0;
     zero_past(d, s, &m->decoder.conv1, 2, h, w);
@@ -227,9 +193,11 @@ void wan_vae_stream(WanDev *d, WanVaeStream *s, const WanVae *m,
     }
 }
 
-void wan_vae_encode_stream(WanDev *d, WanVaeStream *s, const WanVae *m,
-                           int64_t H, int64_t W)
+static void begin_encode(WanDev *d, WanCodecStream *s, const void *net,
+                         int64_t H, int64_t W)
 {
+    const WanVae *m = net;
+
     wan_section(d, "encoder history");
     s->frames = 0;
     zero_past(d, s, &m->encoder.conv1, 2, H, W);
@@ -250,7 +218,7 @@ void wan_vae_encode_stream(WanDev *d, WanVaeStream *s, const WanVae *m,
 
 /* Input of a causal convolution: [P + T, H, W, C], its P frames of the past
  * in front (2; 1 where time is halved); the caller fills the T frames of *now and then calls remember(). */
-static WanTensor causal_input(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
+static WanTensor causal_input(WanDev *d, WanCodecStream *s, const WanVaeConv *c,
                               int64_t T, WanTensor *now)
 {
     const WanTensor *past = &s->past[c->past];
@@ -264,7 +232,7 @@ static WanTensor causal_input(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
     return in;
 }
 
-static void remember(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
+static void remember(WanDev *d, WanCodecStream *s, const WanVaeConv *c,
                      const WanTensor *in)
 {
     WanTensor *past = &s->past[c->past];
@@ -279,7 +247,7 @@ static void remember(WanDev *d, WanVaeStream *s, const WanVaeConv *c,
 /* y = conv(silu(rms(x) * gamma)), causal; with add: y += */
 static void norm_conv(WanDev *d, WanTensor *y, const WanTensor *x,
                       const WanTensor *gamma, const WanVaeConv *c,
-                      WanVaeStream *s, int add)
+                      WanCodecStream *s, int add)
 {
     const WanMark mark = wan_mark(d);
     WanTensor now, in = causal_input(d, s, c, x->dim[0], &now);
@@ -293,7 +261,7 @@ static void norm_conv(WanDev *d, WanTensor *y, const WanTensor *x,
 /* y = shortcut(x) + conv1(conv0(x)), each conv behind its norm; y may be x
  * when there is no shortcut */
 static void residual(WanDev *d, WanTensor *y, const WanTensor *x,
-                     const WanVaeRes *r, WanVaeStream *s)
+                     const WanVaeRes *r, WanCodecStream *s)
 {
     const WanMark mark = wan_mark(d);
     WanTensor mid = wan_tmp_like(d, y);
@@ -330,7 +298,7 @@ static void attention(WanDev *d, WanTensor *x, const WanVaeAttn *a)
 /* Twice the frames: [a1, b1, a2, b2, ...] where the convolution's first C
  * channels are the a and the others the b. Not for the stream's first frame. */
 static WanTensor double_time(WanDev *d, const WanTensor *x,
-                             const WanVaeConv *c, WanVaeStream *s)
+                             const WanVaeConv *c, WanCodecStream *s)
 {
     const int64_t T = x->dim[0], H = x->dim[1], W = x->dim[2], C = x->dim[3];
     WanTensor y = wan_tmp_act(d, 2 * T, H, W, C);
@@ -353,7 +321,7 @@ static WanTensor double_time(WanDev *d, const WanTensor *x,
 }
 
 static WanTensor upsample(WanDev *d, const WanTensor *x, const WanVaeUp *up,
-                          WanVaeStream *s, int index)
+                          WanCodecStream *s, int index)
 {
     WanTensor t = *x, y;
 
@@ -367,7 +335,7 @@ static WanTensor upsample(WanDev *d, const WanTensor *x, const WanVaeUp *up,
 }
 
 static void middle(WanDev *d, WanTensor *x, const WanVaeMiddle *m,
-                   WanVaeStream *s, const char *side)
+                   WanCodecStream *s, const char *side)
 {
     const long chunk = (long)s->frames;
 
@@ -381,7 +349,7 @@ static void middle(WanDev *d, WanTensor *x, const WanVaeMiddle *m,
 
 /* A block that may widen: in place, or into new memory. */
 static WanTensor widen(WanDev *d, const WanTensor *x, const WanVaeRes *r,
-                       int64_t width, WanVaeStream *s)
+                       int64_t width, WanCodecStream *s)
 {
     WanTensor y = *x;
 
@@ -391,9 +359,10 @@ static WanTensor widen(WanDev *d, const WanTensor *x, const WanVaeRes *r,
     return y;
 }
 
-void wan_vae_decode(WanDev *d, WanTensor *rgb, const WanVae *m,
-                    WanVaeStream *s, const WanTensor *latent)
+static void decode(WanDev *d, WanTensor *rgb, const void *net,
+                   WanCodecStream *s, const WanTensor *latent)
 {
+    const WanVae *m = net;
     const int64_t h = latent->dim[2], w = latent->dim[3], Z = latent->dim[0];
     const int64_t dim = m->config.dim;
     const long chunk = (long)s->frames;
@@ -434,7 +403,7 @@ void wan_vae_decode(WanDev *d, WanTensor *rgb, const WanVae *m,
 /* Half the rows and columns; then half the frames, but the stream's first
  * frame stays and becomes the past of those that follow. */
 static WanTensor downsample(WanDev *d, const WanTensor *x,
-                            const WanVaeDown *down, WanVaeStream *s)
+                            const WanVaeDown *down, WanCodecStream *s)
 {
     const int64_t T = x->dim[0], H = x->dim[1] / 2, W = x->dim[2] / 2;
     const int64_t C = x->dim[3];
@@ -458,9 +427,10 @@ static WanTensor downsample(WanDev *d, const WanTensor *x,
     return y;
 }
 
-void wan_vae_encode(WanDev *d, WanTensor *latent, const WanVae *m,
-                    WanVaeStream *s, const WanTensor *rgb)
+static void encode(WanDev *d, WanTensor *latent, const void *net,
+                   WanCodecStream *s, const WanTensor *rgb)
 {
+    const WanVae *m = net;
     const int64_t T = rgb->dim[0], H = rgb->dim[1], W = rgb->dim[2];
     const int64_t dim = m->config.dim, Z = 2 * WAN_LATENT_CHANNELS;
     const long chunk = (long)s->frames;
@@ -502,3 +472,10 @@ void wan_vae_encode(WanDev *d, WanTensor *latent, const WanVae *m,
     s->frames++;
     wan_release(d, mark);
 }
+
+const WanCodecFamily wan_codec_vae = {
+    .name = "Wan 2.1 VAE", .net_bytes = sizeof(WanVae), .first_group = 1,
+    .bind = bind,
+    .begin_decode = begin_decode, .decode = decode,
+    .begin_encode = begin_encode, .encode = encode,
+};

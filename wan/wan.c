@@ -180,7 +180,16 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
         (ret = wan_config_vae(&c, &b.naming, b.weights, &m->log)) < 0)
         return ret;
     m->info.vae_dim = c.dim;
-    return wan_vae_bind(&m->vae, &c, m->info.task != WAN_TASK_T2V, &b);
+    if (p->vae_scale) {
+        c.scaled = p->vae_scale == WAN_VAE_SCALE_ON;
+        c.scaled_by = "as option vae_scale says";
+    }
+    if (c.family == WAN_VAE_TAEHV)
+        wan_log(&m->log, WAN_LOG_INFO, "%s: a tiny VAE; it takes latents %s, "
+                "%s", wan_weights_path(b.weights), c.scaled ? "times std plus "
+                "mean, as LightTAE" : "as they are sampled, as TAEHV",
+                c.scaled_by);
+    return wan_codec_bind(&m->vae, &c, m->info.task != WAN_TASK_T2V, &b);
 }
 
 static int open_clip(WanModel *m, const WanFiles *f, const WanModelParams *p,
@@ -271,6 +280,11 @@ static int check_params(const WanModelParams *p, const WanLog *log)
         wan_log(log, WAN_LOG_ERROR, "option memory: it can't be negative");
         return WAN_ERR(EINVAL);
     }
+    if ((unsigned)p->vae_scale > WAN_VAE_SCALE_ON) {
+        wan_log(log, WAN_LOG_ERROR, "option vae_scale: %d is none",
+                p->vae_scale);
+        return WAN_ERR(EINVAL);
+    }
     if ((unsigned)p->fp8 > WAN_FP8_ON) {
         wan_log(log, WAN_LOG_ERROR, "option fp8: %d is none", p->fp8);
         return WAN_ERR(EINVAL);
@@ -354,7 +368,7 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     b.e4m3 = WAN_E4M3_NONE;
     if (ret < 0 ||
         (ret = wan_t5_bind(&m->t5, &t5, &b)) < 0 ||
-        (ret = wan_vae_bind(&m->vae, &vae, dit.clip_dim > 0, &b)) < 0 ||
+        (ret = wan_codec_bind(&m->vae, &vae, dit.clip_dim > 0, &b)) < 0 ||
         (dit.clip_dim && (ret = wan_clip_bind(&m->clip, &clip, &b)) < 0)) {
         wan_model_close(&m);
         return ret;

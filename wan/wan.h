@@ -140,6 +140,16 @@ enum WanFp8 {
     WAN_FP8_ON          /**< always: others are rounded as they are loaded */
 };
 
+/**
+ * Which latents a tiny VAE takes: those of the sampler (TAEHV), or those times
+ * their standard deviation plus mean (LightTAE). Without effect on others.
+ */
+enum WanVaeScale {
+    WAN_VAE_SCALE_AUTO,         /**< as the file's name says, else its type */
+    WAN_VAE_SCALE_OFF,
+    WAN_VAE_SCALE_ON
+};
+
 typedef struct WanModelParams {
     size_t size;                /**< of this struct, set by
                                      wan_model_params_default() */
@@ -151,7 +161,8 @@ typedef struct WanModelParams {
      */
     const char *path;
     const char *text_encoder;   /**< other file or directory, or NULL */
-    const char *vae;            /**< likewise */
+    const char *vae;            /**< likewise; may be a tiny one, TAEHV's
+                                     taew2_1 or LightTAE */
     const char *tokenizer;      /**< spiece.model or its directory; NULL: the
                                      model's, else beside the text encoder */
     const char *clip;           /**< image encoder of I2V; likewise */
@@ -181,6 +192,8 @@ typedef struct WanModelParams {
      *  nonzero ends wan_model_open() with WAN_CANCELLED. May be NULL. */
     int (*interrupted)(void *opaque);
     void *interrupted_opaque;
+    enum WanVaeScale vae_scale; /**< since 1.1 */
+    int reserved;               /**< 0 */
 } WanModelParams;
 
 /** What a checkpoint is, read from its tensors. Strings live as the model.

@@ -8,13 +8,14 @@ typedef struct ConvCase {
     int64_t t, h, w, i, o, kt, k;   // t, h, w of the input
     int stride_t, stride, up, add;
     WanType type;
+    int centre, relu;
 } ConvCase;
 
 /* By scattering each input to the outputs it reaches, unlike the backends. */
 static void conv_double(double *y, const int64_t *yd, const WanTensor *x,
                         const WanConv *w, const ConvCase *c)
 {
-    const int pad = c->k == 3 && c->stride == 1;
+    const int pad = c->k == 3 && (c->stride == 1 || c->centre);
     const int64_t T = yd[0], H = yd[1], W = yd[2];
 
     for (int64_t ti = 0; ti < c->t; ti++)
@@ -62,7 +63,8 @@ static void conv_case(ConvCase c)
                                 c.kt, c.k, c.k),
         .bias = bias.ref,
     };
-    const WanConvArgs a = { c.stride_t, c.stride, c.up, c.add };
+    const WanConvArgs a = { c.stride_t, c.stride, c.up, c.add, c.centre,
+                            c.relu ? WAN_ACT_RELU : WAN_ACT_NONE };
     const int64_t n = wan_count(&y.ref);
     double *want = malloc(n * sizeof(*want)), err = 0, sum = 0;
 
@@ -70,6 +72,8 @@ static void conv_case(ConvCase c)
         want[i] = wan_row(&bias.ref, 0)[i % c.o] +
                   (c.add ? ((float *)y.ref.data)[i] : 0);
     conv_double(want, yd, &x.ref, &w, &c);
+    for (int64_t i = 0; c.relu && i < n; i++)
+        want[i] = want[i] < 0 ? 0 : want[i];
     wan_op_conv_(ref, &y.ref, &x.ref, &w, a);
     wan_op_conv_(dut, &y.dut, &x.dut, &w, a);
     for (int64_t i = 0; i < n; i++) {
@@ -80,9 +84,10 @@ static void conv_case(ConvCase c)
     }
     CHECKF(err <= sum * 0x1p-46, "ref: %g", sqrt(err / sum));
     expect_close(&y, tolerance(terms), "[%d,%d,%d,%d] to %d, %dx%dx%d stride "
-                 "%d %d up %d add %d %s", (int)c.t, (int)c.h, (int)c.w,
+                 "%d %d up %d add %d centre %d relu %d %s", (int)c.t, (int)c.h, (int)c.w,
                  (int)c.i, (int)c.o, (int)c.kt, (int)c.k, (int)c.k,
-                 c.stride_t, c.stride, c.up, c.add, wan_type_name(c.type));
+                 c.stride_t, c.stride, c.up, c.add, c.centre, c.relu,
+                 wan_type_name(c.type));
     free(want);
     free(w.weight.data);
     pair_free(&x), pair_free(&y), pair_free(&bias);
@@ -123,6 +128,24 @@ TEST(conv_strides)
         conv_case((ConvCase){ 5, 4, 4, c, 16, 3, 1, .stride_t = 1 + (i & 1),
                               .add = i >> 1 & 1 });
     }
+}
+
+/* Zeros on every side, which the first row and column read. */
+TEST(conv_centred)
+{
+    for (int i = 0; i < 8; i++)
+        conv_case((ConvCase){ 1 + (i & 1), i & 1 ? 2 : 6, i & 2 ? 2 : 38,
+                              i & 4 ? 3 : 40, i & 2 ? 3 : 24, 1, 3,
+                              .stride = 2, .add = i & 1, .centre = 1,
+                              .relu = i >> 2 });
+    conv_case((ConvCase){ 1, 700, 34, 33, 8, 1, 3, .stride = 2, .centre = 1 });
+}
+
+TEST(conv_relu)
+{
+    for (int i = 0; i < 8; i++)
+        conv_case((ConvCase){ 2, 6, 10, i & 1 ? 3 : 40, i & 2 ? 3 : 24, 1, 3,
+                              .up = 1 + (i >> 2), .add = i & 1, .relu = 1 });
 }
 
 TEST(conv_upsampled)
@@ -173,6 +196,8 @@ static void test_conv(void)
     RUN(conv_channels);
     RUN(conv_shapes);
     RUN(conv_strides);
+    RUN(conv_centred);
+    RUN(conv_relu);
     RUN(conv_upsampled);
     RUN(conv_options);
     RUN_CPU(conv_cancel);

@@ -76,6 +76,29 @@ TEST(activation_accuracy)
     }
 }
 
+/* Those that are not of the kind of SiLU. */
+TEST(clamping_activations)
+{
+    static const float in[] = { NAN, 1e30f, -1e30f, INFINITY, -INFINITY, 0,
+                                1e-6f, -0.5f };
+    enum { N = COUNT(in) };
+    Pair x = pair_out(0, 1, N), y = pair_out(0, 1, N);
+    const float *v = y.dut.data;
+
+    memcpy(x.dut.data, in, sizeof(in));
+    wan_op_act(dut, &y.dut, &x.dut, WAN_ACT_RELU);
+    dut_done();
+    CHECK(isnan(v[0]));
+    for (int i = 1; i < N; i++)
+        CHECK(v[i] == (in[i] > 0 ? in[i] : 0));
+    wan_op_act(dut, &y.dut, &x.dut, WAN_ACT_TANH3);
+    dut_done();
+    CHECK(isnan(v[0]));
+    for (int i = 1; i < N; i++)
+        CHECK(fabs(v[i] - 3 * tanh(in[i] / 3.)) <= 3e-7 * fabs(v[i]));
+    pair_free(&x), pair_free(&y);
+}
+
 TEST(elementwise)
 {
     for (int i = 0; i < COUNT(elem_rows); i++)
@@ -96,7 +119,8 @@ TEST(elementwise)
                     const WanTensor *xg = n ? &g.dut : &g.ref;
 
                     if (k < 4)
-                        wan_op_act(d, ya, xa, (WanAct)k);
+                        wan_op_act(d, ya, xa, (WanAct)(k < 2 || (i + j) % 2
+                                                       ? k : k + 2));
                     else if (k < 6)
                         wan_op_mul(d, ya, xa, xb);
                     else if (k < 8)
@@ -189,6 +213,7 @@ static void test_elem(void)
 {
     RUN(expf_accuracy);
     RUN_F32(activation_accuracy);
+    RUN(clamping_activations);
     RUN(elementwise);
     RUN_F32(gate_add_values);
     RUN_F32(lincomb);

@@ -10,7 +10,9 @@ static double act_double(double v, WanAct act)
 
     return act == WAN_ACT_SILU ? v / (1 + exp(-v)) :
            act == WAN_ACT_GELU_TANH ? v / 2 * (1 + tanh(u)) :
-           act == WAN_ACT_GELU_ERF ? v / 2 * (1 + erf(v / sqrt(2))) : v;
+           act == WAN_ACT_GELU_ERF ? v / 2 * (1 + erf(v / sqrt(2))) :
+           act == WAN_ACT_RELU ? (v < 0 ? 0 : v) :
+           act == WAN_ACT_TANH3 ? 3 * tanh(v / 3) : v;
 }
 
 typedef struct LinearCase {
@@ -129,7 +131,7 @@ TEST(linear_types)
 
 TEST(linear_epilogues)
 {
-    for (int act = 0; act <= WAN_ACT_GELU_ERF; act++)
+    for (int act = 0; act < WAN_NB_ACTS; act++)
         for (int i = 0; i < 24; i++)
             linear_case(&(LinearCase){ 33, 131, 48, i % 5, .act = act,
                                        .bias = i & 1, .scale = i / 2 % 3,

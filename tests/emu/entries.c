@@ -321,12 +321,27 @@ static void conv_case(const ConvCase *c)
     forget(r, u);
 }
 
+/* In elem.cu's place; y may be x. */
+static void relu(WanDev *d, WanTensor *y, const WanTensor *x, WanAct act)
+{
+    (void)d, (void)act;
+    for (int64_t i = 0; i < wan_count(x); i++)
+        if (x->type == WAN_F32)
+            ((float *)y->data)[i] = fmaxf(((float *)x->data)[i], 0);
+        else if (((uint16_t *)x->data)[i] & 0x8000)
+            ((uint16_t *)y->data)[i] = 0;
+}
+
 TEST(convolution)
 {
     static const ConvCase cases[] = {
         { 4, 5, 6, 16, 24, 3, 3, .cudnn = 1 },
         { 4, 5, 6, 16, 24, 3, 3, .a = { .add = 1 }, .cudnn = 1 },
         { 3, 4, 6, 8, 16, 1, 3, .a = { .stride = 2 }, .cudnn = 1 },
+        { 3, 4, 6, 8, 16, 1, 3, .a = { .stride = 2, .centre = 1,
+                                       .act = WAN_ACT_RELU }, .cudnn = 1 },
+        { 2, 3, 5, 8, 16, 1, 3, .a = { .upsample = 2, .add = 1,
+                                       .act = WAN_ACT_RELU } },
         { 5, 2, 3, 8, 16, 3, 1, .a = { .stride_t = 2 }, .cudnn = 1 },
         { 2, 3, 5, 8, 16, 1, 3, .a = { .upsample = 2 } },
         { 3, 3, 5, 8, 16, 2, 3, .a = { .upsample = 2, .add = 1 } },
@@ -362,6 +377,7 @@ int main(void)
     ops = *cpu->ops;
     ops.attention = wan_cuda_attention;
     ops.attention_scratch = wan_cuda_attention_scratch;
+    ops.act = relu;
     ops.conv = wan_cuda_conv;
     ops.conv_scratch = wan_cuda_conv_scratch;
     backend = *cpu;

@@ -127,12 +127,13 @@ static const struct Place { int rows, cols, extra, offset; } places[] = {
 #define NB_PLACES ((int)(sizeof(places) / sizeof(*places)))
 
 enum { T_LN, T_AFFINE, T_MODULATE, T_RMS, T_L2, T_L2_SILU, T_SILU,
-       T_GELU_TANH, T_GELU_ERF, T_COPY, T_MUL, T_GEGLU, T_ADD, T_GATE_ADD,
-       T_FILL, T_KINDS };
+       T_GELU_TANH, T_GELU_ERF, T_RELU, T_TANH3, T_COPY, T_MUL, T_GEGLU,
+       T_ADD, T_GATE_ADD, T_FILL, T_KINDS };
 
 static const char *const kind_name[] = {
     "layer_norm", "layer_norm affine", "modulate", "rms_norm", "l2_norm",
-    "l2_norm silu", "silu", "gelu_tanh", "gelu_erf", "copy", "mul", "geglu",
+    "l2_norm silu", "silu", "gelu_tanh", "gelu_erf", "relu", "tanh3", "copy",
+    "mul", "geglu",
     "add", "gate_add", "fill",
 };
 
@@ -153,6 +154,8 @@ static void type_op(WanDev *d, int kind, WanTensor *y, const WanTensor *a,
     case T_SILU:      ops->act(d, y, a, WAN_ACT_SILU); break;
     case T_GELU_TANH: ops->act(d, y, a, WAN_ACT_GELU_TANH); break;
     case T_GELU_ERF:  ops->act(d, y, a, WAN_ACT_GELU_ERF); break;
+    case T_RELU:      ops->act(d, y, a, WAN_ACT_RELU); break;
+    case T_TANH3:     ops->act(d, y, a, WAN_ACT_TANH3); break;
     case T_COPY:      ops->copy(d, y, a); break;
     case T_MUL:       ops->mul(d, y, a, b); break;
     case T_GEGLU:     d == ref ? wan_op_geglu(d, y, a, b)

@@ -12,22 +12,22 @@
 #define LIMIT 4e-6
 
 /* Decode z and hand each chunk to out, [3, F, H, W] of the whole video. */
-static void decode(WanDev *d, const WanVae *vae, const GoldenTensor *z,
+static void decode(WanDev *d, const WanCodec *vae, const GoldenTensor *z,
                    float *out)
 {
     const int64_t T = z->dim[1], h = z->dim[2], w = z->dim[3];
     const int64_t F = 4 * (T - 1) + 1, HW = 64 * h * w;
     WanTensor latent = wan_tmp(d, 16, T, h, w);
     WanTensor rgb = wan_tmp(d, 4, 8 * h, 8 * w, 3);
-    WanVaeStream s;
+    WanCodecStream s;
     int64_t f = 0;
 
     wan_op_upload(d, &latent, z->data);
-    wan_vae_stream(d, &s, vae, h, w);
+    wan_codec_begin_decode(d, &s, vae, h, w);
     for (int64_t t = 0; t < T; t++) {
         WanTensor now = wan_slice(&rgb, 0, t ? 4 : 1);
 
-        wan_vae_decode(d, &now, vae, &s, &latent);
+        wan_codec_decode(d, &now, vae, &s, &latent);
         CHECK(!wan_dev_error(d));
         float *v = values_of(d, &now);
 
@@ -99,22 +99,22 @@ TEST(stages_ref) { stages("ref"); }
 TEST(stages_cpu) { stages(dut); }
 
 /* Encode [3, F, H, W] in groups of 1, 4, 4, ... frames. */
-static void encode(WanDev *d, const WanVae *vae, const GoldenTensor *video,
+static void encode(WanDev *d, const WanCodec *vae, const GoldenTensor *video,
                    WanTensor *latent)
 {
     const int64_t F = video->dim[1], H = video->dim[2], W = video->dim[3];
     WanTensor all = wan_tmp(d, 3, F, H, W);
-    WanVaeStream s;
+    WanCodecStream s;
 
     *latent = wan_tmp(d, 16, (F - 1) / 4 + 1, H / 8, W / 8);
     wan_op_upload(d, &all, video->data);
-    wan_vae_encode_stream(d, &s, vae, H, W);
+    wan_codec_begin_encode(d, &s, vae, H, W);
     for (int64_t f = 0; f < F; f += f ? 4 : 1) {
         const WanMark mark = wan_mark(d);
         WanTensor rgb = wan_tmp(d, f ? 4 : 1, H, W, 3);
 
         wan_op_channels_last(d, &rgb, &all, f, &vae->one, &vae->zero);
-        wan_vae_encode(d, latent, vae, &s, &rgb);
+        wan_codec_encode(d, latent, vae, &s, &rgb);
         CHECK(!wan_dev_error(d));
         wan_release(d, mark);
     }

@@ -178,10 +178,11 @@ static void pack(const Conv *s, float *dst, const float *frame, int64_t r0,
     for (int q = 0; q < 4; q++)
         for (int64_t r = 0; r < rows + 1; r++)
             for (int64_t c = 0; c < s->P; c++) {
-                const int64_t row = 2 * (r0 + r) + q / 2, col = 2 * c + q % 2;
+                const int64_t row = 2 * (r0 + r) + q / 2 - s->a->centre;
+                const int64_t col = 2 * c + q % 2 - s->a->centre;
                 float *out = dst + (q * s->plane + r * s->P + c) * I;
 
-                if (row < H && col < W)
+                if (row >= 0 && row < H && col >= 0 && col < W)
                     memcpy(out, frame + (row * W + col) * I, I * sizeof(*out));
                 else
                     memset(out, 0, I * sizeof(*out));
@@ -228,18 +229,22 @@ WAN_SIMD static void scatter_sums(const Conv *s, float *sum, const float *z,
         }
 }
 
-/* n pixels `step` pixels apart: y (+)= sum + bias. */
+/* n pixels `step` pixels apart: y (+)= sum + bias, then relu. */
 WAN_SIMD static void store(float *y, const float *sum, int64_t n,
                            int64_t step, const float *bias, int64_t O,
-                           int add)
+                           int add, int relu)
 {
-    for (int64_t c = 0; c < n; c++, y += step * O, sum += O)
+    for (int64_t c = 0; c < n; c++, y += step * O, sum += O) {
         if (add)
             for (int64_t o = 0; o < O; o++)
                 y[o] += sum[o] + bias[o];
         else
             for (int64_t o = 0; o < O; o++)
                 y[o] = sum[o] + bias[o];
+        if (relu)
+            for (int64_t o = 0; o < O; o++)
+                y[o] = wan_reluf(y[o]);
+    }
 }
 
 static void band(void *arg, int64_t index, int worker)
@@ -296,7 +301,7 @@ static void band(void *arg, int64_t index, int worker)
 
             store(wan_row(y, (t * y->dim[1] + row) * y->dim[2] + p % 2),
                   sum + r * s->P * s->O, s->W, up, s->w->bias.data, s->O,
-                  s->a->add);
+                  s->a->add, s->a->act == WAN_ACT_RELU);
         }
     }
 }

@@ -4,6 +4,7 @@
  * This file is part of libwan; see the licence in wan.h.
  */
 
+#include <math.h>
 #include <string.h>
 
 #include "cpu.h"
@@ -53,6 +54,14 @@ WAN_SIMD static void act_row(const Rows *r, int64_t i)
     case WAN_ACT_GELU_ERF:
         for (int64_t c = 0; c < C; c++)
             y[c] = wan_gelu_erff(x[c]);
+        break;
+    case WAN_ACT_RELU:
+        for (int64_t c = 0; c < C; c++)
+            y[c] = wan_reluf(x[c]);
+        break;
+    case WAN_ACT_TANH3:                 // of latents alone
+        for (int64_t c = 0; c < C; c++)
+            y[c] = 3 * tanhf(x[c] / 3);
         break;
     default:
         memmove(y, x, C * sizeof(*y));

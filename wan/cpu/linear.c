@@ -13,6 +13,8 @@
  * results.
  */
 
+#include <math.h>
+
 #include "cpu.h"
 #include "sgemm.h"
 #include "simd.h"
@@ -132,6 +134,12 @@ WAN_SIMD static void finish_row(float *y, float *s, int64_t n,
     else if (act == WAN_ACT_GELU_ERF)
         for (int64_t c = 0; c < n; c++)
             s[c] = wan_gelu_erff(s[c]);
+    else if (act == WAN_ACT_RELU)
+        for (int64_t c = 0; c < n; c++)
+            s[c] = wan_reluf(s[c]);
+    else if (act == WAN_ACT_TANH3)
+        for (int64_t c = 0; c < n; c++)
+            s[c] = 3 * tanhf(s[c] / 3);
 
     if (gate)
         for (int64_t c = 0; c < n; c++)

@@ -30,6 +30,10 @@ static double activate(double x, WanAct act)
                                    (x + 0.044715 * x * x * x)));
     case WAN_ACT_GELU_ERF:
         return 0.5 * x * erfc(-x * M_SQRT1_2);
+    case WAN_ACT_RELU:
+        return x < 0 ? 0 : x;
+    case WAN_ACT_TANH3:
+        return 3 * tanh(x / 3);
     default:
         return x;
     }
@@ -164,7 +168,7 @@ static void conv(WanDev *d, WanTensor *y, const WanTensor *x,
     const int64_t T = y->dim[0], H = y->dim[1], W = y->dim[2], O = y->dim[3];
     const int64_t kt = w->weight.dim[2], k = w->weight.dim[3];
     const int64_t n = wan_count(&w->weight) / O;
-    const int pad = k == 3 && a->stride == 1;
+    const int pad = k == 3 && (a->stride == 1 || a->centre);
     const float *bias = vector(&w->bias);
     float *wo = d->scratch;                                 // [I, kt, k, k]
 
@@ -179,7 +183,7 @@ static void conv(WanDev *d, WanTensor *y, const WanTensor *x,
                         c * a->stride - pad, a->upsample);
             float *out = wan_row(y, p) + o;
 
-            *out = a->add ? *out + sum : sum;
+            *out = activate(a->add ? *out + sum : sum, a->act);
         }
     }
 }

@@ -66,6 +66,12 @@ WAN_INLINE float wan_siluf(float x)
     return x / (1 + wan_expf(-x));
 }
 
+/* A NaN stays one. */
+WAN_INLINE float wan_reluf(float x)
+{
+    return x < 0 ? 0 : x;
+}
+
 /* 0.5 x (1 + tanh(u)) = x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3) */
 WAN_INLINE float wan_gelu_tanhf(float x)
 {

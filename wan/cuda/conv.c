@@ -27,7 +27,7 @@ static WanOwnConv own(const WanTensor *y, const WanTensor *x,
     const int64_t *wd = w->weight.dim;
     const int phases = a->upsample == 2 ? 2 : 1;
     const int k = phases == 2 && wd[3] == 3 ? 2 : (int)wd[3];
-    const int pad = k == 3 && a->stride == 1;
+    const int pad = k == 3 && (a->stride == 1 || a->centre);
 
     return (WanOwnConv){
         .y = y->data, .x = x->data, .y_type = y->type, .x_type = x->type,
@@ -116,8 +116,8 @@ int64_t wan_cuda_conv_scratch(int threads, const WanTensor *y,
                                   WAN_CUDNN_CONV_WORKSPACE : 0);
 }
 
-void wan_cuda_conv(WanDev *d, WanTensor *y, const WanTensor *x,
-                   const WanConv *w, const WanConvArgs *a)
+static void sums(WanDev *d, WanTensor *y, const WanTensor *x,
+                 const WanConv *w, const WanConvArgs *a)
 {
     const cudaStream_t stream = wan_cuda_stream(d);
     WanOwnConv o = own(y, x, w, a);
@@ -146,4 +146,12 @@ void wan_cuda_conv(WanDev *d, WanTensor *y, const WanTensor *x,
         wan_conv_mma(&o, stream);
     }
     wan_cuda_launched(d, "conv");
+}
+
+void wan_cuda_conv(WanDev *d, WanTensor *y, const WanTensor *x,
+                   const WanConv *w, const WanConvArgs *a)
+{
+    sums(d, y, x, w, a);
+    if (a->act)             // relu: the same before and after rounding
+        d->backend->ops->act(d, y, y, a->act);
 }

@@ -84,7 +84,8 @@ static __device__ inline void put(T *p, const Vec<N> &v)
 /* By name, and uniform over a launch: memory is what takes the time. */
 enum Function { COPY = WAN_ACT_NONE, SILU = WAN_ACT_SILU,
                 GELU_TANH = WAN_ACT_GELU_TANH, GELU_ERF = WAN_ACT_GELU_ERF,
-                MUL, GEGLU };
+                RELU = WAN_ACT_RELU, TANH3 = WAN_ACT_TANH3,
+                MUL = WAN_NB_ACTS, GEGLU };
 
 /* x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) */
 static __device__ inline float gelu_tanh(float x)
@@ -100,6 +101,8 @@ static __device__ inline float apply(Function f, float a, float b)
     case SILU:      return a / (1 + expf(-a));
     case GELU_TANH: return gelu_tanh(a);
     case GELU_ERF:  return 0.5f * a * erfcf(-0.70710678f * a);
+    case RELU:      return a < 0 ? 0 : a;
+    case TANH3:     return 3 * tanhf(a / 3);
     case MUL:       return a * b;
     case GEGLU:     return gelu_tanh(a) * b;
     default:        return a;

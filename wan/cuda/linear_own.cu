@@ -66,6 +66,10 @@ static __device__ inline float activate(WanAct act, float v)
         return v / (1 + expf(-2 * 0.79788456f * (v + 0.044715f * v * v * v)));
     case WAN_ACT_GELU_ERF:
         return 0.5f * v * erfcf(-0.70710678f * v);
+    case WAN_ACT_RELU:
+        return v < 0 ? 0 : v;
+    case WAN_ACT_TANH3:
+        return 3 * tanhf(v / 3);
     default:
         return v;
     }

@@ -1,0 +1,71 @@
+/*
+ * Between latents and pixels: which family, and what all have.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <string.h>
+
+#include "codec.h"
+
+/* Latent statistics of Wan 2.1, per channel; the same in every checkpoint. */
+static const float latent_mean[WAN_LATENT_CHANNELS] = {
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+};
+static const float latent_std[WAN_LATENT_CHANNELS] = {
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+};
+
+WanTensor wan_codec_constant(WanBinder *b, int n, const float *v,
+                             const float *w)
+{
+    float *p = wan_pool_alloc(b->pool, n * sizeof(*p));
+
+    if (!p) {
+        if (!b->error)
+            b->error = wan_error_memory(b->log, "model", "the VAE's scales");
+        return (WanTensor){ 0 };
+    }
+    for (int i = 0; i < n; i++)
+        p[i] = w ? v[i] / w[i] : v[i];
+    return wan_tensor_of(p, WAN_F32, n);
+}
+
+void wan_codec_scales(WanBinder *b, int scaled, WanTensor *std,
+                      WanTensor *mean, WanTensor *to_std, WanTensor *to_mean)
+{
+    enum { N = WAN_LATENT_CHANNELS };
+    float one[N], zero[N], negative_mean[N];
+
+    for (int i = 0; i < N; i++) {
+        one[i] = 1;
+        zero[i] = 0;
+        negative_mean[i] = -latent_mean[i];
+    }
+    *mean = wan_codec_constant(b, N, scaled ? latent_mean : zero, NULL);
+    *std = wan_codec_constant(b, N, scaled ? latent_std : one, NULL);
+    *to_std = wan_codec_constant(b, N, one, scaled ? latent_std : NULL);
+    *to_mean = scaled ? wan_codec_constant(b, N, negative_mean, latent_std)
+                      : wan_codec_constant(b, N, zero, NULL);
+}
+
+int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
+                   WanBinder *b)
+{
+    static const WanCodecFamily *const family[] = {
+        [WAN_VAE_WAN21] = &wan_codec_vae, [WAN_VAE_TAEHV] = &wan_codec_taehv,
+    };
+    static const float one[3] = { 1, 1, 1 }, zero[3];
+
+    c->config = *config;
+    c->family = family[config->family];
+    c->net = wan_pool_alloc(b->pool, c->family->net_bytes);
+    if (!c->net)
+        return wan_error_memory(b->log, "model", "the VAE");
+    memset(c->net, 0, c->family->net_bytes);
+    c->one = wan_codec_constant(b, 3, one, NULL);
+    c->zero = wan_codec_constant(b, 3, zero, NULL);
+    return c->family->bind(c->net, config, encoder, b);
+}

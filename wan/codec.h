@@ -1,0 +1,120 @@
+/*
+ * Between latents and pixels: one interface, a row for each family of VAEs.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * A stream goes through a clip once, in one direction, one latent frame at a
+ * time, and keeps what the family remembers of the frames before. So memory
+ * does not grow with the clip's length. Pixels are f32, -1 to 1, channels
+ * last; latents are as the sampler has them.
+ */
+
+#ifndef WAN_CODEC_H
+#define WAN_CODEC_H
+
+#include "config.h"
+#include "ops.h"
+
+/* As much as any family remembers in one direction. */
+#define WAN_CODEC_PASTS 32
+
+typedef struct WanCodecStream {
+    WanTensor past[WAN_CODEC_PASTS];    // in the arena; which is the family's
+    int64_t frames;                     // latent frames done so far
+} WanCodecStream;
+
+/* net: the family's struct of weights. */
+typedef struct WanCodecFamily {
+    const char *name;
+    int64_t net_bytes;
+    int first_group;            // pixel frames that the first latent frame is
+                                // encoded from; WAN_TIME_STRIDE each later
+    int (*bind)(void *net, const WanVaeConfig *config, int encoder,
+                WanBinder *b);
+    void (*begin_decode)(WanDev *d, WanCodecStream *s, const void *net,
+                         int64_t h, int64_t w);
+    void (*decode)(WanDev *d, WanTensor *rgb, const void *net,
+                   WanCodecStream *s, const WanTensor *latent);
+    void (*begin_encode)(WanDev *d, WanCodecStream *s, const void *net,
+                         int64_t H, int64_t W);
+    void (*encode)(WanDev *d, WanTensor *latent, const void *net,
+                   WanCodecStream *s, const WanTensor *rgb);
+} WanCodecFamily;
+
+extern const WanCodecFamily wan_codec_vae, wan_codec_taehv;
+
+/* A bound VAE; its memory is the binder's pool's. */
+typedef struct WanCodec {
+    const WanCodecFamily *family;
+    WanVaeConfig config;
+    void *net;
+    WanTensor one, zero;        // [3]: pixels go in as they are
+} WanCodec;
+
+/* Bind what decoding needs, and with encoder != 0 what encoding does; the
+ * binder's error. */
+int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
+                   WanBinder *b);
+
+/* n numbers of ours where the model's own vectors live; with w: v / w. */
+WanTensor wan_codec_constant(WanBinder *b, int n, const float *v,
+                             const float *w);
+
+/* Vectors [16] of the way to a net's latents, x * std + mean, and back. With
+ * scaled = 0 they are the sampler's own: nothing changes. */
+void wan_codec_scales(WanBinder *b, int scaled, WanTensor *std,
+                      WanTensor *mean, WanTensor *to_std, WanTensor *to_mean);
+
+/* Take what the stream remembers of a latent of h x w from the arena. */
+static inline void wan_codec_begin_decode(WanDev *d, WanCodecStream *s,
+                                          const WanCodec *c, int64_t h,
+                                          int64_t w)
+{
+    c->family->begin_decode(d, s, c->net, h, w);
+}
+
+/**
+ * Decode the stream's next latent frame.
+ *
+ * @param rgb    [1, 8h, 8w, 3] for the first frame, then [4, 8h, 8w, 3]; need
+ *               not be clamped
+ * @param latent [16, T, h, w] as sampled; frame s->frames is read
+ */
+static inline void wan_codec_decode(WanDev *d, WanTensor *rgb,
+                                    const WanCodec *c, WanCodecStream *s,
+                                    const WanTensor *latent)
+{
+    c->family->decode(d, rgb, c->net, s, latent);
+}
+
+/* The same for encoding pixels of H x W. */
+static inline void wan_codec_begin_encode(WanDev *d, WanCodecStream *s,
+                                          const WanCodec *c, int64_t H,
+                                          int64_t W)
+{
+    c->family->begin_encode(d, s, c->net, H, W);
+}
+
+/* The pixel frames that latent frame t is encoded from, *n of them. Frames
+ * behind the clip's last one are that one again. */
+static inline int64_t wan_codec_group(const WanCodec *c, int64_t t, int *n)
+{
+    *n = t ? WAN_TIME_STRIDE : c->family->first_group;
+    return t ? c->family->first_group + (t - 1) * WAN_TIME_STRIDE : 0;
+}
+
+/**
+ * Encode the stream's next group of frames.
+ *
+ * @param latent [16, T, H/8, W/8], as the sampler has it; frame s->frames is
+ *               written
+ * @param rgb    [n, H, W, 3] as wan_codec_group() has it; -1 to 1
+ */
+static inline void wan_codec_encode(WanDev *d, WanTensor *latent,
+                                    const WanCodec *c, WanCodecStream *s,
+                                    const WanTensor *rgb)
+{
+    c->family->encode(d, latent, c->net, s, rgb);
+}
+
+#endif /* WAN_CODEC_H */
