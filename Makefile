@@ -32,7 +32,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o condition.o config.o files.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o codec.o vae.o taehv.o prompts.o sampler.o rng.o \
@@ -52,7 +52,7 @@ endif
 TOOLS = wan-info wan-random wan-bench
 
 UNIT = abi arena config files gguf header job log lora memory names nomemory prompts \
-       pager pool rng safetensors sampler scarce text_clean tokenizer \
+       pager places pool rng safetensors sampler scarce text_clean tokenizer \
        torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
@@ -151,7 +151,8 @@ SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/stream.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
-       $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/install.sh
+       $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
+       $(SRC)/tests/fate/install.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
       FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \
       sh $(SRC)/tests/run
@@ -269,7 +270,7 @@ check-cuda-build: libs $(EMU_HEADERS)
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter stream i2v cuda recipes live badinput interrupt
+CHECK_FATE = framecrc filter stream i2v cuda recipes live badinput interrupt places
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \
                --disable-filter=minterpolate,xfade,xstack \

@@ -17,7 +17,9 @@
 #include <unistd.h>
 
 #include "abi.h"
+#include "config.h"
 #include "files.h"
+#include "places.h"
 
 /* Names to try in a directory, best first. Of those that a '*' makes many the
  * first by the alphabet counts: a variant, or a shard, which brings the
@@ -99,21 +101,39 @@ static const char *const lora_names[] = {
     NULL
 };
 
+/* Where weight files of any name are looked at: in a directory, and in those of
+ * Diffusers and ComfyUI there. */
+static const char *const dit_folders[] = {
+    "", "transformer", "diffusion_models", "unet", "models/diffusion_models",
+    "models/unet", "split_files/diffusion_models", NULL
+};
+static const char *const t5_folders[] = {
+    "", "text_encoder", "text_encoders", "clip", NULL
+};
+static const char *const vae_folders[] = { "", "vae", NULL };
+static const char *const clip_folders[] = {
+    "", "image_encoder", "clip_vision", NULL
+};
+
 typedef struct Part {
     const char *what, *option;
     const char *const *names;   // in the checkpoint's directory
     const char *const *own;     // in a directory given for it
+    const char *const *folders; // for files of other names; NULL: none can be
 } Part;
 
 static const Part parts[] = {
+    [WAN_PART_DIT]  = { "transformer", "model", dit_names, dit_names,
+                        dit_folders },
     [WAN_PART_T5]   = { "text encoder", "text_encoder", t5_names,
-                        t5_own_names },
-    [WAN_PART_VAE]  = { "VAE", "vae", vae_names, vae_own_names },
-    [WAN_PART_CLIP] = { "image encoder", "clip", clip_names, clip_own_names },
+                        t5_own_names, t5_folders },
+    [WAN_PART_VAE]  = { "VAE", "vae", vae_names, vae_own_names, vae_folders },
+    [WAN_PART_CLIP] = { "image encoder", "clip", clip_names, clip_own_names,
+                        clip_folders },
 };
 static const Part tokenizer = { "tokenizer", "tokenizer", tokenizer_names,
-                                tokenizer_names };
-static const Part lora = { "LoRA", "lora", lora_names, lora_names };
+                                tokenizer_names, NULL };
+static const Part lora = { "LoRA", "lora", lora_names, lora_names, NULL };
 
 enum { KIND_NONE, KIND_FILE, KIND_DIR };
 
@@ -144,27 +164,6 @@ int wan_files_exists(const char *path)
     return !stat(path, &st);
 }
 
-static char *join(const char *dir, const char *name)
-{
-    const size_t n = strlen(dir), size = n + strlen(name) + 2;
-    char *path = malloc(size);
-
-    if (path)
-        snprintf(path, size, "%s%s%s", dir,
-                 n && dir[n - 1] == '/' ? "" : "/", name);
-    return path;
-}
-
-/* The directory a file lies in. */
-static char *parent(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-
-    if (!slash)
-        return strdup(".");
-    return strndup(path, slash == path ? 1 : (size_t)(slash - path));
-}
-
 static int ends_in(const char *dir, const char *name)
 {
     const char *slash = strrchr(dir, '/');
@@ -175,7 +174,7 @@ static int ends_in(const char *dir, const char *name)
 /* The first file of a pattern with '*' in its last part: 1 and *out, or 0. */
 static int match(char **out, const char *pattern, const WanLog *log)
 {
-    char *dir = parent(pattern);
+    char *dir = wan_path_parent(pattern);
     DIR *d = dir ? opendir(dir) : NULL;
     const struct dirent *e;
     struct stat st;
@@ -197,7 +196,7 @@ static int match(char **out, const char *pattern, const WanLog *log)
     }
     if (d)
         closedir(d);
-    if (best && !(*out = join(dir, best)))
+    if (best && !(*out = wan_path_join(dir, best)))
         ret = wan_error_memory(log, dir, "its names");
     else if (best)
         ret = 1;
@@ -211,7 +210,7 @@ static int look(char **out, const char *dir, const char *const *names,
                 const WanLog *log)
 {
     for (; *names; names++) {
-        char *path = join(dir, *names);
+        char *path = wan_path_join(dir, *names);
         int ret = path ? 0 : wan_error_memory(log, dir, "its names");
 
         *out = NULL;
@@ -239,7 +238,7 @@ static int look_one(char **out, const char *dir, const char *name,
 {
     const char *const names[] = { name, NULL };
     int ret = look(out, dir, names, log);
-    char *path = ret ? NULL : join(dir, name);
+    char *path = ret ? NULL : wan_path_join(dir, name);
 
     if (ret)
         return ret;
@@ -255,10 +254,10 @@ static int look_one(char **out, const char *dir, const char *name,
 }
 
 /* A name of the list that something else than a file has, or NULL. */
-static const char *in_the_way(const char *dir, const char *const *names)
+static const char *taken_in(const char *dir, const char *const *names)
 {
     for (; *names; names++) {
-        char *path = join(dir, *names);
+        char *path = wan_path_join(dir, *names);
         const int taken = path && is_taken(path);
 
         free(path);
@@ -268,11 +267,13 @@ static const char *in_the_way(const char *dir, const char *const *names)
     return NULL;
 }
 
+/* The line of a part that is not in where; s: the search for it, or NULL. */
 static int missing(const char *what, const char *where,
-                   const char *const *names, const char *option,
-                   const WanLog *log)
+                   const char *const *names, const WanSearch *s,
+                   const char *option, const WanLog *log)
 {
-    const char *other = in_the_way(where, names);
+    const char *other = taken_in(where, names);
+    const int searched = s && *s->looked, noted = s && *s->note;
     char list[512];
     size_t n = 0;
 
@@ -281,50 +282,140 @@ static int missing(const char *what, const char *where,
         n += snprintf(list + n, sizeof(list) - n, "%s%s", n ? ", " : "",
                       *names);
     return wan_error(log, WAN_ERR(ENOENT), "%s: no %s here: %s%slooked for "
-                     "%s%s%s", where, what, other ? other : "",
+                     "%s%s%s%s%s%s%s", where, what, other ? other : "",
                      other ? " is there but no file; " : "", list,
+                     searched ? ", and at the weight files in " : "",
+                     searched ? s->looked : "",
+                     noted ? "; one is not read: " : "", noted ? s->note : "",
                      option ? "; or give option " : "", option ? option : "");
 }
 
-/* From a path the user gave: a file, or a directory with one. */
-static int find_given(char **out, const char *given, const Part *part,
-                      const WanLog *log)
+/* also: where else it was looked for, or NULL. */
+static int not_there(const char *path, const char *option, const char *also,
+                     const WanLog *log)
 {
-    int ret = kind_of(given, log);
+    return wan_error(log, WAN_ERR(ENOENT), "%s: %s (option %s)%s%s", path,
+                     strerror(ENOENT), option, also ? ", nor in " :
+                     *path == '~' ? "; of ~ alone ~/ is known" : "",
+                     also ? also : "");
+}
 
-    switch (ret) {
-    case KIND_NONE:
-        return wan_error(log, WAN_ERR(ENOENT), "%s: %s (option %s)", given,
-                         strerror(ENOENT), part->option);
-    case KIND_FILE:
-        *out = strdup(given);
-        return *out ? 0 : wan_error_memory(log, given, "its path");
-    case KIND_DIR:
-        ret = look(out, given, part->own, log);
-        return ret ? ret < 0 ? ret : 0
-                   : missing(part->what, given, part->own, NULL, log);
+/* The width of the texts that a transformer reads, 0: its shapes don't say. */
+static int text_dim_of(const WanWeights *w)
+{
+    static const WanNaming naming[] = { WAN_NAMES_OFFICIAL,
+                                        WAN_NAMES_DIFFUSERS };
+    char name[160];
+
+    for (int i = 0; i < 2; i++) {
+        const WanStored *t = wan_weights_find(w,
+            wan_name_in(naming[i], WAN_PART_DIT, "text_embedding.0.weight",
+                        name, sizeof(name)));
+
+        if (t && t->nb_dims == 2 && t->dim[1] <= INT_MAX)
+            return (int)t->dim[1];
     }
+    return 0;
+}
+
+/* What the transformer's file says of the parts that go with it. */
+static int read_dit(WanFiles *f, const WanLog *log)
+{
+    WanWeights *w;
+    WanDitConfig c;
+    WanNaming naming;
+    int ret;
+
+    if (f->holds)
+        return 0;
+    if ((ret = wan_weights_open(&w, f->dit, log)) < 0)
+        return ret;
+    for (int part = WAN_PART_DIT; part <= WAN_PART_CLIP; part++)
+        f->holds |= (unsigned)wan_config_holds(w, (WanPart)part) << part;
+    f->text_dim = text_dim_of(w);
+    if (!(f->holds & 1u << WAN_PART_DIT))
+        ret = wan_config_dit(&c, &naming, w, NULL, log);    // says why
+    wan_weights_close(&w);
     return ret;
 }
 
-/* A part as it was given, or from the checkpoint's directory. One that is not
- * beside a single transformer file may be inside: *out stays NULL then. */
-static int find_part(char **out, const char *given, const Part *part,
-                     const WanFiles *f, const WanLog *log)
+/* ComfyUI's: there vae/diffusion_pytorch_model.safetensors may be any model's,
+ * so names don't count. */
+static int is_models(const char *dir)
 {
-    int ret;
+    static const char *const kinds[] = { "diffusion_models", "text_encoders",
+                                         NULL };
 
-    if (given && *given)
-        return find_given(out, given, part, log);
-    ret = look(out, f->base, part->names, log);
-    return ret < 0 ? ret : ret || f->single ? 0 :
-           missing(part->what, f->base, part->names, part->option, log);
+    return taken_in(dir, kinds) != NULL;
 }
 
-int wan_files_missing(const WanFiles *f, WanPart part, const WanLog *log)
+/* From a path the user gave: a file, or a directory with one. s: the search in
+ * it for files of any name, or NULL. */
+static int find_given(char **out, const char *given, const Part *part,
+                      WanSearch *s, const WanLog *log)
 {
-    return missing(parts[part].what, f->base, parts[part].names,
-                   parts[part].option, log);
+    char *path;
+    int ret = wan_place(&path, given, log);
+
+    if (ret < 0)
+        return ret;
+    switch ((ret = kind_of(path, log))) {
+    case KIND_NONE:
+        ret = not_there(path, part->option, NULL, log);
+        break;
+    case KIND_FILE:
+        *out = path;
+        return 0;
+    case KIND_DIR:
+        ret = s && is_models(path) ? wan_search(out, s, path) : 0;
+        if (!ret)
+            ret = look(out, path, part->own, log);
+        if (!ret && s && !*s->looked)
+            ret = wan_search(out, s, path);
+        if (!ret)
+            ret = missing(part->what, path, part->own, s, NULL, log);
+        break;
+    }
+    free(path);
+    return ret < 0 ? ret : 0;
+}
+
+static WanSearch search_for(WanPart which, const WanInterrupt *interrupt,
+                            const WanLog *log)
+{
+    const Part *part = &parts[which];
+
+    return (WanSearch){ .part = which, .what = part->what,
+                        .option = part->option, .folders = part->folders,
+                        .interrupt = interrupt, .log = log };
+}
+
+/* A part as it was given, from the checkpoint's directory by its name, or from
+ * ComfyUI's folders or the directory by what it is. *out stays NULL if it is
+ * inside the transformer's file. */
+static int find_part(char **out, const char *given, WanPart which, WanFiles *f,
+                     const WanModelParams *p, const WanLog *log)
+{
+    const Part *part = &parts[which];
+    const WanInterrupt interrupt = { p->interrupted, p->interrupted_opaque };
+    WanSearch s = search_for(which, &interrupt, log);
+    int ret;
+
+    if (given && *given) {
+        ret = find_given(out, given, part, &s, log);
+    } else if (!(ret = look(out, f->base, part->names, log)) &&
+               (ret = read_dit(f, log)) >= 0 && !(f->holds & 1u << which)) {
+        s.text_dim = f->text_dim;
+        if (f->models)
+            ret = wan_search(out, &s, f->models);
+        if (!ret)
+            ret = wan_search(out, &s, f->base);
+        if (!ret)
+            ret = missing(part->what, f->base, part->names, &s, part->option,
+                          log);
+    }
+    wan_search_end(&s);
+    return ret < 0 ? ret : 0;
 }
 
 /* Wan 2.2 has two experts, for much noise and for little: a directory with
@@ -352,51 +443,83 @@ static int check_experts(const WanFiles *f, const char *dir,
     return 0;
 }
 
-/* The transformer: a file, or in a directory. */
-static int find_dit(WanFiles *f, const char *path, const WanLog *log)
+/* The transformer of a directory: by its name, or the one that is one. */
+static int find_dit_in(WanFiles *f, const char *path, const WanModelParams *p,
+                       const WanLog *log)
 {
     static const char *const experts[] = { "high_noise_model/*.safetensors",
                                            NULL };
+    const WanInterrupt interrupt = { p->interrupted, p->interrupted_opaque };
+    WanSearch s = search_for(WAN_PART_DIT, &interrupt, log);
+    int ret = look(&f->dit, path, dit_names, log);
+
+    if (!ret && (ret = look(&f->dit, path, experts, log)) > 0)
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: Wan 2.2's two experts, "
+                         "high_noise_model and low_noise_model, are not "
+                         "supported", path);
+    if (!ret && !(ret = wan_search(&f->dit, &s, path)))
+        ret = missing("transformer", path, dit_names, &s, NULL, log);
+    wan_search_end(&s);
+    return ret;
+}
+
+/* The transformer: a file, or in a directory; and the directory its parts are
+ * looked for in. */
+static int find_dit(WanFiles *f, const char *path, const WanModelParams *p,
+                    const WanLog *log)
+{
     int ret = kind_of(path, log);
     char *up;
 
     switch (ret) {
     case KIND_NONE:
-        return wan_error(log, WAN_ERR(ENOENT), "%s: %s (option model)", path,
-                         strerror(ENOENT));
+        return not_there(path, "model", NULL, log);
     case KIND_FILE:
         f->single = 1;
         f->dit = strdup(path);
-        f->base = parent(path);
+        f->base = wan_path_parent(path);
         if (f->base && (ends_in(f->base, "transformer") ||
                         ends_in(f->base, "transformer_2"))) {
-            up = join(f->base, "..");           // Diffusers' subdirectory
+            up = wan_path_join(f->base, "..");  // Diffusers' subdirectory
             free(f->base);
             f->base = up;
         }
         break;
     case KIND_DIR:
         f->base = strdup(path);
-        if (!f->base || (ret = look(&f->dit, f->base, dit_names, log)) > 0)
-            break;
-        if (!ret && (ret = look(&f->dit, f->base, experts, log)) > 0)
-            return wan_error(log, WAN_ERR(ENOSYS), "%s: Wan 2.2's two experts, "
-                             "high_noise_model and low_noise_model, are not "
-                             "supported", path);
-        return ret < 0 ? ret : missing("transformer", path, dit_names, NULL,
-                                       log);
+        if (f->base && (ret = find_dit_in(f, path, p, log)) < 0)
+            return ret;
+        break;
     default:
         return ret;
     }
     return f->base && f->dit ? 0 : wan_error_memory(log, path, "its path");
 }
 
+/* ComfyUI's folders around the transformer in dir, and where LoRA files lie. A
+ * transformer of such a folder has its parts there or beside it: what is in
+ * vae/ under a name of Diffusers' may be any model's. */
+static int find_models(WanFiles *f, const char *dir, const WanLog *log)
+{
+    const int ret = wan_place_models(&f->models, dir, log);
+
+    if (ret < 0)
+        return ret;
+    if (ret && !f->single && strlen(f->models) >= strlen(f->base)) {
+        free(f->base);
+        if (!(f->base = strdup(dir)))
+            return wan_error_memory(log, dir, "its path");
+    }
+    f->loras = wan_path_join(f->models ? f->models : f->base, "loras");
+    return f->loras ? 0 : wan_error_memory(log, dir, "its path");
+}
+
 /* The model's own tokenizer, else one beside the text encoder; with neither
  * the text encoder's file may hold it. */
 static int find_tokenizer(WanFiles *f, const WanLog *log)
 {
-    char *dir = f->t5 ? parent(f->t5) : NULL;
-    char *up = dir ? parent(dir) : NULL;    // text_encoder/, tokenizer/ in it
+    char *dir = f->t5 ? wan_path_parent(f->t5) : NULL;
+    char *up = dir ? wan_path_parent(dir) : NULL;    // text_encoder/, tokenizer/ in it
     int ret = f->t5 && !up ? wan_error_memory(log, f->t5, "its path")
                            : look(&f->tokenizer, f->base, tokenizer_names,
                                   log);
@@ -412,48 +535,72 @@ static int find_tokenizer(WanFiles *f, const WanLog *log)
 
 int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log)
 {
-    char *dir;
+    char *path, *dir;
     int ret;
 
     if (!p->path || !*p->path)
         return wan_error(log, WAN_ERR(EINVAL), "option model: no checkpoint "
                          "was given");
-    if ((ret = find_dit(f, p->path, log)) < 0)
+    if ((ret = wan_place(&path, p->path, log)) < 0)
         return ret;
-    dir = parent(f->dit);
+    ret = find_dit(f, path, p, log);
+    free(path);
+    if (ret < 0)
+        return ret;
+    dir = wan_path_parent(f->dit);
     if (!dir)
         return wan_error_memory(log, f->dit, "its path");
     ret = check_experts(f, dir, log);
     if (ret >= 0)
         ret = look_one(&f->config, dir, "config.json", log);
+    if (ret >= 0)
+        ret = find_models(f, dir, log);
     free(dir);
 
     if (ret < 0 ||
-        (ret = find_part(&f->t5, p->text_encoder, &parts[WAN_PART_T5], f,
+        (ret = find_part(&f->t5, p->text_encoder, WAN_PART_T5, f, p,
                          log)) < 0 ||
-        (ret = find_part(&f->vae, p->vae, &parts[WAN_PART_VAE], f, log)) < 0)
+        (ret = find_part(&f->vae, p->vae, WAN_PART_VAE, f, p, log)) < 0)
         return ret;
     if (p->tokenizer && *p->tokenizer)
-        return find_given(&f->tokenizer, p->tokenizer, &tokenizer, log);
+        return find_given(&f->tokenizer, p->tokenizer, &tokenizer, NULL, log);
     return find_tokenizer(f, log);
 }
 
 int wan_files_find_clip(WanFiles *f, const WanModelParams *p,
                         const WanLog *log)
 {
-    return find_part(&f->clip, p->clip, &parts[WAN_PART_CLIP], f, log);
+    return find_part(&f->clip, p->clip, WAN_PART_CLIP, f, p, log);
 }
 
-int wan_files_lora(char **out, const char *path, const WanLog *log)
+int wan_files_lora(char **out, const char *path, const char *loras,
+                   const WanLog *log)
 {
+    static const char *const ends[] = { "", ".safetensors" };
+
     *out = NULL;
-    return find_given(out, path, &lora, log);
+    if (!loras || *path == '/' || *path == '~' || is_taken(path))
+        return find_given(out, path, &lora, NULL, log);
+    for (int i = 0; i < 2; i++) {
+        const size_t size = strlen(loras) + strlen(path) + 16;
+        char *inside = malloc(size);
+        int ret = inside ? snprintf(inside, size, "%s/%s%s", loras, path,
+                                    ends[i]) > 0 && is_taken(inside)
+                         : wan_error_memory(log, path, "its path");
+
+        if (ret > 0)
+            ret = find_given(out, inside, &lora, NULL, log);
+        free(inside);
+        if (ret < 0 || *out)
+            return ret;
+    }
+    return not_there(path, "lora", loras, log);
 }
 
 int wan_files_beside(char **out, const char *path, const char *name,
                      const WanLog *log)
 {
-    char *dir = parent(path);
+    char *dir = wan_path_parent(path);
     int ret = dir ? look_one(out, dir, name, log)
                   : wan_error_memory(log, path, "its path");
 
@@ -464,6 +611,8 @@ int wan_files_beside(char **out, const char *path, const char *name,
 void wan_files_free(WanFiles *f)
 {
     free(f->base);
+    free(f->models);
+    free(f->loras);
     free(f->dit);
     free(f->config);
     free(f->t5);
@@ -482,7 +631,7 @@ void wan_files_free(WanFiles *f)
 /* dir/name into dst [PATH_MAX], without links and dots if that exists. */
 static void resolve(char *dst, const char *dir, const char *name)
 {
-    char *path = join(dir, name);
+    char *path = wan_path_join(dir, name);
 
     if (!path || !realpath(path, dst))
         snprintf(dst, PATH_MAX, "%s", path ? path : dir);

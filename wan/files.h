@@ -11,25 +11,30 @@
 
 /* Paths of the parts, each malloc'd or NULL. */
 typedef struct WanFiles {
-    int single;         // a transformer file was given: t5, vae and clip that
-                        // are NULL may be inside
+    int single;         // a transformer file was given
     char *base;         // the checkpoint's directory
+    char *models;       // ComfyUI's around it, or NULL
+    char *loras;        // where LoRA files lie that are given by name alone;
+                        // may be NULL
     char *dit;          // weight file or index
     char *config;       // the transformer's config.json; may be NULL
-    char *t5, *vae;     // weight files or indices
+    char *t5, *vae;     // weight files or indices; NULL: inside dit
     char *tokenizer;    // spiece.model; NULL: look inside the text encoder
     char *clip;         // wan_files_find_clip()
+    int text_dim;       // the transformer's, once its header was read; else 0
+    unsigned holds;     // bits of the parts inside it, likewise
 } WanFiles;
 
 /**
- * Find the parts of a checkpoint by name: the official layout, the Diffusers
- * layout, or a transformer file with the rest beside it; the parts that p
- * names are taken from there.
+ * Find the parts of a checkpoint: by their names in the official and the
+ * Diffusers layout, else by what is in the weight files beside a transformer,
+ * in ComfyUI's folders, or in the directory. What p names is taken from there.
  *
  * @param f  zeroed by the caller; wan_files_free() in any case
- * @return 0; WAN_ERR(ENOENT): the line names the part and what was looked
- *         for; WAN_ERR(EINVAL): no path; WAN_ERR(ENOSYS): two experts;
- *         WAN_ERR(ENOMEM); or as wan_error_file() has it
+ * @return 0; WAN_ERR(ENOENT): the line names the part, what was looked for and
+ *         where; WAN_ERR(EINVAL): no path, or several files that could be
+ *         meant; WAN_ERR(ENOSYS): two experts; WAN_CANCELLED; WAN_ERR(ENOMEM);
+ *         or as wan_error_file() has it
  */
 int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log);
 void wan_files_free(WanFiles *f);
@@ -38,11 +43,10 @@ void wan_files_free(WanFiles *f);
 int wan_files_find_clip(WanFiles *f, const WanModelParams *p,
                         const WanLog *log);
 
-/* The line for a part that is neither beside a transformer file nor in it. */
-int wan_files_missing(const WanFiles *f, WanPart part, const WanLog *log);
-
-/* A LoRA file, or the one in a directory; free() it. */
-int wan_files_lora(char **out, const char *path, const WanLog *log);
+/* A LoRA file, or the one in a directory, or else in the folder loras (or
+ * NULL), with or without its .safetensors; free() it. */
+int wan_files_lora(char **out, const char *path, const char *loras,
+                   const WanLog *log);
 
 /* A file of that name in the directory of path: 1 and *out, free() it; 0:
  * there is none; or an error. */

@@ -81,7 +81,7 @@ static WanBinderE4m3 choose_e4m3(const WanModel *m, const WanModelParams *p)
 /* A binder of a part: of the file that was given, else of the transformer's if
  * it is inside, else of the file that was found. */
 static int open_part(WanBinder *b, WanModel *m, WanPart part,
-                     const char *given, const char *path, const WanFiles *f,
+                     const char *given, const char *path,
                      const WanInterrupt *interrupt)
 {
     int ret = 0;
@@ -90,8 +90,6 @@ static int open_part(WanBinder *b, WanModel *m, WanPart part,
                       .interrupt = interrupt };
     if (!(given && *given) && wan_config_holds(m->files[0], part))
         b->weights = m->files[0];
-    else if (!path)
-        ret = wan_files_missing(f, part, &m->log);
     else
         ret = wan_weights_open(&m->files[part], path, &m->log);
     if (!b->weights)
@@ -132,8 +130,8 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
                         m->name, sizeof(m->name));
     b.weights = m->files[0];
     if (lora && *lora &&
-        (ret = wan_lora_open(&b.lora, lora, wan_dev_threads(m->threads),
-                             &m->log)) < 0)
+        (ret = wan_lora_open(&b.lora, lora, f->loras,
+                             wan_dev_threads(m->threads), &m->log)) < 0)
         return ret;
     ret = wan_dit_bind(&m->dit, &c, &b);
     m->info.parameters = b.numbers;
@@ -154,7 +152,7 @@ static int open_t5(WanModel *m, const WanFiles *f, const WanModelParams *p,
     WanT5Config c;
     int ret;
 
-    if ((ret = open_part(&b, m, WAN_PART_T5, p->text_encoder, f->t5, f,
+    if ((ret = open_part(&b, m, WAN_PART_T5, p->text_encoder, f->t5,
                          interrupt)) < 0 ||
         (ret = wan_config_t5(&c, &b.naming, b.weights, &m->log)) < 0 ||
         (ret = wan_t5_bind(&m->t5, &c, &b)) < 0)
@@ -175,7 +173,7 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
     WanVaeConfig c;
     int ret;
 
-    if ((ret = open_part(&b, m, WAN_PART_VAE, p->vae, f->vae, f,
+    if ((ret = open_part(&b, m, WAN_PART_VAE, p->vae, f->vae,
                          interrupt)) < 0 ||
         (ret = wan_config_vae(&c, &b.naming, b.weights, &m->log)) < 0)
         return ret;
@@ -199,7 +197,7 @@ static int open_clip(WanModel *m, const WanFiles *f, const WanModelParams *p,
     WanClipConfig c;
     int ret;
 
-    if ((ret = open_part(&b, m, WAN_PART_CLIP, p->clip, f->clip, f,
+    if ((ret = open_part(&b, m, WAN_PART_CLIP, p->clip, f->clip,
                          interrupt)) < 0 ||
         (ret = wan_config_clip(&c, &b.naming, b.weights, &m->log)) < 0)
         return ret;
@@ -377,24 +375,6 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     return 0;
 }
 
-/* Parts that are not beside a transformer file must be in it. */
-static int probe_inside(const WanFiles *f, const WanLog *log)
-{
-    const WanPart absent[] = { WAN_PART_T5, WAN_PART_VAE };
-    const char *const path[] = { f->t5, f->vae };
-    WanWeights *w;
-    int ret;
-
-    if (f->t5 && f->vae)
-        return 0;
-    ret = wan_weights_open(&w, f->dit, log);
-    for (int i = 0; i < 2 && ret >= 0; i++)
-        if (!path[i] && !wan_config_holds(w, absent[i]))
-            ret = wan_files_missing(f, absent[i], log);
-    wan_weights_close(&w);
-    return ret;
-}
-
 int wan_model_probe(const WanModelParams *params)
 {
     WanModelParams p;
@@ -406,8 +386,6 @@ int wan_model_probe(const WanModelParams *params)
         ret = check_params(&p, &log);
     if (ret >= 0)
         ret = wan_files_find(&f, &p, &log);
-    if (ret >= 0)
-        ret = probe_inside(&f, &log);
     wan_files_free(&f);
     return ret;
 }

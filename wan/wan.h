@@ -154,10 +154,12 @@ typedef struct WanModelParams {
     size_t size;                /**< of this struct, set by
                                      wan_model_params_default() */
     /**
-     * Checkpoint: a directory in the official or the Diffusers layout, or a
-     * transformer file (.safetensors, .safetensors.index.json, .pth) whose
-     * other parts lie beside it or are named below. Required; see
-     * wan_demo_model() when the user names none.
+     * Checkpoint: a directory in the official or the Diffusers layout, a
+     * model's folder in a hub's cache, ComfyUI's models folder, a directory of
+     * such files, or a transformer file (.safetensors,
+     * .safetensors.index.json, .gguf, .pth) whose other parts lie beside it,
+     * in ComfyUI's folders or are named below. "~/" is the home folder, here
+     * and below. Required; see wan_demo_model() when the user names none.
      */
     const char *path;
     const char *text_encoder;   /**< other file or directory, or NULL */
@@ -168,7 +170,8 @@ typedef struct WanModelParams {
     const char *clip;           /**< image encoder of I2V; likewise */
     /** LoRA files, path[=strength][|path...], merged into the transformer as it
      *  is opened (a copy of each weight they change); a path is a file or a
-     *  folder with one; NULL: none. */
+     *  folder with one, or else a name in the folder loras beside the model;
+     *  NULL: none. */
     const char *lora;
     /** "auto", "cpu", "cuda", "cuda:N"; "ref" is the plain scalar definition
      *  on the CPU, slow, the same bits on every machine of one libm. */
@@ -242,8 +245,8 @@ WAN_API void wan_model_params_default_sized(WanModelParams *p, size_t size);
 WAN_API int wan_model_open(WanModel **out, const WanModelParams *p);
 
 /**
- * Check cheaply that path could be opened: it exists and holds a
- * transformer, text encoder, VAE and tokenizer by name. Reads no weights.
+ * Check cheaply that path could be opened: it exists, and its transformer,
+ * text encoder and VAE are found. Reads no weights, at most their headers.
  *
  * @return as wan_model_open()
  */

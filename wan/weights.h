@@ -132,13 +132,15 @@ static inline int wan_interrupted(const WanInterrupt *i)
  *
  * @param list    path[=strength][|path[=strength]...]; they add. A path is a
  *                file or a folder with one
+ * @param loras   the folder in which a path is looked for that leads nowhere
+ *                by itself, or NULL
  * @param threads that merge, at least 1
  * @return 0, WAN_ERR(EINVAL): no such list; WAN_ERR(ENOSYS): another kind of
  *         adapter (LoHa, LoKr, DoRA), the line names it; or as
  *         wan_weights_open()
  */
-int wan_lora_open(WanLora **out, const char *list, int threads,
-                  const WanLog *log);
+int wan_lora_open(WanLora **out, const char *list, const char *loras,
+                  int threads, const WanLog *log);
 void wan_lora_close(WanLora **l);
 
 /* Whether any file changes the tensor of that official name. */

@@ -243,6 +243,30 @@ TEST(shards)
     fail_each(&p);
 }
 
+/* A hub's cache with ComfyUI's folders in it, where all but the tokenizer is
+ * searched for. */
+TEST(searched)
+{
+    static char dir[300], command[8192];
+    const char *tmp = getenv("TMPDIR");
+    WanModelParams p;
+
+    snprintf(dir, sizeof(dir), "%s/models--wan-nomemory-%ld", tmp ? tmp
+             : P_tmpdir, (long)getpid());
+    snprintf(command, sizeof(command), "d='%s' && g=$(cd '%s' && pwd) && "
+             "s=$d/snapshots/1/split_files && u=$s/diffusion_models && "
+             "mkdir -p $d/refs $s/vae $s/clip $u && printf 1 > $d/refs/main && "
+             "ln -s $g/gguf/wan-t2v-q8_0/*.[gj]* $u && "
+             "ln -s $g/gguf/umt5/*.gguf $s/clip && "
+             "ln -s $g/wan-t2v/Wan2.1_VAE.pth $s/vae", dir,
+             golden_path("tiny"));
+    CHECK(!system(command));
+    p = params(dir, NULL);
+    fail_each(&p);
+    snprintf(command, sizeof(command), "rm -r '%s'", dir);
+    CHECK(!system(command));
+}
+
 int main(void)
 {
     cJSON_Hooks hooks = { json_malloc, free };
@@ -252,5 +276,6 @@ int main(void)
     RUN(gguf_and_lora);
     RUN(images);
     RUN(shards);
+    RUN(searched);
     return test_end();
 }

@@ -526,8 +526,8 @@ static int split(char *item, float *strength, const WanLog *log)
                                  "empty");
 }
 
-int wan_lora_open(WanLora **out, const char *list, int threads,
-                  const WanLog *log)
+int wan_lora_open(WanLora **out, const char *list, const char *loras,
+                  int threads, const WanLog *log)
 {
     WanLora *l = calloc(1, sizeof(*l));
     char *text = strdup(list), *next = text;
@@ -547,7 +547,7 @@ int wan_lora_open(WanLora **out, const char *list, int threads,
         if ((next = strchr(item, '|')))
             *next++ = 0;
         if ((ret = split(item, &f->strength, log)) < 0 ||
-            (ret = wan_files_lora(&path, item, log)) < 0)
+            (ret = wan_files_lora(&path, item, loras, log)) < 0)
             goto fail;
         ret = wan_weights_open(&f->w, path, log);
         free(path);

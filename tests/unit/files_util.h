@@ -1,0 +1,193 @@
+/*
+ * For the tests of what is found on a disk: folders of links to the tiny
+ * checkpoints, files put together from them, a model opened and its lines kept.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ */
+
+#ifndef WAN_FILES_UTIL_H
+#define WAN_FILES_UTIL_H
+
+#include <limits.h>
+#include <sys/stat.h>
+
+#include "golden.h"
+#include "model.h"
+#include "weights_util.h"
+
+static char said[2048];         // the last line of any level
+static char told[16384];        // all of them
+
+static inline void keep_all(void *opaque, enum WanLogLevel level,
+                            const char *line)
+{
+    const size_t n = strlen(told);
+
+    snprintf(said, sizeof(said), "%s", line);
+    snprintf(told + n, sizeof(told) - n, "%s\n", line);
+    keep_line(opaque, level, line);
+}
+
+static inline int open_model(const WanModelParams *given)
+{
+    WanModelParams p = *given;
+    WanModel *m;
+    int ret;
+
+    last_line[0] = said[0] = told[0] = 0;
+    error_lines = 0;
+    p.log = keep_all;
+    p.log_level = WAN_LOG_INFO;
+    alarm(30);                  // a pipe that is waited for
+    ret = wan_model_open(&m, &p);
+    alarm(0);
+    CHECKF(error_lines == (ret < 0), "%d lines for %d: %s", error_lines, ret,
+           last_line);
+    CHECKF(ret >= 0 || strcmp(wan_strerror(ret), "error"), "%d has no text",
+           ret);
+    wan_model_close(&m);
+    return ret;
+}
+
+static inline int open_path(const char *path)
+{
+    WanModelParams p;
+
+    wan_model_params_default(&p);
+    p.path = path;
+    return open_model(&p);
+}
+
+/* dir/name, in one of some buffers. */
+static inline const char *at(const char *dir, const char *name)
+{
+    static char *path[64];
+    static int turn;
+    char *made;
+
+    if (asprintf(&made, "%s/%s", dir, name) < 0)
+        abort();
+    turn = (turn + 1) % 64;
+    free(path[turn]);
+    return path[turn] = made;
+}
+
+static inline void link_to(const char *target, const char *dir,
+                           const char *name)
+{
+    const char *path = at(dir, name);
+
+    unlink(path);
+    if (symlink(target, path) < 0)
+        abort();
+}
+
+/* dir/name -> the golden checkpoint's file. */
+static inline void link_golden(const char *dir, const char *name,
+                               const char *file)
+{
+    char target[PATH_MAX];
+
+    if (!realpath(tiny(file), target))
+        abort();
+    link_to(target, dir, name);
+}
+
+static inline const char *folder(const char *name)
+{
+    const char *dir = scratch(name);
+
+    if (mkdir(dir, 0700) < 0)
+        abort();
+    return dir;
+}
+
+static inline void inside(char *dst, const char *dir, const char *name)
+{
+    if (snprintf(dst, 1500, "%s/%s", dir, name) >= 1500)
+        abort();
+}
+
+/* All but the transformer of the official layout. */
+static inline void link_rest(const char *dir)
+{
+    link_golden(dir, "models_t5_umt5-xxl-enc-bf16.pth",
+                "wan-t2v/models_t5_umt5-xxl-enc-bf16.pth");
+    link_golden(dir, "Wan2.1_VAE.pth", "wan-t2v/Wan2.1_VAE.pth");
+    link_golden(dir, "spiece.model", "wan-t2v/google/umt5-xxl/spiece.model");
+}
+
+static inline const char *official(const char *name)
+{
+    const char *dir = folder(name);
+
+    link_rest(dir);
+    link_golden(dir, "diffusion_pytorch_model.safetensors",
+                "wan-t2v/diffusion_pytorch_model.safetensors");
+    link_golden(dir, "config.json", "wan-t2v/config.json");
+    return dir;
+}
+
+static inline void expect(int ret, int error, const char *words)
+{
+    CHECKF(ret == error, "%d instead of %d: %s", ret, error, last_line);
+    CHECKF(strstr(error < 0 ? last_line : said, words), "'%s' is not in: %s",
+           words, error < 0 ? last_line : said);
+}
+
+/* A safetensors file, tensor by tensor. */
+typedef struct Maker {
+    Bytes header, data;
+} Maker;
+
+static inline void add(Maker *m, const char *name, const char *type, int nb_dims,
+                const int64_t *dim, const void *data, int64_t bytes)
+{
+    char text[400];
+
+    put_str(&m->header, m->header.n ? ",\"" : "{\"");
+    put_str(&m->header, name);
+    snprintf(text, sizeof(text), "\":{\"dtype\":\"%s\",\"shape\":[", type);
+    put_str(&m->header, text);
+    for (int i = 0; i < nb_dims; i++) {
+        snprintf(text, sizeof(text), "%s%lld", i ? "," : "",
+                 (long long)dim[i]);
+        put_str(&m->header, text);
+    }
+    snprintf(text, sizeof(text), "],\"data_offsets\":[%zu,%zu]}", m->data.n,
+             m->data.n + (size_t)bytes);
+    put_str(&m->header, text);
+    put(&m->data, data, (size_t)bytes);
+}
+
+static inline void add_file(Maker *m, const char *prefix, const char *file)
+{
+    WanWeights *w;
+
+    if (wan_weights_open(&w, tiny(file), &test_log) < 0)
+        abort();
+    for (int i = 0; i < wan_weights_count(w); i++) {
+        const WanStored *s = wan_weights_at(w, i);
+        char name[300];
+
+        snprintf(name, sizeof(name), "%s%s", prefix, s->name);
+        add(m, name, wan_type_name(s->type), s->nb_dims, s->dim, s->data,
+            s->bytes);
+    }
+    wan_weights_close(&w);
+}
+
+static inline void write_all(Maker *m, const char *path)
+{
+    Bytes file = { 0 };
+
+    put_str(&m->header, "}");
+    put_le(&file, m->header.n, 8);
+    put(&file, m->header.p, m->header.n);
+    put(&file, m->data.p, m->data.n);
+    write_file(path, &file);
+    drop(&m->header);
+    drop(&m->data);
+}
+
+#endif /* WAN_FILES_UTIL_H */
