@@ -6,6 +6,7 @@
 #   make check     everything from a fresh clone to 'N passed, M failed'
 #   make           libwan and the tools
 #   make ffmpeg    build/bin/ffmpeg, build/bin/ffprobe
+#   make parity    libwan beside the official code, see tools/parity/README.md
 #   make judge     what the demo models show, against what was asked of them
 #   make fate, unit, checkop, model, emu, fuzz, bench, install, clean
 #   make gpu-bundle, gpu-plans     with --enable-cuda, see docs/performance.md
@@ -49,7 +50,7 @@ OBJS += $(OBJS-CUDA)
 DEP_LIBS += $(CUDA_LIBS)
 endif
 
-TOOLS = wan-info wan-random wan-bench
+TOOLS = wan-info wan-random wan-bench wan-parity
 
 UNIT = abi arena config files gguf header job log lora memory names nomemory prompts \
        pager places pool rng safetensors sampler scarce text_clean tokenizer \
@@ -136,6 +137,8 @@ $(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
 	@mkdir -p $(@D)
 	$(CC) -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
 
+$(B)/bin/wan-info: $(B)/tools/report.o
+
 $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 	@mkdir -p $(@D)
 	$(C) -c $< -o $@
@@ -152,7 +155,8 @@ FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/stream.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
-       $(SRC)/tests/fate/install.sh
+       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/install.sh
+PARITY_TEST = $(SRC)/tests/demo/parity.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
       FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \
       sh $(SRC)/tests/run
@@ -243,10 +247,11 @@ gpu-bundle: $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
 
 # Everything but what needs FFmpeg: quick, and what sanitizers are run on.
 check-lib: tests tools $(EMU)
-	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(SRC)/tests/fate/trace.sh
+	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(SRC)/tests/fate/trace.sh $(PARITY_TEST)
 
 check: tests tools $(EMU) ffmpeg $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/demo/judge
-	@JUDGE=quick $(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE) $(SRC)/tests/demo/judge.sh
+	@JUDGE=quick $(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE) $(PARITY_TEST) \
+	    $(SRC)/tests/demo/judge.sh
 
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests
 # under TSan.
@@ -291,6 +296,15 @@ check-ffmpeg-%: all $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 JUDGE ?= full
 judge: ffmpeg $(B)/tests/demo/judge
 	@JUDGE=$(JUDGE) $(RUN) $(SRC)/tests/demo/judge.sh
+
+# Beside the official code, of those who have it and real weights: make parity
+# MODEL=DIR OFFICIAL=DIR [PARITY='--size 480x272']; see tools/parity/README.md.
+PYTHON ?= python3
+parity: $(B)/bin/wan-parity $(B)/bin/wan-info
+	@[ -n "$(MODEL)" ] && [ -n "$(OFFICIAL)" ] || { \
+	    echo "make parity MODEL=DIR OFFICIAL=DIR, see tools/parity/README.md" >&2; exit 2; }
+	$(PYTHON) $(SRC)/tools/parity/parity.py $(MODEL) $(OFFICIAL) \
+	    --native $(B)/bin/wan-parity --info $(B)/bin/wan-info $(PARITY)
 
 check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay, \
                  $(UNIT:%=$(B)/tests/unit/%)) \
@@ -396,7 +410,7 @@ help:
 
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
-.PHONY: gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
+.PHONY: parity gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-cuda check-cuda-build \
         check-threads ffmpeg demo fuzz bench install uninstall clean \
         distclean help

@@ -15,6 +15,8 @@
 #include <string.h>
 
 #include "model.h"
+#include "places.h"
+#include "report.h"
 
 #define TOOL "wan-info"
 #include "tool.h"
@@ -24,6 +26,7 @@
 static const char usage_text[] =
 "usage: wan-info MODEL [options]\n"
 "       wan-info --shapes NAME [options]\n"
+"       wan-info --report [MODEL]\n"
 "\n"
 "Say what a checkpoint is and what making a video with it would need.\n"
 "\n"
@@ -40,6 +43,8 @@ static const char usage_text[] =
 "  --fp8 MODE          8 bits in the transformer: auto, off or on [auto]\n"
 "  --threads N         CPU threads [one a core]\n"
 "  --trace             list the operations of the request instead\n"
+"  --report            add the build, the machine and what is said on opening,\n"
+"                      without folders' names: to paste where a fault is told\n"
 "\n"
 "In the trace, a section that has the lines of the one before it is a single\n"
 "line: '# block 1: as block 0'. One denoising step stands for all.\n";
@@ -50,6 +55,8 @@ typedef struct Options {
     int width, height, frames, steps;   // 0: the model's
     double guidance;                    // -1: the model's
     int trace;
+    int report;
+    char *dir;                          // of the model, not to be reported
     int errors;                         // lines logged
 } Options;
 
@@ -58,7 +65,10 @@ static void show_line(void *opaque, enum WanLogLevel level, const char *line)
     Options *o = opaque;
 
     o->errors += level == WAN_LOG_ERROR;
-    fprintf(stderr, "wan-info: %s\n", line);
+    if (o->report)
+        report_line(level == WAN_LOG_ERROR ? "error" : "said", line, o->dir);
+    else
+        fprintf(stderr, "wan-info: %s\n", line);
 }
 
 /* -------------------------------------------------------- command line */
@@ -118,7 +128,8 @@ static int parse(Options *o, int argc, char **argv)
         { "threads", 1, NULL, 't' }, { "trace", 0, NULL, 'T' },
         { "text-encoder", 1, NULL, 'x' }, { "vae", 1, NULL, 'v' },
         { "clip", 1, NULL, 'c' }, { "tokenizer", 1, NULL, 'k' },
-        { "fp8", 1, NULL, '8' }, { "help", 0, NULL, 'h' }, { 0 },
+        { "fp8", 1, NULL, '8' }, { "report", 0, NULL, 'R' },
+        { "help", 0, NULL, 'h' }, { 0 },
     };
     int c, ret = 0;
     char *end;
@@ -146,6 +157,7 @@ static int parse(Options *o, int argc, char **argv)
         case '8': ret = parse_fp8(&o->model.fp8, optarg); break;
         case 't': ret = parse_int(&o->model.threads, "threads", optarg, MAX_INT); break;
         case 'T': o->trace = 1; break;
+        case 'R': o->report = 1; break;
         case 'x': o->model.text_encoder = optarg; break;
         case 'v': o->model.vae = optarg; break;
         case 'c': o->model.clip = optarg; break;
@@ -164,8 +176,10 @@ static int parse(Options *o, int argc, char **argv)
         o->model.path = argv[optind++];
     if (optind < argc)
         return usage("one MODEL, not more");
-    if (!o->model.path == !o->shapes)
+    if (!o->model.path == !o->shapes && !(o->report && !o->shapes))
         return usage("give either MODEL or --shapes");
+    if (o->report)
+        o->model.log_level = WAN_LOG_INFO;
     return 0;
 }
 
@@ -188,8 +202,9 @@ static const char *grouped(int64_t v, char buf[32])
 }
 
 /* "  825 tensors, 1,418,996,800 numbers: F32 0.02 GB, BF16 2.82 GB" */
-static void show_stored(const WanWeights *w)
+static void show_stored(const WanWeights *w, const Options *o)
 {
+    const char *path = wan_weights_path(w), *slash = strrchr(path, '/');
     int64_t bytes[WAN_NB_TYPES] = { 0 }, numbers = 0;
     const char *between = ": ";
     char buf[32];
@@ -208,7 +223,7 @@ static void show_stored(const WanWeights *w)
         printf("%s%s %.3f GB", between, wan_type_name(t), bytes[t] / 1e9);
         between = ", ";
     }
-    printf("\n                %s\n", wan_weights_path(w));
+    printf("\n                %s\n", o->report && slash ? slash + 1 : path);
 }
 
 typedef struct Count {
@@ -262,15 +277,15 @@ static int show_shapes(const WanModel *m, WanPart part)
     return ret;
 }
 
-static int show_part(const WanModel *m, int file, WanPart part)
+static int show_part(const WanModel *m, WanPart part, const Options *o)
 {
-    if (!m->files[file])
+    if (!m->files[part])
         return show_shapes(m, part);
-    show_stored(m->files[file]);
+    show_stored(m->files[part], o);
     return 0;
 }
 
-static int show_model(const WanModel *m)
+static int show_model(const WanModel *m, const Options *o)
 {
     const WanModelInfo *i = wan_model_info(m);
     const WanDitConfig *d = &m->dit.config;
@@ -282,21 +297,21 @@ static int show_model(const WanModel *m)
     printf("  transformer   width %d, %d layers, %d heads of %d, "
            "feed-forward %d\n", d->dim, d->layers, d->heads,
            d->dim / d->heads, d->ffn);
-    if ((ret = show_part(m, 0, WAN_PART_DIT)) < 0)
+    if ((ret = show_part(m, WAN_PART_DIT, o)) < 0)
         return ret;
     printf("  text encoder  width %d, %d layers, %d heads of %d, "
            "feed-forward %d, %d words\n", t->dim, t->layers, t->heads,
            t->attn_dim / t->heads, t->ffn, t->vocab);
-    if ((ret = show_part(m, 1, WAN_PART_T5)) < 0)
+    if ((ret = show_part(m, WAN_PART_T5, o)) < 0)
         return ret;
     printf("  VAE           base width %d\n", m->vae.config.dim);
-    if ((ret = show_part(m, 2, WAN_PART_VAE)) < 0)
+    if ((ret = show_part(m, WAN_PART_VAE, o)) < 0)
         return ret;
     if (d->clip_dim) {
         printf("  CLIP          width %d, %d layers run, %d heads of %d, "
                "feed-forward %d\n", c->dim, c->layers, c->heads,
                c->dim / c->heads, c->mlp);
-        if ((ret = show_part(m, 3, WAN_PART_CLIP)) < 0)
+        if ((ret = show_part(m, WAN_PART_CLIP, o)) < 0)
             return ret;
     }
     if (m->tokenizer)
@@ -454,6 +469,19 @@ static void make_request(WanRequest *r, const WanModel *m, const Options *o)
         r->guidance = o->guidance;
 }
 
+/* The machine; whether a model follows. */
+static int begin_report(Options *o)
+{
+    char *path = NULL;
+
+    report_machine();
+    if (o->model.path && wan_place(&path, o->model.path, NULL) >= 0)
+        o->dir = wan_path_parent(path);
+    free(path);
+    printf("\n");
+    return o->model.path || o->shapes;
+}
+
 int main(int argc, char **argv)
 {
     Options o;
@@ -464,6 +492,8 @@ int main(int argc, char **argv)
 
     if (ret)
         return ret < 0 ? 0 : ret;
+    if (o.report && !begin_report(&o))
+        return 0;
     if (o.shapes) {
         ret = wan_model_open_shapes(&m, o.shapes, &o.model);
         if (ret == WAN_ERR(EINVAL))
@@ -477,12 +507,13 @@ int main(int argc, char **argv)
     if (o.trace) {
         ret = show_trace(&plan, m, &r);
     } else if ((ret = wan_plan(&plan, m, &r)) >= 0 &&
-               (ret = show_model(m)) >= 0) {
+               (ret = show_model(m, &o)) >= 0) {
         show_plan(&plan, &r, m, &o);
     }
     if (ret < 0)
         goto fail;
     wan_model_close(&m);
+    free(o.dir);
     if (fflush(stdout) || ferror(stdout)) {
         fprintf(stderr, "wan-info: standard output can't be written\n");
         return 1;
@@ -490,7 +521,8 @@ int main(int argc, char **argv)
     return 0;
 fail:
     if (!o.errors)
-        fprintf(stderr, "wan-info: %s\n", wan_strerror(ret));
+        show_line(&o, WAN_LOG_ERROR, wan_strerror(ret));
     wan_model_close(&m);
-    return 1;
+    free(o.dir);
+    return !o.report;           // a report that tells an error is whole
 }

@@ -10,15 +10,15 @@ need "$ffmpeg"
 # clip MODEL [OPTIONS]: hashes of a small clip
 clip() { hashes "wan_t2v=model=$(quote "$1"):$small${2-}"; }
 
-# same NAME MODEL [OPTIONS]: the frames of $plain
-same()
+# alike NAME MODEL [OPTIONS]: the frames of $plain
+alike()
 {
-    same_name=$1
+    alike_name=$1
     shift
     clip "$@" > "$tmp/frames" 2> "$tmp/messages"
     cat "$tmp/messages" >> "$tmp/frames"
     cmp "$tmp/frames" "$plain" >> "$tmp/log" 2>&1
-    report $? "$same_name" "$tmp/log"
+    report $? "$alike_name" "$tmp/log"
 }
 
 # refused NAME PATTERN MODEL [OPTIONS]: with that line
@@ -49,13 +49,13 @@ for f in $dit config.json $t5 Wan2.1_VAE.pth google/umt5-xxl/spiece.model; do
     ln -s "$up/$n" "$hub/snapshots/37ec512/$f"
 done
 printf 37ec512 > "$hub/refs/main"
-same "a hub's cache" "$hub"
+alike "a hub's cache" "$hub"
 rm "$hub/refs/main"
-same "a hub's cache without refs" "$hub"
+alike "a hub's cache without refs" "$hub"
 check 'the log says which snapshot' test "$(said 'only one is taken, 37ec512')" -eq 1
 HOME=$tmp/home
 export HOME
-same 'the home folder' "~/hub/models--Wan-AI--Wan2.1-T2V-1.3B"
+alike 'the home folder' "~/hub/models--Wan-AI--Wan2.1-T2V-1.3B"
 WAN_MODEL='~/hub/models--Wan-AI--Wan2.1-T2V-1.3B' \
     hashes "wan_t2v=$small" > "$tmp/frames" 2>&1
 cmp "$tmp/frames" "$plain" >> "$tmp/log" 2>&1
@@ -71,13 +71,13 @@ cp "$tiny/wan-t2v/config.json" "$models/diffusion_models"
 cp "$tiny/wan-t2v/$t5" "$models/text_encoders/umt5_xxl.pth"
 cp "$tiny/wan-t2v/google/umt5-xxl/spiece.model" "$models/text_encoders"
 cp "$tiny/wan-t2v/Wan2.1_VAE.pth" "$models/vae/wan.pt"
-same "ComfyUI's models folder" "$models"
-same 'the folder around it' "$tmp/ComfyUI"
-same 'a file in diffusion_models' "$models/diffusion_models/wan2.1_t2v.safetensors"
+alike "ComfyUI's models folder" "$models"
+alike 'the folder around it' "$tmp/ComfyUI"
+alike 'a file in diffusion_models' "$models/diffusion_models/wan2.1_t2v.safetensors"
 cp "$tiny/wan-i2v/$dit" "$models/diffusion_models/wan2.1_i2v.safetensors"
 refused 'two transformers' 'wan2.1_i2v.safetensors, .*wan2.1_t2v.safetensors\): name one by option model' \
     "$models"
-same 'one of two' "$models/diffusion_models/wan2.1_t2v.safetensors"
+alike 'one of two' "$models/diffusion_models/wan2.1_t2v.safetensors"
 
 # a change of one bias, by its path and by its name
 printf '{"blocks.0.self_attn.q.diff_b":{"dtype":"F16","shape":[96],"data_offsets":[0,192]}}' > "$tmp/header"
@@ -90,7 +90,7 @@ plain=$tmp/lora
 clip "$tiny/wan-t2v" ":lora=$(quote "$models/loras/ball.safetensors")" > "$plain"
 [ -s "$plain" ] && ! cmp -s "$plain" "$tmp/plain"
 report $? 'a LoRA changes the clip' "$tmp/log"
-same 'a LoRA by its name' "$models/diffusion_models/wan2.1_t2v.safetensors" ':lora=ball'
+alike 'a LoRA by its name' "$models/diffusion_models/wan2.1_t2v.safetensors" ':lora=ball'
 refused 'a LoRA that is not there' 'bell: .*models/loras' \
     "$models/diffusion_models/wan2.1_t2v.safetensors" ':lora=bell'
 
@@ -105,9 +105,9 @@ report $? 'GGUF files, each given' "$tmp/log"
 mkdir "$tmp/quants"
 cp "$g/wan-t2v-q8_0/wan2.1-t2v-Q8_0.gguf" "$g/wan-t2v-q8_0/config.json" \
     "$g/umt5/umt5-encoder-Q8_0.gguf" "$tiny/wan-t2v/Wan2.1_VAE.pth" "$tmp/quants"
-same 'a directory of GGUF files' "$tmp/quants"
+alike 'a directory of GGUF files' "$tmp/quants"
 cp "$g/wan-t2v-sdcpp/wan2.1-t2v-sdcpp.gguf" "$tmp/quants"
 refused 'two quantisations' 'wan2.1-t2v-Q8_0.gguf, wan2.1-t2v-sdcpp.gguf' "$tmp/quants"
-same 'one of two quantisations' "$tmp/quants/wan2.1-t2v-Q8_0.gguf"
+alike 'one of two quantisations' "$tmp/quants/wan2.1-t2v-Q8_0.gguf"
 
 finish

@@ -261,7 +261,7 @@ static inline void write_file(const char *path, Bytes *b)
 {
     FILE *f = fopen(path, "wb");
 
-    if (!f || fwrite(b->p, 1, b->n, f) != b->n || fclose(f))
+    if (!f || (b->n && fwrite(b->p, 1, b->n, f) != b->n) || fclose(f))
         abort();
     drop(b);
 }
