@@ -401,6 +401,7 @@ static int find_part(char **out, const char *given, WanPart which, WanFiles *f,
     WanSearch s = search_for(which, &interrupt, log);
     int ret;
 
+    s.tiny = given && *given;
     if (given && *given) {
         ret = find_given(out, given, part, &s, log);
     } else if (!(ret = look(out, f->base, part->names, log)) &&

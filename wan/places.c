@@ -294,8 +294,8 @@ static int is_part(const WanSearch *s, const WanWeights *w, int *width)
         return wan_config_clip(&clip, &naming, w, NULL) >= 0;
     if (wan_config_vae(&vae, &naming, w, NULL) < 0)
         return 0;
-    *width = vae.dim;
-    return 1;
+    *width = vae.family == WAN_VAE_WAN21 ? vae.dim : 0;
+    return *width || s->tiny;
 }
 
 static int look_at(WanSearch *s, const char *path, const struct stat *st)

@@ -44,6 +44,7 @@ typedef struct WanSearch {
     const char *const *folders;     // below a root, NULL at the end; "": the
                                     // root itself, without what is below it
     int text_dim;                   // that a text encoder must have, 0: any
+    int tiny;                       // a tiny VAE will do if there is no other
     const WanInterrupt *interrupt;  // may be NULL
     const WanLog *log;
 

@@ -190,8 +190,7 @@ static const char *comfy(const char *name)
     /* of other models, some under the names that are looked for elsewhere */
     write_tensors(at(models, "vae"), "diffusion_pytorch_model.safetensors",
                   "encoder.conv_in.weight", "decoder.conv_in.weight");
-    write_tensors(at(models, "vae"), "taew2_1.safetensors",
-                  "decoder.22.bias", "decoder.3.conv.0.weight");
+    link_golden(at(models, "vae"), "taew2_1.pth", "taew2_1/taew2_1.pth");
     write_tensors(at(models, "text_encoders"), "t5xxl.safetensors",
                   "shared.weight", "encoder.block.0.layer.0.SelfAttention."
                   "q.weight");
@@ -244,6 +243,14 @@ TEST(comfy_folders)
     p.path = golden_path("tiny/wan-t2v");
     p.vae = p.text_encoder = dir;
     expect_told(open_model(&p), "clip/b.safetensors: the text encoder");
+
+    /* a tiny VAE alone will do there, and only there */
+    below(dir, "tiny");
+    link_golden(at(dir, "tiny"), "t.safetensors",
+                "taew2_1/taew2_1.safetensors");
+    p.vae = at(dir, "tiny");
+    expect_told(open_model(&p), "tiny/t.safetensors: the VAE");
+    p.vae = NULL;
 
     /* several */
     link_golden(at(dir, "unet"), "z.safetensors", "wan-i2v/" DIT);
