@@ -4,7 +4,8 @@
 """usage: check_parity.py [BUILD]
 
 Compares the demo models with modules.py as they are, which has to agree, and then with one mistake after
-another made in modules.py's side, each of which has to be the first stage that differs. Prints TAP.
+another made in modules.py's side, each of which has to be the first stage that differs; and runs official.py on a
+stand-in for the official code. Prints TAP.
 """
 
 import pathlib
@@ -18,7 +19,9 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
 import demo                                         # noqa: E402
+import official                                     # noqa: E402
 import parity                                       # noqa: E402
+import standin                                      # noqa: E402
 
 
 def exact_gelu(module):
@@ -69,8 +72,12 @@ class Wrong(demo.Side):
 
 
 def first_wrong(args, native, image, mistake, mode):
-    side = Wrong(args.model, "demo", native.request, mode, "cpu")
-    side.mistake = mistake
+    if mistake == "official.py":
+        standin.install(args.model)
+        side = official.Side(args.model, args.model, native.request, mode, "cpu")
+    else:
+        side = Wrong(args.model, "demo", native.request, mode, "cpu")
+        side.mistake = mistake
     report = parity.Report("/dev/null")
     report.say = lambda line="": None
     parity.compare(report, mode, native, side, image)
@@ -80,19 +87,20 @@ def first_wrong(args, native, image, mistake, mode):
 def main():
     torch.set_num_threads(1)
     build = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build")
-    plans = {"t2v": [None, "ids", "timesteps", "context", "velocity0", "latents1", "video"],
-             "i2v": [None, "clip_fea", "y_latent"]}
+    plans = {"t2v": [None, "official.py", "ids", "timesteps", "context", "velocity0", "latents1", "video"],
+             "i2v": [None, "official.py", "clip_fea", "y_latent"]}
     count = failed = 0
     for task, mistakes in plans.items():
         args = parity.parser().parse_args([
             str(ROOT / "share/demo" / task), "demo", "--size", "32x32", "--steps", "3",
-            "--native", str(build / "bin/wan-parity")])
+            "--sampler", "unipc" if task == "t2v" else "dpm++", "--native", str(build / "bin/wan-parity")])
         with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
             native, image = parity.native_stages(args, pathlib.Path(scratch))
             for mistake in mistakes:
-                for mode in ("float32",) if mistake else ("float32", "mixed"):
+                right = mistake in (None, "official.py")
+                for mode in ("float32", "mixed") if right else ("float32",):
                     found = first_wrong(args, native, image, mistake, mode)
-                    ok = found == (f"{mistake} (float32)" if mistake else None)
+                    ok = found == (None if right else f"{mistake} (float32)")
                     count += 1
                     failed += not ok
                     print(f"{'ok' if ok else 'not ok'} {count} - {task}, {mode}, "

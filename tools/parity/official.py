@@ -150,7 +150,7 @@ class Side:
             dit = module.WanModel.from_config(config)
         state = {}
         for file in sorted(self.folder.glob("diffusion_pytorch_model*.safetensors")):
-            state.update(load_file(file))
+            state.update((name, t.float()) for name, t in load_file(file).items())  # F32 stays mapped
         dit.load_state_dict(state, assign=True)
         head = config["dim"] // config["num_heads"]
         third = 2 * (head // 6)
