@@ -520,7 +520,7 @@ static int find_models(WanFiles *f, const char *dir, const WanLog *log)
 static int find_tokenizer(WanFiles *f, const WanLog *log)
 {
     char *dir = f->t5 ? wan_path_parent(f->t5) : NULL;
-    char *up = dir ? wan_path_parent(dir) : NULL;    // text_encoder/, tokenizer/ in it
+    char *up = dir ? wan_path_parent(dir) : NULL;   // around text_encoder/
     int ret = f->t5 && !up ? wan_error_memory(log, f->t5, "its path")
                            : look(&f->tokenizer, f->base, tokenizer_names,
                                   log);

@@ -33,19 +33,50 @@ static void write_text(const char *dir, const char *name, const char *text)
     write_file(at(dir, name), &b);
 }
 
-/* A safetensors file with one or two tensors of a number each. */
+/* A matrix, or with one column a vector, of numbers of 8 bits. */
+static void add_matrix(Maker *m, const char *name, int64_t rows, int64_t cols)
+{
+    static const char zeros[64 * 64];
+    const int64_t dim[2] = { rows, cols };
+
+    if (rows * cols > (int64_t)sizeof(zeros))
+        abort();
+    add(m, name, "F8_E4M3", cols > 1 ? 2 : 1, dim, zeros, rows * cols);
+}
+
+/* A file with two tensors of a number each. */
 static void write_tensors(const char *dir, const char *name, const char *one,
                           const char *two)
 {
-    const int64_t dim = 1;
     Maker m = { { 0 }, { 0 } };
 
-    add(&m, one, "F32", 1, &dim, "\0\0\0", 4);
-    add(&m, two, "F32", 1, &dim, "\0\0\0", 4);
+    add_matrix(&m, one, 1, 1);
+    add_matrix(&m, two, 1, 1);
     write_all(&m, at(dir, name));
 }
 
-/* That folder is the path that was opened, and its model. */
+/* A UMT5 of half the width that the transformer reads. */
+static void write_other_umt5(const char *dir, const char *name)
+{
+    Maker m = { { 0 }, { 0 } };
+
+    add_matrix(&m, "token_embedding.weight", 64, 32);
+    add_matrix(&m, "blocks.0.attn.q.weight", 32, 32);
+    add_matrix(&m, "blocks.0.ffn.fc1.weight", 64, 32);
+    add_matrix(&m, "blocks.0.pos_embedding.embedding.weight", 32, 4);
+    write_all(&m, at(dir, name));
+}
+
+/* Wan 2.1's VAE, but narrower than the tiny one, as pruned ones are. */
+static void write_pruned_vae(const char *dir, const char *name)
+{
+    Maker m = { { 0 }, { 0 } };
+
+    add_matrix(&m, "decoder.upsamples.0.residual.0.gamma", 16, 1);
+    add_matrix(&m, "decoder.head.0.gamma", 4, 1);
+    write_all(&m, at(dir, name));
+}
+
 static void expect_told(int ret, const char *words)
 {
     CHECKF(ret == 0, "%d: %s", ret, last_line);
@@ -144,7 +175,7 @@ TEST(hub_cache)
     CHECKF(strstr(told, "refs/main names fffffff, which is not among"), "%s",
            told);
     /* nothing outside is taken for a snapshot */
-    write_text(refs, "main", "../../" "home");
+    write_text(refs, "main", "37ec512/../../../home");
     expect(open_path(cache), WAN_ERR(ENOENT), "b8fff73: no transformer here");
     write_text(refs, "main", "37ec512");
 
@@ -194,6 +225,8 @@ static const char *comfy(const char *name)
     write_tensors(at(models, "text_encoders"), "t5xxl.safetensors",
                   "shared.weight", "encoder.block.0.layer.0.SelfAttention."
                   "q.weight");
+    write_pruned_vae(at(models, "vae"), "a_lightvae.safetensors");
+    write_other_umt5(at(models, "text_encoders"), "a_umt5_base.safetensors");
     write_tensors(at(models, "text_encoders"), "clip_l.safetensors",
                   "text_model.embeddings.position_ids", "text_projection");
     write_tensors(at(models, "diffusion_models"), "other.safetensors",
@@ -241,8 +274,10 @@ TEST(comfy_folders)
     /* given for one part */
     wan_model_params_default(&p);
     p.path = golden_path("tiny/wan-t2v");
-    p.vae = p.text_encoder = dir;
+    p.vae = dir;
+    p.text_encoder = at(dir, "clip");
     expect_told(open_model(&p), "clip/b.safetensors: the text encoder");
+    p.text_encoder = NULL;
 
     /* a tiny VAE alone will do there, and only there */
     below(dir, "tiny");
@@ -269,8 +304,11 @@ TEST(comfy_folders)
     CHECKF(open_path(at(dir, "diffusion_models/Wan/2.1/a.safetensors")) == 0,
            "%s", last_line);
 
-    /* none */
+    /* the pruned one alone, which is not whole here; none */
     unlink(at(dir, "vae/c.pth"));
+    expect(open_path(at(dir, "diffusion_models/Wan/2.1/a.safetensors")),
+           WAN_INVALIDDATA, "vae/a_lightvae.safetensors: tensor");
+    unlink(at(dir, "vae/a_lightvae.safetensors"));
     expect(open_path(at(dir, "diffusion_models/Wan/2.1/a.safetensors")),
            WAN_ERR(ENOENT), "comfy/vae, ");
     CHECKF(strstr(last_line, "no VAE here") &&
