@@ -555,6 +555,18 @@ void wan_op_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
     CALL(d, l2_norm, y, x, gain, act);
 }
 
+void wan_op_row_norm(WanDev *d, WanTensor *y, const WanTensor *a,
+                     const WanTensor *b, int p)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "row_norm", is_vector(y, wan_rows(a)) && is_dense(y));
+    REQUIRE(d, "row_norm", a->type == WAN_F32 && (p == 1 || p == 2));
+    REQUIRE(d, "row_norm", !b || (same_matrix(a, b) && b->type == WAN_F32));
+    trace(d, "row_norm", y, a, b, p == 1 ? "1" : "2");
+    CALL(d, row_norm, y, a, b, p);
+}
+
 /* -------------------------------------------------------- elementwise */
 
 void wan_op_act(WanDev *d, WanTensor *y, const WanTensor *x, WanAct act)

@@ -188,6 +188,12 @@ void wan_op_rms_norm_rope(WanDev *d, WanTensor *x, const WanTensor *gain,
 void wan_op_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
                     const WanTensor *gain, WanAct act);
 
+/* y[i] = |a_i - b_i|_p, row by row, the sum of magnitudes (p = 1) or the root
+ * of the sum of squares (p = 2); b may be NULL: |a_i|_p. y: [L]; a, b: [L, C]
+ * of one shape, f32. Any number of leading dimensions. */
+void wan_op_row_norm(WanDev *d, WanTensor *y, const WanTensor *a,
+                     const WanTensor *b, int p);
+
 /* -------------------------------------------------------- elementwise */
 
 /* y = act(x); y may be x. */
@@ -306,6 +312,8 @@ struct WanOps {
                           float eps, const WanRope *rope);
     void (*l2_norm)(WanDev *, WanTensor *y, const WanTensor *x,
                     const WanTensor *gain, WanAct act);
+    void (*row_norm)(WanDev *, WanTensor *y, const WanTensor *a,
+                     const WanTensor *b, int p);
     void (*act)(WanDev *, WanTensor *y, const WanTensor *x, WanAct act);
     void (*mul)(WanDev *, WanTensor *y, const WanTensor *a,
                 const WanTensor *b);

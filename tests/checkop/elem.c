@@ -187,6 +187,34 @@ TEST(lincomb)
     }
 }
 
+/* f32 on any device, as what is measured is. */
+TEST(row_norm)
+{
+    for (int k = 0; k < 3 * 3 * 4; k++) {
+        const int64_t L = elem_rows[k % 3], C = elem_cols[k / 3 % 3];
+        const int p = 1 + k / 9 % 2, two = k / 18;
+        Pair a = pair_random(3, L, C), b = pair_random(1, L, C);
+        Pair y = pair_out(0, L);
+
+        wan_op_row_norm(ref, &y.ref, &a.ref, two ? &b.ref : NULL, p);
+        wan_op_row_norm(dut, &y.dut, &a.dut, two ? &b.dut : NULL, p);
+        expect_close(&y, tolerance(C), "%d of [%d,%d], b %d", p, (int)L,
+                     (int)C, two);
+        for (int64_t i = 0; i < L; i++) {
+            double sum = 0;
+
+            for (int64_t c = 0; c < C; c++) {
+                const double u = wan_row(&a.ref, i)[c] -
+                                 (two ? (double)wan_row(&b.ref, i)[c] : 0);
+
+                sum += p == 1 ? fabs(u) : u * u;
+            }
+            CHECK(((float *)y.ref.data)[i] == (float)(p == 1 ? sum : sqrt(sum)));
+        }
+        pair_free(&a), pair_free(&b), pair_free(&y);
+    }
+}
+
 TEST(finite)
 {
     static const float bad[] = { NAN, INFINITY, -INFINITY };
@@ -217,5 +245,6 @@ static void test_elem(void)
     RUN(elementwise);
     RUN_F32(gate_add_values);
     RUN_F32(lincomb);
+    RUN_F32(row_norm);
     RUN_CPU(finite);
 }

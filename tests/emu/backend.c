@@ -67,6 +67,7 @@ int emu_open(WanDev **out, int64_t bytes)
     ops.rope           = wan_cuda_rope;
     ops.rms_norm_rope  = wan_cuda_rms_norm_rope;
     ops.l2_norm        = wan_cuda_l2_norm;
+    ops.row_norm       = wan_cuda_row_norm;
     ops.act            = wan_cuda_act;
     ops.mul            = wan_cuda_mul;
     ops.geglu          = wan_cuda_geglu;

@@ -220,6 +220,7 @@ static const WanOps ops = {
     .rope           = wan_cpu_rope,
     .rms_norm_rope  = wan_cpu_rms_norm_rope,
     .l2_norm        = wan_cpu_l2_norm,
+    .row_norm       = wan_ref_row_norm,
     .act            = wan_cpu_act,
     .mul            = wan_cpu_mul,
     .geglu          = wan_cpu_geglu,

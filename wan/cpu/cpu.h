@@ -55,6 +55,8 @@ void wan_ref_lincomb(WanDev *d, WanTensor *y, int n, const double *coef,
                      const WanTensor *const *x);
 void wan_ref_upload(WanDev *d, WanTensor *y, const float *host);
 void wan_ref_download(WanDev *d, float *host, const WanTensor *x);
+void wan_ref_row_norm(WanDev *d, WanTensor *y, const WanTensor *a,
+                      const WanTensor *b, int p);
 void wan_ref_finite(WanDev *d, const WanTensor *x, const char *what);
 void wan_ref_embed(WanDev *d, WanTensor *y, const WanTensor *table,
                    const int32_t *ids);

@@ -307,6 +307,25 @@ static void l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
     }
 }
 
+void wan_ref_row_norm(WanDev *d, WanTensor *y, const WanTensor *a,
+                      const WanTensor *b, int p)
+{
+    float *out = y->data;
+
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(a); i++) {
+        const float *in = wan_row(a, i), *from = b ? wan_row(b, i) : NULL;
+        double sum = 0;
+
+        for (int64_t c = 0; c < wan_cols(a); c++) {
+            const double u = in[c] - (from ? (double)from[c] : 0);
+
+            sum += p == 1 ? fabs(u) : u * u;
+        }
+        out[i] = (float)(p == 1 ? sum : sqrt(sum));
+    }
+}
+
 /* -------------------------------------------------------- elementwise */
 
 static void act(WanDev *d, WanTensor *y, const WanTensor *x, WanAct a)
@@ -550,6 +569,7 @@ static const WanOps ops = {
     .rms_norm       = rms_norm,
     .rope           = rope,
     .l2_norm        = l2_norm,
+    .row_norm       = wan_ref_row_norm,
     .act            = act,
     .mul            = mul,
     .geglu          = geglu,

@@ -226,6 +226,9 @@ void wan_cuda_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_cuda_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
                       const WanTensor *gain, WanAct act);
 
+void wan_cuda_row_norm(WanDev *d, WanTensor *y, const WanTensor *a,
+                       const WanTensor *b, int p);
+
 /* rope.cu */
 void wan_cuda_rope(WanDev *d, WanTensor *x, const WanRope *rope);
 void wan_cuda_rms_norm_rope(WanDev *d, WanTensor *x, const WanTensor *gain,

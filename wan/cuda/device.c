@@ -487,6 +487,7 @@ const WanOps wan_cuda_ops = {
     .rope           = wan_cuda_rope,
     .rms_norm_rope  = wan_cuda_rms_norm_rope,
     .l2_norm        = wan_cuda_l2_norm,
+    .row_norm       = wan_cuda_row_norm,
     .act            = wan_cuda_act,
     .mul            = wan_cuda_mul,
     .geglu          = wan_cuda_geglu,

@@ -392,3 +392,42 @@ extern "C" void wan_cuda_l2_norm(WanDev *d, WanTensor *y, const WanTensor *x,
     });
     wan_cuda_launched(d, "l2_norm");
 }
+
+/* --------------------------------------------------- norms of the rows */
+
+#define ROW_THREADS 256
+
+/* One block per row. a, b: [L, C], pitches in elements; b or NULL; y: [L]. */
+static __global__ void __launch_bounds__(ROW_THREADS)
+row_norm_kernel(float *y, const float *a, int64_t a_pitch, const float *b,
+                int64_t b_pitch, int C, int p)
+{
+    float sum = 0;
+    WAN_SHARED(float, part, 32);
+
+    a += blockIdx.x * a_pitch;
+    b += b ? blockIdx.x * b_pitch : 0;
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+        const float u = a[c] - (b ? b[c] : 0);
+
+        sum += p == 1 ? fabsf(u) : u * u;
+    }
+    sum = block_sum(sum, part);
+    if (!threadIdx.x)
+        y[blockIdx.x] = p == 1 ? sum : sqrtf(sum);
+}
+
+extern "C" void wan_cuda_row_norm(WanDev *d, WanTensor *y, const WanTensor *a,
+                                  const WanTensor *b, int p)
+{
+    const int64_t L = wan_rows(a);
+    const int C = (int)wan_cols(a);
+
+    if (!L || d->error)
+        return;
+    WAN_LAUNCH(row_norm_kernel, L, wan_block(C, ROW_THREADS), 0,
+               wan_cuda_stream(d), (float *)y->data, (const float *)a->data,
+               a->pitch, b ? (const float *)b->data : NULL,
+               b ? b->pitch : 0, C, p);
+    wan_cuda_launched(d, "row_norm");
+}
