@@ -37,6 +37,7 @@ OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tens
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/names.o formats/lora.o \
        t5.o clip.o dit.o codec.o vae.o taehv.o prompts.o sampler.o rng.o \
+       stepcache.o cachetable.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/pool.o
@@ -53,7 +54,7 @@ endif
 TOOLS = wan-info wan-random wan-bench wan-parity
 
 UNIT = abi arena config files gguf header job log lora memory names nomemory prompts \
-       pager places pool rng safetensors sampler scarce text_clean tokenizer \
+       pager places pool rng safetensors sampler scarce stepcache text_clean tokenizer \
        torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
@@ -61,7 +62,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae taehv pipeline
+MODEL_TESTS = t5 clip dit vae taehv pipeline stepcache
 FUZZ = safetensors lora torch_zip gguf index_json config_json tokenizer \
        text_clean
 

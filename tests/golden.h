@@ -1,5 +1,5 @@
 /*
- * Reference data for tests: safetensors of F32, I32 and U8, and JSON.
+ * Reference data for tests: safetensors of F32, F64, I32 and U8, and JSON.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
@@ -28,7 +28,7 @@
 
 typedef struct GoldenTensor {
     char name[256];
-    char dtype[8];          // "F32", "I32", "U8"
+    char dtype[8];          // "F32", "F64", "I32", "U8"
     int nb_dims;
     int64_t dim[8];
     int64_t n;              // elements
@@ -141,12 +141,16 @@ static inline const GoldenTensor *golden_look(Golden *g, const char *name)
         return golden_fail("no memory", name);
     for (int64_t i = 0; i < t->n; i++) {
         int32_t v;
+        double f;
 
         if (!strcmp(t->dtype, "F32")) {
             memcpy(&t->data[i], t->raw + 4 * i, 4);
         } else if (!strcmp(t->dtype, "I32")) {
             memcpy(&v, t->raw + 4 * i, 4);
             t->data[i] = (float)v;
+        } else if (!strcmp(t->dtype, "F64")) {
+            memcpy(&f, t->raw + 8 * i, 8);
+            t->data[i] = (float)f;
         } else if (!strcmp(t->dtype, "U8")) {
             t->data[i] = t->raw[i];
         } else {
@@ -162,6 +166,17 @@ static inline const GoldenTensor *golden_find(Golden *g, const char *name)
     const GoldenTensor *t = golden_look(g, name);
 
     return t ? t : golden_fail("no such tensor", name);
+}
+
+/* An element of an F64 tensor, as it is. */
+static inline double golden_double(const GoldenTensor *t, int64_t i)
+{
+    double v;
+
+    if (strcmp(t->dtype, "F64"))
+        golden_fail("no F64", t->name);
+    memcpy(&v, t->raw + 8 * i, 8);
+    return v;
 }
 
 /* A string of __metadata__ as it stands, or NULL. */

@@ -413,8 +413,9 @@ static void step(Bench *b)
     }
     wan_dit_rope(d, &rope, c, (int)T, (int)h / 2, (int)w / 2);
     wan_dit_time(d, &time, &b->dit, 500);
-    wan_dit_forward(d, v, 2, &b->dit, &x, &time, ctx,
-                    c->clip_dim ? &image : NULL, &rope);
+    wan_dit_forward(d, v, 2, &(WanDitInput){ &b->dit, &x, &time, ctx,
+                                             c->clip_dim ? &image : NULL,
+                                             &rope });
 }
 
 static void decode(Bench *b)

@@ -449,38 +449,61 @@ static void head_forward(WanDev *d, WanTensor *v, const WanTensor *x,
     wan_release(d, mark);
 }
 
-void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDit *m,
-                     const WanTensor *x, const WanDitTime *time,
-                     const WanDitContext text[], const WanDitContext *image,
-                     const WanRope *rope)
+void wan_dit_embed(WanDev *d, WanTensor tokens[], int n, const WanDitInput *in)
 {
-    const WanDitConfig *c = &m->config;
-    const WanMark mark = wan_mark(d);
-    const int64_t L = wan_count(x) / (4 * c->in_dim);
-    WanTensor tokens[WAN_DIT_BRANCHES];
+    const WanDitConfig *c = &in->dit->config;
+    const int64_t L = wan_count(in->x) / (4 * c->in_dim);
 
     for (int b = 0; b < n; b++)
         tokens[b] = wan_tmp(d, L, c->dim);
-    const WanMark patch = wan_mark(d);
+    const WanMark mark = wan_mark(d);
     WanTensor patches = wan_tmp_act(d, L, 4 * c->in_dim);
 
     wan_section(d, "patches");
-    wan_op_patchify(d, &patches, x, 2);
-    wan_op_linear(d, &tokens[0], &patches, &m->patch_embedding); // [L, D]
-    wan_release(d, patch);
+    wan_op_patchify(d, &patches, in->x, 2);
+    wan_op_linear(d, &tokens[0], &patches,
+                  &in->dit->patch_embedding);                   // [L, D]
+    wan_release(d, mark);
     wan_tap(d, &tokens[0], "tokens");
+}
 
-    for (int i = 0; i < c->layers; i++) {
-        WanTensor in[WAN_REPLAY_TENSORS];
-        const int nb = block_tensors(in, tokens, n, &m->blocks[i], time, text,
-                                     image, rope);
+/* A stretch for each choice of branches, so that a device which remembers what
+ * it launched need not forget it when another choice comes between. */
+void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
+                    const WanDitInput *in)
+{
+    const WanDit *m = in->dit;
+    const int choice = first + WAN_DIT_BRANCHES * (n - 1);
+    WanTensor *x = &tokens[first];
+    const WanDitContext *text = &in->text[first];
 
-        while (wan_dev_replay(d, i, nb, in))
-            block_forward(d, tokens, n, m, i, time, text, image, rope);
+    for (int i = 0; i < m->config.layers; i++) {
+        const int key = i + choice * m->config.layers;
+        WanTensor all[WAN_REPLAY_TENSORS];
+        const int nb = block_tensors(all, x, n, &m->blocks[i], in->time, text,
+                                     in->image, in->rope);
+
+        while (wan_dev_replay(d, key, nb, all))
+            block_forward(d, x, n, m, i, in->time, text, in->image, in->rope);
     }
+}
+
+void wan_dit_head(WanDev *d, WanTensor v[], const WanTensor tokens[], int n,
+                  const WanDitInput *in)
+{
     for (int b = 0; b < n; b++) {
-        head_forward(d, &v[b], &tokens[b], m, time);
+        head_forward(d, &v[b], &tokens[b], in->dit, in->time);
         wan_tap(d, &v[b], "out");
     }
+}
+
+void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDitInput *in)
+{
+    const WanMark mark = wan_mark(d);
+    WanTensor tokens[WAN_DIT_BRANCHES];
+
+    wan_dit_embed(d, tokens, n, in);
+    wan_dit_blocks(d, tokens, 0, n, in);
+    wan_dit_head(d, v, tokens, n, in);
     wan_release(d, mark);
 }

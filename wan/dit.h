@@ -101,6 +101,19 @@ void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
 /* Guidance asks for two: with the prompt and with the negative one. */
 #define WAN_DIT_BRANCHES 2
 
+/* What a forward is made of. */
+typedef struct WanDitInput {
+    const WanDit *dit;
+    const WanTensor *x;                 // [in_dim, T, H, W], dense; H and W
+                                        // even; image models: 16 of noise, 4
+                                        // of mask, 16 of the conditioning
+                                        // latent
+    const WanDitTime *time;
+    const WanDitContext *text;          // one a branch
+    const WanDitContext *image;         // NULL without an image branch
+    const WanRope *rope;
+} WanDitInput;
+
 /**
  * v[b] = velocity of the latent x at that time under that image and prompt
  * text[b], for all n branches. They go through the blocks together: what is
@@ -109,13 +122,21 @@ void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
  *
  * @param v [16, T, H, W] each, dense
  * @param n 1 to WAN_DIT_BRANCHES
- * @param x [in_dim, T, H, W], dense; H and W even; image models: 16 of noise,
- *          4 of mask, 16 of the conditioning latent
- * @param image NULL for models without an image branch
  */
-void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDit *m,
-                     const WanTensor *x, const WanDitTime *time,
-                     const WanDitContext text[], const WanDitContext *image,
-                     const WanRope *rope);
+void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDitInput *in);
+
+/*
+ * The same in its three parts, for who does something between them.
+ * wan_dit_embed() takes the tokens of n branches from the arena, [L, D], and
+ * fills in the first: all begin the same. wan_dit_blocks() sends n of them
+ * from branch first on through all blocks; before block 0 the first of these
+ * n holds for all. wan_dit_head() makes v of all n.
+ */
+void wan_dit_embed(WanDev *d, WanTensor tokens[], int n,
+                   const WanDitInput *in);
+void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
+                    const WanDitInput *in);
+void wan_dit_head(WanDev *d, WanTensor v[], const WanTensor tokens[], int n,
+                  const WanDitInput *in);
 
 #endif /* WAN_DIT_H */

@@ -20,6 +20,7 @@
 #include "image.h"
 #include "model.h"
 #include "sampler.h"
+#include "stepcache.h"
 
 /* Devices copy vectors one by one: a slice of one is rounded up again, and
  * some are wanted in 16 bits too. */
@@ -36,6 +37,7 @@ struct WanJob {
     int32_t ids[2][WAN_TEXT_LEN];   // COND, UNCOND
     int nb_ids[2];
     WanSchedule schedule;
+    WanStepCache cache;
     WanCondition condition;         // what stands beside the noise
 
     /* In the arena, oldest first. */
@@ -145,7 +147,10 @@ static int check_request(const WanRequest *r, const WanModel *m)
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
-    return wan_condition_check(r, m);
+    WanStepCache cache;
+    const int ret = wan_stepcache_init(&cache, r, &m->info, &m->log);
+
+    return ret < 0 ? ret : wan_condition_check(r, m);
 }
 
 int wan_request_check(const WanRequest *r, const WanModel *m)
@@ -266,6 +271,7 @@ static void begin_steps(WanJob *j)
     wan_section(j->dev, "rotary tables");
     wan_dit_rope(j->dev, &j->rope, &j->model->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
+    wan_stepcache_begin(j->dev, &j->cache, &j->model->dit.config, x);
 }
 
 /* V = v_u + g (v_c - v_u) at X, then the solver's sums. */
@@ -286,8 +292,10 @@ static void denoise(WanJob *j, int i)
     WanTensor v[2] = { s[WAN_S_V] };            // COND, UNCOND
     if (guided(&j->rq))
         v[UNCOND] = wan_tmp_like(d, &s[WAN_S_V]);
-    wan_dit_forward(d, v, 1 + guided(&j->rq), dit, x, &time, j->context,
-                    wan_condition_context(&j->condition), &j->rope);
+    wan_stepcache_forward(d, &j->cache, i, v, &s[WAN_S_X], &(WanDitInput){
+                              dit, x, &time, j->context,
+                              wan_condition_context(&j->condition),
+                              &j->rope });
     wan_section(d, "guidance and solver");
     if (guided(&j->rq)) {
         const WanTensor *both[] = { &v[COND], &v[UNCOND] };
@@ -357,6 +365,20 @@ static int init_schedule(WanJob *j)
 
     return ret == WAN_ERR(ENOMEM) ? wan_error_memory(&j->model->log, "job",
                                                      "its steps") : ret;
+}
+
+/* How the steps are made: their noise levels, and which may be left out. */
+static int init_steps(WanJob *j, int measure)
+{
+    const int ret = init_schedule(j);
+
+    if (ret < 0)
+        return ret;
+    if (!measure)
+        return wan_stepcache_init(&j->cache, &j->rq, &j->model->info,
+                                  &j->model->log);
+    wan_stepcache_measure(&j->cache, &j->rq);
+    return 0;
 }
 
 /* What the device needs, and what it will be given: all that is useful, at
@@ -482,7 +504,7 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
                                  NULL, i ? negative : rq.prompt, &m->log);
     }
     if (ret >= 0)
-        ret = init_schedule(j);
+        ret = init_steps(j, 0);
     if (ret >= 0)
         ret = plan_job(out, &bytes, j, trace, opaque);
     wan_schedule_free(&j->schedule);
@@ -583,7 +605,8 @@ static int check_memory(const WanJob *j, const WanPlan *p)
     return 0;
 }
 
-int wan_job_open(WanJob **out, WanModel *m, const WanRequest *asked)
+static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
+                    int measure)
 {
     const char *negative;
     Request own;
@@ -612,10 +635,11 @@ int wan_job_open(WanJob **out, WanModel *m, const WanRequest *asked)
     wan_condition_init(&j->condition, m, r);
     if ((ret = tokenize(j, COND, r->prompt, "prompt")) < 0 ||
         (ret = tokenize(j, UNCOND, negative, "negative_prompt")) < 0 ||
-        (ret = init_schedule(j)) < 0 ||
+        (ret = init_steps(j, measure)) < 0 ||
         (ret = plan_job(&plan, &bytes, j, NULL, NULL)) < 0 ||
         (ret = check_memory(j, &plan)) < 0)
         goto fail;
+    j->rq.cache_table = NULL;
     if ((ret = wan_condition_read(&j->condition, r)) < 0)
         goto fail;
     memset(j->solver, 0, sizeof(j->solver));
@@ -632,6 +656,21 @@ int wan_job_open(WanJob **out, WanModel *m, const WanRequest *asked)
 fail:
     wan_job_close(&j);
     return ret;
+}
+
+int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r)
+{
+    return job_open(out, m, r, 0);
+}
+
+int wan_job_open_measure(WanJob **out, WanModel *m, const WanRequest *r)
+{
+    return job_open(out, m, r, 1);
+}
+
+const WanStepCache *wan_job_cache(const WanJob *j)
+{
+    return &j->cache;
 }
 
 static double now(void)
@@ -652,6 +691,16 @@ static int stage_units(const WanJob *j, enum WanStage stage)
     case WAN_STAGE_DECODE:  return latent_frames(&j->rq);
     default:                return 0;
     }
+}
+
+/* What the last step leaves to be said. */
+static void end_steps(const WanJob *j)
+{
+    const WanStepCache *c = &j->cache;
+
+    if (c->kind && !c->measuring)
+        wan_log(&j->model->log, WAN_LOG_INFO, "cache: %d of %d calls of the "
+                "transformer skipped", c->skipped, c->calls);
 }
 
 int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
@@ -691,6 +740,8 @@ int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
         if (!j->unit)
             begin_steps(j);
         denoise(j, j->unit);
+        p->calls = j->cache.calls;
+        p->skipped = j->cache.skipped;
         spent = &p->steps;
         break;
     default:
@@ -706,6 +757,8 @@ int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
     }
     p->done = ++j->unit;
     p->total = stage_units(j, stage);
+    if (stage == WAN_STAGE_STEPS && p->done == p->total)
+        end_steps(j);
     p->seconds = now() - start;
     *spent += p->seconds;
 end:

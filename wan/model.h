@@ -11,6 +11,7 @@
 #include "codec.h"
 #include "dit.h"
 #include "prompts.h"
+#include "stepcache.h"
 #include "t5.h"
 #include "tokenizer.h"
 
@@ -49,6 +50,14 @@ int wan_model_open_shapes(WanModel **out, const char *name,
  * a job whose peak lies in the transformer may find its arena full. */
 void wan_job_tap(WanJob *job, void (*tap)(void *opaque, const char *name,
                                           const WanTensor *t), void *opaque);
+
+/* As wan_job_open(), a job that skips nothing and measures MagCache's ratios:
+ * wan_stepcache_measured(), once its steps are made. The request has no
+ * cache. */
+int wan_job_open_measure(WanJob **out, WanModel *m, const WanRequest *r);
+
+/* What its steps remember, and what they measured; lives as the job. */
+const WanStepCache *wan_job_cache(const WanJob *job);
 
 /**
  * Run a request's whole pipeline on the plan backend, one denoising step for

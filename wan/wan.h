@@ -126,6 +126,16 @@ enum WanTask {
 
 enum WanSampler { WAN_SAMPLER_UNIPC, WAN_SAMPLER_DPMPP, WAN_SAMPLER_EULER };
 
+/**
+ * What stands for the transformer in steps that differ little from the last
+ * computed one. Faster, and another video.
+ */
+enum WanCache {
+    WAN_CACHE_NONE,     /**< every step is computed */
+    WAN_CACHE_EASY,     /**< EasyCache: whole steps */
+    WAN_CACHE_MAG       /**< MagCache: the blocks of a branch of guidance */
+};
+
 /** Which of PyTorch's two generators the noise reproduces. */
 enum WanRng { WAN_RNG_CUDA, WAN_RNG_CPU };
 
@@ -339,6 +349,18 @@ typedef struct WanRequest {
     uint64_t seed;
     enum WanRng rng;
     int rng_threads;            /**< launch size of the CUDA generator */
+    enum WanCache cache;
+    int cache_run;              /**< MAG: most steps in a row that a branch may
+                                     be skipped; 0: the model's */
+    double cache_threshold;     /**< more skips, and less like it, the larger
+                                     it is, up to 100; 0: 0.05 for EASY, the
+                                     model's for MAG */
+    double cache_retain;        /**< what is computed in any case at the
+                                     start. EASY: steps, 0: 10; MAG: a share of
+                                     the steps, 0: 0.2. The last step is always
+                                     computed with EASY, the first with both */
+    const char *cache_table;    /**< MAG: a file of wan-info --calibrate; NULL:
+                                     the table that is built in for the model */
 } WanRequest;
 
 enum WanStage {
@@ -355,6 +377,9 @@ typedef struct WanProgress {
     int done, total;            /**< units of this stage */
     double seconds;             /**< the unit just done */
     double text, image, steps, decode; /**< seconds of each stage so far */
+    int calls;                  /**< of the transformer so far, one a branch of
+                                     guidance in each step */
+    int skipped;                /**< of them that WanRequest.cache left out */
 } WanProgress;
 
 /** What a request needs before anything is loaded, see wan_plan(). */

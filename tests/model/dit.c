@@ -53,8 +53,8 @@ static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
     wan_dit_time(d, &time, &m->dit, t);
     wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
-    wan_dit_forward(d, &v, 1, &m->dit, &xt, &time, &text, y ? &image : NULL,
-                    &rope);
+    wan_dit_forward(d, &v, 1, &(WanDitInput){ &m->dit, &xt, &time, &text,
+                                              y ? &image : NULL, &rope });
     CHECK(!wan_dev_error(d));
     cJSON_Delete(cases);
     return v;
@@ -250,9 +250,11 @@ TEST(branches)
     wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
     for (int b = 0; b < 2; b++)
-        wan_dit_forward(d, &alone[b], 1, &m->dit, &xt, &time, &text[b], NULL,
-                        &rope);
-    wan_dit_forward(d, both, 2, &m->dit, &xt, &time, text, NULL, &rope);
+        wan_dit_forward(d, &alone[b], 1,
+                        &(WanDitInput){ &m->dit, &xt, &time, &text[b], NULL,
+                                        &rope });
+    wan_dit_forward(d, both, 2, &(WanDitInput){ &m->dit, &xt, &time, text,
+                                                NULL, &rope });
     CHECK(!wan_dev_error(d));
     float *v[4] = { values_of(d, &alone[0]), values_of(d, &both[0]),
                     values_of(d, &alone[1]), values_of(d, &both[1]) };

@@ -12,44 +12,6 @@
 
 #define LIMIT 5e-5
 
-static int number(const cJSON *a, const char *key, int otherwise)
-{
-    const cJSON *v = cJSON_GetObjectItem(a, key);
-
-    return v ? v->valueint : otherwise;
-}
-
-/* Fill rq from the golden's arguments of generate(). */
-static void request(WanRequest *rq, const WanModel *m, const Golden *g,
-                    const cJSON *a, const WanImage image[2])
-{
-    const cJSON *size = cJSON_GetObjectItem(a, "size");
-    const char *solver = cJSON_GetStringValue(
-        cJSON_GetObjectItem(a, "sample_solver"));
-
-    wan_request_default(rq, m);
-    if (size) {
-        rq->width = size->child->valueint;
-        rq->height = size->child->next->valueint;
-    } else {        // image models: about that area, in the image's aspect
-        rq->width = number(a, "max_area", 0);
-        rq->height = 1;
-        CHECK(wan_request_fit(rq, m, image[0].width, image[0].height) == 0);
-        rq->image = &image[0];
-        rq->last_image = m->info.task == WAN_TASK_FLF2V ? &image[1] : NULL;
-    }
-    rq->prompt = cJSON_GetStringValue(cJSON_GetObjectItem(a, "prompt"));
-    rq->negative_prompt = golden_meta_string(g, "negative_prompt");
-    rq->frames = number(a, "frame_num", 81);
-    rq->steps = number(a, "sampling_steps", 50);
-    rq->seed = number(a, "seed", 0);
-    rq->guidance = cJSON_GetObjectItem(a, "guide_scale")->valuedouble;
-    rq->shift = cJSON_GetObjectItem(a, "shift")->valuedouble;
-    rq->sampler = solver && !strcmp(solver, "dpm++") ? WAN_SAMPLER_DPMPP
-                                                     : WAN_SAMPLER_UNIPC;
-    rq->rng = WAN_RNG_CPU;
-}
-
 typedef struct Seen {
     Golden *golden;
     int last_step;
@@ -117,18 +79,8 @@ static void generate(const char *golden, const char *folder,
     WanJob *job;
     int ret, frame = 0;
 
-    for (int i = 0; i < 2; i++) {
-        const GoldenTensor *t = golden_look(g, i ? "image1" : "image0");
-
-        if (t)
-            image[i] = (WanImage){ .size = sizeof(WanImage),
-                                   .format = WAN_PIX_RGB24,
-                                   .width = (int)t->dim[1],
-                                   .height = (int)t->dim[0],
-                                   .data = { (void *)t->raw },
-                                   .stride = { 3 * t->dim[1] } };
-    }
-    request(&rq, m, g, a, image);
+    golden_images(image, g);
+    golden_request(&rq, m, g, a, image);
     seen.last_step = rq.steps - 1;
     const int64_t HW = (int64_t)rq.width * rq.height;
     float *planes = malloc(3 * HW * sizeof(*planes));
