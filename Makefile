@@ -138,7 +138,7 @@ $(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
 	@mkdir -p $(@D)
 	$(CC) -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
 
-$(B)/bin/wan-info: $(B)/tools/report.o
+$(B)/bin/wan-info: $(B)/tools/report.o $(B)/tools/calibrate.o
 
 $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 	@mkdir -p $(@D)

@@ -4,9 +4,11 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  *
  * Reads names, shapes and types, never the weights; the needs come from
- * wan_plan(). With --shapes no checkpoint is needed.
+ * wan_plan(). With --shapes no checkpoint is needed. With --calibrate it makes
+ * the steps of a clip, without its frames.
  */
 
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -14,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "calibrate.h"
 #include "model.h"
 #include "places.h"
 #include "report.h"
@@ -27,6 +30,7 @@ static const char usage_text[] =
 "usage: wan-info MODEL [options]\n"
 "       wan-info --shapes NAME [options]\n"
 "       wan-info --report [MODEL]\n"
+"       wan-info MODEL --calibrate FILE --prompt TEXT [options]\n"
 "\n"
 "Say what a checkpoint is and what making a video with it would need.\n"
 "\n"
@@ -45,6 +49,12 @@ static const char usage_text[] =
 "  --trace             list the operations of the request instead\n"
 "  --report            add the build, the machine and what is said on opening,\n"
 "                      without folders' names: to paste where a fault is told\n"
+"  --calibrate FILE    make the request's steps, measure the ratios that the\n"
+"                      filters' cache=mag needs, and write them to FILE, which\n"
+"                      must not exist, for cache_table\n"
+"  --image F, --last-image F\n"
+"                      what an image model looks at, PPM (P6, 8 bits)\n"
+"  --shift X --seed N  of the steps [the model's, 0]\n"
 "\n"
 "In the trace, a section that has the lines of the one before it is a single\n"
 "line: '# block 1: as block 0'. One denoising step stands for all.\n";
@@ -52,8 +62,10 @@ static const char usage_text[] =
 typedef struct Options {
     WanModelParams model;
     const char *shapes, *prompt;
+    const char *table, *image[2];       // of --calibrate
     int width, height, frames, steps;   // 0: the model's
-    double guidance;                    // -1: the model's
+    double guidance, shift;             // -1: the model's
+    uint64_t seed;
     int trace;
     int report;
     char *dir;                          // of the model, not to be reported
@@ -117,6 +129,27 @@ static int parse_fp8(enum WanFp8 *out, const char *text)
     return usage("--fp8 %s: auto, off or on can be", text);
 }
 
+static int parse_number(double *out, const char *option, const char *text)
+{
+    char *end;
+
+    *out = strtod(text, &end);
+    if (!*text || *end || !(*out >= 0))
+        return usage("--%s %s: a number from 0 can be", option, text);
+    return 0;
+}
+
+static int parse_seed(uint64_t *out, const char *text)
+{
+    char *end;
+
+    errno = 0;
+    *out = strtoull(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || errno)
+        return usage("--seed %s: a whole number from 0 can be", text);
+    return 0;
+}
+
 /* 0, -1: help was shown, or the exit status of wrong use. */
 static int parse(Options *o, int argc, char **argv)
 {
@@ -129,12 +162,13 @@ static int parse(Options *o, int argc, char **argv)
         { "text-encoder", 1, NULL, 'x' }, { "vae", 1, NULL, 'v' },
         { "clip", 1, NULL, 'c' }, { "tokenizer", 1, NULL, 'k' },
         { "fp8", 1, NULL, '8' }, { "report", 0, NULL, 'R' },
-        { "help", 0, NULL, 'h' }, { 0 },
+        { "calibrate", 1, NULL, 'C' }, { "image", 1, NULL, 'i' },
+        { "last-image", 1, NULL, 'l' }, { "shift", 1, NULL, 'F' },
+        { "seed", 1, NULL, 'N' }, { "help", 0, NULL, 'h' }, { 0 },
     };
     int c, ret = 0;
-    char *end;
 
-    *o = (Options){ .guidance = -1 };
+    *o = (Options){ .guidance = -1, .shift = -1 };
     wan_model_params_default(&o->model);
     o->model.log = show_line;
     o->model.log_opaque = o;
@@ -146,11 +180,12 @@ static int parse(Options *o, int argc, char **argv)
         case 's': ret = parse_size(o, optarg); break;
         case 'f': ret = parse_int(&o->frames, "frames", optarg, MAX_INT); break;
         case 'n': ret = parse_int(&o->steps, "steps", optarg, MAX_INT); break;
-        case 'g':
-            o->guidance = strtod(optarg, &end);
-            if (!*optarg || *end || !(o->guidance >= 0))
-                ret = usage("--guidance %s: a number from 0 can be", optarg);
-            break;
+        case 'g': ret = parse_number(&o->guidance, "guidance", optarg); break;
+        case 'F': ret = parse_number(&o->shift, "shift", optarg); break;
+        case 'N': ret = parse_seed(&o->seed, optarg); break;
+        case 'C': o->table = optarg; break;
+        case 'i': o->image[0] = optarg; break;
+        case 'l': o->image[1] = optarg; break;
         case 'p': o->prompt = optarg; break;
         case 'm': ret = parse_bytes(&o->model.memory, optarg); break;
         case 'd': o->model.device = optarg; break;
@@ -180,6 +215,8 @@ static int parse(Options *o, int argc, char **argv)
         return usage("give either MODEL or --shapes");
     if (o->report)
         o->model.log_level = WAN_LOG_INFO;
+    if (o->table && (o->shapes || !o->prompt))
+        return usage("--calibrate needs a MODEL and a --prompt");
     return 0;
 }
 
@@ -467,6 +504,9 @@ static void make_request(WanRequest *r, const WanModel *m, const Options *o)
         r->steps = o->steps;
     if (o->guidance >= 0)
         r->guidance = o->guidance;
+    if (o->shift >= 0)
+        r->shift = o->shift;
+    r->seed = o->seed;
 }
 
 /* The machine; whether a model follows. */
@@ -504,7 +544,9 @@ int main(int argc, char **argv)
     if (ret < 0)
         goto fail;
     make_request(&r, m, &o);
-    if (o.trace) {
+    if (o.table) {
+        ret = calibrate(m, &r, o.image, o.table);
+    } else if (o.trace) {
         ret = show_trace(&plan, m, &r);
     } else if ((ret = wan_plan(&plan, m, &r)) >= 0 &&
                (ret = show_model(m, &o)) >= 0) {

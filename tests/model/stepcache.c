@@ -257,6 +257,164 @@ TEST(calibration)
     run_close(&r);
 }
 
+/* --------------------------------------------------- branches that differ */
+
+/* A transformer and what a step of it needs, in two steps' latents. */
+typedef struct Step {
+    WanModel *model;
+    WanDev *dev;
+    WanTensor x[2];
+    WanDitContext text[2];
+    WanDitTime time;
+    WanRope rope;
+} Step;
+
+static WanDitInput input_of(const Step *s, int i)
+{
+    return (WanDitInput){ &s->model->dit, &s->x[i], &s->time, s->text, NULL,
+                          &s->rope };
+}
+
+static void step_open(Step *s, Golden *g)
+{
+    const GoldenTensor *x = golden_find(g, "latents");
+    const WanModel *m = s->model = open_tiny("tiny/wan-t2v", dut);
+    WanDev *d = s->dev = open_dev(dut);
+
+    for (int i = 0; i < 2; i++) {
+        const GoldenTensor *c = golden_find(g, i ? "context_null" : "context");
+        WanTensor ctx = wan_tmp(d, c->dim[0], c->dim[1]);
+
+        s->x[i] = wan_tmp(d, x->dim[1], x->dim[2], x->dim[3], x->dim[4]);
+        wan_op_upload(d, &s->x[i], x->data + i * wan_count(&s->x[i]));
+        wan_op_upload(d, &ctx, c->data);
+        wan_dit_text(d, &s->text[i], &m->dit, &ctx);
+    }
+    wan_dit_time(d, &s->time, &m->dit, 500);
+    wan_dit_rope(d, &s->rope, &m->dit.config, (int)x->dim[2],
+                 (int)x->dim[3] / 2, (int)x->dim[4] / 2);
+}
+
+/* v of the second step from the first one's residual of that branch. */
+static void add_residual(const Step *s, WanTensor *v, int b)
+{
+    WanDev *d = s->dev;
+    const WanMark mark = wan_mark(d);
+    const WanDitInput first = input_of(s, 0), second = input_of(s, 1);
+    WanTensor x0[2], x[2], now[2];
+
+    wan_dit_embed(d, x0, 1, &first);
+    wan_dit_embed(d, x, 2, &first);
+    wan_op_copy(d, &x[b], &x0[0]);
+    wan_dit_blocks(d, x, b, 1, &first);
+    wan_dit_embed(d, now, 1, &second);
+
+    const WanTensor *sum[] = { &now[0], &x[b], &x0[0] };
+
+    wan_op_lincomb(d, &now[0], 3, (double[]){ 1, 1, -1 }, sum);
+    wan_dit_head(d, v, now, 1, &second);
+    wan_release(d, mark);
+}
+
+/* Of what the two branches may do in a step every choice: what is computed is
+ * what wan_dit_forward() gives, what is skipped has the residual of before. */
+TEST(each_branch_by_itself)
+{
+    Golden *g = golden_open("stepcache-magcache.safetensors");
+    Step s;
+
+    step_open(&s, g);
+    WanDev *d = s.dev;
+    const WanDitInput in[2] = { input_of(&s, 0), input_of(&s, 1) };
+    const int64_t n = wan_count(&s.x[0]);
+    WanTensor v[2] = { wan_tmp_like(d, &s.x[0]), wan_tmp_like(d, &s.x[0]) };
+    WanTensor want[2] = { wan_tmp_like(d, &s.x[0]), wan_tmp_like(d, &s.x[0]) };
+
+    for (int choice = 0; choice < 4; choice++) {
+        const WanMark mark = wan_mark(d);
+        WanStepCache c = { .kind = WAN_CACHE_MAG, .steps = 2, .branches = 2,
+                           .threshold = 0.1, .run = 2 };
+
+        for (int b = 0; b < 2; b++)
+            c.ratio[b][1] = choice >> b & 1 ? 0.5 : 1;  // computed, skipped
+        wan_stepcache_begin(d, &c, &s.model->dit.config, &s.x[0]);
+        wan_stepcache_forward(d, &c, 0, v, &s.x[0], &in[0]);
+        wan_stepcache_forward(d, &c, 1, v, &s.x[1], &in[1]);
+        wan_dit_forward(d, want, 2, &in[1]);
+        for (int b = 0; b < 2; b++) {
+            CHECK(c.skip[b] == !(choice >> b & 1));
+            if (c.skip[b])
+                add_residual(&s, &want[b], b);
+            float *value = values_of(d, &v[b]), *other = values_of(d, &want[b]);
+            const double err = test_rel_l2(value, other, n);
+
+            CHECKF(c.skip[b] ? err <= limit_on(dut, 1e-6) : err == 0,
+                   "choice %d, branch %d: %.2e", choice, b, err);
+            free(value);
+            free(other);
+        }
+        wan_release(d, mark);
+    }
+    CHECK(!wan_dev_error(d));
+    wan_dev_close(&d);
+    wan_model_close(&s.model);
+    golden_close(&g);
+}
+
+/* A device that remembers launches is asked by keys. */
+static struct { int nb[64]; WanTensor in[64][WAN_REPLAY_TENSORS]; } stretches;
+static int asked, changed;
+
+static int remember(WanDev *d, int key, int nb, const WanTensor *in)
+{
+    if (d->replaying || !CHECK(key >= 0 && key < 64))
+        return !d->replaying;
+    asked++;
+    changed += stretches.nb[key] &&
+               (stretches.nb[key] != nb ||
+                memcmp(stretches.in[key], in, nb * sizeof(*in)));
+    stretches.nb[key] = nb;
+    memcpy(stretches.in[key], in, nb * sizeof(*in));
+    return 1;
+}
+
+/* Whatever the branches do from step to step, a key stands for the same work:
+ * else what was recorded would be thrown away, or be wrong. */
+TEST(stretches_keep_their_keys)
+{
+    Golden *g = golden_open("stepcache-magcache.safetensors");
+    WanBackend backend;
+    WanStepCache c = { .kind = WAN_CACHE_MAG, .steps = 16, .branches = 2,
+                       .threshold = 0.1, .run = 2 };
+    Step s;
+
+    step_open(&s, g);
+    WanDev *d = s.dev;
+    const WanDitInput in = input_of(&s, 0);
+    WanTensor v[2] = { wan_tmp_like(d, &s.x[0]), wan_tmp_like(d, &s.x[0]) };
+    const int layers = s.model->dit.config.layers;
+    int together = 0;
+
+    backend = *d->backend;
+    backend.replay = remember;
+    d->backend = &backend;
+    wan_stepcache_begin(d, &c, &s.model->dit.config, &s.x[0]);
+    for (int i = 0; i < 16; i++) {
+        for (int b = 0; b < 2; b++)
+            c.ratio[b][i] = i >> b & 1 ? 0.5 : 1;
+        wan_stepcache_forward(d, &c, i, v, &s.x[0], &in);
+        together += !c.skip[0] && !c.skip[1];
+    }
+    CHECK(together > 1 && together < 8);
+    CHECKF(asked == layers * (c.calls - c.skipped - together), "%d stretches "
+           "of %d calls less %d", asked, c.calls, c.skipped);
+    CHECKF(!changed, "%d changed", changed);
+    CHECK(!wan_dev_error(d));
+    wan_dev_close(&d);
+    wan_model_close(&s.model);
+    golden_close(&g);
+}
+
 /* Without guidance there is one branch. */
 TEST(one_branch)
 {
@@ -337,6 +495,8 @@ int main(int argc, char **argv)
     RUN(mag_2);
     RUN(mag_i2v);
     RUN(calibration);
+    RUN(each_branch_by_itself);
+    RUN_REF(stretches_keep_their_keys);
     RUN(one_branch);
     RUN(planned_memory);
     return test_end();

@@ -255,6 +255,37 @@ TEST(out_of_turn)
     }
 }
 
+/* Step caching: a round may end after its first pages and go on with its last
+ * one, or be left out. What comes later finds what it wants all the same. */
+TEST(rounds_left_out)
+{
+    for (int t = 0; t < 100; t++) {
+        seed = 2000 + t;
+        Device *d = device(64, 6, 8, 2);
+        int64_t least, full;
+
+        wan_pager_need(d->pager, &least, &full);
+        place(d, 2, least + (full - least) * (t % 5) / 4);
+        const WanPagerStage *s = d->pager->now;
+        for (int round = 0; round < 9; round++) {
+            const int what = round ? random_u32() % 3 : 2;
+
+            for (int k = 0; k < s->nb_uses && what; k++) {
+                if (what == 1 && k == 2)
+                    k = s->nb_uses - 1;
+                if (!use(d, s->use[k]))
+                    break;
+                put_copies(d, random_u32() % 3);
+                run_some(d, random_u32() % 8);
+            }
+        }
+        run_some(d, 100000);
+        CHECKF(d->computed == d->computes && !d->wrong, "%d: %d wrong", t,
+               d->wrong);
+        device_free(d);
+    }
+}
+
 TEST(the_copier_runs_ahead)
 {
     Device *d = device(64, 1, 64, 2);
@@ -343,6 +374,7 @@ int main(void)
     RUN(what_does_not_fit_passes_through);
     RUN(a_block_used_twice_is_copied_once);
     RUN(out_of_turn);
+    RUN(rounds_left_out);
     RUN(the_copier_runs_ahead);
     RUN(stages_share_the_memory);
     RUN(parts_are_a_page);
