@@ -121,6 +121,9 @@ typedef struct WanContext {
     int sampler;
     char *seed_str;
     int rng, rng_threads;
+    int cache, cache_run;
+    double cache_threshold, cache_retain;
+    char *cache_table;
     char *device;
     int fp8;
     int64_t memory;
@@ -228,6 +231,14 @@ typedef struct WanContext {
         { "cuda", "as PyTorch on a GPU",   0, AV_OPT_TYPE_CONST, {.i64 = WAN_RNG_CUDA}, .flags = FLAGS, .unit = "rng" }, \
         { "cpu",  "as PyTorch on the CPU", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_RNG_CPU},  .flags = FLAGS, .unit = "rng" }, \
     { "rng_threads", "set launch size of the GPU whose noise is reproduced", OFFSET(rng_threads), AV_OPT_TYPE_INT, {.i64 = 270336}, 1, INT_MAX, FLAGS }, \
+    { "cache",    "set what stands for steps that differ little", OFFSET(cache), AV_OPT_TYPE_INT, {.i64 = WAN_CACHE_NONE}, WAN_CACHE_NONE, WAN_CACHE_MAG, FLAGS, .unit = "cache" }, \
+        { "none", "every step is computed", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_CACHE_NONE}, .flags = FLAGS, .unit = "cache" }, \
+        { "easy", "EasyCache",             0, AV_OPT_TYPE_CONST, {.i64 = WAN_CACHE_EASY}, .flags = FLAGS, .unit = "cache" }, \
+        { "mag",  "MagCache",              0, AV_OPT_TYPE_CONST, {.i64 = WAN_CACHE_MAG},  .flags = FLAGS, .unit = "cache" }, \
+    { "cache_threshold", "set how much may change before a step is computed again, -1: the model's", OFFSET(cache_threshold), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, FLAGS }, \
+    { "cache_retain", "set steps (easy) or share of them (mag) that are computed in any case, -1: the default", OFFSET(cache_retain), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 1000, FLAGS }, \
+    { "cache_run",   "set longest run of steps that mag skips, -1: the model's", OFFSET(cache_run), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, FLAGS }, \
+    { "cache_table", "set file with ratios for mag, of wan-info --calibrate", OFFSET(cache_table), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "device",   "set device: auto, cpu, cuda, cuda:N, ref", OFFSET(device), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = FLAGS }, \
     { "fp8",      "set when a GPU multiplies in 8 bits", OFFSET(fp8), AV_OPT_TYPE_INT, {.i64 = WAN_FP8_AUTO}, WAN_FP8_AUTO, WAN_FP8_ON, FLAGS, .unit = "fp8" }, \
         { "auto", "with matrices that the checkpoint stores so", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_AUTO}, .flags = FLAGS, .unit = "fp8" }, \
@@ -745,6 +756,11 @@ static av_cold int init(AVFilterContext *ctx)
         (ret = check_number(ctx, "steps", s->steps, 1, 1000)) < 0 ||
         (ret = check_number(ctx, "guidance", s->guidance, 0, 100)) < 0 ||
         (ret = check_number(ctx, "shift", s->shift, 0.01, 100)) < 0 ||
+        (ret = check_number(ctx, "cache_threshold", s->cache_threshold, 1e-6,
+                            100)) < 0 ||
+        (ret = check_number(ctx, "cache_retain", s->cache_retain, 1e-6,
+                            1000)) < 0 ||
+        (ret = check_number(ctx, "cache_run", s->cache_run, 1, 1000)) < 0 ||
         (ret = parse_seed(ctx)) < 0 ||
         (ret = check_device(ctx)) < 0 ||
         (ret = check_format(ctx)) < 0 ||
@@ -963,6 +979,14 @@ static void make_request(const WanContext *s, WanRequest *rq)
     rq->rng         = s->rng;
     rq->rng_threads = s->rng_threads;
     rq->seed        = s->seed + s->clip_index;
+    rq->cache       = s->cache;
+    rq->cache_table = s->cache_table;
+    if (s->cache_threshold != -1)
+        rq->cache_threshold = s->cache_threshold;
+    if (s->cache_retain != -1)
+        rq->cache_retain = s->cache_retain;
+    if (s->cache_run != -1)
+        rq->cache_run = s->cache_run;
     if (s->info->task != WAN_TASK_T2V)
         rq->image = &s->blank;
     if (s->last_frame)

@@ -217,6 +217,8 @@ static int parse(Options *o, int argc, char **argv)
         o->model.log_level = WAN_LOG_INFO;
     if (o->table && (o->shapes || !o->prompt))
         return usage("--calibrate needs a MODEL and a --prompt");
+    if (!o->table && (o->image[0] || o->image[1]))
+        return usage("--image and --last-image belong to --calibrate");
     return 0;
 }
 

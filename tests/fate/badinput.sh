@@ -117,6 +117,39 @@ option 'memory too small' 'need.* GB.* GB' "$rest:memory=1M"
 option 'memory negative' 'memory' "$rest:memory=-1"
 option 'option unknown' 'flavour' "$rest:flavour=sweet"
 
+# ---------------------------------------------------------- step caching
+
+option 'cache unknown' 'cache' "$rest:cache=teacache"
+option 'cache_threshold negative' 'cache_threshold' "$rest:cache=easy:cache_threshold=-0.5"
+option 'cache_threshold zero' 'cache_threshold=0' "$rest:cache=easy:cache_threshold=0"
+option 'cache_threshold NaN' 'cache_threshold' "$rest:cache=easy:cache_threshold=nan"
+option 'cache_threshold without a cache' 'cache_threshold: there is no cache' \
+    "$rest:cache_threshold=0.1"
+option 'cache_retain of more steps' 'cache_retain: 2;.*0 to 1' \
+    "$rest:cache=easy:cache_retain=2"
+option 'cache_retain of more than all' 'cache_retain: 1.5; .*share' \
+    "$rest:cache=mag:cache_retain=1.5"
+option 'cache_retain NaN' 'cache_retain' "$rest:cache=easy:cache_retain=nan"
+option 'cache_run zero' 'cache_run=0' "$rest:cache=mag:cache_run=0"
+option 'cache_run with easy' 'cache_run: only cache mag' "$rest:cache=easy:cache_run=2"
+option 'cache=mag without a table' \
+    'cache: mag needs a table.*none is known for Wan2.1 T2V .width 96, 2 layers.: measure one with wan-info --calibrate' \
+    "$rest:cache=mag"
+table=$tmp/table.json
+of_table() { option "$1" "$2" "$rest:cache=mag:cache_table=$(quote "$table")"; }
+of_table 'cache_table that is not there' 'table.json: No such file'
+: > "$table"
+of_table 'cache_table that is empty' 'table.json'
+head -c 3000 "$tiny/wan-t2v/config.json" > "$table"
+of_table 'cache_table of other JSON' 'table.json: no table of wan-info --calibrate'
+echo '{"wan_cache_table": 1, "model": "Wan2.1 T2V 1.3B", "cond": [1, 1], "uncond": [1, 1]}' > "$table"
+of_table 'cache_table of another model' \
+    'cache_table: .*table.json was measured with Wan2.1 T2V 1.3B, the model is Wan2.1 T2V .width'
+echo '{"wan_cache_table": 1, "model": "Wan2.1 T2V (width 96, 2 layers)", "cond": [1, 1]}' > "$table"
+of_table 'cache_table without the other branch' 'measured without guidance'
+echo '{"wan_cache_table": 1, "model": "Wan2.1 T2V (width 96, 2 layers)", "cond": [1, 1], "uncond": [1]}' > "$table"
+of_table 'cache_table of two lengths' '"uncond" has 1 ratios, "cond" 2'
+
 # --------------------------------------------------------------- the prompt
 
 option 'prompt none' 'prompt' "size=32x32"

@@ -185,6 +185,17 @@ within()
     done
 }
 
+# tensor GOLDEN NAME: the bytes of a tensor
+tensor()
+{
+    tensor_file=$WAN_GOLDEN/$1
+    n=$(od -An -tu8 -N8 "$tensor_file" | tr -d ' ')
+    at=$(head -c $((8 + n)) "$tensor_file" | tail -c +9 |
+        sed "s/.*\"$2\": *{[^}]*\"data_offsets\": *\[\([0-9]*\), *\([0-9]*\)\].*/\1 \2/")
+    tail -c +$((9 + n + ${at% *})) "$tensor_file" |
+        head -c $((${at#* } - ${at% *}))
+}
+
 # Servers of a test listen on this port and those after it.
 port=$((20000 + $$ % 20000))
 

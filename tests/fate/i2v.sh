@@ -49,17 +49,6 @@ refused()
 
 # ------------------------------------------------- a frame against the golden
 
-# The image of a golden: the bytes of a tensor.
-tensor()
-{
-    tensor_file=$WAN_GOLDEN/$1
-    n=$(od -An -tu8 -N8 "$tensor_file" | tr -d ' ')
-    at=$(head -c $((8 + n)) "$tensor_file" | tail -c +9 |
-        sed "s/.*\"$2\": *{[^}]*\"data_offsets\": *\[\([0-9]*\), *\([0-9]*\)\].*/\1 \2/")
-    tail -c +$((9 + n + ${at% *})) "$tensor_file" |
-        head -c $((${at#* } - ${at% *}))
-}
-
 name=pipeline-i2v-dpm6.safetensors
 tensor $name image0 > "$tmp/photo.rgb"
 same "$(wc -c < "$tmp/photo.rgb" | tr -d ' ')" $((70 * 150 * 3)) > "$tmp/check.log" &&
