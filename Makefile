@@ -136,9 +136,10 @@ $(B)/share/libwan/.linked: config.mak
 
 $(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
 	@mkdir -p $(@D)
-	$(CC) -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
+	$(CC) -o $@ $(filter %.o,$^) $(B)/lib/libwan.a $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
 
 $(B)/bin/wan-info: $(B)/tools/report.o $(B)/tools/calibrate.o
+$(B)/bin/wan-bench: $(B)/tools/bench_cache.o
 
 $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 	@mkdir -p $(@D)

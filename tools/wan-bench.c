@@ -22,6 +22,7 @@
 #include "../wan/codec.h"
 #include "../wan/dit.h"
 #include "../wan/t5.h"
+#include "bench_cache.h"
 
 #define TOOL "wan-bench"
 #include "tool.h"
@@ -30,6 +31,7 @@
 
 static const char usage_text[] =
 "usage: wan-bench [options]\n"
+"       wan-bench --clip=MODEL [options]\n"
 "\n"
 "  --device=NAME   cuda, cuda:N, cpu [auto]\n"
 "  --model=NAME    t2v-1.3B, t2v-14B, i2v-14B [t2v-1.3B]\n"
@@ -40,11 +42,20 @@ static const char usage_text[] =
 "  --repeat=N      times a whole stage is timed [3]\n"
 "  --op-by-op      launch each op by itself: no CUDA graphs\n"
 "  --tune          time what libraries suggest for each shape, take the best\n"
-"  --fp8           the transformer's blocks in e4m3\n";
+"  --fp8           the transformer's blocks in e4m3\n"
+"\n"
+"  --clip=MODEL    a text-to-video checkpoint: make a clip without and with each\n"
+"                  cache, and compare; with --device, --size, --frames\n"
+"  --cache=LIST    of easy and mag, each with :THRESHOLD or not\n"
+"                  [easy,easy:0.1,easy:0.2]\n"
+"  --cache-table=F for mag: a table of wan-info --calibrate\n"
+"  --prompt=TEXT   [a ball bounces]\n"
+"  --steps=N       [the model's]\n";
 
 typedef struct Options {
     const char *device, *model, *stages;
     int width, height, frames, blocks, repeat, op_by_op, tune, fp8;
+    BenchClip clip;
 } Options;
 
 /* ------------------------------------------------------- random weights */
@@ -549,9 +560,16 @@ int main(int argc, char **argv)
         { "blocks", 1, NULL, 'b' }, { "stages", 1, NULL, 'S' },
         { "repeat", 1, NULL, 'r' }, { "op-by-op", 0, NULL, 'o' },
         { "tune", 0, NULL, 't' }, { "fp8", 0, NULL, '8' },
-        { "help", 0, NULL, 'h' }, { 0 }
+        { "clip", 1, NULL, 'C' }, { "cache", 1, NULL, 'c' },
+        { "cache-table", 1, NULL, 'T' }, { "prompt", 1, NULL, 'p' },
+        { "steps", 1, NULL, 'n' }, { "help", 0, NULL, 'h' }, { 0 }
     };
-    Options o = { "auto", "t2v-1.3B", "text,step,decode", 832, 480, 81, 0, 3, 0, 0, 0 };
+    Options o = {
+        .device = "auto", .model = "t2v-1.3B", .stages = "text,step,decode",
+        .repeat = 3,
+        .clip = { .prompt = "a ball bounces",
+                  .cache = "easy,easy:0.1,easy:0.2" },
+    };
     char end;
     int c, ret = 0;
 
@@ -578,6 +596,11 @@ int main(int argc, char **argv)
         case 'o': o.op_by_op = 1; break;
         case 't': o.tune = 1; break;
         case '8': o.fp8 = 1; break;
+        case 'C': o.clip.model = optarg; break;
+        case 'c': o.clip.cache = optarg; break;
+        case 'T': o.clip.table = optarg; break;
+        case 'p': o.clip.prompt = optarg; break;
+        case 'n': ret = parse_int(&o.clip.steps, "steps", optarg, 1000); break;
         case 'h': fputs(usage_text, stdout); return 0;
         default:  return usage("%s is not known or lacks its value",
                                argv[optind - 1]);
@@ -587,5 +610,15 @@ int main(int argc, char **argv)
     }
     if (optind < argc)
         return usage("%s: there are options alone", argv[optind]);
+    if (o.clip.model) {
+        o.clip.device = o.device;
+        o.clip.width = o.width;
+        o.clip.height = o.height;
+        o.clip.frames = o.frames;
+        return bench_cache(&o.clip);
+    }
+    if (!o.width)
+        o.width = 832, o.height = 480;
+    o.frames = o.frames ? o.frames : 81;
     return bench(&o);
 }
