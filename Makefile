@@ -63,8 +63,8 @@ UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae taehv pipeline stepcache
-FUZZ = safetensors lora torch_zip gguf index_json config_json tokenizer \
-       text_clean
+FUZZ = safetensors lora torch_zip gguf index_json config_json cache_table \
+       tokenizer text_clean
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)
 LIB = $(B)/lib/libwan.so.$(VERSION)

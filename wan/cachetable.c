@@ -191,18 +191,26 @@ static int read_table(WanCacheTable *t, const cJSON *root, const char *path,
     return 0;
 }
 
+int wan_cache_table_parse(WanCacheTable *t, const char *text, size_t bytes,
+                          const char *path, const WanLog *log)
+{
+    cJSON *root;
+    int ret = wan_json_parse(&root, path, "table", text, bytes, log);
+
+    if (ret >= 0)
+        ret = read_table(t, root, path, log);
+    cJSON_Delete(root);
+    return ret;
+}
+
 int wan_cache_table_read(WanCacheTable *t, const char *path, const WanLog *log)
 {
     char *text = NULL;
-    cJSON *root = NULL;
     size_t bytes;
     int ret = wan_read_file(&text, &bytes, path, MAX_FILE, log);
 
     if (ret >= 0)
-        ret = wan_json_parse(&root, path, "table", text, bytes, log);
-    if (ret >= 0)
-        ret = read_table(t, root, path, log);
-    cJSON_Delete(root);
+        ret = wan_cache_table_parse(t, text, bytes, path, log);
     free(text);
     return ret;
 }

@@ -48,6 +48,10 @@ int wan_cache_table_published(WanCacheTable *t, WanCacheDefaults *defaults,
 int wan_cache_table_read(WanCacheTable *t, const char *path,
                          const WanLog *log);
 
+/* The same of a text; path is what error lines call it. */
+int wan_cache_table_parse(WanCacheTable *t, const char *text, size_t bytes,
+                          const char *path, const WanLog *log);
+
 /* Write one, which must not exist; note: how it was measured, for people. */
 int wan_cache_table_write(const WanCacheTable *t, const char *path,
                           const char *note, const WanLog *log);
