@@ -349,7 +349,7 @@ typedef struct WanRequest {
     uint64_t seed;
     enum WanRng rng;
     int rng_threads;            /**< launch size of the CUDA generator */
-    enum WanCache cache;
+    enum WanCache cache;        /**< since 1.1, as all that follows */
     int cache_run;              /**< MAG: most steps in a row that a branch may
                                      be skipped; 0: the model's */
     double cache_threshold;     /**< more skips, and less like it, the larger
@@ -377,8 +377,8 @@ typedef struct WanProgress {
     int done, total;            /**< units of this stage */
     double seconds;             /**< the unit just done */
     double text, image, steps, decode; /**< seconds of each stage so far */
-    int calls;                  /**< of the transformer so far, one a branch of
-                                     guidance in each step */
+    int calls;                  /**< since 1.1: of the transformer so far, one a
+                                     branch of guidance in each step */
     int skipped;                /**< of them that WanRequest.cache left out */
 } WanProgress;
 

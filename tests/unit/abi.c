@@ -106,32 +106,35 @@ TEST(an_old_program_makes_a_clip)
     CHECK(UNHARMED(demo) && *demo.s.model == '/');
 }
 
-/* A header to come has a field more. Left at 0 it means "as before"; set, it
- * asks for what this library can't do. */
+#define LATER 64
+
+/* A header to come has fields more, the last of them behind all that this
+ * library knows. Left at 0 it means "as before"; set, it asks for what this
+ * library can't do. */
 TEST(a_later_program)
 {
     WanModel *m = open_model();
-    struct { WanRequest s; int64_t more; } rq;
-    struct { WanModelParams s; int64_t more; } p;
-    struct { WanPlan s; int64_t more; } plan;
+    struct { WanRequest s; int64_t more[LATER]; } rq;
+    struct { WanModelParams s; int64_t more[LATER]; } p;
+    struct { WanPlan s; int64_t more[LATER]; } plan;
     WanModel *none = NULL;
 
     wan_request_default_sized(&rq.s, sizeof(rq), m);
-    CHECK(rq.s.size == sizeof(rq) && rq.more == 0);
+    CHECK(rq.s.size == sizeof(rq) && rq.more[LATER - 1] == 0);
     rq.s.prompt = "a cat";
     CHECK(wan_request_check(&rq.s, m) == 0);
     CHECK(wan_plan_sized(&plan.s, sizeof(plan), m, &rq.s) == 0 &&
-          plan.more == 0);
-    rq.more = 1;
+          plan.more[LATER - 1] == 0);
+    rq.more[LATER - 1] = 1;
     CHECK(wan_request_check(&rq.s, m) == WAN_ERR(EINVAL));
     CHECKF(strstr(last_line, "WanRequest") && strstr(last_line, "newer"),
            "%s", last_line);
 
     wan_model_params_default_sized(&p.s, sizeof(p));
-    CHECK(p.more == 0);
+    CHECK(p.more[LATER - 1] == 0);
     p.s.path = "/nonexistent";
     CHECK(wan_model_open(&none, &p.s) == WAN_ERR(ENOENT));
-    p.more = -1;
+    p.more[LATER - 1] = -1;
     CHECK(wan_model_open(&none, &p.s) == WAN_ERR(EINVAL));
     wan_model_close(&m);
 }
