@@ -5,7 +5,8 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  *
  * The official float32 runs are 6e-7 to 1.4e-6 (latents) from the truth; in
- * the T2V files the nearest decision is 2e-2 from its threshold.
+ * the T2V files the nearest decision is 2e-2 from its threshold. BF16 may be
+ * that far off: these are tests for devices that compute in F32.
  */
 
 #include <unistd.h>
@@ -126,13 +127,12 @@ static int near(double a, double b, double tol)
     return (isnan(a) && isnan(b)) || fabs(a - b) <= tol * fmax(1, fabs(b));
 }
 
-/* The decisions of step i, and what they were made of. On a device that rounds
- * to BF16 the rates differ more. */
+/* The decisions of step i, and what they were made of. */
 static void check_step(const Run *r, const WanStepCache *c, int i)
 {
     const GoldenTensor *computed = golden_find(r->golden, "computed");
     const GoldenTensor *sum = golden_find(r->golden, "accumulated");
-    const double tol = r->limit > 1e-3 ? 1 : 2e-5;
+    const double tol = 2e-5;
 
     for (int b = 0; b < 2; b++) {
         CHECKF(c->skip[b] == !computed->raw[2 * i + b], "step %d, branch %d: "
@@ -165,7 +165,7 @@ static void check_bytes(const Run *r, const uint8_t *rgb)
         differ += rgb[i] != g->raw[i];
         over += abs(rgb[i] - g->raw[i]) > 1;
     }
-    CHECKF(r->limit > 1e-3 || (!over && differ <= g->n / 200), "8 bit: %lld "
+    CHECKF(!over && differ <= g->n / 200, "8 bit: %lld "
            "of %lld differ, %lld by more than 1", (long long)differ,
            (long long)g->n, (long long)over);
 }
@@ -234,7 +234,7 @@ TEST(calibration)
 
     run_open(&r, "stepcache-magcache-calibration.safetensors", dut);
     const cJSON *want = cJSON_GetObjectItem(r.what, "ratios");
-    const double tol = r.limit > 1e-3 ? 1e-2 : 1.1e-5;
+    const double tol = 1.1e-5;
 
     if (!CHECK(wan_job_open_measure(&job, r.model, &r.rq) == 0))
         return;
