@@ -131,6 +131,30 @@ terminate()
 }
 check 'SIGTERM in a step' terminate
 
+# A pipe whose writer is there and writes nothing: who opens one for writing goes
+# on when somebody reads.
+mkfifo "$tmp/prompt"
+silent_pipe()
+{
+    { exec 3> "$tmp/prompt" && : > "$tmp/read" && exec sleep 100; } &
+    writer=$!
+    "$ffmpeg" -hide_banner -nostdin -y -xerror "$@" -f null - > "$tmp/out" 2> "$tmp/log" &
+    pid=$!
+    within 60 [ -e "$tmp/read" ] && kill -TERM $pid && within 30 gone $pid
+    ended=$?
+    kill -KILL $writer $pid 2> /dev/null
+    wait $writer
+    wait $pid
+    rm -f "$tmp/read"
+    return $ended
+}
+gone() { ! kill -0 "$1" 2> /dev/null; }
+for text in promptfile prompt=a:negative_promptfile; do
+    silent=$(source_of "$text=$(quote "$tmp/prompt"):size=32x32:frames=5:steps=1")
+    check "SIGTERM while a pipe is waited for, $text" silent_pipe -f lavfi -i "$silent"
+    check "the same in -filter_complex" silent_pipe -filter_complex "$silent"
+done
+
 # Nothing pressed: pty itself gives the right status.
 "$tools/pty" none 0 60 zzz "$ffmpeg" -hide_banner -y -f lavfi \
     -i "$(source_of "$small")" -f null - > "$tmp/pty" 2> "$tmp/log"

@@ -220,6 +220,16 @@ narrow()
 check 'a narrow slate has nothing but black beside it' narrow
 slate_yuv() { first yuv420p ":slate=$(quote "$tmp/slate.png")" && same "$(od -An -tu1 -N1 "$tmp/frame" | tr -d ' ')" 92; }
 check 'a slate in YUV' slate_yuv
+slate_on_side()
+{
+    flat="testsrc2=s=64x32,scale=8:4:flags=area,scale=64:32:flags=neighbor,format=yuvj444p"
+    "$ffmpeg" -v error -y -f lavfi -i "$flat" -frames:v 1 -q:v 1 "$tmp/side.jpg" &&
+        "$ffmpeg" -v error -y -f lavfi -i "$flat,transpose=clock" -frames:v 1 -q:v 1 "$tmp/seen.jpg" &&
+        exif 6 < "$tmp/side.jpg" > "$tmp/side6.jpg" &&
+        first rgb24 ":slate=$(quote "$tmp/seen.jpg")" && mv "$tmp/frame" "$tmp/seen" &&
+        first rgb24 ":slate=$(quote "$tmp/side6.jpg")" && cmp "$tmp/frame" "$tmp/seen"
+}
+check 'a slate on its side' slate_on_side
 
 refused()
 {
@@ -235,8 +245,8 @@ check 'a slate that is not there' refused 'slate=.*none.png: cannot read an imag
 mkfifo "$tmp/pipe.png"
 check 'a slate that is a pipe' refused 'slate=.*pipe.png: cannot read an image: a pipe' \
     -f lavfi -i "$(source_of "$small:late=repeat:slate=$(quote "$tmp/pipe.png")")"
-check 'a prompt that is a pipe' refused "promptfile: cannot read '.*pipe.png': it is no file, but a pipe" \
-    -f lavfi -i "$(source_of "promptfile=$(quote "$tmp/pipe.png")")"
+check 'a slate that is standard input' refused 'slate=pipe:0: cannot read an image: a pipe' \
+    -f lavfi -i "$(source_of "$small:late=repeat:slate=pipe\\\\:0")"
 check 'a slate that is never shown' refused 'slate=.*: it is shown with late=repeat only' \
     -f lavfi -i "$(source_of "$small:slate=x.png")"
 
@@ -291,22 +301,19 @@ reloaded()
     show || { cat "$tmp/log"; return 1; }
     printf 'a dog\n' > "$tmp/text.new" && mv "$tmp/text.new" "$tmp/text"
     eventually 20 has '^lavfi.wan.prompt=a dog$' "$tmp/meta"
-    printf '\n' > "$tmp/text"           # no text, as an empty file
-    eventually 20 has "promptfile: '.*' is empty" "$tmp/log"
     printf 'a \377' > "$tmp/text"       # not UTF-8
     eventually 20 has 'promptfile: invalid UTF-8 at byte 2' "$tmp/log"
-    : > "$tmp/text"                     # between two writes, a long time
-    twice() { [ "$(said 'is empty')" = 2 ]; }
-    eventually 20 twice
+    : > "$tmp/text"                     # no text is a text
+    eventually 20 has '^lavfi.wan.prompt=$' "$tmp/meta"
     printf 'a bird' > "$tmp/text"
     eventually 20 has '^lavfi.wan.prompt=a bird$' "$tmp/meta"
     rm "$tmp/text"
     eventually 20 has "promptfile: cannot read" "$tmp/log"
     sleep 1
     over
-    same "$(prompts "$tmp/meta")" 'a cat,a dog,a bird,' &&
-        same "$(said 'invalid UTF-8')" 1 && same "$(said 'is empty')" 2 &&
-        same "$(said 'cannot read')" 1 && same "$(said 'has a new text')" 2
+    same "$(prompts "$tmp/meta")" 'a cat,a dog,,a bird,' &&
+        same "$(said 'invalid UTF-8')" 1 &&
+        same "$(said 'cannot read')" 1 && same "$(said 'has a new text')" 3
 }
 check 'reload=1: a new text, and what is none' reloaded
 
@@ -324,6 +331,11 @@ half_written()
     same "$(prompts "$tmp/meta")" 'a cat,a dog in the wet green grass ,'
 }
 check 'a file that is being written' half_written
+mkfifo "$tmp/pipe"
+for f in promptfile prompt=a:negative_promptfile; do
+    check "reload of a pipe, $f" refused "reload=1: ${f#*:}: '.*pipe' is a pipe or a device" \
+        -f lavfi -i "$(source_of "$f=$(quote "$tmp/pipe"):reload=1")"
+done
 check 'reload without a file' refused 'reload=1: there is neither' \
     -f lavfi -i "$(source_of "$small:reload=1")"
 
