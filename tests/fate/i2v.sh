@@ -680,6 +680,8 @@ refused 'first and last, clips=2' 'clips=2: .*first-last-frame' \
 
 # ----------------------------------------------------------------- bad input
 
+refused 'a large input and little memory' 'option image: with its 4000x4000 pixels the job needs .* by option memory' \
+    -f lavfi -i color=s=4000x4000:d=0.1,format=rgb24 -vf "$(i2v "$small:memory=150M")"
 refused 'no frame' 'the input has no frame' \
     -f lavfi -i testsrc2=s=32x32:d=1 -vf "trim=start=5,$(i2v "$small")"
 refused 'no frame to extend' 'the input has no frame' \
