@@ -48,6 +48,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -159,6 +160,7 @@ typedef struct WanContext {
                                         ///< the worker's, once it runs
     int odd_size;                       ///< frames pass, no clip can follow
     int input_ended;
+    int damaged;                        ///< its first frame was
     int64_t input_duration;             ///< of its last frame
     int warned;                         ///< about what is lost in the image
 
@@ -414,24 +416,47 @@ static int set_text(AVFilterContext *ctx, const char *option,
     return 0;
 }
 
-/** Read a small file. @return its size, at most max + 1, or an AVERROR */
-static int read_small(const char *path, uint8_t *buf, int max)
+/** Wait until a pipe has more, or ends. @return 0, or an AVERROR */
+static int wait_readable(const AVFilterContext *ctx, int fd)
+{
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+    int ret;
+
+    do {
+        if (interrupted(ctx))
+            return AVERROR_EXIT;
+        ret = poll(&p, 1, WAIT_US / 1000);
+    } while (!ret || (ret < 0 && errno == EINTR));
+    return ret < 0 ? AVERROR(errno) : 0;
+}
+
+/**
+ * Read a small file to its end.
+ *
+ * @param ctx  NULL: what could be waited for, for ever, is refused; else the
+ *             wait for the end of a pipe ends when the graph is interrupted
+ * @return its size, at most max + 1, or an AVERROR
+ */
+static int read_small(const AVFilterContext *ctx, const char *path,
+                      uint8_t *buf, int max)
 {
     struct stat st;
-    int n = 0, ret = 1, fd = open(path, O_RDONLY | O_NONBLOCK);
+    int n = 0, ret = 1, pipe = 0, fd = open(path, O_RDONLY | O_NONBLOCK);
 
     if (fd < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fstat(fd, &st) < 0)
         ret = AVERROR(errno);
     else if (S_ISDIR(st.st_mode))
         ret = AVERROR(EISDIR);
-    else if (!S_ISREG(st.st_mode))
-        ret = AVERROR(ESPIPE);          /* could be waited for, for ever */
+    else if ((pipe = !S_ISREG(st.st_mode)) && !ctx)
+        ret = AVERROR(ESPIPE);
     while (ret > 0 && n <= max) {
+        if (pipe && (ret = wait_readable(ctx, fd)) < 0)
+            break;
         ret = read(fd, buf + n, max + 1 - n);
-        if (ret < 0)
-            ret = AVERROR(errno);
-        else
+        if (ret >= 0)
             n += ret;
+        else
+            ret = errno == EAGAIN || errno == EINTR ? 1 : AVERROR(errno);
     }
     if (fd >= 0)
         close(fd);
@@ -439,7 +464,7 @@ static int read_small(const char *path, uint8_t *buf, int max)
 }
 
 /** Look at a file. @return 0, with what there is to see; AVERROR(ENOMEM) */
-static int look(Watch *w, const char *path)
+static int look(const AVFilterContext *ctx, Watch *w, const char *path)
 {
     uint8_t *buf = av_malloc(MAX_TEXT + 1);
 
@@ -447,7 +472,7 @@ static int look(Watch *w, const char *path)
         return AVERROR(ENOMEM);
     av_free(w->seen);
     w->seen = buf;
-    w->size = read_small(path, buf, MAX_TEXT);
+    w->size = read_small(ctx, path, buf, MAX_TEXT);
     return 0;
 }
 
@@ -477,20 +502,36 @@ static int text_of(AVFilterContext *ctx, const Watch *w, const char *option,
         return w->size;
     }
     ret = set_text(ctx, option, w->seen + 3 * bom, w->size - 3 * bom, &text);
-    if (ret >= 0 && !*text) {
-        av_log(ctx, level, "%s: '%s' is empty\n", option, path);
-        ret = AVERROR(EINVAL);
-    }
     if (ret >= 0)
         FFSWAP(char *, *out, text);
     av_free(text);
     return ret;
 }
 
-/** One of the pairs text and textfile; *text stays NULL when neither is set. */
+/** The type of what a path leads to, 0 if it leads nowhere. */
+static mode_t type_of(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) < 0 ? 0 : st.st_mode & S_IFMT;
+}
+
+/** Is it a pipe or a device, which has an end but is read once only? */
+static int is_read_once(const char *path)
+{
+    const mode_t type = type_of(path);
+
+    return type && type != S_IFREG && type != S_IFDIR;
+}
+
+/**
+ * One of the pairs text and textfile; *text stays NULL when neither is set, and
+ * when it comes from a pipe: read_pipe() has that.
+ */
 static int load_text(AVFilterContext *ctx, Watch *w, const char *option,
                      char **text, const char *file)
 {
+    const WanContext *s = ctx->priv;
     char name[32];
     int ret;
 
@@ -503,8 +544,50 @@ static int load_text(AVFilterContext *ctx, Watch *w, const char *option,
                option, name);
         return AVERROR(EINVAL);
     }
-    ret = look(w, file);
+    if (is_read_once(file)) {
+        if (!s->reload)
+            return 0;
+        av_log(ctx, AV_LOG_ERROR, "reload=1: %s: '%s' is a pipe or a device "
+               "and can't be looked at again\n", name, file);
+        return AVERROR(EINVAL);
+    }
+    ret = look(NULL, w, file);
     return ret < 0 ? ret : text_of(ctx, w, name, file, AV_LOG_ERROR, text);
+}
+
+/**
+ * The text of a pair that comes from a pipe, once the graph is the one that
+ * runs: programs make another before it, to look at its pads. One that has been
+ * read gives nothing, which is no text.
+ */
+static int read_pipe(AVFilterContext *ctx, Watch *w, const char *option,
+                     char **text, const char *file)
+{
+    char name[32];
+    int ret;
+
+    if (!file || *text)
+        return 0;
+    snprintf(name, sizeof(name), "%sfile", option);
+    ret = look(ctx, w, file);
+    if (ret < 0 || w->size == AVERROR_EXIT)
+        return ret < 0 ? ret : w->size;
+    if (!w->size && type_of(file) == S_IFIFO) {
+        av_log(ctx, AV_LOG_ERROR, "%s: '%s' is a pipe that has nothing, or "
+               "nothing more: it can be read once\n", name, file);
+        return AVERROR(EINVAL);
+    }
+    return text_of(ctx, w, name, file, AV_LOG_ERROR, text);
+}
+
+static int read_pipes(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    int ret = read_pipe(ctx, &s->watch[0], "prompt", &s->prompt, s->promptfile);
+
+    return ret < 0 ? ret : read_pipe(ctx, &s->watch[1], "negative_prompt",
+                                     &s->negative_prompt,
+                                     s->negative_promptfile);
 }
 
 /**
@@ -518,7 +601,7 @@ static int has_changed(AVFilterContext *ctx, Watch *w, const char *path)
     Watch now = { 0 }, then = { 0 };
     int changed = 0, tries;
 
-    for (tries = 0; tries < 5 && look(&now, path) >= 0; tries++) {
+    for (tries = 0; tries < 5 && look(NULL, &now, path) >= 0; tries++) {
         if (!tries && looks_equal(&now, w))
             break;
         /* an empty file is what a writer begins with */
@@ -722,12 +805,8 @@ static av_cold int init(AVFilterContext *ctx)
         (ret = load_text(ctx, &s->watch[1], "negative_prompt",
                          &s->negative_prompt, s->negative_promptfile)) < 0)
         return ret;
-    if (!s->prompt) {
+    if (!s->prompt && !s->promptfile) {
         av_log(ctx, AV_LOG_ERROR, "no prompt: set prompt or promptfile\n");
-        return AVERROR(EINVAL);
-    }
-    if (!*s->prompt) {
-        av_log(ctx, AV_LOG_ERROR, "prompt: empty\n");
         return AVERROR(EINVAL);
     }
     if (s->rate_str && (ret = av_parse_video_rate(&s->rate, s->rate_str)) < 0) {
@@ -1273,7 +1352,7 @@ static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
     int ret;
 
     s->out_format = s->hwframes ? s->format : format;
-    if ((ret = load_model(ctx)) < 0 ||
+    if ((ret = read_pipes(ctx)) < 0 || (ret = load_model(ctx)) < 0 ||
         (from_image(ctx) && (ret = open_images(ctx)) < 0) ||
         (ret = settle_shape(ctx)) < 0 || (ret = settle_ahead(ctx)) < 0)
         return ret;
@@ -1976,16 +2055,24 @@ static int add_formats(const WanContext *s, AVFilterFormats **list)
 }
 
 #if LAVFI_FROM(10, 4)
-/* spaces and ranges count for YUV only, links of RGB have their own */
+/*
+ * Spaces and ranges count for YUV only, but are agreed on before a format is:
+ * RGB leaves them open.
+ */
 static int offer_output(const AVFilterContext *ctx,
                         AVFilterFormatsConfig *out)
 {
+    const WanContext *s = ctx->priv;
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(s->format);
     AVFilterFormats *formats = NULL, *spaces = NULL, *ranges = NULL;
     int ret;
 
-    if ((ret = add_formats(ctx->priv, &formats)) < 0 ||
-        (ret = ff_formats_ref(formats, &out->formats)) < 0 ||
-        (ret = ff_add_format(&spaces, AVCOL_SPC_BT709)) < 0 ||
+    if ((ret = add_formats(s, &formats)) < 0 ||
+        (ret = ff_formats_ref(formats, &out->formats)) < 0)
+        return ret;
+    if (desc && desc->flags & AV_PIX_FMT_FLAG_RGB)
+        return 0;
+    if ((ret = ff_add_format(&spaces, AVCOL_SPC_BT709)) < 0 ||
         (ret = ff_formats_ref(spaces, &out->color_spaces)) < 0 ||
         (ret = ff_add_format(&ranges, AVCOL_RANGE_MPEG)) < 0)
         return ret;
@@ -2022,18 +2109,13 @@ static int check_request(const WanContext *s)
 }
 
 static int command_text(AVFilterContext *ctx, const char *cmd, const char *arg,
-                        char **text, int may_be_empty)
+                        char **text)
 {
     char *old = *text, *new = NULL;
     int ret = set_text(ctx, cmd, arg, strlen(arg), &new);
 
     if (ret < 0)
         return ret;
-    if (!*new && !may_be_empty) {
-        av_log(ctx, AV_LOG_ERROR, "%s: empty\n", cmd);
-        av_free(new);
-        return AVERROR(EINVAL);
-    }
     *text = new;
     ret = check_request(ctx->priv);
     if (ret < 0) {
@@ -2070,9 +2152,9 @@ static int process_command(AVFilterContext *ctx, const char *cmd,
         arg = "";
     pthread_mutex_lock(&s->settings);
     if (!strcmp(cmd, "prompt"))
-        ret = command_text(ctx, cmd, arg, &s->prompt, 0);
+        ret = command_text(ctx, cmd, arg, &s->prompt);
     else if (!strcmp(cmd, "negative_prompt"))
-        ret = command_text(ctx, cmd, arg, &s->negative_prompt, 1);
+        ret = command_text(ctx, cmd, arg, &s->negative_prompt);
     else if (!strcmp(cmd, "guidance"))
         ret = command_guidance(ctx, arg);
     else
@@ -2316,6 +2398,17 @@ static int query_formats_i2v(AVFilterContext *ctx)
 }
 #endif
 
+/** In which the input's times and those of our frames are whole. */
+static AVRational common_time_base(AVRational input, AVRational frame)
+{
+    const int64_t den = input.den / av_gcd(input.den, frame.den) *
+                        (int64_t)frame.den;
+
+    if (den > INT_MAX)                  /* there is none: the finer one */
+        return av_cmp_q(input, frame) < 0 ? input : frame;
+    return av_make_q(av_gcd(input.num, frame.num), den);
+}
+
 static int config_props_i2v(AVFilterLink *outlink)
 {
     AVFilterContext *ctx = outlink->src;
@@ -2327,14 +2420,25 @@ static int config_props_i2v(AVFilterLink *outlink)
         (ret = open_model(ctx, outlink->format)) < 0 ||
         (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0)
         return ret;
-    s->time_base = s->mode == MODE_EXTEND ? inlink->time_base
-                                          : av_inv_q(s->rate);
+    s->time_base = s->mode == MODE_EXTEND
+                   ? inlink->time_base
+                   : common_time_base(inlink->time_base, av_inv_q(s->rate));
     outlink->w   = s->w;
     outlink->h   = s->h;
     outlink->sample_aspect_ratio  = s->sar;
     outlink->time_base            = s->time_base;
     WAN_LINK(outlink)->frame_rate = s->mode == MODE_EXTEND
                                     ? WAN_LINK(inlink)->frame_rate : s->rate;
+#if LAVFI_FROM(10, 7)                   /* 8.0; what the link has of its input */
+    if (s->mode == MODE_FIRST) {
+        av_frame_side_data_remove_by_props(&outlink->side_data,
+                                           &outlink->nb_side_data,
+                                           AV_SIDE_DATA_PROP_SIZE_DEPENDENT);
+        av_frame_side_data_remove_by_props(&outlink->side_data,
+                                           &outlink->nb_side_data,
+                                           AV_SIDE_DATA_PROP_COLOR_DEPENDENT);
+    }
+#endif
     return 0;
 }
 
@@ -2353,6 +2457,23 @@ static int64_t get_duration(const WanContext *s, const AVFrame *frame)
     if (duration <= 0)
         duration = av_rescale_q(1, av_inv_q(s->rate), s->time_base);
     return FFMAX(duration, 1);
+}
+
+/** The time of the first frame in ticks of the output, 0 where it has none. */
+static int64_t start_time(AVFilterContext *ctx, int64_t pts)
+{
+    const WanContext *s = ctx->priv;
+    int64_t start = 0;
+
+    if (pts != AV_NOPTS_VALUE)
+        start = av_rescale_q(pts, ctx->inputs[0]->time_base, s->time_base);
+    if (start != INT64_MIN)
+        return start;
+    av_log(ctx, AV_LOG_WARNING, "input: its time, %"PRId64" of %d/%d s, can't "
+           "be told in %d/%d s; the clip starts at 0\n", pts,
+           ctx->inputs[0]->time_base.num, ctx->inputs[0]->time_base.den,
+           s->time_base.num, s->time_base.den);
+    return 0;
 }
 
 /** A frame of the input: in first mode the only one, else it passes. */
@@ -2378,11 +2499,18 @@ static int take_input(AVFilterContext *ctx, AVFrame *frame)
         return ff_filter_frame(ctx->outputs[0], frame);
     }
 
+    if (ff_wan_is_damaged(frame)) {     /* the next one may be whole */
+        if (!s->damaged)
+            av_log(ctx, AV_LOG_WARNING, "input: the decoder says that the "
+                   "first frame is damaged; one that is not is waited for\n");
+        s->damaged = 1;
+        av_frame_free(&frame);
+        ff_filter_set_ready(ctx, 10);
+        return 0;
+    }
     s->start = frame;
     s->input_ended = 1;
-    if (frame->pts != AV_NOPTS_VALUE)
-        s->first_pts = av_rescale_q(frame->pts, inlink->time_base,
-                                    s->time_base);
+    s->first_pts = start_time(ctx, frame->pts);
     ff_inlink_set_status(inlink, AVERROR_EOF);
     ff_filter_set_ready(ctx, 10);
     return 0;
@@ -2409,7 +2537,8 @@ static int end_input(AVFilterContext *ctx, int status)
     if (status != AVERROR_EOF || interrupted(ctx))
         return status;
     if (!s->start) {
-        av_log(ctx, AV_LOG_ERROR, "the input has no frame to start from\n");
+        av_log(ctx, AV_LOG_ERROR, "the input has no %sframe to start from\n",
+               s->damaged ? "undamaged " : "");
         return AVERROR_INVALIDDATA;
     }
     if (s->odd_size)

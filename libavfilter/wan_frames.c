@@ -25,6 +25,7 @@
 
 #include "libavutil/avstring.h"
 #include "libavutil/common.h"
+#include "libavutil/display.h"
 #include "libavutil/error.h"
 #include "libavutil/hwcontext.h"
 #include "libavutil/intfloat.h"
@@ -172,6 +173,14 @@ int ff_wan_check_matrix(void *log, int format, enum AVColorSpace space,
     return AVERROR(ENOSYS);
 }
 
+/** Which component is alpha, -1 if none is; that of a palette stands behind RGB. */
+static int alpha_component(const AVPixFmtDescriptor *desc)
+{
+    if (!(desc->flags & AV_PIX_FMT_FLAG_ALPHA))
+        return -1;
+    return desc->flags & AV_PIX_FMT_FLAG_PAL ? 3 : desc->nb_components - 1;
+}
+
 /** A component of a frame: its plane, its levels, where its samples lie. */
 typedef struct Component {
     const AVPixFmtDescriptor *desc;
@@ -192,12 +201,13 @@ static void close_component(Component *p)
 static int open_component(Component *p, const AVFrame *frame, int c)
 {
     const int loc = frame->chroma_location;
-    int depth, chroma, sx, sy;
+    int depth, alpha, chroma, sx, sy;
 
     memset(p, 0, sizeof(*p));
     p->desc = av_pix_fmt_desc_get(frame->format);
     depth   = p->desc->flags & AV_PIX_FMT_FLAG_PAL ? 8 : p->desc->comp[c].depth;
-    chroma  = c > 0 && is_yuv(p->desc);
+    alpha   = c == alpha_component(p->desc);
+    chroma  = c > 0 && !alpha && is_yuv(p->desc);
     sx      = chroma ? p->desc->log2_chroma_w : 0;
     sy      = chroma ? p->desc->log2_chroma_h : 0;
     p->w    = AV_CEIL_RSHIFT(frame->width, sx);
@@ -206,7 +216,7 @@ static int open_component(Component *p, const AVFrame *frame, int c)
     if (p->desc->flags & AV_PIX_FMT_FLAG_FLOAT) {
         p->range = 1;
     } else if (p->desc->flags & (AV_PIX_FMT_FLAG_RGB | AV_PIX_FMT_FLAG_PAL) ||
-               full_range(frame)) {
+               alpha || full_range(frame)) {
         p->zero  = chroma ? ldexpf(1, depth - 1) : 0;
         p->range = ldexpf(1, depth) - 1;
     } else {
@@ -251,7 +261,7 @@ static void load_component(Component *p, const AVFrame *frame, int c)
         for (x = 0; x < p->w && palette; x++) {         /* of native ARGB */
             const uint32_t *argb = (const uint32_t *)frame->data[1];
 
-            p->line[x] = argb[p->line[x]] >> (16 - 8 * c) & 255;
+            p->line[x] = argb[p->line[x]] >> (c < 3 ? 16 - 8 * c : 24) & 255;
         }
         for (x = 0; x < p->w; x++, v++)
             *v = ((is_float ? av_int2float(p->line[x]) : p->line[x]) -
@@ -348,22 +358,41 @@ static float *rgb_row(const AVFrame *rgb, int c, int y)
     return (float *)(rgb->data[plane[c]] + y * rgb->linesize[plane[c]]);
 }
 
+static int read_component(Component *p, const AVFrame *frame, int c)
+{
+    const int ret = open_component(p, frame, c);
+
+    if (ret >= 0)
+        load_component(p, frame, c);
+    return ret;
+}
+
+/** Were the colours multiplied by alpha? Where nobody says so, they were not. */
+static int is_premultiplied(const AVFrame *frame)
+{
+#if LAVU_FROM(60, 11)                   /* 8.1 */
+    return frame->alpha_mode == AVALPHA_MODE_PREMULTIPLIED &&
+           alpha_component(av_pix_fmt_desc_get(frame->format)) >= 0;
+#else
+    return 0;
+#endif
+}
+
 /** Convert a frame to gbrpf32, by its tags. */
 static int load_rgb(void *log, AVFrame *rgb, const AVFrame *in,
                     const char *what)
 {
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(in->format);
     const int yuv = is_yuv(desc), n = nb_colours(desc);
-    Component p[3] = { 0 };
+    Component p[3] = { 0 }, alpha = { 0 };
     float kr = 0, kb = 0;
     int c, x, y, ret;
 
     ret = ff_wan_check_matrix(log, in->format, in->colorspace, what);
-    for (c = 0; c < n && ret >= 0; c++) {
-        ret = open_component(&p[c], in, c);
-        if (ret >= 0)
-            load_component(&p[c], in, c);
-    }
+    for (c = 0; c < n && ret >= 0; c++)
+        ret = read_component(&p[c], in, c);
+    if (ret >= 0 && is_premultiplied(in))
+        ret = read_component(&alpha, in, alpha_component(desc));
     if (ret < 0)
         goto end;
     if (yuv)
@@ -385,6 +414,11 @@ static int load_rgb(void *log, AVFrame *rgb, const AVFrame *in,
                 g[x] = p[1].v[at];
                 b[x] = p[2].v[at];
             }
+            if (alpha.v && alpha.v[at] > 0) {
+                r[x] /= alpha.v[at];
+                g[x] /= alpha.v[at];
+                b[x] /= alpha.v[at];
+            }
             r[x] = unit(r[x]);
             g[x] = unit(g[x]);
             b[x] = unit(b[x]);
@@ -393,6 +427,7 @@ static int load_rgb(void *log, AVFrame *rgb, const AVFrame *in,
 end:
     for (c = 0; c < n; c++)
         close_component(&p[c]);
+    close_component(&alpha);
     return ret;
 }
 
@@ -467,17 +502,45 @@ int ff_wan_new_frame(AVFrame **out, int format, int width, int height)
     return ret;
 }
 
+int ff_wan_is_damaged(const AVFrame *frame)
+{
+    return frame->flags & AV_FRAME_FLAG_CORRUPT || frame->decode_error_flags;
+}
+
+/** @return 1: not all pixels are opaque; 0: they are; AVERROR(ENOMEM) */
+static int has_transparency(const AVFrame *frame)
+{
+    const int c = alpha_component(av_pix_fmt_desc_get(frame->format));
+    Component p;
+    size_t i, n;
+    int ret;
+
+    if (c < 0)
+        return 0;
+    ret = read_component(&p, frame, c);
+    if (ret < 0)
+        return ret;
+    n = (size_t)p.w * p.h;
+    for (i = 0; i < n && p.v[i] >= 1; i++)
+        ;
+    close_component(&p);
+    return i < n;
+}
+
 /** Say once what of an image is lost on the way to a model. */
-static void warn_losses(void *log, const AVFrame *frame, const char *what,
-                        int *warned)
+static int warn_losses(void *log, const AVFrame *frame, const char *what,
+                       int *warned)
 {
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(frame->format);
+    int ret;
 
     if (*warned)
-        return;
+        return 0;
     *warned = 1;
-    if (desc->flags & AV_PIX_FMT_FLAG_ALPHA &&
-        !(desc->flags & AV_PIX_FMT_FLAG_PAL))
+    ret = has_transparency(frame);
+    if (ret < 0)
+        return ret;
+    if (ret)
         av_log(log, AV_LOG_WARNING, "%s: %s: alpha is dropped; to see it, "
                "overlay the image on a background first\n", what, desc->name);
     if (frame->color_trc == AVCOL_TRC_SMPTE2084 ||
@@ -486,9 +549,10 @@ static void warn_losses(void *log, const AVFrame *frame, const char *what,
         av_log(log, AV_LOG_WARNING, "%s: transfer %s is taken as if it were "
                "BT.709; map the tones first\n", what,
                av_color_transfer_name(frame->color_trc));
-    if (frame->flags & AV_FRAME_FLAG_CORRUPT || frame->decode_error_flags)
+    if (ff_wan_is_damaged(frame))
         av_log(log, AV_LOG_WARNING, "%s: the decoder says it is damaged\n",
                what);
+    return 0;
 }
 
 int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
@@ -505,15 +569,16 @@ int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
         av_frame_free(&host);
         return ret;
     }
-    warn_losses(log, in, what, warned);
-    if (in->format == AV_PIX_FMT_RGB24 || in->format == AV_PIX_FMT_GBRP) {
-        *out = av_frame_clone(in);
-        return *out ? 0 : AVERROR(ENOMEM);
-    }
     if (!ff_wan_convertible(av_pix_fmt_desc_get(in->format), 0)) {
         av_log(log, AV_LOG_ERROR, "%s: no conversion from pixel format %s\n",
                what, av_get_pix_fmt_name(in->format));
         return AVERROR(ENOSYS);
+    }
+    if ((ret = warn_losses(log, in, what, warned)) < 0)
+        return ret;
+    if (in->format == AV_PIX_FMT_RGB24 || in->format == AV_PIX_FMT_GBRP) {
+        *out = av_frame_clone(in);
+        return *out ? 0 : AVERROR(ENOMEM);
     }
     ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, in->width, in->height);
     if (ret < 0)
@@ -522,6 +587,63 @@ int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
     if (ret < 0)
         av_frame_free(out);
     return ret;
+}
+
+/**
+ * Turn or mirror a picture as its file wants it to be shown: a pixel (x, y) of
+ * it is seen at (a x + c y, b x + d y), of which the signs count. Phones store
+ * what their sensor saw, and the eight ways to hold one.
+ *
+ * @param rgb  rgb24, gbrp or gbrpf32; replaced
+ * @param m    a display matrix: a b u, c d v, x y w
+ */
+static int turn_upright(AVFrame **rgb, const int32_t *m)
+{
+    const int32_t a = m[0], b = m[1], c = m[3], d = m[4];
+    const int on_side = !a && !d;
+    const AVFrame *in = *rgb;
+    const int w = in->width, h = in->height;
+    const int size = in->format == AV_PIX_FMT_RGB24   ? 3 :
+                     in->format == AV_PIX_FMT_GBRPF32 ? 4 : 1;
+    AVFrame *out;
+    int p, x, y, ret;
+
+    ret = ff_wan_new_frame(&out, in->format, on_side ? h : w, on_side ? w : h);
+    if (ret < 0)
+        return ret;
+    for (p = 0; p < 3 && in->data[p]; p++)
+        for (y = 0; y < out->height; y++)
+            for (x = 0; x < out->width; x++) {
+                const int fx = on_side ? y : x, fy = on_side ? x : y;
+                const int from_x = (on_side ? b : a) < 0 ? w - 1 - fx : fx;
+                const int from_y = (on_side ? c : d) < 0 ? h - 1 - fy : fy;
+
+                memcpy(out->data[p] + y * out->linesize[p] + x * size,
+                       in->data[p] + from_y * in->linesize[p] + from_x * size,
+                       size);
+            }
+    av_frame_free(rgb);
+    *rgb = out;
+    return 0;
+}
+
+/** Show a picture as its display matrix says, if rows and columns stay such. */
+static int apply_orientation(void *log, AVFrame **rgb, const AVFrame *frame,
+                             const char *option, const char *path)
+{
+    const AVFrameSideData *side =
+        av_frame_get_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX);
+    const int32_t *m;
+
+    if (!side || side->size < 9 * sizeof(*m))
+        return 0;
+    m = (const int32_t *)side->data;
+    if ((m[0] && m[4] && !m[1] && !m[3]) || (!m[0] && !m[4] && m[1] && m[3]))
+        return turn_upright(rgb, m);
+    av_log(log, AV_LOG_WARNING, "%s=%s: it is to be turned by %.3g degrees, "
+           "which is not done\n", option, path,
+           -av_display_rotation_get(m));
+    return 0;
 }
 
 /** The first frame of the first video stream. */
@@ -548,7 +670,20 @@ static int decode_frame(AVFrame *frame, AVFormatContext *fmt,
             break;
     }
     av_packet_free(&packet);
-    return ret == AVERROR_EOF ? AVERROR_INVALIDDATA : ret;
+    if (ret == AVERROR_EOF || (ret >= 0 && ff_wan_is_damaged(frame)))
+        return AVERROR_INVALIDDATA;
+    return ret;
+}
+
+/** Is it something that could be waited for without an end, by any name? */
+static int is_pipe(const char *path)
+{
+    struct stat st;
+
+    if (av_strstart(path, "pipe:", NULL) || av_strstart(path, "fd:", NULL))
+        return 1;
+    av_strstart(path, "file:", &path);
+    return !stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
 }
 
 int ff_wan_decode_file(void *log, AVFrame **out, const char *option,
@@ -558,19 +693,21 @@ int ff_wan_decode_file(void *log, AVFrame **out, const char *option,
     AVCodecContext *dec  = NULL;
     AVFrame *frame       = av_frame_alloc();
     const AVCodec *codec = NULL;
-    struct stat st;
     int ret = AVERROR(ENOMEM), warned = 0, stream;
 
     if (!fmt || !frame)
         goto end;
     fmt->interrupt_callback = *interrupt;
-    av_strstart(path, "file:", &path);
-    if (!stat(path, &st) && S_ISFIFO(st.st_mode)) {
-        ret = AVERROR(ESPIPE);          /* libavformat would not be interrupted */
+    if (is_pipe(path)) {                /* libavformat would not be interrupted */
+        ret = AVERROR(ESPIPE);
         goto end;
     }
-    if ((ret = avformat_open_input(&fmt, path, NULL, NULL)) < 0 ||
-        (ret = avformat_find_stream_info(fmt, NULL)) < 0 ||
+    if ((ret = avformat_open_input(&fmt, path, NULL, NULL)) < 0)
+        goto end;
+#if !LAVU_FROM(58, 7)                   /* 6.1; from then on the decoder does it */
+    av_format_inject_global_side_data(fmt);
+#endif
+    if ((ret = avformat_find_stream_info(fmt, NULL)) < 0 ||
         (ret = av_find_best_stream(fmt, AVMEDIA_TYPE_VIDEO, -1, -1, &codec,
                                    0)) < 0)
         goto end;
@@ -586,10 +723,9 @@ int ff_wan_decode_file(void *log, AVFrame **out, const char *option,
         (ret = avcodec_open2(dec, codec, NULL)) < 0 ||
         (ret = decode_frame(frame, fmt, dec, stream)) < 0)
         goto end;
-    if (av_frame_get_side_data(frame, AV_FRAME_DATA_DISPLAYMATRIX))
-        av_log(log, AV_LOG_WARNING, "%s=%s: its orientation is not "
-               "applied, it is taken as it is stored\n", option, path);
-    ret = ff_wan_to_rgb(log, out, frame, option, &warned);
+    if ((ret = ff_wan_to_rgb(log, out, frame, option, &warned)) >= 0 &&
+        (ret = apply_orientation(log, out, frame, option, path)) < 0)
+        av_frame_free(out);
 end:
     if (ret < 0)
         av_log(log, AV_LOG_ERROR, "%s=%s: cannot read an image: %s\n", option, path,

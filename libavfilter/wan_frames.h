@@ -76,6 +76,9 @@ int ff_wan_convertible(const AVPixFmtDescriptor *desc, int both);
 int ff_wan_check_matrix(void *log, int format, enum AVColorSpace space,
                         const char *what);
 
+/** Does the decoder say that something is missing? */
+int ff_wan_is_damaged(const AVFrame *frame);
+
 /**
  * Convert a frame to a format that libwan reads, by its tags.
  *
@@ -95,9 +98,9 @@ int ff_wan_store_rgb(void *log, AVFrame *out, const AVFrame *rgb,
                      const char *what);
 
 /**
- * Read an image, or the first frame of a video, as ff_wan_to_rgb() has it. Half
- * a picture is refused, and so is a pipe, which could be waited for without an
- * end.
+ * Read an image, or the first frame of a video, as ff_wan_to_rgb() has it, upright.
+ * Half a picture is refused, and so is a pipe, which could be waited for without
+ * an end.
  *
  * @param option  whose file it is, for the log
  */

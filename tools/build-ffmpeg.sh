@@ -85,6 +85,9 @@ copy_source()
     if ! grep -q MAX_MESSAGE libavfilter/f_zmq.c; then
         patch -p1 -N -i "$(echo "$patches"/0003-*.patch)" || return 1
     fi
+    if ! grep -q gif_has_all_blocks libavcodec/gifdec.c; then
+        patch -p1 -N -i "$(echo "$patches"/0004-*.patch)" || return 1
+    fi
     cd "$obj" || return 1
     rm -rf "$tree"
     mv "$tree.part" "$tree"

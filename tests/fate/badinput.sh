@@ -162,9 +162,15 @@ option 'promptfile missing' "promptfile.*nowhere.*No such file" \
     "size=32x32:promptfile=$(quote "$tmp/nowhere")"
 option 'promptfile a directory' "promptfile" \
     "size=32x32:promptfile=$(quote "$tmp")"
-: > "$tmp/empty"
-option 'promptfile empty' "promptfile.*empty" \
-    "size=32x32:promptfile=$(quote "$tmp/empty")"
+option 'promptfile a device without end' 'promptfile: longer than 65536' \
+    "size=32x32:promptfile=/dev/zero"
+mkfifo "$tmp/pipe"
+: > "$tmp/pipe" &
+option 'promptfile a pipe that has nothing' "promptfile: '.*pipe' is a pipe that has nothing" \
+    "size=32x32:promptfile=$(quote "$tmp/pipe")"
+printf 'caf\351' > "$tmp/pipe" &
+option 'promptfile a pipe, not UTF-8' 'promptfile: invalid UTF-8 at byte 3' \
+    "size=32x32:promptfile=$(quote "$tmp/pipe")"
 printf 'a caf\351 in Paris' > "$tmp/latin1"
 option 'promptfile not UTF-8' 'promptfile.*UTF-8 at byte 5' \
     "size=32x32:promptfile=$(quote "$tmp/latin1")"
@@ -173,7 +179,6 @@ option 'promptfile with NUL' 'promptfile.*NUL' \
     "size=32x32:promptfile=$(quote "$tmp/nul")"
 option 'prompt not UTF-8' 'prompt.*UTF-8' \
     "size=32x32:prompt=$(printf 'caf\351')"
-option 'prompt empty' 'prompt.*empty' "size=32x32:prompt="
 i=0
 while [ $i -lt 1000 ]; do
     echo 'A hundred bytes of prompt, which is not much, but there are a thousand of such lines in this file. '

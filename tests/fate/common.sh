@@ -80,8 +80,9 @@ source_of()
 # A small clip: two chunks, quick.
 small="prompt=a cat:size=32x32:frames=5:steps=1:seed=7"
 
-# run ARGUMENT...: ffmpeg, its messages in $tmp/log; a hang is a failure
-patience=60
+# run ARGUMENT...: ffmpeg, its messages in $tmp/log; a hang is a failure. What is
+# waited for takes seconds on an idle machine; others may want this one too.
+patience=300
 run()
 {
     timeout $patience "$ffmpeg" -hide_banner -nostdin -y -xerror "$@" \
@@ -166,6 +167,15 @@ recipe()
     with_demo "$tmp/demo" check "$recipe_name" "$@"
 }
 
+# exif N < JPEG: that JPEG, stored on the Nth of eight sides, as phones have it
+exif()
+{
+    head -c 2
+    printf '\377\341\0\042Exif\0\0MM\0\052\0\0\0\010\0\001\001\022\0\003\0\0\0\001\0'
+    printf "\\$(printf %o $1)\\0\\0\\0\\0\\0\\0"
+    cat
+}
+
 # frames FILE: how many decode
 frames()
 {
@@ -196,12 +206,22 @@ tensor()
         head -c $((${at#* } - ${at% *}))
 }
 
-# Servers of a test listen on this port and those after it.
-port=$((20000 + $$ % 20000))
-
 # listening PORT: some process waits for connections; bound PORT: for datagrams
 listening() { grep -qi ":$(printf %04X "$1") [0-9A-F:]* 0A " /proc/net/tcp; }
 bound() { grep -qi ":$(printf %04X "$1") 00000000:0000 07 " /proc/net/udp; }
+
+# next_ports: servers of a test listen on $port and the two after it, which nobody
+# has, and which are not among those the system gives to clients
+port=$((20000 + $$ % 10000))
+next_ports()
+{
+    port=$((port + 3))
+    while grep -Eqi ":($(printf '%04X|%04X|%04X' $port $((port + 1)) $((port + 2)))) " \
+        /proc/net/tcp /proc/net/udp; do
+        port=$((port + 3))
+    done
+}
+next_ports
 
 # has_nginx: with its RTMP module, $nginx_rtmp
 has_nginx()

@@ -75,11 +75,12 @@ check 'a flipped image is another video' unlike gbrpf32le "$tmp/photo.png" hflip
 
 # ---------------------------------------------------------- any pixel format
 
-# exactly FORMAT: RGB of 8 bits in any order gives the same bytes
+# exactly FORMAT: RGB of 8 bits in any order gives the same bytes, and an alpha
+# that hides nothing is not spoken of
 exactly()
 {
     through "$tmp/photo.png" "format=$1,$(i2v "$leaves:format=rgb24")" \
-        "$tmp/clip" && cmp "$tmp/clip" "$tmp/clip.rgb"
+        "$tmp/clip" && cmp "$tmp/clip" "$tmp/clip.rgb" && lacks 'alpha' "$tmp/log"
 }
 for f in gbrp bgr24 rgba argb bgr0 gbrap; do
     check "exact from $f" exactly $f
@@ -214,6 +215,44 @@ alpha()
 }
 check 'alpha is dropped with a warning' alpha
 
+# What is opaque has no alpha to be dropped, whatever its format; one pixel that
+# is not is enough.
+opaque()
+{
+    for f in ya8 yuva420p yuva444p10le rgba64le gbrapf32le; do
+        good -i "$tmp/photo.png" -vf "format=$f,$(i2v "$small")" -f null - &&
+            lacks 'alpha is' "$tmp/log" || return 1
+    done
+    good -i "$tmp/photo.png" "$tmp/photo.gif" &&
+        good -i "$tmp/photo.gif" -vf "$(i2v "$small")" -f null - && lacks 'alpha is' "$tmp/log"
+}
+check 'opaque pictures of formats with alpha' opaque
+almost_opaque()
+{
+    bytes '{ put($1); put($2); put($3); put(NR == 777 ? 254 : 255) }' > "$tmp/raw"
+    raw rgba '' 5e-5 && has 'input: rgba: alpha is dropped' "$tmp/log" &&
+        good -f rawvideo -pix_fmt rgba -video_size 70x150 -i "$tmp/raw" \
+            -vf 'format=rgba,split[a][b];[a]palettegen=reserve_transparent=1[p];[b][p]paletteuse=alpha_threshold=255' \
+            -c:v rawvideo -pix_fmt pal8 "$tmp/pal.nut" &&
+        good -i "$tmp/pal.nut" -vf "$(i2v "$small")" -f null - &&
+        has 'input: pal8: alpha is dropped' "$tmp/log"
+}
+check 'a pixel that is not opaque' almost_opaque
+
+# Colours that were multiplied by alpha are divided by it.
+premultiplied()
+{
+    bytes '{ put($1); put($2); put($3); put(NR % 4 ? 255 : 51) }' > "$tmp/straight"
+    bytes 'function x(v) { put16(NR % 4 ? v * 257 : int(v * 257 / 5 + 0.5)) }
+           { x($1); x($2); x($3); put16(NR % 4 ? 65535 : 13107) }' > "$tmp/raw"
+    raw rgba64le setparams=alpha_mode=premultiplied, 3e-4 && ! raw rgba64le '' 3e-4 &&
+        mv "$tmp/straight" "$tmp/raw" && raw rgba setparams=alpha_mode=straight, 5e-5
+}
+case $series in
+5.1 | 7.1) skip 'premultiplied alpha' 'frames of this FFmpeg do not tell' ;;
+*) check 'premultiplied alpha' premultiplied ;;
+esac
+
 # ------------------------------------------------------------------ any size
 
 # fit INPUT_SIZE SAR SIZE [OPTIONS]: logged before the memory is refused
@@ -273,6 +312,46 @@ start_pts()
         -copyts -f framecrc "$tmp/crc" && has '^0, *32, *32, *1,' "$tmp/crc"
 }
 check 'starts at the time of its input' start_pts
+
+# Also where that is no multiple of a frame's time. 5.1 keeps the encoder's grid.
+exact_start()
+{
+    for rate in 16 1 24000/1001; do
+        good -f lavfi -i testsrc2=s=32x32:r=25 -vf "setpts=PTS+0.4/TB,$(i2v "$small:rate=$rate"),showinfo" \
+            -f null - && has 'n: *0 pts: *[0-9]+ +pts_time:0\.4 ' "$tmp/log" || return 1
+    done
+}
+check 'starts at exactly that time' exact_start
+
+# A time that can't be told in the output's ticks.
+far_start()
+{
+    for t in 'settb=1/1,setpts=2^61' 'settb=1/1,setpts=-2^61'; do
+        good -f lavfi -i testsrc2=s=32x32:r=25 -vf "$t,$(i2v "$small"),showinfo" -f null - &&
+            has "input: its time, -?2305843009213693952 of 1/1 s, can't be told in 1/16 s" "$tmp/log" &&
+            same "$(grep -Eo 'n: *[0-9]+ pts: *[0-9]+' "$tmp/log" | sed 's/.*pts: *//' | tr '\n' ' ')" '0 1 2 3 4 ' ||
+            return 1
+    done
+}
+check 'starts at 0 where its input has no usable time' far_start
+
+# What says how bright the input was does not hold for the clip.
+hdr_side_data()
+{
+    good -f lavfi -i testsrc2=s=64x48:d=0.2 -c:v libx265 -pix_fmt yuv420p10 -x265-params \
+        'log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400' \
+        -tag:v hvc1 "$tmp/hdr.mp4" &&
+        good -i "$tmp/hdr.mp4" -vf "$(i2v "$bare:size=64x48")" -c:v libx264 "$tmp/sdr.mkv" || return 1
+    "$ffprobe" -v error -show_frames "$tmp/hdr.mp4" > "$tmp/probe" &&
+        has 'max_content=1000' "$tmp/probe" || return 1
+    "$ffprobe" -v error -show_entries stream_side_data "$tmp/sdr.mkv" > "$tmp/probe" &&
+        lacks 'max_content|luminance' "$tmp/probe"
+}
+if have encoders libx265 && have encoders libx264; then
+    check 'no HDR side data on the clip' hdr_side_data
+else
+    skip 'no HDR side data on the clip' 'no libx265 or no libx264'
+fi
 closing()
 {
     good -i "$tmp/photo.png" -vf "$(i2v "$small")" -f null - &&
@@ -502,6 +581,65 @@ last_alpha()
         -f framemd5 "$tmp/md5" && cmp "$tmp/md5" "$tmp/md5.1"
 }
 check 'a last image with alpha' last_alpha
+
+# Blocks of one colour each, so that a JPEG of them turned is the JPEG turned.
+flat='scale=6:5:flags=area,scale=48:40:flags=neighbor,format=yuvj444p'
+good -i "$tmp/0.png" -vf "$flat" -q:v 1 "$tmp/side.jpg" > /dev/null
+# shown FILTERS: as they are to be seen
+shown() { good -i "$tmp/0.png" -vf "$flat,$1" -q:v 1 "$tmp/seen.jpg"; }
+# last_is_seen FILE: as a last image it is the clip of seen.jpg
+last_is_seen()
+{
+    for last in "$1" seen.jpg; do
+        good -i "$tmp/0.png" -vf "$(flf2v "$small:last_image=$(quote "$tmp/$last")")" \
+            -f framemd5 "$tmp/md5.$last" && lacks 'orientation|turned' "$tmp/log" || return 1
+    done
+    same "$(md5s "$tmp/md5.$1")" "$(md5s "$tmp/md5.seen.jpg")"
+}
+last_on_side()
+{
+    : > "$tmp/sides"
+    for n in 1 2 3 4 5 6 7 8; do
+        case $n in
+        1) to=null ;;
+        2) to=hflip ;;
+        3) to=transpose=clock,transpose=clock ;;
+        4) to=transpose=clock,transpose=cclock_flip ;;
+        5) to=transpose=cclock_flip ;;
+        6) to=transpose=clock ;;
+        7) to=transpose=clock_flip ;;
+        8) to=transpose=cclock ;;
+        esac
+        exif $n < "$tmp/side.jpg" > "$tmp/side$n.jpg" && shown $to && last_is_seen side$n.jpg ||
+            { echo "side $n"; return 1; }
+        md5s "$tmp/md5.side$n.jpg" | tail -n 1 >> "$tmp/sides"
+    done
+    same "$(sort -u "$tmp/sides" | wc -l | tr -d ' ')" 8
+}
+check 'a last image on any side' last_on_side
+# of a video, whose container says it
+last_of_video()
+{
+    # shellcheck disable=SC2086
+    good $1 -i "$tmp/side.jpg" $2 -c:v copy "$tmp/side.mov" && shown transpose=cclock &&
+        last_is_seen side.mov
+}
+case $series in
+5.1) check 'a last image of a video on its side' last_of_video '' '-metadata:s:v rotate=90' ;;
+*) check 'a last image of a video on its side' last_of_video '-display_rotation 90' '' ;;
+esac
+# at an angle that no frame has
+last_askew()
+{
+    good $1 -i "$tmp/side.jpg" $2 -c:v copy "$tmp/askew.mov" &&
+        good -i "$tmp/0.png" -vf "$(flf2v "$small:last_image=$(quote "$tmp/askew.mov")")" -f null - &&
+        has 'last_image=.*askew.mov: it is to be turned by -?30 degrees, which is not done' "$tmp/log"
+}
+case $series in
+5.1) skip 'a last image at another angle' 'this FFmpeg writes none' ;;
+*) check 'a last image at another angle' last_askew '-display_rotation 30' '' ;;
+esac
+
 flf_extend()
 {
     good -i "$tmp/in.nut" -vf "$(flf2v "$bare:mode=extend:last_image=$(quote "$tmp/1.png")")" \
@@ -517,6 +655,11 @@ for f in none cut empty text; do
     refused "last image: $f" "last_image=.*$f.png: cannot read" \
         -i "$tmp/0.png" -vf "$(last $f.png)"
 done
+mkfifo "$tmp/pipe.png"
+for f in "$tmp/pipe.png" "file:$tmp/pipe.png" pipe:0 fd: /dev/zero; do
+    refused "last image: $(basename "$f")" 'last_image=.*: cannot read an image: a pipe' \
+        -i "$tmp/0.png" -vf "$(flf2v "$small:last_image=$(quote "$f")")"
+done
 refused 'no last image' 'no last_image: .*first-last-frame' \
     -i "$tmp/0.png" -vf "$(flf2v "$small")"
 refused 'a last image for image-to-video' 'last_image=.*image-to-video checkpoint' \
@@ -526,6 +669,8 @@ refused 'first and last, clips=2' 'clips=2: .*first-last-frame' \
 
 # ----------------------------------------------------------------- bad input
 
+refused 'a large input and little memory' 'option image: with its 4000x4000 pixels the job needs .* by option memory' \
+    -f lavfi -i color=s=4000x4000:d=0.1,format=rgb24 -vf "$(i2v "$small:memory=150M")"
 refused 'no frame' 'the input has no frame' \
     -f lavfi -i testsrc2=s=32x32:d=1 -vf "trim=start=5,$(i2v "$small")"
 refused 'no frame to extend' 'the input has no frame' \
@@ -535,6 +680,59 @@ for f in empty text; do
 done
 head -c 300 "$tmp/photo.png" > "$tmp/cut.png"
 refused 'image: cut off' 'cut.png|png' -i "$tmp/cut.png" -vf "$(i2v "$small")"
+
+# Half a picture is none, as the first image and as the last; but of a video that
+# begins with one the next frame is taken.
+for f in jpg gif bmp ppm; do
+    good -i "$tmp/photo.png" "$tmp/whole.$f" > /dev/null ||
+        case $f in
+        ppm) { printf 'P6 70 150 255\n'; cat "$tmp/photo.rgb"; } > "$tmp/whole.ppm" ;;
+        bmp) bytes 'function le(v) { put16(v % 65536); put16(int(v / 65536)) }
+                BEGIN { put(66); put(77); le(31854); le(0); le(54); le(40); le(70); le(-150 + 4294967296)
+                        put16(1); put16(24); for (i = 0; i < 6; i++) le(0) }
+                { put($3); put($2); put($1); if (NR % 70 == 0) put16(0) }' > "$tmp/whole.bmp" ;;
+        esac
+    n=$(wc -c < "$tmp/whole.$f")
+    for part in 50 98; do
+        head -c $((n * part / 100)) "$tmp/whole.$f" > "$tmp/part$part.$f"
+        late=$series
+        refused "a $f cut at $part %" "undamaged frame|Invalid data" \
+            -i "$tmp/part$part.$f" -vf "$(i2v "$small")"
+        late=
+        refused "a last image in $f cut at $part %" "last_image=.*part$part.$f: cannot read" \
+            -i "$tmp/0.png" -vf "$(last part$part.$f)"
+    done
+    check "a whole $f" good -i "$tmp/whole.$f" -vf "$(i2v "$small")" -f null -
+done
+after_damage()
+{
+    cp "$tmp/part50.jpg" "$tmp/film1.jpg" && cp "$tmp/whole.jpg" "$tmp/film2.jpg" &&
+        timeout $patience "$ffmpeg" -hide_banner -nostdin -y -i "$tmp/film%d.jpg" \
+            -vf "$(i2v "$small")" -f framemd5 "$tmp/md5" 2> "$tmp/log" &&
+        good -i "$tmp/whole.jpg" -vf "$(i2v "$small")" -f framemd5 "$tmp/md5.whole" &&
+        same "$(md5s "$tmp/md5")" "$(md5s "$tmp/md5.whole")" &&
+        good -i "$tmp/whole.jpg" -f null -
+}
+check 'a damaged frame is not the first' after_damage
+# A progressive JPEG of 8x8 grey pixels, whose first scan is all there is; without
+# the end mark others may be missing.
+progressive()
+{
+    printf '\377\330\377\333\0\103\0'
+    head -c 64 /dev/zero | tr '\0' '\1'
+    printf '\377\302\0\013\010\0\010\0\010\1\1\021\0'
+    printf '\377\304\0\024\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+    printf '\377\332\0\010\1\1\0\0\0\0\177'
+}
+progressive > "$tmp/early.jpg"
+{ progressive; printf '\377\331'; } > "$tmp/ended.jpg"
+check 'a progressive JPEG' good -i "$tmp/ended.jpg" -vf "$(i2v "$small")" -f null -
+late=$series
+refused 'a progressive JPEG without its end' 'undamaged frame|Invalid data' \
+    -i "$tmp/early.jpg" -vf "$(i2v "$small")"
+late=
+refused 'a last image in progressive JPEG without its end' 'last_image=.*early.jpg: cannot read' \
+    -i "$tmp/0.png" -vf "$(last early.jpg)"
 refused 'a text-to-video checkpoint' 'wan-t2v: .*prompt alone: use the filter wan_t2v' \
     -i "$tmp/0.png" -vf "wan_i2v=model=$t2v:$small"
 refused 'an image-to-video checkpoint for wan_t2v' 'wan-i2v: .*an image and a prompt: use the filter wan_i2v' \

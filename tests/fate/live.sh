@@ -42,10 +42,10 @@ small()
     [ -s "$tmp/command" ] && lacks 'example' "$tmp/command"
 }
 
-# fresh: another port, and a folder with what the page's commands name
+# fresh: other ports, and a folder with what the page's commands name
 fresh()
 {
-    port=$((port + 2))
+    next_ports
     rm -rf "$work" "$tmp/got.mkv" && mkdir "$work" && echo 'a cat' > "$work/prompt.txt" &&
         block timeline-file > "$work/timeline.txt" &&
         good -f lavfi -i sine=d=1 "$work/music.flac"
@@ -57,6 +57,7 @@ fresh()
 stream()
 {
     small "$1" || return 1
+    rm -f "$tmp/log"
     (cd "$work" && PATH=$B/bin:$PATH && exec timeout --foreground $patience sh "$tmp/command") \
         < /dev/null > "$tmp/out" 2> "$tmp/log" &
     sender=$!
@@ -101,7 +102,7 @@ got()
     [ $got_status = 0 ] && steady $((16 * seconds - 8)) ||
         { cat "$tmp/receiver" "$tmp/log"; return 1; }
 }
-shown() { within 30 has_shown; }
+shown() { within $patience has_shown; }
 has_shown() { [ "$(grep -c '^frame:' "$work/meta")" -ge $((16 * seconds)) ]; }
 
 # over_rtmp BLOCK COMMAND...: the stream of that block reaches a server while
@@ -112,7 +113,7 @@ over_rtmp()
     rtmp_block=$1
     shift
     receive -listen 1 -i "rtmp://127.0.0.1:$port$url"
-    within 30 listening $port && stream "$rtmp_block" && got "$@"
+    within $patience listening $port && stream "$rtmp_block" && got "$@"
 }
 
 # prompts: those of the frames so far
@@ -144,10 +145,10 @@ start_nginx()
             -e "s/drop_idle_publisher 10s/drop_idle_publisher $1/" \
             -e "s,live on;,& record all; record_path $tmp/recorded/$starts;,"
     } > "$tmp/nginx.conf"
-    timeout 100 "$nginx" -e "$tmp/nginx.log" -c "$tmp/nginx.conf" > "$tmp/nginx.out" 2>&1 &
+    timeout $((3 * patience)) "$nginx" -e "$tmp/nginx.log" -c "$tmp/nginx.conf" > "$tmp/nginx.out" 2>&1 &
     server=$!
     started="$started $server"
-    within 30 listening $port || { cat "$tmp/nginx.out" "$tmp/nginx.log"; return 1; }
+    within $patience listening $port || { cat "$tmp/nginx.out" "$tmp/nginx.log"; return 1; }
 }
 stop_nginx() { kill -QUIT $server; wait $server; }
 records() { find "$tmp/recorded" -type f -size +8k | wc -l | tr -d ' '; }
@@ -158,8 +159,8 @@ fifo()
 {
     fresh
     rm -rf "$tmp/recorded"
-    stream fifo && within 30 has 'Connection refused' "$tmp/log" && start_nginx 10s &&
-        within 30 has_records 1 && stop_nginx && start_nginx 10s && within 30 has_records 2
+    stream fifo && within $patience has 'Connection refused' "$tmp/log" && start_nginx 10s &&
+        within $patience has_records 1 && stop_nginx && start_nginx 10s && within $patience has_records 2
     fifo_status=$?
     kill -0 $sender || fifo_status=1
     ended || fifo_status=1
@@ -175,7 +176,7 @@ stall()
     fresh
     rm -rf "$tmp/recorded"
     start_nginx 3s && shape=size=128x128:frames=5:steps=1000:seed=7 stream rtmp &&
-        within 55 grep -q 'clip 2: 5 frames' "$tmp/log" && sleep 1
+        within $patience grep -q 'clip 2: 5 frames' "$tmp/log" && sleep 1
     stall_status=$?
     kill -0 $sender || stall_status=1
     ended || stall_status=1
@@ -192,12 +193,12 @@ srt()
 {
     fresh
     receive -i "srt://127.0.0.1:$port?mode=listener"
-    within 30 bound $port && stream srt && got shown
+    within $patience bound $port && stream srt && got shown
 }
 srt_listener()
 {
     fresh
-    stream srt-listener && within 30 bound $port && receive -i "srt://127.0.0.1:$port" &&
+    stream srt-listener && within $patience bound $port && receive -i "srt://127.0.0.1:$port" &&
         got shown
 }
 
@@ -205,8 +206,8 @@ srt_listener()
 from_obs()
 {
     fresh
-    stream from-obs && within 30 bound $port || return 1
-    run -re -f lavfi -i testsrc2=s=64x64:d=20 -c:v libx264 -g 8 -tune zerolatency \
+    stream from-obs && within $patience bound $port || return 1
+    run -re -f lavfi -i testsrc2=s=64x64:d=$patience -c:v libx264 -g 8 -tune zerolatency \
         -f mpegts "srt://127.0.0.1:$port" &
     obs=$!
     started="$started $obs"
@@ -225,7 +226,7 @@ hls_has() { [ "$(hls_lines)" -ge "$1" ]; }
 hls()
 {
     fresh
-    stream hls && within 60 hls_has 4
+    stream hls && within $patience hls_has 4
     hls_status=$?
     ended && [ $hls_status = 0 ] || { cat "$tmp/log"; return 1; }
     list=$work/live.m3u8
@@ -261,12 +262,12 @@ http {
     }
 }
 CONF
-    timeout 100 "$nginx" -e "$tmp/nginx.log" -c "$tmp/nginx.conf" > "$tmp/nginx.out" 2>&1 &
+    timeout $((3 * patience)) "$nginx" -e "$tmp/nginx.log" -c "$tmp/nginx.conf" > "$tmp/nginx.out" 2>&1 &
     server=$!
     started="$started $server"
     mpd=$work/www/dash/live.mpd
-    within 30 listening $port && stream dash &&
-        within 60 test -s "$work/www/dash/chunk-stream0-00002.m4s" &&
+    within $patience listening $port && stream dash &&
+        within $patience test -s "$work/www/dash/chunk-stream0-00002.m4s" &&
         has 'availabilityTimeComplete="false"' "$mpd" && has '<Latency target="2000"' "$mpd" &&
         has "<UTCTiming .*http://127.0.0.1:$port/time" "$mpd" &&
         has 'availabilityTimeOffset="1.9' "$mpd" && has ' duration="2000000"' "$mpd"
@@ -284,7 +285,7 @@ whip_refused()
     "$tools/wire" listen $port 'msid:FFmpeg video' "$tmp/403" > "$tmp/offer" &
     server=$!
     started="$started $server"
-    within 30 listening $port && stream whip && wait $server && has '^POST /whip/room ' "$tmp/offer"
+    within $patience listening $port && stream whip && wait $server && has '^POST /whip/room ' "$tmp/offer"
     whip_status=$?
     wait $sender
     whip_exit=$?
@@ -307,31 +308,31 @@ whip_nobody()
 udp()
 {
     fresh
-    receive -i "udp://127.0.0.1:$port?timeout=5000000"
-    within 30 bound $port && stream udp && got shown
+    receive -i "udp://127.0.0.1:$port?timeout=10000000"
+    within $patience bound $port && stream udp && got shown
 }
 
 # --------------------------------------------------------------------- prompts
 
 timeline()
 {
-    over_rtmp timeline eval "within 30 prompted 'noon over a harbour' && shown" &&
+    over_rtmp timeline eval "within $patience prompted 'noon over a harbour' && shown" &&
         same "$(prompts | head -n 2 | tr '\n' ,)" 'a cat,noon over a harbour,'
 }
 
 change_file()
 {
-    within 30 prompted 'a cat' && small file-change &&
+    within $patience prompted 'a cat' && small file-change &&
         (cd "$work" && sh "$tmp/command") &&
-        within 30 prompted 'night over a harbour, lanterns on the water' && shown
+        within $patience prompted 'night over a harbour, lanterns on the water' && shown
 }
 by_file() { over_rtmp file change_file; }
 
 send_prompt()
 {
-    within 30 listening $((port + 1)) && small zmq-send &&
-        (PATH=$B/bin:$PATH timeout 30 sh "$tmp/command" > "$tmp/answer") &&
-        same "$(cat "$tmp/answer")" '0 Success' && within 30 prompted 'night over a harbour' && shown
+    within $patience listening $((port + 1)) && small zmq-send &&
+        (PATH=$B/bin:$PATH timeout $patience sh "$tmp/command" > "$tmp/answer") &&
+        same "$(cat "$tmp/answer")" '0 Success' && within $patience prompted 'night over a harbour' && shown
 }
 by_zmq() { over_rtmp zmq send_prompt; }
 
@@ -344,8 +345,8 @@ music()
 }
 call()
 {
-    within 30 bound $((port + 1)) || return 1
-    run -re -f lavfi -i sine=d=30 -c:a aac -f mpegts "srt://127.0.0.1:$((port + 1))" &
+    within $patience bound $((port + 1)) || return 1
+    run -re -f lavfi -i sine=d=$patience -c:a aac -f mpegts "srt://127.0.0.1:$((port + 1))" &
     caller=$!
     started="$started $caller"
     shown

@@ -13,11 +13,12 @@
  *
  * The program's output goes to standard error. One line on standard output:
  *
- *   exit STATUS after SECONDS key SEEN
+ *   exit STATUS after SECONDS work SECONDS key SEEN
  *
  * STATUS is 128 + N for a program that signal N ended; SECONDS are counted
- * from the key (-1 without one); SEEN is 1 when the pattern came. The exit
- * status is 0 unless the program could not be run.
+ * from the key (-1 without one), those of work are of all processors together;
+ * SEEN is 1 when the pattern came. The exit status is 0 unless the program could
+ * not be run.
  */
 
 #include <errno.h>
@@ -28,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
@@ -41,6 +43,22 @@ static double now(void)
 
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return ts.tv_sec + ts.tv_nsec * 1e-9;
+}
+
+/* What a running process has had of all processors, in seconds. */
+static double work_of(pid_t pid)
+{
+    struct timespec ts;
+    clockid_t clock;
+
+    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &ts))
+        return 0;
+    return ts.tv_sec + ts.tv_nsec * 1e-9;
+}
+
+static double seconds_of(struct timeval t)
+{
+    return t.tv_sec + t.tv_usec * 1e-6;
 }
 
 static pid_t start(int *terminal, char **command)
@@ -78,6 +96,8 @@ int main(int argc, char **argv)
     size_t n = 0;
     int terminal, status = 0, open = 1;
     double begin, due = -1, pressed = -1, seconds = -1, limit, delay;
+    double before = 0, work = -1;
+    struct rusage used;
     const char *key;
     pid_t pid, done = 0;
 
@@ -117,17 +137,20 @@ int main(int argc, char **argv)
             due = now() + delay;
         if (key && due >= 0 && pressed < 0 && now() >= due) {
             pressed = now();
+            before  = work_of(pid);
             if (write(terminal, key, 1) != 1)
                 return 1;
         }
-        done = waitpid(pid, &status, WNOHANG);
+        done = wait4(pid, &status, WNOHANG, &used);
         if (!done && now() - begin > limit)
             kill(-pid, SIGKILL);
     }
-    if (pressed >= 0)
+    if (pressed >= 0) {
         seconds = now() - pressed;
-    printf("exit %d after %.2f key %d\n",
+        work    = seconds_of(used.ru_utime) + seconds_of(used.ru_stime) - before;
+    }
+    printf("exit %d after %.2f work %.2f key %d\n",
            WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status),
-           seconds, due >= 0);
+           seconds, work, due >= 0);
     return 0;
 }

@@ -82,11 +82,12 @@ zmq_server()
 {
     at=tcp://127.0.0.1:$port
     : > "$tmp/answers"
+    rm -f "$tmp/meta"
     "$ffmpeg" -hide_banner -nostdin -y -f lavfi -i \
         "$t2v:clips=0,zmq=bind_address=$(quote "$at"),metadata=print:direct=1:file=$(quote "$tmp/meta")" \
         -f null - > "$tmp/out" 2> "$tmp/log" &
     pid=$!
-    within 30 listening $port && "$@"
+    within $patience listening $port && "$@"
     ok=$?
     kill -TERM $pid
     wait $pid
@@ -97,7 +98,7 @@ zmq_server()
 send()
 {
     # shellcheck disable=SC2059
-    printf "$1" | timeout 30 "$B/bin/zmqsend" -b $at >> "$tmp/answers" 2>&1
+    printf "$1" | timeout $patience "$B/bin/zmqsend" -b $at >> "$tmp/answers" 2>&1
 }
 
 # errors: the numbers that were answered, 'no' for all but 0
@@ -106,7 +107,7 @@ errors() { sed -n 's/^0 .*/0/p; s/^[1-9-][0-9]* .*/no/p' "$tmp/answers" | tr '\n
 # changes PROMPT: frames that are made of it come
 changes()
 {
-    send "wan_t2v prompt '$1'" && within 60 has "^lavfi.wan.prompt=$1" "$tmp/meta"
+    send "wan_t2v prompt '$1'" && within $patience has "^lavfi.wan.prompt=$1" "$tmp/meta"
 }
 prompts() { sed -n 's/^lavfi.wan.prompt=//p' "$tmp/meta" | uniq | tr '\n' ,; }
 
@@ -124,7 +125,7 @@ malformed()
 {
     send '' && send '  \n' && send wan_t2v && send 'wan_t2v prompt night over a harbour' &&
         send 'nobody prompt x' && head -c 2000000 /dev/zero | tr '\0' x > "$tmp/long" &&
-        timeout 30 "$B/bin/zmqsend" -b $at -i "$tmp/long" >> "$tmp/answers" 2>&1 &&
+        timeout $patience "$B/bin/zmqsend" -b $at -i "$tmp/long" >> "$tmp/answers" 2>&1 &&
         changes 'a dog'
 }
 by_zmq_malformed()
@@ -189,10 +190,10 @@ publish()
 rtmp()
 {
     url=rtmp://127.0.0.1:$((port + 1))/live/wan
-    timeout 60 "$ffmpeg" -hide_banner -nostdin -y -v error -listen 1 -i $url \
+    timeout $patience "$ffmpeg" -hide_banner -nostdin -y -v error -listen 1 -i $url \
         -f framecrc "$tmp/crc" 2> "$tmp/receiver" &
     receiver=$!
-    within 30 listening $((port + 1)) && publish $url
+    within $patience listening $((port + 1)) && publish $url
     sent=$?
     wait $receiver
     cat "$tmp/receiver"
@@ -222,9 +223,9 @@ rtmp {
 CONF
     "$nginx" -e "$tmp/nginx.log" -c "$tmp/nginx.conf" > "$tmp/nginx.out" 2>&1 &
     server=$!
-    within 30 listening $((port + 2)) &&
+    within $patience listening $((port + 2)) &&
         publish rtmp://127.0.0.1:$((port + 2))/live/wan &&
-        within 10 test -s "$tmp/recorded/wan.flv"
+        within $patience test -s "$tmp/recorded/wan.flv"
     sent=$?
     kill -QUIT $server
     wait $server

@@ -23,7 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define LIMIT 30            // seconds
+#define LIMIT 120           // seconds
 #define MAX_TEXT (1 << 16)
 
 /* Everything in from to the end goes out to to; 0, or -1 with errno. */
