@@ -27,6 +27,7 @@ typedef struct WanCodecStream {
 typedef struct WanCodecFamily {
     const char *name;
     int64_t net_bytes;
+    int quick;                  // to decode a frame is little beside a step
     int first_group;            // pixel frames that the first latent frame is
                                 // encoded from; WAN_TIME_STRIDE each later
     int (*bind)(void *net, const WanVaeConfig *config, int encoder,

@@ -19,6 +19,7 @@
 #include "condition.h"
 #include "image.h"
 #include "model.h"
+#include "preview.h"
 #include "sampler.h"
 #include "stepcache.h"
 
@@ -46,11 +47,13 @@ struct WanJob {
     WanTensor text[2];              // [n, text_dim]
     WanDitContext context[2];
     WanRope rope;
+    WanPreview preview;             // if asked for; its picture
     WanCodecStream stream;
     WanTensor rgb;                  // [4, H, W, 3] of the last chunk
 
     WanProgress progress;
     int unit;                       // of the running stage, next to be done
+    int previewed;                  // the unit just done has a picture
     int frames_ready, frames_given; // in rgb
     int64_t frames_total;           // handed out so far
     int error;                      // what ended the job, 0: nothing
@@ -144,6 +147,8 @@ static int check_request(const WanRequest *r, const WanModel *m)
         return bad(m, "sampler", "%d is none", r->sampler);
     if ((unsigned)r->rng > WAN_RNG_CPU)
         return bad(m, "rng", "%d is none", r->rng);
+    if ((unsigned)r->preview > 1)
+        return bad(m, "preview", "%d; 0 or 1 can be", r->preview);
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
@@ -272,6 +277,8 @@ static void begin_steps(WanJob *j)
     wan_dit_rope(j->dev, &j->rope, &j->model->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
     wan_stepcache_begin(j->dev, &j->cache, &j->model->dit.config, x);
+    if (j->rq.preview)
+        wan_preview_begin(j->dev, &j->preview, &j->model->vae, x);
 }
 
 /* V = v_u + g (v_c - v_u) at X, then the solver's sums. */
@@ -303,6 +310,9 @@ static void denoise(WanJob *j, int i)
         wan_op_lincomb(d, &s[WAN_S_V], 2, (double[]){ g, 1 - g }, both);
     }
     wan_tap(d, &s[WAN_S_V], "noise_pred%d", i);
+    if (j->rq.preview)
+        wan_preview_step(d, &j->preview, &s[WAN_S_X], &s[WAN_S_V],
+                         j->schedule.sigma[i]);
 
     const int n = wan_solver_step(&j->schedule, i, c);
     for (int k = 0; k < n; k++) {
@@ -388,6 +398,8 @@ static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
     *bytes = out->work_bytes;
     if (!j->pager) {                // images wait in the same memory
         out->work_bytes += wan_condition_bytes(&j->condition);
+        if (j->rq.preview)
+            out->work_bytes += wan_preview_bytes(j->rq.width, j->rq.height);
         return 0;
     }
     if (j->pager->error < 0)
@@ -445,6 +457,8 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
     before = j->dev->flops;
     denoise(j, 0);
     out->step_flops = j->dev->flops - before;
+    if (j->rq.preview)
+        wan_op_image(j->dev, NULL, &j->preview.rgb);
     begin_decode(j);
     for (int t = 0; t <= last; t++) {
         if (t == last)
@@ -716,6 +730,7 @@ int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
         return j->error;
     p = &j->progress;
     stage = p->stage;
+    j->previewed = 0;
     if (j->frames_given < j->frames_ready || stage == WAN_STAGE_DONE)
         goto end;
     while (stage != WAN_STAGE_DONE && j->unit == stage_units(j, stage)) {
@@ -742,6 +757,7 @@ int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
         denoise(j, j->unit);
         p->calls = j->cache.calls;
         p->skipped = j->cache.skipped;
+        j->previewed = j->rq.preview;
         spent = &p->steps;
         break;
     default:
@@ -767,11 +783,13 @@ end:
     return 0;
 }
 
-/* Whether a frame can be written there, and what can't be. */
-static int check_frame(const WanJob *j, const WanImage *img)
+/* Whether a frame, or a preview, [height, width, 3] can be written there, and
+ * what can't be. */
+static int check_frame(const WanJob *j, const WanImage *img,
+                       const WanTensor *frame)
 {
     const WanLog *log = &j->model->log;
-    const WanRequest *rq = &j->rq;
+    const int width = (int)frame->dim[1], height = (int)frame->dim[0];
 
     if (!img)
         return wan_error(log, WAN_ERR(EINVAL), "frame: no image");
@@ -781,10 +799,11 @@ static int check_frame(const WanJob *j, const WanImage *img)
     if ((unsigned)img->dither > WAN_DITHER_BAYER)
         return wan_error(log, WAN_ERR(EINVAL), "frame: dither %d is none",
                          img->dither);
-    if (img->width != rq->width || img->height != rq->height)
+    if (img->width != width || img->height != height)
         return wan_error(log, WAN_ERR(EINVAL), "frame: an image of %dx%d, the "
-                         "video is %dx%d", img->width, img->height, rq->width,
-                         rq->height);
+                         "%s is %dx%d", img->width, img->height,
+                         width == j->rq.width ? "video" : "preview", width,
+                         height);
     for (int p = 0; p < 4; p++) {
         const int64_t row = wan_image_row_bytes(img->format, img->width, p);
         const ptrdiff_t s = img->stride[p] < 0 ? -img->stride[p]
@@ -798,9 +817,20 @@ static int check_frame(const WanJob *j, const WanImage *img)
     return 0;
 }
 
-int wan_job_frame(WanJob *j, const WanImage *img)
+static int write_frame(WanJob *j, const WanImage *img, const WanTensor *frame)
 {
     WanImage own = { 0 };
+    int ret;
+
+    if ((ret = take_image(&img, &own, j->model)) < 0 ||
+        (ret = check_frame(j, img, frame)) < 0)
+        return ret;
+    wan_op_image(j->dev, img, frame);
+    return j->error = wan_dev_error(j->dev);
+}
+
+int wan_job_frame(WanJob *j, const WanImage *img)
+{
     int ret;
 
     if (!j)
@@ -809,19 +839,27 @@ int wan_job_frame(WanJob *j, const WanImage *img)
         return j->error;
     if (j->frames_given >= j->frames_ready)
         return j->frames_total == j->rq.frames ? WAN_EOF : WAN_ERR(EAGAIN);
-    if ((ret = take_image(&img, &own, j->model)) < 0)
-        return ret;
-    if ((ret = check_frame(j, img)) < 0)
-        return ret;
 
     WanTensor frame = wan_slice(&j->rgb, j->frames_given, 1);
     frame = wan_reshape(&frame, j->rq.height, j->rq.width, 3);
-    wan_op_image(j->dev, img, &frame);
-    if ((j->error = wan_dev_error(j->dev)) < 0)
-        return j->error;
+    if ((ret = write_frame(j, img, &frame)) < 0)
+        return ret;
     j->frames_given++;
     j->frames_total++;
     return 0;
+}
+
+int wan_job_preview(WanJob *j, const WanImage *img)
+{
+    if (!j)
+        return WAN_ERR(EINVAL);
+    if (j->error)
+        return j->error;
+    if (!j->rq.preview)
+        return wan_error(&j->model->log, WAN_ERR(EINVAL), "option preview: it "
+                         "is 0, so steps have no picture");
+    return j->previewed ? write_frame(j, img, &j->preview.rgb)
+                        : WAN_ERR(EAGAIN);
 }
 
 void wan_job_tap(WanJob *j, void (*tap)(void *opaque, const char *name,

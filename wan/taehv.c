@@ -333,7 +333,7 @@ static void encode(WanDev *d, WanTensor *latent, const void *net,
 
 const WanCodecFamily wan_codec_taehv = {
     .name = "TAEHV", .net_bytes = sizeof(WanTaehv),
-    .first_group = WAN_TIME_STRIDE,
+    .quick = 1, .first_group = WAN_TIME_STRIDE,
     .bind = bind,
     .begin_decode = begin_decode, .decode = decode,
     .begin_encode = begin_encode, .encode = encode,

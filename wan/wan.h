@@ -361,6 +361,9 @@ typedef struct WanRequest {
                                      computed with EASY, the first with both */
     const char *cache_table;    /**< MAG: a file of wan-info --calibrate; NULL:
                                      the table that is built in for the model */
+    int preview;                /**< 1: wan_job_preview() has a picture of each
+                                     step */
+    int reserved;               /**< 0 */
 } WanRequest;
 
 enum WanStage {
@@ -479,6 +482,25 @@ WAN_API int wan_job_step_sized(WanJob *job, WanProgress *progress,
  *         dither, the line says which
  */
 WAN_API int wan_job_frame(WanJob *job, const WanImage *img);
+
+/**
+ * Copy a small picture of the step just done into caller memory: what the step
+ * foresees in the middle of the clip, at its latent frame frames / 8. It is
+ * there after each wan_job_step() of WAN_STAGE_STEPS, until the next.
+ *
+ * A tiny VAE decodes it. Of others it is a guess: the map linear in the latent
+ * that is nearest to the VAE, found anew for each job by decoding some noise.
+ *
+ * Since 1.1.
+ *
+ * @param job the video being made; one thread at a time; its request's preview
+ *            must be 1
+ * @param img as of wan_job_frame(), of a quarter of the request's width and
+ *            height
+ * @return 0, or WAN_ERR(EAGAIN): the unit just done was no step;
+ *         WAN_ERR(EINVAL): preview is 0, or as wan_job_frame()
+ */
+WAN_API int wan_job_preview(WanJob *job, const WanImage *img);
 
 /**
  * Make the job stop: a running wan_job_step() returns WAN_CANCELLED within a
