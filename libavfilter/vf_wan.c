@@ -138,6 +138,8 @@ typedef struct WanContext {
     char *slate_path;
     int join, join_frames;
     int reload;
+    int preview;
+    int vae_scale;
     char *last_image_path;
     int mode;
 
@@ -194,6 +196,8 @@ typedef struct WanContext {
     int64_t taken;                      ///< of them made
     int64_t first_pts;                  ///< of the first of them
     int units_seen;                     ///< of the worker's
+    int64_t previews;                   ///< handed out
+    int settled;                        ///< one of two outputs is configured
     int64_t last_line;                  ///< when progress was logged, us
     FFWanClock clock;                   ///< since the first frame
     int64_t taken_at;                   ///< when the last one was, us
@@ -248,6 +252,10 @@ typedef struct WanContext {
         { "on",   "in all blocks of the transformer", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_ON}, .flags = FLAGS, .unit = "fp8" }, \
     { "memory",   "set memory limit in bytes, 0: what is free", OFFSET(memory), AV_OPT_TYPE_INT64, {.i64 = 0}, 0, INT64_MAX, FLAGS }, \
     { "vae",          "set file or directory of the VAE",          OFFSET(vae),          AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "vae_scale",    "set whether a tiny VAE takes latents times their std plus mean", OFFSET(vae_scale), AV_OPT_TYPE_INT, {.i64 = WAN_VAE_SCALE_AUTO}, WAN_VAE_SCALE_AUTO, WAN_VAE_SCALE_ON, FLAGS, .unit = "vae_scale" }, \
+        { "auto", "as the name of its file says, else its type", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_VAE_SCALE_AUTO}, .flags = FLAGS, .unit = "vae_scale" }, \
+        { "off",  "as TAEHV",              0, AV_OPT_TYPE_CONST, {.i64 = WAN_VAE_SCALE_OFF}, .flags = FLAGS, .unit = "vae_scale" }, \
+        { "on",   "as LightTAE",           0, AV_OPT_TYPE_CONST, {.i64 = WAN_VAE_SCALE_ON},  .flags = FLAGS, .unit = "vae_scale" }, \
     { "text_encoder", "set file or directory of the text encoder", OFFSET(text_encoder), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "tokenizer",    "set file or directory of the tokenizer",    OFFSET(tokenizer),    AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "clip",         "set file or directory of the image encoder", OFFSET(clip),        AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
@@ -264,6 +272,7 @@ typedef struct WanContext {
         { "wait",   "it is waited for",    0, AV_OPT_TYPE_CONST, {.i64 = LATE_WAIT},   .flags = FLAGS, .unit = "late" }, \
         { "repeat", "the last one is shown again, by the clock", 0, AV_OPT_TYPE_CONST, {.i64 = LATE_REPEAT}, .flags = FLAGS, .unit = "late" }, \
     { "slate",    "set file of the picture that late=repeat shows before the first frame (default: black)", OFFSET(slate_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "preview",  "add an output with a small picture of every step", OFFSET(preview), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }, \
     { "reload",   "look at the files of prompts again before each clip", OFFSET(reload), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }
 
 /* ------------------------------------------------------------ libwan glue */
@@ -359,6 +368,7 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
     p->path               = s->model_path;
     p->text_encoder       = s->text_encoder;
     p->vae                = s->vae;
+    p->vae_scale          = s->vae_scale;
     p->tokenizer          = s->tokenizer;
     p->clip               = s->clip;
     p->lora               = s->lora;
@@ -791,7 +801,28 @@ static int check_model_path(AVFilterContext *ctx)
     return ret < 0 ? map_error(ret) : 0;
 }
 
-/* Runs twice in some programs: looks only, and leaves nothing behind. */
+static int config_props_preview(AVFilterLink *outlink);
+
+static AVFilterLink *preview_link(const AVFilterContext *ctx)
+{
+    return ctx->nb_outputs > 1 ? ctx->outputs[1] : NULL;
+}
+
+/** The output of the option preview, once. */
+static int add_preview(AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+    AVFilterPad pad = {
+        .name         = "preview",
+        .type         = AVMEDIA_TYPE_VIDEO,
+        .config_props = config_props_preview,
+    };
+
+    return s->preview && ctx->nb_outputs < 2 ? ff_append_outpad(ctx, &pad) : 0;
+}
+
+/* Runs twice in some programs: looks only, and leaves nothing behind but the
+ * output that it adds. */
 static av_cold int init(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
@@ -843,9 +874,10 @@ static av_cold int init(AVFilterContext *ctx)
         (ret = parse_seed(ctx)) < 0 ||
         (ret = check_device(ctx)) < 0 ||
         (ret = check_format(ctx)) < 0 ||
-        (ret = check_hwframes(ctx)) < 0)
+        (ret = check_hwframes(ctx)) < 0 ||
+        (ret = check_model_path(ctx)) < 0)
         return ret;
-    return check_model_path(ctx);
+    return add_preview(ctx);
 }
 
 /* ------------------------------------------------------------ CUDA frames */
@@ -1066,6 +1098,7 @@ static void make_request(const WanContext *s, WanRequest *rq)
         rq->cache_retain = s->cache_retain;
     if (s->cache_run != -1)
         rq->cache_run = s->cache_run;
+    rq->preview     = s->preview;
     if (s->info->task != WAN_TASK_T2V)
         rq->image = &s->blank;
     if (s->last_frame)
@@ -1725,6 +1758,33 @@ static int read_mixed(AVFilterContext *ctx, WanJob *job, AVFrame **out)
     return ret < 0 ? ret : 1;
 }
 
+static int read_preview(void *opaque, WanJob *job, const WanProgress *progress,
+                        AVFrame **out)
+{
+    AVFilterContext *ctx = opaque;
+    WanContext *s = ctx->priv;
+    WanImage image;
+    int ret = ff_wan_new_frame(out, AV_PIX_FMT_RGB24, s->w / 4, s->h / 4);
+
+    if (ret < 0)
+        return ret;
+    ff_wan_describe(&image, *out);
+    ret = wan_job_preview(job, &image);
+    if (ret < 0)
+        ret = map_error(ret);
+    else
+        ret = set_props(s, *out);
+    if (ret >= 0)
+        ret = av_dict_set_int(&(*out)->metadata, "lavfi.wan.step",
+                              progress->done, 0);
+    ff_wan_set_colours(*out);
+    if (progress->done == progress->total && !more_clips(s))
+        (*out)->opaque = s;             /* the last of all */
+    if (ret < 0)
+        av_frame_free(out);
+    return ret;
+}
+
 /** The next clip goes on from this frame, unless another one follows. */
 static int keep_start(WanContext *s, const AVFrame *frame)
 {
@@ -1838,6 +1898,7 @@ static int start_worker(AVFilterContext *ctx)
         .end       = end_clip,
         .flush     = flush_held,
         .map_error = map_error,
+        .preview   = s->preview ? read_preview : NULL,
     };
     int ret;
 
@@ -2041,6 +2102,11 @@ static int next_frame(AVFilterContext *ctx, AVFrame **frame)
 
 /* ---------------------------------------------------------------- filters */
 
+static int is_wanted(AVFilterLink *link)
+{
+    return link && ff_outlink_frame_wanted(link);
+}
+
 static int add_formats(const WanContext *s, AVFilterFormats **list)
 {
     int i, ret;
@@ -2055,6 +2121,22 @@ static int add_formats(const WanContext *s, AVFilterFormats **list)
 }
 
 #if LAVFI_FROM(10, 4)
+static int offer_preview(const AVFilterContext *ctx,
+                         AVFilterFormatsConfig **out)
+{
+    AVFilterFormats *formats = NULL;
+    int ret;
+
+    if (ctx->nb_outputs < 2)
+        return 0;
+    if ((ret = ff_add_format(&formats, AV_PIX_FMT_RGB24)) < 0 ||
+        (ret = ff_formats_ref(formats, &out[1]->formats)) < 0 ||
+        (ret = ff_formats_ref(ff_all_color_spaces(),
+                              &out[1]->color_spaces)) < 0)
+        return ret;
+    return ff_formats_ref(ff_all_color_ranges(), &out[1]->color_ranges);
+}
+
 /*
  * Spaces and ranges count for YUV only, but are agreed on before a format is:
  * RGB leaves them open.
@@ -2083,15 +2165,32 @@ static int query_formats_t2v(const AVFilterContext *ctx,
                              AVFilterFormatsConfig **cfg_in,
                              AVFilterFormatsConfig **cfg_out)
 {
-    return offer_output(ctx, cfg_out[0]);
+    const int ret = offer_preview(ctx, cfg_out);
+
+    return ret < 0 ? ret : offer_output(ctx, cfg_out[0]);
 }
 #else
+static int offer_preview(AVFilterContext *ctx)
+{
+    AVFilterFormats *formats = NULL;
+    int ret;
+
+    if (!preview_link(ctx))
+        return 0;
+    ret = ff_add_format(&formats, AV_PIX_FMT_RGB24);
+    return ret < 0 ? ret :
+           ff_formats_ref(formats, &preview_link(ctx)->incfg.formats);
+}
+
 static int query_formats_t2v(AVFilterContext *ctx)
 {
     AVFilterFormats *formats = NULL;
-    int ret = add_formats(ctx->priv, &formats);
+    int ret;
 
-    return ret < 0 ? ret : ff_set_common_formats(ctx, formats);
+    if ((ret = offer_preview(ctx)) < 0 ||
+        (ret = add_formats(ctx->priv, &formats)) < 0)
+        return ret;
+    return ff_set_common_formats(ctx, formats);
 }
 #endif
 
@@ -2185,22 +2284,71 @@ static av_cold void uninit(AVFilterContext *ctx)
     av_freep(&s->manual);
 }
 
+/**
+ * Hand out the previews that wait, or drop them if nobody looks any more. The
+ * end comes with the last one: FFmpeg aborts when a nullsink that waits is
+ * given an end alone, in a graph without inputs.
+ */
+static int deliver_previews(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    AVFilterLink *link = preview_link(ctx);
+    AVFrame *frame;
+    int last, ret = 0;
+
+    while (ret >= 0 && link && s->worker &&
+           ff_wan_worker_take_preview(s->worker, &frame) > 0) {
+        last          = !!frame->opaque;
+        frame->opaque = NULL;
+        frame->pts    = s->previews++;
+        set_duration(frame, 1);
+        if (ff_outlink_get_status(link))
+            av_frame_free(&frame);
+        else
+            ret = ff_filter_frame(link, frame);
+        if (last && ret >= 0 && !ff_outlink_get_status(link))
+            ff_outlink_set_status(link, AVERROR_EOF, s->previews);
+    }
+    return ret;
+}
+
+/** End all outputs; pts is the time of the video's. */
+static void set_status(AVFilterContext *ctx, int status, int64_t pts)
+{
+    WanContext *s = ctx->priv;
+    AVFilterLink *links[] = { ctx->outputs[0], preview_link(ctx) };
+    int i;
+
+    for (i = 0; i < 2; i++)
+        if (links[i] && !ff_outlink_get_status(links[i]))
+            ff_outlink_set_status(links[i], status, i ? s->previews : pts);
+}
+
 /** Hand out what is generated, when it is wanted. */
 static int deliver(AVFilterContext *ctx, AVFilterLink *outlink)
 {
     WanContext *s = ctx->priv;
     const int64_t pts = frame_pts(s, s->delivered);
     AVFrame *frame;
-    int ret;
+    int ret, previews;
 
-    if (!ff_outlink_frame_wanted(outlink))
+    if (!is_wanted(outlink) && !is_wanted(preview_link(ctx)))
         return FFERROR_NOT_READY;
 
     ret = next_frame(ctx, &frame);
+    previews = deliver_previews(ctx);
+    if (previews < 0) {
+        av_frame_free(&frame);
+        ret = previews;
+    }
     if (ret > 0) {
         frame->pts = pts;
         set_duration(frame, frame_pts(s, ++s->delivered) - pts);
-        return ff_filter_frame(outlink, frame);
+        ret = ff_filter_frame(outlink, frame);
+        /* who wants a picture of the next clip may want no frame of this */
+        if (is_wanted(preview_link(ctx)))
+            ff_filter_set_ready(ctx, 10);
+        return ret;
     }
     if (!ret) {
         ff_filter_set_ready(ctx, 10);
@@ -2208,7 +2356,7 @@ static int deliver(AVFilterContext *ctx, AVFilterLink *outlink)
     }
     /* An error must stay: one that is only returned is asked for again. */
     shut_down(ctx);
-    ff_outlink_set_status(outlink, ret, pts);
+    set_status(ctx, ret, pts);
     return ret == AVERROR_EOF ? 0 : ret;
 }
 
@@ -2217,23 +2365,68 @@ static int deliver(AVFilterContext *ctx, AVFilterLink *outlink)
 static int activate_t2v(AVFilterContext *ctx)
 {
     AVFilterLink *outlink = ctx->outputs[0];
+    const int status = ff_outlink_get_status(outlink);
 
-    if (ff_outlink_get_status(outlink)) {
+    if (status) {
+        set_status(ctx, status, 0);
         shut_down(ctx);
         return 0;
     }
     return deliver(ctx, outlink);
 }
 
+/** Is it one that wan_i2v can read? */
+static int check_input(AVFilterContext *ctx)
+{
+    const AVFilterLink *inlink = ctx->inputs[0];
+    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(inlink->format);
+
+    if (desc->flags & AV_PIX_FMT_FLAG_HWACCEL) {
+        const AVBufferRef *ref = WAN_LINK(ctx->inputs[0])->hw_frames_ctx;
+        const AVHWFramesContext *frames = ref ? (void *)ref->data : NULL;
+
+        av_log(ctx, AV_LOG_ERROR, "input: %s frames lie on a device: put the "
+               "filters hwdownload,format=%s before this one\n", desc->name,
+               frames ? av_get_pix_fmt_name(frames->sw_format) : "nv12");
+        return AVERROR(EINVAL);
+    }
+#if LAVFI_FROM(9, 15)                   /* 7.0 */
+    return ff_wan_check_matrix(ctx, inlink->format, inlink->colorspace, "input");
+#else
+    return 0;
+#endif
+}
+
+/**
+ * Open all. With two outputs the first of them that is configured does, which
+ * is either.
+ */
+static int settle(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    AVFilterLink *outlink = ctx->outputs[0];
+    int ret;
+
+    if (s->settled) {
+        s->settled = 0;
+        return 0;
+    }
+    if ((from_image(ctx) && (ret = check_input(ctx)) < 0) ||
+        (ret = open_cuda(ctx)) < 0 ||
+        (ret = open_model(ctx, outlink->format)) < 0 ||
+        (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0)
+        return ret;
+    s->settled = ctx->nb_outputs > 1;
+    return 0;
+}
+
 static int config_props_t2v(AVFilterLink *outlink)
 {
     AVFilterContext *ctx = outlink->src;
     WanContext *s = ctx->priv;
-    int ret;
+    int ret = settle(ctx);
 
-    if ((ret = open_cuda(ctx)) < 0 ||
-        (ret = open_model(ctx, outlink->format)) < 0 ||
-        (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0)
+    if (ret < 0)
         return ret;
     s->time_base = av_inv_q(s->rate);
     outlink->w   = s->w;
@@ -2241,6 +2434,21 @@ static int config_props_t2v(AVFilterLink *outlink)
     outlink->sample_aspect_ratio  = s->sar;
     outlink->time_base            = s->time_base;
     WAN_LINK(outlink)->frame_rate = s->rate;
+    return 0;
+}
+
+static int config_props_preview(AVFilterLink *outlink)
+{
+    const WanContext *s = outlink->src->priv;
+    int ret = settle(outlink->src);
+
+    if (ret < 0)
+        return ret;
+    outlink->w = s->w / 4;
+    outlink->h = s->h / 4;
+    outlink->sample_aspect_ratio  = s->sar;
+    outlink->time_base            = av_make_q(1, 1);
+    WAN_LINK(outlink)->frame_rate = av_make_q(1, 1);
     return 0;
 }
 
@@ -2268,7 +2476,7 @@ const WAN_FILTER ff_vsrc_wan_t2v = {
     .WAN_PUB(description) = NULL_IF_CONFIG_SMALL("Make video from text with a "
                                                  "Wan model."),
     .WAN_PUB(priv_class)  = &wan_t2v_class,
-    .WAN_PUB(flags)       = WAN_FLAGS,
+    .WAN_PUB(flags)       = WAN_FLAGS | AVFILTER_FLAG_DYNAMIC_OUTPUTS,
     .WAN_PUB(inputs)      = NULL,
     .priv_size            = sizeof(WanContext),
     .init                 = init,
@@ -2343,27 +2551,6 @@ static int add_input_formats(const WanContext *s, AVFilterFormats **list)
     return 0;
 }
 
-static int check_input(AVFilterContext *ctx)
-{
-    const AVFilterLink *inlink = ctx->inputs[0];
-    const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(inlink->format);
-
-    if (desc->flags & AV_PIX_FMT_FLAG_HWACCEL) {
-        const AVBufferRef *ref = WAN_LINK(ctx->inputs[0])->hw_frames_ctx;
-        const AVHWFramesContext *frames = ref ? (void *)ref->data : NULL;
-
-        av_log(ctx, AV_LOG_ERROR, "input: %s frames lie on a device: put the "
-               "filters hwdownload,format=%s before this one\n", desc->name,
-               frames ? av_get_pix_fmt_name(frames->sw_format) : "nv12");
-        return AVERROR(EINVAL);
-    }
-#if LAVFI_FROM(9, 15)                   /* 7.0 */
-    return ff_wan_check_matrix(ctx, inlink->format, inlink->colorspace, "input");
-#else
-    return 0;
-#endif
-}
-
 #if LAVFI_FROM(10, 4)
 static int query_formats_i2v(const AVFilterContext *ctx,
                              AVFilterFormatsConfig **cfg_in,
@@ -2371,9 +2558,10 @@ static int query_formats_i2v(const AVFilterContext *ctx,
 {
     const WanContext *s = ctx->priv;
     AVFilterFormats *formats = NULL;
-    int ret = add_input_formats(s, &formats);
+    int ret;
 
-    if (ret < 0)
+    if ((ret = offer_preview(ctx, cfg_out)) < 0 ||
+        (ret = add_input_formats(s, &formats)) < 0)
         return ret;
     if (s->mode == MODE_EXTEND)
         return ff_set_common_formats2(ctx, cfg_in, cfg_out, formats);
@@ -2385,9 +2573,10 @@ static int query_formats_i2v(AVFilterContext *ctx)
 {
     const WanContext *s = ctx->priv;
     AVFilterFormats *in = NULL, *out = NULL;
-    int ret = add_input_formats(s, &in);
+    int ret;
 
-    if (ret < 0)
+    if ((ret = offer_preview(ctx)) < 0 ||
+        (ret = add_input_formats(s, &in)) < 0)
         return ret;
     if (s->mode == MODE_EXTEND)
         return ff_set_common_formats(ctx, in);
@@ -2416,9 +2605,7 @@ static int config_props_i2v(AVFilterLink *outlink)
     WanContext *s = ctx->priv;
     int ret;
 
-    if ((ret = check_input(ctx)) < 0 || (ret = open_cuda(ctx)) < 0 ||
-        (ret = open_model(ctx, outlink->format)) < 0 ||
-        (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0)
+    if ((ret = settle(ctx)) < 0)
         return ret;
     s->time_base = s->mode == MODE_EXTEND
                    ? inlink->time_base
@@ -2562,6 +2749,7 @@ static int activate_i2v(AVFilterContext *ctx)
 
     if (status) {
         ff_inlink_set_status(inlink, status);
+        set_status(ctx, status, 0);
         shut_down(ctx);
         return 0;
     }
@@ -2576,15 +2764,17 @@ static int activate_i2v(AVFilterContext *ctx)
         if (!ret)
             return deliver(ctx, outlink);
     } else if (!ret) {
-        FF_FILTER_FORWARD_WANTED(outlink, inlink);
-        return FFERROR_NOT_READY;
+        if (!is_wanted(outlink) && !is_wanted(preview_link(ctx)))
+            return FFERROR_NOT_READY;
+        ff_inlink_request_frame(inlink);
+        return 0;
     }
     if (ret >= 0)
         return 0;
     shut_down(ctx);
     s->input_ended = 1;
     ff_inlink_set_status(inlink, ret);
-    ff_outlink_set_status(outlink, ret, s->first_pts);
+    set_status(ctx, ret, s->first_pts);
     return ret == AVERROR_EOF ? 0 : ret;
 }
 
@@ -2608,7 +2798,7 @@ const WAN_FILTER ff_vf_wan_i2v = {
     .WAN_PUB(description) = NULL_IF_CONFIG_SMALL("Make video from an image "
                                                  "and text with a Wan model."),
     .WAN_PUB(priv_class)  = &wan_i2v_class,
-    .WAN_PUB(flags)       = WAN_FLAGS,
+    .WAN_PUB(flags)       = WAN_FLAGS | AVFILTER_FLAG_DYNAMIC_OUTPUTS,
     .priv_size            = sizeof(WanContext),
     .init                 = init_i2v,
     .uninit               = uninit,

@@ -45,6 +45,8 @@ struct FFWanWorker {
     WanJob *job;                        ///< to be cancelled
     AVFrame **queue;                    ///< a ring
     int size, first, nb;
+    AVFrame *preview[FF_WAN_PREVIEWS];  ///< another ring
+    int first_preview, nb_previews;
     int wanted;                         ///< the graph waits for a frame
     int64_t left;                       ///< when the last one left, us
     int64_t pace;                       ///< us that making one takes; 0: not
@@ -78,7 +80,7 @@ static int may_begin(const FFWanWorker *w)
 
 static int may_go_on(const FFWanWorker *w)
 {
-    return w->nb <= room(w->ahead);
+    return w->nb <= room(w->ahead) && w->nb_previews < FF_WAN_PREVIEWS;
 }
 
 /** @return 0, or AVERROR_EXIT when all is to end */
@@ -100,6 +102,20 @@ static void put(FFWanWorker *w, AVFrame *frame)
     w->queue[(w->first + w->nb++) % w->size] = frame;
     pthread_cond_signal(&w->made);
     pthread_mutex_unlock(&w->lock);
+}
+
+static int put_preview(FFWanWorker *w, WanJob *job, const WanProgress *p)
+{
+    AVFrame *frame = NULL;
+    int ret = w->maker.preview(w->maker.opaque, job, p, &frame);
+
+    if (ret < 0)
+        return ret;
+    pthread_mutex_lock(&w->lock);
+    w->preview[(w->first_preview + w->nb_previews++) % FF_WAN_PREVIEWS] = frame;
+    pthread_cond_signal(&w->made);
+    pthread_mutex_unlock(&w->lock);
+    return 0;
 }
 
 /** Show the job to those who may cancel it, or take it away. */
@@ -145,6 +161,8 @@ static int do_unit(FFWanWorker *w, WanJob *job, WanProgress *progress,
     w->status.progress = *progress;
     w->status.units++;
     pthread_mutex_unlock(&w->lock);
+    if (progress->stage == WAN_STAGE_STEPS && w->maker.preview)
+        return put_preview(w, job, progress);
     if (progress->stage < WAN_STAGE_DECODE)
         return 0;
     for (; (ret = w->maker.read(w->maker.opaque, job, &frame)) > 0; ++*frames)
@@ -338,7 +356,7 @@ int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us,
     if (!w->nb)
         pthread_cond_signal(&w->work);
     while ((at = leaves_at(w, start + hold)) > now && now < start + us &&
-           !(w->ended && !w->nb)) {
+           !(w->ended && !w->nb) && !w->nb_previews) {
         const struct timespec until = deadline(FFMIN(at, start + us) - now);
 
         pthread_cond_timedwait(&w->made, &w->lock, &until);
@@ -354,6 +372,22 @@ int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us,
         ret = 1;
     } else if (w->ended && !w->nb)
         ret = w->ret;
+    pthread_mutex_unlock(&w->lock);
+    return ret;
+}
+
+int ff_wan_worker_take_preview(FFWanWorker *w, AVFrame **frame)
+{
+    int ret = 0;
+
+    pthread_mutex_lock(&w->lock);
+    if (w->nb_previews) {
+        *frame           = w->preview[w->first_preview];
+        w->first_preview = (w->first_preview + 1) % FF_WAN_PREVIEWS;
+        w->nb_previews--;
+        pthread_cond_signal(&w->work);
+        ret = 1;
+    }
     pthread_mutex_unlock(&w->lock);
     return ret;
 }
@@ -380,6 +414,10 @@ void ff_wan_worker_stop(FFWanWorker **wp)
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
 
+    for (; w->nb_previews; w->nb_previews--) {
+        av_frame_free(&w->preview[w->first_preview]);
+        w->first_preview = (w->first_preview + 1) % FF_WAN_PREVIEWS;
+    }
     for (; w->nb; w->nb--) {
         av_frame_free(&w->queue[w->first]);
         w->first = (w->first + 1) % w->size;

@@ -47,6 +47,9 @@
 /** Frames a chunk adds to the queue at most. */
 #define FF_WAN_CHUNK 4
 
+/** Previews that wait at most: whoever asks for frames takes them too. */
+#define FF_WAN_PREVIEWS 16
+
 typedef struct FFWanWorker FFWanWorker;
 
 /** What the worker makes; each callback runs in its thread, one at a time. */
@@ -82,6 +85,14 @@ typedef struct FFWanMaker {
 
     /** An error of libwan's as an AVERROR. */
     int (*map_error)(int ret);
+
+    /**
+     * Make a picture of the step just done; NULL: there are none.
+     *
+     * @return 0 or an AVERROR
+     */
+    int (*preview)(void *opaque, WanJob *job, const WanProgress *progress,
+                   AVFrame **frame);
 } FFWanMaker;
 
 /** Where the worker stands. */
@@ -112,11 +123,15 @@ int ff_wan_worker_frames(int ahead);
  *              no more frames come, or the queue is full: then only as long as
  *              making one takes. Who takes all there is at once finds nothing
  *              while the next clip is begun
- * @return 1; 0: there is none yet; AVERROR_EOF: all clips are made and taken;
- *         another AVERROR: what ended the worker, after the frames before it
+ * @return 1; 0: there is none yet, or a preview waits; AVERROR_EOF: all clips
+ *         are made and taken; another AVERROR: what ended the worker, after the
+ *         frames before it
  */
 int ff_wan_worker_take(FFWanWorker *w, AVFrame **frame, int64_t us,
                        int64_t hold);
+
+/** Take the next preview. @return 1, or 0: there is none now */
+int ff_wan_worker_take_preview(FFWanWorker *w, AVFrame **frame);
 
 void ff_wan_worker_status(FFWanWorker *w, FFWanStatus *out);
 

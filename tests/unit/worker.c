@@ -69,6 +69,7 @@ typedef struct Clips {
     int begun, ended, read;     // clips, clips, frames of this one
     int held;                   // of flush
     int begin_error;            // of the first clip
+    int previews;               // made, if they are asked for
 } Clips;
 
 static int begin(void *opaque, WanJob **job)
@@ -132,13 +133,30 @@ static int map(int ret)
     return ret == WAN_CANCELLED ? AVERROR_EXIT : ret;
 }
 
-static FFWanWorker *start(Clips *c, int ahead)
+static int preview(void *opaque, WanJob *job, const WanProgress *p,
+                   AVFrame **frame)
 {
-    const FFWanMaker maker = { c, begin, read_frame, end, flush, map };
+    Clips *c = opaque;
+
+    (void)job;
+    CHECK(p->stage == WAN_STAGE_STEPS);
+    *frame = new_frame(__atomic_fetch_add(&c->previews, 1, __ATOMIC_RELAXED));
+    return 0;
+}
+
+static FFWanWorker *start_maker(Clips *c, int ahead, int previews)
+{
+    const FFWanMaker maker = { c, begin, read_frame, end, flush, map,
+                               previews ? preview : NULL };
     FFWanWorker *w = NULL;
 
     CHECK(ff_wan_worker_start(&w, &maker, ahead, c->held) == 0);
     return w;
+}
+
+static FFWanWorker *start(Clips *c, int ahead)
+{
+    return start_maker(c, ahead, 0);
 }
 
 static int begun(Clips *c)
@@ -383,6 +401,55 @@ TEST(frames_are_held)
     ff_wan_worker_stop(&w);
 }
 
+/* How many previews wait; each is the one after the last. */
+static int64_t drain(FFWanWorker *w, int64_t n)
+{
+    AVFrame *f;
+
+    for (; ff_wan_worker_take_preview(w, &f) > 0; n++) {
+        CHECK(f->pts == n);
+        free(f);
+    }
+    return n;
+}
+
+/* All come, in order, before the clip's first frame; a full ring holds the
+ * worker up for as long as nobody takes, and no longer. */
+TEST(previews_before_frames)
+{
+    Clips c = { .clips = 3, .frames = 9, .steps = 3 * FF_WAN_PREVIEWS };
+    FFWanWorker *w = start_maker(&c, 0, 1);
+    AVFrame *f;
+    int64_t n = 0, frames = 0;
+    int ret;
+
+    unit_us = 0;
+    while (ff_wan_worker_take(w, &f, 0, 0) == 0 &&
+           __atomic_load_n(&c.previews, __ATOMIC_RELAXED) < FF_WAN_PREVIEWS)
+        usleep(1000);
+    usleep(20000);
+    CHECK(__atomic_load_n(&c.previews, __ATOMIC_RELAXED) == FF_WAN_PREVIEWS);
+    while ((ret = ff_wan_worker_take(w, &f, 100000, 0)) >= 0) {
+        n = drain(w, n);
+        if (!ret)
+            continue;
+        CHECK(n == (frames / 9 + 1) * 3 * FF_WAN_PREVIEWS);
+        frames++;
+        free(f);
+    }
+    CHECK(ret == AVERROR_EOF && frames == 27);
+    ff_wan_worker_stop(&w);
+
+    /* those that nobody took are freed */
+    c = (Clips){ .clips = 1, .frames = 1, .steps = 3 };
+    w = start_maker(&c, 0, 1);
+    while (ff_wan_worker_take(w, &f, 100000, 0) == 0)
+        usleep(1000);
+    free(f);
+    ff_wan_worker_stop(&w);
+    CHECK(c.previews == 3);
+}
+
 TEST(the_clock)
 {
     const AVRational tb = { 1, 16 };
@@ -412,6 +479,7 @@ int main(void)
     RUN(stop_within_a_unit);
     RUN(take_waits_as_long_as_asked);
     RUN(frames_are_held);
+    RUN(previews_before_frames);
     RUN(the_clock);
     return test_end();
 }
