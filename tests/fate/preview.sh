@@ -95,6 +95,19 @@ clips_go_on()
 check "steps are counted through clips" clips_go_on ""
 check "and through clips made ahead" clips_go_on ahead=1:
 
+# What the last step foresees is what comes, as far as a map of each latent
+# position can say it: the demo model's picture against a frame of its clip.
+resembles()
+{
+    demo_clip="wan_t2v=model=$(quote "$SRC/share/demo/t2v"):steps=6:seed=1"
+    graph "$demo_clip:prompt=a red ball moves right:preview=1[v][p];
+        [v]select=eq(n\\,6),scale=40:24:flags=area,format=rgb24,setpts=0[a];
+        [p]select=eq(n\\,5),setpts=0[b];[a][b]psnr" -f null - || return 1
+    average=$(sed -n 's/.*PSNR.* average:\([0-9]*\).*/\1/p' "$tmp/log")
+    echo "PSNR $average" && [ "$average" -ge 24 ]
+}
+check "a preview resembles the clip" resembles
+
 # Whichever output nobody asks, or that ends before the other. More steps than
 # previews can wait, and more frames than the queue holds.
 long=frames=21:steps=20:preview=1

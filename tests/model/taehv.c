@@ -10,6 +10,7 @@
 
 #include "codec.h"
 #include "model_test.h"
+#include "preview.h"
 
 #define LIMIT 3e-6
 
@@ -261,6 +262,52 @@ TEST(scaled_latents)
     golden_close(&g);
 }
 
+/* A step's picture: x - sigma v, its middle frame decoded after the one before,
+ * boxes of 4 x 4 pixels. */
+TEST(preview_is_decoded)
+{
+    Golden *g = golden_open("taehv.safetensors");
+    WanDev *d = open_dev(dut);
+    WanTensor x = turned(d, golden_find(g, "decode2.z"), NULL, NULL);
+    WanTensor v = wan_tmp_like(d, &x), two = wan_tmp(d, 16, 2, 3, 5);
+    WanTensor rgb = wan_tmp(d, 4, 24, 40, 3);
+    const WanTensor *both[] = { &x, &v };
+    float want[6 * 10 * 3] = { 0 };
+    WanCodecStream s;
+    WanPreview p;
+    Tae t;
+
+    open_tae(&t, "taew2_1.safetensors", 0);
+    for (int i = 0; i < 32; i++) {              // frames 0 and 1
+        const WanTensor all = wan_reshape(&x, 48, 3, 5);
+        const WanTensor from = wan_slice(&all, i / 2 * 3 + i % 2, 1);
+        WanTensor to = wan_reshape(&two, 32, 3, 5);
+
+        to = wan_slice(&to, i, 1);
+        wan_op_copy(d, &to, &from);
+    }
+    wan_codec_begin_decode(d, &s, &t.codec, 3, 5);
+    WanTensor first = wan_slice(&rgb, 0, 1);
+    wan_codec_decode(d, &first, &t.codec, &s, &two);
+    wan_codec_decode(d, &rgb, &t.codec, &s, &two);
+    float *full = values_of(d, &first);
+    for (int i = 0; i < 24 * 40 * 3; i++)
+        want[(i / 480 * 10 + i / 12 % 10) * 3 + i % 3] += full[i] / 16;
+    free(full);
+
+    /* x + 0.25 v is run on: what it foresees is x */
+    wan_op_noise(d, &v, WAN_RNG_CPU, 1, 256);
+    wan_op_lincomb(d, &x, 2, (double[]){ 1, 0.25 }, both);
+    wan_preview_begin(d, &p, &t.codec, &x);
+    wan_preview_step(d, &p, &x, &v, 0.25);
+    const double err = tensor_rel_l2(d, &p.rgb, want, 180);
+    CHECKF(wan_count(&p.rgb) == 180 && err <= limit_on(dut, LIMIT),
+           "relative L2 %.2e", err);
+    close_tae(&t);
+    wan_dev_close(&d);
+    golden_close(&g);
+}
+
 int main(int argc, char **argv)
 {
     choose_device(argc, argv);
@@ -271,5 +318,6 @@ int main(int argc, char **argv)
     RUN_REF(encode_ref);
     RUN(encode_cpu);
     RUN(scaled_latents);
+    RUN(preview_is_decoded);
     return test_end();
 }

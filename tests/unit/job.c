@@ -336,6 +336,71 @@ TEST(frame_wants_fitting_planes)
 }
 
 /* A NaN among the weights ends the job with its step, not with noise. */
+/* A picture after each step and at no other time; its size; the plan. */
+TEST(previews)
+{
+    static const char *const vae[] = { NULL, "tiny/taew2_1/taew2_1.safetensors" };
+
+    for (int i = 0; i < 2; i++) {
+        char path[4096];
+        unsigned char rgb[4 * 8 * 3], before[sizeof(rgb)] = { 0 };
+        WanImage img = { sizeof(img), WAN_PIX_RGB24, 8, 4, WAN_DITHER_NONE,
+                         { rgb }, { 24 } };
+        WanModelParams p;
+        WanModel *m = NULL;
+        WanProgress progress = { 0 };
+        WanPlan with, without;
+        WanJob *job;
+        int ret, seen = 0;
+
+        wan_model_params_default(&p);
+        snprintf(path, sizeof(path), "%s", golden_path("tiny/wan-t2v"));
+        p.path = path;
+        p.vae = vae[i] ? golden_path(vae[i]) : NULL;
+        p.device = "cpu";
+        p.threads = 2;
+        p.log = keep;
+        p.log_level = WAN_LOG_WARNING;
+        if (!CHECKF(wan_model_open(&m, &p) == 0, "%s", last))
+            return;
+        WanRequest rq = small_request(m);
+
+        CHECK(wan_job_open(&job, m, &rq) == 0);
+        CHECK(wan_job_preview(job, &img) == WAN_ERR(EINVAL));
+        CHECKF(strstr(last, "preview"), "%s", last);
+        wan_job_close(&job);
+        CHECK(wan_plan(&without, m, &rq) == 0);
+        rq.preview = 2;
+        CHECK(wan_request_check(&rq, m) == WAN_ERR(EINVAL));
+        rq.preview = 1;
+        CHECK(wan_plan(&with, m, &rq) == 0);
+        CHECK(with.work_bytes > without.work_bytes);
+        CHECK(with.step_flops >= without.step_flops);
+
+        CHECK(wan_job_open(&job, m, &rq) == 0);
+        CHECK(wan_job_preview(job, &img) == WAN_ERR(EAGAIN));
+        while ((ret = wan_job_step(job, &progress)) >= 0 &&
+               progress.stage < WAN_STAGE_DECODE) {
+            const int step = progress.stage == WAN_STAGE_STEPS;
+
+            CHECK(wan_job_preview(job, &img) == (step ? 0 : WAN_ERR(EAGAIN)));
+            if (!step)
+                continue;
+            CHECK(memcmp(rgb, before, sizeof(rgb)));
+            memcpy(before, rgb, sizeof(rgb));
+            img.width = 32;
+            CHECK(wan_job_preview(job, &img) == WAN_ERR(EINVAL));
+            CHECKF(strstr(last, "8x4"), "%s", last);
+            img.width = 8;
+            seen++;
+        }
+        CHECK(ret == 0 && seen == rq.steps);
+        CHECK(wan_job_preview(job, &img) == WAN_ERR(EAGAIN));
+        wan_job_close(&job);
+        wan_model_close(&m);
+    }
+}
+
 TEST(not_finite_weights)
 {
     WanModel *m = open_model("cpu", 0);
@@ -498,6 +563,7 @@ int main(void)
     RUN(sizes_for_images);
     RUN(guidance_one_is_half_the_work);
     RUN(frame_wants_fitting_planes);
+    RUN(previews);
     RUN(not_finite_weights);
     RUN(cancel_from_another_thread);
     RUN(two_jobs_share_a_model);
