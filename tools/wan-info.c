@@ -343,7 +343,8 @@ static int show_model(const WanModel *m, const Options *o)
            t->attn_dim / t->heads, t->ffn, t->vocab);
     if ((ret = show_part(m, WAN_PART_T5, o)) < 0)
         return ret;
-    printf("  VAE           base width %d\n", m->vae.config.dim);
+    printf("  VAE           %s, base width %d\n", m->vae.family->name,
+           m->vae.config.dim);
     if ((ret = show_part(m, WAN_PART_VAE, o)) < 0)
         return ret;
     if (d->clip_dim) {

@@ -1,6 +1,6 @@
 /*
- * TAEHV: a decoder and an encoder of 3x3 convolutions, a tenth of the VAE's
- * size and a hundredth of its work, streamed in both directions.
+ * TAEHV: a decoder and an encoder of 3x3 convolutions, a 25th of the VAE's work
+ * and a 15th of its memory, streamed in both directions.
  *
  * This file is part of libwan; see the licence in wan.h.
  *
