@@ -2769,8 +2769,12 @@ static int activate_i2v(AVFilterContext *ctx)
         ff_inlink_request_frame(inlink);
         return 0;
     }
-    if (ret >= 0)
+    if (ret >= 0) {
+        /* a frame that passed is no preview: ask for the next */
+        if (is_wanted(preview_link(ctx)))
+            ff_filter_set_ready(ctx, 10);
         return 0;
+    }
     shut_down(ctx);
     s->input_ended = 1;
     ff_inlink_set_status(inlink, ret);
