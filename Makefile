@@ -35,7 +35,8 @@ CFLAGS ?=
 
 OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
-       formats/blocks.o formats/names.o formats/lora.o \
+       formats/blocks.o formats/quantise.o formats/names.o \
+       formats/lora.o \
        t5.o clip.o dit.o codec.o vae.o taehv.o prompts.o sampler.o rng.o \
        stepcache.o cachetable.o \
        text_clean.o tokenizer.o \
@@ -54,7 +55,7 @@ endif
 TOOLS = wan-info wan-random wan-bench wan-parity
 
 UNIT = abi arena config files gguf header job log lora memory names nomemory prompts \
-       pager places pool rng safetensors sampler scarce stepcache text_clean tokenizer \
+       pager places pool quantise rng safetensors sampler scarce stepcache text_clean tokenizer \
        torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.

@@ -789,19 +789,6 @@ static void widen_rows(float *dst, const WanTensor *t, const WanTensor *scale,
                    !s ? 1 : s[wan_count(scale) > 1 ? row + i : 0]);
 }
 
-/* n elements to F32, F16 or BF16. */
-static void narrow(void *dst, WanType type, const float *src, int64_t n)
-{
-    uint16_t *h = dst;
-
-    if (type == WAN_F32)
-        memcpy(dst, src, n * sizeof(*src));
-    else
-        for (int64_t i = 0; i < n; i++)
-            h[i] = type == WAN_F16 ? wan_f32_to_f16(src[i])
-                                   : wan_f32_to_bf16(src[i]);
-}
-
 /* The type of a copy: what has 8 bits or fewer becomes BF16, its scale goes
  * in. */
 static WanType copy_type(WanType type)
@@ -827,7 +814,7 @@ static void apply_scale(WanBinder *b, WanTensor *t, const WanStored *s,
         b->error = wan_error_memory(b->log, s->file, s->raw_name);
     for (int64_t i = 0; copy && i < t->dim[0]; i++) {
         widen_rows(row, t, scale, i, 1);
-        narrow(copy + i * row_bytes, type, row, cols);
+        wan_from_f32(copy + i * row_bytes, type, row, cols);
     }
     free(row);
     t->data = copy;
@@ -868,7 +855,7 @@ static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
     widen_rows(w, t, scale, 0, t->dim[0]);
     b->error = wan_lora_merge(b->lora, name, w, rows, n / rows, b->interrupt,
                               b->log);
-    narrow(merged, type, w, n);
+    wan_from_f32(merged, type, w, n);
     free(w);
     t->data = merged;
     t->type = type;
