@@ -36,7 +36,7 @@ CFLAGS ?=
 OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
-       formats/lora.o \
+       formats/lora.o formats/write.o convert.o \
        t5.o clip.o dit.o codec.o vae.o taehv.o prompts.o sampler.o rng.o \
        stepcache.o cachetable.o \
        text_clean.o tokenizer.o \
@@ -52,7 +52,7 @@ OBJS += $(OBJS-CUDA)
 DEP_LIBS += $(CUDA_LIBS)
 endif
 
-TOOLS = wan-info wan-random wan-bench wan-parity
+TOOLS = wan-info wan-convert wan-random wan-bench wan-parity
 
 UNIT = abi arena config files gguf header job log lora memory names nomemory prompts \
        pager places pool quantise rng safetensors sampler scarce stepcache text_clean tokenizer \
@@ -387,7 +387,7 @@ install: libs tools
 	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so
 	install -m 644 $(B)/lib/libwan.a $(DESTDIR)$(LIBDIR)
 	install -m 644 $(SRC)/wan/wan.h $(DESTDIR)$(PREFIX)/include
-	install -m 755 $(B)/bin/wan-info $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(B)/bin/wan-info $(B)/bin/wan-convert $(DESTDIR)$(PREFIX)/bin
 	$(call pc,$(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc,$(LIBDIR),$(PREFIX)/include)
 	install -d $(DESTDIR)$(DATADIR)
 	install -m 644 $(SRC)/docs/models.md $(DESTDIR)$(DATADIR)
@@ -397,7 +397,7 @@ install: libs tools
 
 uninstall:
 	rm -f $(DESTDIR)$(LIBDIR)/libwan.* $(DESTDIR)$(PREFIX)/include/wan.h \
-	    $(DESTDIR)$(PREFIX)/bin/wan-info \
+	    $(DESTDIR)$(PREFIX)/bin/wan-info $(DESTDIR)$(PREFIX)/bin/wan-convert \
 	    $(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc
 	rm -rf $(DESTDIR)$(DATADIR)/demo
 	rm -f $(DESTDIR)$(DATADIR)/models.md

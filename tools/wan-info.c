@@ -270,13 +270,14 @@ typedef struct Count {
     int64_t numbers;
 } Count;
 
-static void count_tensor(void *opaque, const char *name, int nb_dims,
-                         const int64_t *dim)
+static void count_tensor(void *opaque, const char *name, int vector,
+                         int nb_dims, const int64_t *dim)
 {
     Count *c = opaque;
     int64_t n = 1;
 
     (void)name;
+    (void)vector;
     for (int i = 0; i < nb_dims; i++)
         n *= dim[i];
     c->tensors++;

@@ -639,7 +639,7 @@ static const WanStored *want(WanBinder *b, const char *name, int nb_dims,
         return NULL;
     }
     if (b->visit)
-        b->visit(b->visit_opaque, name, nb_dims, dim);
+        b->visit(b->visit_opaque, name, f64, nb_dims, dim);
     b->bound++;
     if (!b->weights)
         return NULL;
@@ -976,6 +976,37 @@ void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
         snprintf(name, sizeof(name), "%s.bias", prefix);
         wan_bind_vector(b, &l->bias, name, n);
     }
+}
+
+int wan_bind_source(WanBinder *b, WanSource *s, const char *name, int vector,
+                    int nb_dims, const int64_t *dim)
+{
+    const WanStored *stored = want(b, name, nb_dims, dim, vector);
+
+    *s = (WanSource){ .stored = stored, .rows = dim[0] };
+    if (!stored)
+        return b->error;
+    s->cols = dim[0] ? wan_stored_count(stored) / dim[0] : 0;
+    if (!vector)
+        check_zeros(b, stored);
+    bind_scale(b, &s->scale, stored, dim[0]);
+    if (s->cols % wan_type_block(stored->type)) {
+        s->cols *= s->rows;
+        s->rows = 1;
+        if (!b->error && wan_count(&s->scale) > 1)
+            b->error = wan_error(b->log, WAN_ERR(ENOSYS), "%s: tensor %s: "
+                                 "scales of rows that are not whole blocks",
+                                 stored->file, stored->raw_name);
+    }
+    return b->error;
+}
+
+void wan_source_rows(float *dst, const WanSource *s, int64_t row, int64_t n)
+{
+    const WanTensor t = wan_tensor_of((void *)s->stored->data, s->stored->type,
+                                      s->rows, s->cols);
+
+    widen_rows(dst, &t, &s->scale, row, n);
 }
 
 int wan_binder_end(const WanBinder *b)
