@@ -235,18 +235,20 @@ static int open_clip(WanModel *m, const WanFiles *f, const WanModelParams *p,
 }
 
 /* From spiece.model, or from the tensor ComfyUI's text encoders carry, of bytes
- * without a sign or, in GGUF, with one. */
-static int open_tokenizer(WanModel *m, const WanFiles *f)
+ * without a sign or, in GGUF, with one. In a file that holds the transformer
+ * too that is stronger than what lies beside. */
+static int open_tokenizer(WanModel *m, const WanFiles *f, const char *given)
 {
     const WanWeights *t5 = wan_model_weights(m, WAN_PART_T5);
     const WanStored *inside = wan_weights_find(t5, "spiece_model");
-    const char *name = f->tokenizer;
+    const char *name = inside && !m->files[WAN_PART_T5] && !(given && *given)
+                       ? NULL : f->tokenizer;
     char *data = NULL;
     size_t bytes;
     int ret;
 
-    if (f->tokenizer) {
-        ret = wan_read_file(&data, &bytes, f->tokenizer, 64 << 20, &m->log);
+    if (name) {
+        ret = wan_read_file(&data, &bytes, name, 64 << 20, &m->log);
         if (ret >= 0)
             ret = wan_tokenizer_open(&m->tokenizer, data, bytes, name,
                                      &m->log);
@@ -358,7 +360,7 @@ static int open_parts(WanModel **out, const WanModelParams *params,
          (ret = open_t5(m, &f, p, &interrupt)) < 0) ||
         (parts & 1 << WAN_PART_VAE &&
          (ret = open_vae(m, &f, p, &interrupt)) < 0) ||
-        (parts & 1 << WAN_PART_T5 && (ret = open_tokenizer(m, &f)) < 0))
+        (parts & 1 << WAN_PART_T5 && (ret = open_tokenizer(m, &f, p->tokenizer)) < 0))
         goto fail;
 
     for (int i = 0; i < 4; i++)
