@@ -158,7 +158,8 @@ FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/stream.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/stepcache.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
-       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/install.sh
+       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh \
+       $(SRC)/tests/fate/install.sh
 PARITY_TEST = $(SRC)/tests/demo/parity.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
       FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \

@@ -70,6 +70,16 @@ static void on_signal(int number)
     signalled = number;
 }
 
+/* What whoever started this ignores (nohup) stays ignored. */
+static void watch(int number)
+{
+    const struct sigaction act = { .sa_handler = on_signal };
+    struct sigaction was;
+
+    if (!sigaction(number, NULL, &was) && was.sa_handler != SIG_IGN)
+        sigaction(number, &act, NULL);
+}
+
 static int interrupted(void *opaque)
 {
     (void)opaque;
@@ -222,16 +232,15 @@ static void show(const WanConvertReport *r, const Options *o)
 
 int main(int argc, char **argv)
 {
-    struct sigaction act = { .sa_handler = on_signal };
     WanConvertReport r;
     Options o;
     int ret = parse(&o, argc, argv);
 
     if (ret)
         return ret < 0 ? 0 : ret;
-    sigaction(SIGINT, &act, NULL);
-    sigaction(SIGTERM, &act, NULL);
-    sigaction(SIGHUP, &act, NULL);
+    watch(SIGINT);
+    watch(SIGTERM);
+    watch(SIGHUP);
     signal(SIGXFSZ, SIG_IGN);           // a file size limit is an error of
                                         // writing
     if (isatty(STDERR_FILENO)) {

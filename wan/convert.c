@@ -43,6 +43,8 @@ typedef struct Work {
     Item *item;
     int count, room, no_memory;
     WanPool pool;                   // of scales
+    const void *spiece;             // the tokenizer's bytes: the file's, or own
+    char *own;
     WanConvertReport *r;
 } Work;
 
@@ -379,6 +381,7 @@ static int plan(Work *w, const WanInterrupt *interrupt)
 static void work_free(Work *w)
 {
     free(w->item);
+    free(w->own);
     wan_pool_free(&w->pool);
     wan_lora_close(&w->lora);
 }
@@ -569,23 +572,20 @@ static int write_tensor(WanOut *o, Work *w, Item *it, Panel *p, int threads,
     return ret;
 }
 
-/* The tokenizer's bytes, which are *own's, free() it, or the file's. */
-static int read_spiece(const void **data, char **own, Work *w)
+static int read_spiece(Work *w)
 {
     const WanStored *inside = spiece_inside(w->m);
-    size_t bytes;
-    int ret;
+    size_t bytes = 0;
+    int ret = 0;
 
-    *data = NULL;
     if (inside) {
-        *data = inside->data;
-        w->r->tokenizer = inside->bytes;
-        return 0;
+        w->spiece = inside->data;
+        bytes = (size_t)inside->bytes;
+    } else if (w->m->spiece) {
+        ret = wan_read_file(&w->own, &bytes, w->m->spiece, 64 << 20,
+                            &w->m->log);
+        w->spiece = w->own;
     }
-    if (!w->m->spiece)
-        return 0;
-    ret = wan_read_file(own, &bytes, w->m->spiece, 64 << 20, &w->m->log);
-    *data = *own;
     w->r->tokenizer = ret < 0 ? 0 : (int64_t)bytes;
     return ret;
 }
@@ -631,12 +631,10 @@ static int write_all(WanOut *o, Work *w, const WanConvert *c, Panel *p,
 {
     WanHeadTensor spiece = { 0 };
     WanBytes head = { 0 };
-    const void *data;
-    char *own = NULL;
     int64_t size;
     int ret;
 
-    if ((ret = read_spiece(&data, &own, w)) < 0 ||
+    if ((ret = read_spiece(w)) < 0 ||
         (ret = make_head(&head, &spiece, w)) < 0)
         goto end;
     size = w->r->tokenizer ? spiece.offset + spiece.bytes : 0;
@@ -658,12 +656,11 @@ static int write_all(WanOut *o, Work *w, const WanConvert *c, Panel *p,
         ret = wan_lora_end(w->lora, &w->m->log);
     if (ret >= 0 && w->r->tokenizer &&
         (ret = wan_out_pad(o, spiece.offset)) >= 0)
-        ret = wan_out_put(o, data, spiece.bytes);
+        ret = wan_out_put(o, w->spiece, spiece.bytes);
     if (ret >= 0)
         ret = wan_out_sync(o);
 end:
     free(head.data);
-    free(own);
     return ret;
 }
 
@@ -735,6 +732,7 @@ static int check_written(const WanOut *o, Work *w, const WanConvert *c,
                          Panel *p, int threads, const WanInterrupt *interrupt)
 {
     WanBinder b = { .pool = &w->pool, .log = &w->m->log };
+    const WanStored *spiece;
     WanWeights *file;
     int ret;
 
@@ -746,6 +744,11 @@ static int check_written(const WanOut *o, Work *w, const WanConvert *c,
         b.naming = naming_out(w, b.part);
         ret = check_tensor(o, w, &w->item[i], &b, p, threads, interrupt);
     }
+    spiece = wan_weights_find(file, "spiece_model");
+    if (ret >= 0 && w->r->tokenizer &&
+        (!spiece || spiece->bytes != w->r->tokenizer ||
+         memcmp(spiece->data, w->spiece, spiece->bytes)))
+        ret = differs(w, o, spiece_name);
     wan_weights_close(&file);
     /* without the transformer it is no model yet */
     return ret < 0 || c->type[WAN_PART_DIT] == WAN_CONVERT_NONE
