@@ -5,7 +5,7 @@
  * This file is part of libwan; see the licence in wan.h.
  *
  * A group of numbers with a scale, and in some types a minimum, of its own is
- * rounded to whole steps. The scale is the least squares fit of one of 16
+ * rounded to whole steps. The scale is the least squares fit of one of 8
  * roundings: that which stretches the group over all its steps, and some that
  * are a little coarser or finer and cut or waste the outermost. In types whose
  * groups' scales are small integers themselves these are rounded next, and the
@@ -26,23 +26,28 @@
 
 #define SMALL 32                // numbers of a block
 #define LARGE 256               // of one whose type ends in K
-#define LANES 16
+#define LANES 8
 
 /* No scale above 0 is below 2^-24, the least f16: what is closer to 0 than
  * half of that is 0. */
 #define TINY 0x1p-26f
 
-/* To the nearest whole number, ties to even, |v| < 2^22. */
-WAN_INLINE float nearest(float v)
-{
-    return v + 12582912.0f - 12582912.0f;
-}
+/* One number of each candidate, and what a comparison of them gives. A vector
+ * by name, since loops with a limit in them stay scalar. */
+typedef float Lanes __attribute__((vector_size(LANES * 4)));
+typedef int32_t Mask __attribute__((vector_size(LANES * 4)));
+#define SELECT(mask, a, b) \
+    ((Lanes)(((Mask)(a) & (mask)) | ((Mask)(b) & ~(mask))))
+
+/* To the nearest whole number, ties to even, |v| < 2^22: of numbers and of
+ * lanes. */
+#define NEAREST(v) ((v) + 12582912.0f - 12582912.0f)
 
 /* The step that v is rounded to, from lo to hi. NaN: lo. */
 WAN_INLINE int step(float v, int lo, int hi)
 {
     v = v > lo ? v : lo;
-    return (int)nearest(v < hi ? v : hi);
+    return (int)NEAREST(v < hi ? v : hi);
 }
 
 WAN_INLINE float inverse(float d)
@@ -64,7 +69,8 @@ WAN_INLINE float put_f16(uint8_t *p, float v)
  * gives the number that is furthest from 0 the step -half. */
 WAN_INLINE float fit_scale(const float *restrict x, int n, int half)
 {
-    float xq[LANES] = { 0 }, qq[LANES] = { 0 }, rate[LANES];
+    const Lanes lo = (Lanes){ 0 } - (float)half, hi = -lo - 1.0f;
+    Lanes xq = { 0 }, qq = { 0 }, rate;
     float peak = 0, best = 0, scale = 0;
 
     for (int j = 0; j < n; j++)
@@ -72,16 +78,16 @@ WAN_INLINE float fit_scale(const float *restrict x, int n, int half)
     if (!(fabsf(peak) >= TINY))
         return 0;
     for (int k = 0; k < LANES; k++)
-        rate[k] = -((float)half + 0.1f * (float)(k - LANES / 2)) / peak;
-    for (int j = 0; j < n; j++)
-        for (int k = 0; k < LANES; k++) {
-            float q = x[j] * rate[k];
+        rate[k] = -((float)half + 0.2f * (float)(k - LANES / 2)) / peak;
+    for (int j = 0; j < n; j++) {
+        Lanes q = rate * x[j];
 
-            q = q > (float)-half ? q : (float)-half;
-            q = nearest(q < (float)(half - 1) ? q : (float)(half - 1));
-            xq[k] += x[j] * q;
-            qq[k] += q * q;
-        }
+        q = SELECT(q > lo, q, lo);
+        q = SELECT(q < hi, q, hi);
+        q = NEAREST(q);
+        xq += q * x[j];
+        qq += q * q;
+    }
     for (int k = 0; k < LANES; k++) {
         const float gain = qq[k] > 0 ? xq[k] / qq[k] * xq[k] : 0;
 
@@ -98,7 +104,8 @@ WAN_INLINE float fit_scale(const float *restrict x, int n, int half)
 WAN_INLINE void fit_line(float *scale, float *least, const float *restrict x,
                          int n, int top, int below)
 {
-    float q1[LANES] = { 0 }, q2[LANES] = { 0 }, qu[LANES] = { 0 }, rate[LANES];
+    const Lanes last = (Lanes){ 0 } + (float)top;
+    Lanes q1 = { 0 }, q2 = { 0 }, qu = { 0 }, rate;
     float lo = x[0], hi = x[0], u1 = 0;
     double best = HUGE_VAL;
 
@@ -113,19 +120,17 @@ WAN_INLINE void fit_line(float *scale, float *least, const float *restrict x,
         return;
     *scale = (hi - lo) / (float)top;    // if sums overflow
     for (int k = 0; k < LANES; k++)
-        rate[k] = ((float)top + 0.125f * (float)(k - LANES / 2)) / (hi - lo);
+        rate[k] = ((float)top + 0.25f * (float)(k - LANES / 2)) / (hi - lo);
     for (int j = 0; j < n; j++) {
         const float u = x[j] - lo;      // never below 0
+        Lanes q = rate * u;
 
+        q = SELECT(q < last, q, last);
+        q = NEAREST(q);
         u1 += u;
-        for (int k = 0; k < LANES; k++) {
-            float q = u * rate[k];
-
-            q = nearest(q < (float)top ? q : (float)top);
-            q1[k] += q;
-            q2[k] += q * q;
-            qu[k] += q * u;
-        }
+        q1 += q;
+        q2 += q * q;
+        qu += q * u;
     }
     for (int k = 0; k < LANES; k++) {
         const double det = (double)n * q2[k] - (double)q1[k] * q1[k];
