@@ -64,7 +64,7 @@ UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae taehv pipeline stepcache convert
-FUZZ = safetensors lora torch_zip gguf index_json config_json cache_table \
+FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
        tokenizer text_clean
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)
