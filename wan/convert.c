@@ -150,10 +150,15 @@ static int list_part(Work *w, WanPart part)
     WanClipConfig whole = m->clip.config;
     WanDit dit = { 0 };
     WanT5 t5 = { 0 };
-    WanVae vae = { 0 };
+    WanCodec vae = { 0 };
     WanClip clip = { 0 };
     int ret = 0;
 
+    if (part == WAN_PART_VAE && m->vae.config.family != WAN_VAE_WAN21)
+        return wan_error(&m->log, WAN_ERR(ENOSYS), "%s: a tiny VAE is not "
+                         "converted: leave it out (none), and name it where "
+                         "it is used", wan_weights_path(wan_model_weights(m,
+                         part)));
     w->part = part;
     whole.layers++;
     if (part == WAN_PART_DIT)
@@ -161,7 +166,7 @@ static int list_part(Work *w, WanPart part)
     else if (part == WAN_PART_T5)
         ret = wan_t5_bind(&t5, &m->t5.config, &b);
     else if (part == WAN_PART_VAE)
-        ret = wan_vae_bind(&vae, &m->vae.config, has_encoder(m), &b);
+        ret = wan_codec_bind(&vae, &m->vae.config, has_encoder(m), &b);
     else if (m->info.task != WAN_TASK_T2V)
         ret = wan_clip_bind(&clip, &whole, &b);
     wan_dit_free(&dit);
@@ -443,15 +448,49 @@ static uint64_t add_sum(uint64_t sum, uint64_t v)
     return sum ^ sum >> 29;
 }
 
+#define LANES 8                     // that don't wait for each other
+
 static uint64_t sum_row(const float *x, int64_t n)
 {
-    uint64_t sum = 1;
+    uint64_t lane[LANES] = { 0 }, sum = n;
+    int64_t i = 0;
     uint32_t u;
 
-    for (int64_t i = 0; i < n; i++) {
+    for (; i + 2 * LANES <= n; i += 2 * LANES)
+        for (int k = 0; k < LANES; k++) {
+            uint64_t two;
+
+            memcpy(&two, x + i + 2 * k, sizeof(two));
+            lane[k] = add_sum(lane[k], two);
+        }
+    for (int k = 0; k < LANES; k++)
+        sum = add_sum(sum, lane[k]);
+    for (; i < n; i++) {
         memcpy(&u, x + i, sizeof(u));
         sum = add_sum(sum, u);
     }
+    return sum;
+}
+
+/* sum (a - b)^2, b NULL: sum a^2, in one order on every machine. */
+static double squares(const float *a, const float *b, int64_t n)
+{
+    double lane[LANES] = { 0 }, sum = 0;
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            const double e = b ? (double)a[i + k] - b[i + k] : a[i + k];
+
+            lane[k] += e * e;
+        }
+    for (; i < n; i++) {
+        const double e = b ? (double)a[i] - b[i] : a[i];
+
+        sum += e * e;
+    }
+    for (int k = 0; k < LANES; k++)
+        sum += lane[k];
     return sum;
 }
 
@@ -485,12 +524,8 @@ static void encode_row(void *arg, int64_t i, int worker)
     if (!is_copied(it))
         wan_from_f32(out, type, in, n);
     wan_to_f32(back, out, type, n, 1);
-    for (int64_t k = 0; k < n; k++) {
-        const double e = (double)back[k] - in[k];
-
-        r->error += e * e;
-        r->norm += (double)in[k] * in[k];
-    }
+    r->error = squares(back, in, n);
+    r->norm = squares(in, NULL, n);
     if (!isfinite(r->error))
         r->bad = NO_PLACE;
     r->sum = sum_row(back, n);
@@ -569,6 +604,7 @@ static int write_tensor(WanOut *o, Work *w, Item *it, Panel *p, int threads,
                                              p->rows * it->source.cols));
     }
     free(whole);
+    wan_weights_forget(wan_model_weights(w->m, it->part), it->source.stored);
     return ret;
 }
 
@@ -723,6 +759,7 @@ static int check_tensor(const WanOut *o, const Work *w, const Item *written,
         for (int64_t i = 0; i < p->rows; i++)
             sum = add_sum(sum, p->each[i].sum);
     }
+    wan_weights_forget(b->weights, it.source.stored);
     return sum == it.sum ? 0 : differs(w, o, it.written);
 }
 

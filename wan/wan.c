@@ -201,7 +201,6 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
         (ret = wan_config_vae(&c, &b.naming, b.weights, &m->log)) < 0)
         return ret;
     m->info.vae_dim = c.dim;
-    settle(&b, m);
     if (p->vae_scale) {
         c.scaled = p->vae_scale == WAN_VAE_SCALE_ON;
         c.scaled_by = "as option vae_scale says";
@@ -211,6 +210,7 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
                 "%s", wan_weights_path(b.weights), c.scaled ? "times std plus "
                 "mean, as LightTAE" : "as they are sampled, as TAEHV",
                 c.scaled_by);
+    settle(&b, m);
     return wan_codec_bind(&m->vae, &c, m->info.task != WAN_TASK_T2V, &b);
 }
 

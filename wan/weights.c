@@ -459,6 +459,21 @@ const char *wan_weights_metadata(const WanWeights *w, const char *key)
         cJSON_GetObjectItemCaseSensitive(w->metadata, key));
 }
 
+void wan_weights_forget(const WanWeights *w, const WanStored *s)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t at = (uintptr_t)s->data, end = at + (uintptr_t)s->bytes;
+    const uintptr_t first = (at + page - 1) / page * page;
+
+    /* of a mapping alone: other memory would lose its content */
+    for (const WanFile *f = w->files; f; f = f->next)
+        if (f->mapped && at >= (uintptr_t)f->data &&
+            end <= (uintptr_t)f->data + (uintptr_t)f->size &&
+            first + page <= end)
+            madvise((void *)first, (end - first) / page * page,
+                    MADV_DONTNEED);
+}
+
 const char *wan_weights_path(const WanWeights *w)
 {
     return w->path;

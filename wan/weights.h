@@ -75,6 +75,9 @@ const char *wan_stored_type(const WanStored *s);
 /* A string of a safetensors header's __metadata__, or NULL; lives as w. */
 const char *wan_weights_metadata(const WanWeights *w, const char *key);
 
+/* A tensor will not be read again soon: its pages leave the process. */
+void wan_weights_forget(const WanWeights *w, const WanStored *s);
+
 /* The path given to wan_weights_open(). */
 const char *wan_weights_path(const WanWeights *w);
 
