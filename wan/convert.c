@@ -818,21 +818,20 @@ static int open_source(WanModel **m, Work *w, const WanConvert *c,
                        const WanLog *log)
 {
     const unsigned parts = wanted(c->type);
+    const int lora = c->model->lora && *c->model->lora;
     int ret;
 
     if (!parts)
         return wan_error(log, WAN_ERR(EINVAL), "%s: no part is wanted",
                          c->out);
-    if (c->model->lora && *c->model->lora) {
-        if (!(parts & 1 << WAN_PART_DIT))
-            return wan_error(log, WAN_ERR(EINVAL), "option lora: the "
-                             "transformer is not wanted");
-        ret = wan_lora_open(&w->lora, c->model->lora,
-                            wan_dev_threads(c->model->threads), log);
-        if (ret < 0)
-            return ret;
-    }
-    return wan_model_open_parts(m, c->model, parts);
+    if (lora && !(parts & 1 << WAN_PART_DIT))
+        return wan_error(log, WAN_ERR(EINVAL), "option lora: the transformer "
+                         "is not wanted");
+    ret = wan_model_open_parts(m, c->model, parts);
+    if (ret < 0 || !lora)
+        return ret;
+    return wan_lora_open(&w->lora, c->model->lora, (*m)->loras,
+                         wan_dev_threads(c->model->threads), log);
 }
 
 int wan_convert(WanConvertReport *r, const WanConvert *c)

@@ -38,6 +38,7 @@ struct WanModel {
     WanPrompts *prompts;        // encoded for a job, kept for the next
     char *spiece;               // where it is from; NULL: the tensor
                                 // spiece_model of the text encoder's file
+    char *loras;                // WanFiles'
 };
 
 /* The file that holds a part of an opened model. */

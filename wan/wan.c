@@ -338,7 +338,7 @@ static int open_parts(WanModel **out, const WanModelParams *params,
     const WanModelParams *p = &own;
     WanInterrupt interrupt;
     WanLog log;
-    WanFiles f = { 0 };
+    WanFiles f = { .without = ~parts };
     WanModel *m = NULL;
     int ret;
 
@@ -360,7 +360,8 @@ static int open_parts(WanModel **out, const WanModelParams *params,
          (ret = open_t5(m, &f, p, &interrupt)) < 0) ||
         (parts & 1 << WAN_PART_VAE &&
          (ret = open_vae(m, &f, p, &interrupt)) < 0) ||
-        (parts & 1 << WAN_PART_T5 && (ret = open_tokenizer(m, &f, p->tokenizer)) < 0))
+        (parts & 1 << WAN_PART_T5 &&
+         (ret = open_tokenizer(m, &f, p->tokenizer)) < 0))
         goto fail;
 
     for (int i = 0; i < 4; i++)
@@ -368,6 +369,8 @@ static int open_parts(WanModel **out, const WanModelParams *params,
     wan_log(&log, WAN_LOG_VERBOSE, "%s: %s, %.2f billion parameters, %.2f GB "
             "of weights in all", p->path, m->info.name,
             m->info.parameters / 1e9, m->info.weight_bytes / 1e9);
+    m->loras = f.loras;
+    f.loras = NULL;
     wan_files_free(&f);
     *out = m;
     return 0;
@@ -461,6 +464,7 @@ void wan_model_close(WanModel **mp)
         wan_weights_close(&m->files[i]);
     free(m->device);
     free(m->spiece);
+    free(m->loras);
     free(m);
 }
 
