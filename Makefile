@@ -35,7 +35,8 @@ CFLAGS ?=
 
 OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
-       formats/blocks.o formats/names.o formats/lora.o \
+       formats/blocks.o formats/quantise.o formats/names.o \
+       formats/lora.o formats/write.o convert.o \
        t5.o clip.o dit.o codec.o vae.o taehv.o preview.o prompts.o sampler.o rng.o \
        stepcache.o cachetable.o \
        text_clean.o tokenizer.o \
@@ -51,10 +52,11 @@ OBJS += $(OBJS-CUDA)
 DEP_LIBS += $(CUDA_LIBS)
 endif
 
-TOOLS = wan-info wan-random wan-bench wan-parity
+TOOLS = wan-info wan-convert wan-random wan-bench wan-parity
 
-UNIT = abi arena codec config files gguf header job log lora memory names nomemory prompts \
-       pager places pool rng safetensors sampler scarce stepcache text_clean tokenizer \
+UNIT = abi arena codec config files gguf header job log lora memory names nomemory \
+       pager places pool prompts quantise rng safetensors sampler scarce \
+       stepcache text_clean tokenizer \
        torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
@@ -62,8 +64,8 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae taehv pipeline stepcache
-FUZZ = safetensors lora torch_zip gguf index_json config_json cache_table \
+MODEL_TESTS = t5 clip dit vae taehv pipeline stepcache convert
+FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
        tokenizer text_clean
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)
@@ -157,7 +159,8 @@ FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/stream.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
-       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/install.sh
+       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh \
+       $(SRC)/tests/fate/install.sh
 PARITY_TEST = $(SRC)/tests/demo/parity.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
       FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \
@@ -386,7 +389,7 @@ install: libs tools
 	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so
 	install -m 644 $(B)/lib/libwan.a $(DESTDIR)$(LIBDIR)
 	install -m 644 $(SRC)/wan/wan.h $(DESTDIR)$(PREFIX)/include
-	install -m 755 $(B)/bin/wan-info $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(B)/bin/wan-info $(B)/bin/wan-convert $(DESTDIR)$(PREFIX)/bin
 	$(call pc,$(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc,$(LIBDIR),$(PREFIX)/include)
 	install -d $(DESTDIR)$(DATADIR)
 	install -m 644 $(SRC)/docs/models.md $(DESTDIR)$(DATADIR)
@@ -396,7 +399,7 @@ install: libs tools
 
 uninstall:
 	rm -f $(DESTDIR)$(LIBDIR)/libwan.* $(DESTDIR)$(PREFIX)/include/wan.h \
-	    $(DESTDIR)$(PREFIX)/bin/wan-info \
+	    $(DESTDIR)$(PREFIX)/bin/wan-info $(DESTDIR)$(PREFIX)/bin/wan-convert \
 	    $(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc
 	rm -rf $(DESTDIR)$(DATADIR)/demo
 	rm -f $(DESTDIR)$(DATADIR)/models.md

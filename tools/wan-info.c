@@ -17,7 +17,7 @@
 #include <string.h>
 
 #include "calibrate.h"
-#include "model.h"
+#include "convert.h"
 #include "places.h"
 #include "report.h"
 
@@ -46,6 +46,7 @@ static const char usage_text[] =
 "  --device NAME       auto, cpu or ref; in a build with CUDA cuda [auto]\n"
 "  --fp8 MODE          8 bits in the transformer: auto, off or on [auto]\n"
 "  --threads N         CPU threads [one a core]\n"
+"  --convert           also how large wan-convert would make it\n"
 "  --trace             list the operations of the request instead\n"
 "  --report            add the build, the machine and what is said on opening,\n"
 "                      without folders' names: to paste where a fault is told\n"
@@ -66,7 +67,7 @@ typedef struct Options {
     int width, height, frames, steps;   // 0: the model's
     double guidance, shift;             // -1: the model's
     uint64_t seed;
-    int trace;
+    int trace, convert;
     int report;
     char *dir;                          // of the model, not to be reported
     int errors;                         // lines logged
@@ -162,6 +163,7 @@ static int parse(Options *o, int argc, char **argv)
         { "text-encoder", 1, NULL, 'x' }, { "vae", 1, NULL, 'v' },
         { "clip", 1, NULL, 'c' }, { "tokenizer", 1, NULL, 'k' },
         { "fp8", 1, NULL, '8' }, { "report", 0, NULL, 'R' },
+        { "convert", 0, NULL, 'V' },
         { "calibrate", 1, NULL, 'C' }, { "image", 1, NULL, 'i' },
         { "last-image", 1, NULL, 'l' }, { "shift", 1, NULL, 'F' },
         { "seed", 1, NULL, 'N' }, { "help", 0, NULL, 'h' }, { 0 },
@@ -193,6 +195,7 @@ static int parse(Options *o, int argc, char **argv)
         case 't': ret = parse_int(&o->model.threads, "threads", optarg, MAX_INT); break;
         case 'T': o->trace = 1; break;
         case 'R': o->report = 1; break;
+        case 'V': o->convert = 1; break;
         case 'x': o->model.text_encoder = optarg; break;
         case 'v': o->model.vae = optarg; break;
         case 'c': o->model.clip = optarg; break;
@@ -270,13 +273,14 @@ typedef struct Count {
     int64_t numbers;
 } Count;
 
-static void count_tensor(void *opaque, const char *name, int nb_dims,
-                         const int64_t *dim)
+static void count_tensor(void *opaque, const char *name, int vector,
+                         int nb_dims, const int64_t *dim)
 {
     Count *c = opaque;
     int64_t n = 1;
 
     (void)name;
+    (void)vector;
     for (int i = 0; i < nb_dims; i++)
         n *= dim[i];
     c->tensors++;
@@ -403,6 +407,37 @@ static void show_plan(const WanPlan *p, const WanRequest *r,
     printf("  decode        %.4g TFLOP\n", decode);
     printf("  whole         %.4g TFLOP\n",
            text + image + r->steps * step + decode);
+}
+
+/* ------------------------------------------------------------- converted */
+
+/* What one file of it would take, by some choices of types. */
+static int show_converted(const WanModel *m)
+{
+    static const struct {
+        const char *what;
+        int dit, text;
+    } choice[] = {
+        { "all f16", WAN_F16, WAN_F16 },
+        { "transformer q8_0, text encoder q8_0, the rest f16", WAN_Q8_0,
+          WAN_Q8_0 },
+        { "transformer q8_0, text encoder q4_k, the rest f16", WAN_Q8_0,
+          WAN_Q4_K },
+        { "transformer q4_k, text encoder q4_k, the rest f16", WAN_Q4_K,
+          WAN_Q4_K },
+    };
+
+    printf("as one file by wan-convert\n");
+    for (size_t i = 0; i < sizeof(choice) / sizeof(*choice); i++) {
+        const int type[] = { choice[i].dit, choice[i].text, WAN_F16, WAN_F16 };
+        WanConvertReport r;
+        const int ret = wan_convert_sizes(&r, m, type);
+
+        if (ret < 0)
+            return ret;
+        printf("  %-52s %.3f GB\n", choice[i].what, r.bytes / 1e9);
+    }
+    return 0;
 }
 
 /* ---------------------------------------------------------------- trace */
@@ -554,6 +589,8 @@ int main(int argc, char **argv)
     } else if ((ret = wan_plan(&plan, m, &r)) >= 0 &&
                (ret = show_model(m, &o)) >= 0) {
         show_plan(&plan, &r, m, &o);
+        if (o.convert)
+            ret = show_converted(m);
     }
     if (ret < 0)
         goto fail;

@@ -39,6 +39,7 @@
 #include "codec.h"
 #include "cpu/pool.h"
 #include "files.h"
+#include "formats/write.h"
 #include "t5.h"
 
 #define TOOL "wan-random"
@@ -115,45 +116,6 @@ static int ends(const char *s, const char *end)
     return n >= k && !strcmp(s + n - k, end);
 }
 
-static void set_dims(Entry *e, int nb_dims, const int64_t *dim)
-{
-    e->nb_dims = nb_dims;
-    memcpy(e->dim, dim, nb_dims * sizeof(*dim));
-}
-
-/* The model binds tensors without their dimensions of 1 and convolutions as
- * products; PyTorch's modules want the dimensions the files have. */
-static void official_dims(Entry *e, WanPart part)
-{
-    const int64_t n = e->dim[0], k = e->dim[1];
-#define DIMS(...) \
-    set_dims(e, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), \
-             (int64_t[]){__VA_ARGS__})
-
-    if (part == WAN_PART_DIT) {
-        if (!strcmp(e->name, "patch_embedding.weight") && e->nb_dims == 2)
-            DIMS(n, k / 4, 1, 2, 2);
-        else if (ends(e->name, "modulation") || ends(e->name, "emb_pos"))
-            DIMS(1, n, k);
-    } else if (part == WAN_PART_CLIP) {
-        if (ends(e->name, "cls_embedding") || ends(e->name, "pos_embedding"))
-            DIMS(1, n, k);
-    } else if (part == WAN_PART_VAE) {
-        if (ends(e->name, "norm.gamma"))
-            DIMS(n, 1, 1);
-        else if (ends(e->name, "gamma"))
-            DIMS(n, 1, 1, 1);
-        else if (ends(e->name, "to_qkv.weight") ||
-                 ends(e->name, "proj.weight"))
-            DIMS(n, k, 1, 1);
-        else if (ends(e->name, "resample.1.weight"))
-            DIMS(n, k, 3, 3);
-        else if (e->nb_dims == 2)
-            DIMS(n, k, 1, 1, 1);
-    }
-#undef DIMS
-}
-
 /* Mean and deviation that keep activations near 1: products preserve the
  * variance, gains are near 1, and the text encoder's scores, which nothing
  * scales down, get it from q. */
@@ -184,12 +146,13 @@ static void law(Entry *e, const List *l)
     }
 }
 
-static void visit(void *opaque, const char *name, int nb_dims,
+static void visit(void *opaque, const char *name, int vector, int nb_dims,
                   const int64_t *dim)
 {
     List *l = opaque;
     Entry *e;
 
+    (void)vector;
     if (l->n == l->size) {
         const int size = l->size ? 2 * l->size : 256;
 
@@ -204,11 +167,12 @@ static void visit(void *opaque, const char *name, int nb_dims,
     e = &l->e[l->n++];
     memset(e, 0, sizeof(*e));
     snprintf(e->name, sizeof(e->name), "%s", name);
-    set_dims(e, nb_dims, dim);
+    memcpy(e->dim, dim, nb_dims * sizeof(*dim));
     e->count = 1;
     for (int i = 0; i < nb_dims; i++)
         e->count *= dim[i];
-    official_dims(e, l->part);
+    e->nb_dims = wan_stored_dims(WAN_NAMES_OFFICIAL, l->part, name, nb_dims,
+                                 e->dim);
     law(e, l);
 }
 
@@ -451,54 +415,7 @@ static void put_tensor(Out *o, Entry *e, WanType type, uint64_t seed,
     }
 }
 
-/* A growing piece of bytes: headers, pickles, directories. */
-typedef struct Bytes {
-    unsigned char *data;
-    size_t n, size;
-    int failed;                 // no memory
-} Bytes;
-
-static void add(Bytes *b, const void *data, size_t n)
-{
-    if (b->n + n > b->size) {
-        const size_t size = 2 * (b->n + n);
-        unsigned char *p = realloc(b->data, size);
-
-        if (!p) {
-            b->failed = 1;
-            return;
-        }
-        b->data = p;
-        b->size = size;
-    }
-    memcpy(b->data + b->n, data, n);
-    b->n += n;
-}
-
-/* The n low bytes of v, little-endian. */
-static void add_le(Bytes *b, uint64_t v, int n)
-{
-    unsigned char p[8];
-
-    for (int i = 0; i < n; i++)
-        p[i] = (unsigned char)(v >> 8 * i);
-    add(b, p, n);
-}
-
-__attribute__((format(printf, 2, 3)))
-static void addf(Bytes *b, const char *fmt, ...)
-{
-    char text[256];
-    va_list ap;
-    int n;
-
-    va_start(ap, fmt);
-    n = vsnprintf(text, sizeof(text), fmt, ap);
-    va_end(ap);
-    add(b, text, n < (int)sizeof(text) ? n : (int)sizeof(text) - 1);
-}
-
-static void put_bytes(Out *o, Bytes *b)
+static void put_bytes(Out *o, WanBytes *b)
 {
     if (b->failed && !o->failed) {
         error("%s: no memory", o->path);
@@ -507,7 +424,7 @@ static void put_bytes(Out *o, Bytes *b)
     if (!o->failed)
         put(o, b->data, b->n);
     free(b->data);
-    *b = (Bytes){ 0 };
+    *b = (WanBytes){ 0 };
 }
 
 static int64_t list_bytes(const List *l)
@@ -535,32 +452,23 @@ static const char *describe(const List *l, char *dst, size_t size)
 static int write_safetensors(const char *dir, const char *name, List *l,
                              uint64_t seed)
 {
-    Bytes b = { 0 };
-    int64_t offset = 0;
+    WanHeadTensor *t = calloc(l->n, sizeof(*t));
+    WanBytes b = { 0 };
     char what[96];
     Out o;
 
-    if (out_open(&o, dir, name) < 0)
+    if (out_open(&o, dir, name) < 0 || !t) {
+        free(t);
         return out_close(&o, "");
-    add_le(&b, 0, 8);
-    addf(&b, "{\"__metadata__\":{\"format\":\"pt\"}");
-    for (int i = 0; i < l->n; i++) {
-        const Entry *e = &l->e[i];
-        const int64_t end = offset + e->count * wan_type_size(l->type);
-
-        addf(&b, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", e->name,
-             wan_type_name(l->type));
-        for (int k = 0; k < e->nb_dims; k++)
-            addf(&b, "%s%" PRId64, k ? "," : "", e->dim[k]);
-        addf(&b, "],\"data_offsets\":[%" PRId64 ",%" PRId64 "]}", offset, end);
-        offset = end;
     }
-    addf(&b, "}");
-    while (b.n % ALIGN && !b.failed)
-        addf(&b, " ");
-    for (int i = 0; i < 8 && !b.failed; i++)
-        b.data[i] = (unsigned char)((b.n - 8) >> 8 * i);
+    for (int i = 0; i < l->n; i++) {
+        t[i] = (WanHeadTensor){ .name = l->e[i].name, .type = l->type,
+                                .nb_dims = l->e[i].nb_dims };
+        memcpy(t[i].dim, l->e[i].dim, sizeof(t[i].dim));
+    }
+    wan_safetensors_head(&b, t, l->n, NULL, 0);
     put_bytes(&o, &b);
+    free(t);
     for (int i = 0; i < l->n; i++)
         put_tensor(&o, &l->e[i], l->type, seed, 0);
     return out_close(&o, describe(l, what, sizeof(what)));
@@ -568,170 +476,170 @@ static int write_safetensors(const char *dir, const char *name, List *l,
 
 /* ------------------------------------------------------------ torch zip */
 
-static void pickle_int(Bytes *b, int64_t v)
+static void pickle_int(WanBytes *b, int64_t v)
 {
     if (v >= 0 && v < 256) {
-        add(b, "K", 1);                         // BININT1
-        add_le(b, v, 1);
+        wan_put(b, "K", 1);                         // BININT1
+        wan_put_le(b, v, 1);
     } else if (v >= 0 && v < 65536) {
-        add(b, "M", 1);                         // BININT2
-        add_le(b, v, 2);
+        wan_put(b, "M", 1);                         // BININT2
+        wan_put_le(b, v, 2);
     } else if (v >= 0 && v <= INT32_MAX) {
-        add(b, "J", 1);                         // BININT
-        add_le(b, v, 4);
+        wan_put(b, "J", 1);                         // BININT
+        wan_put_le(b, v, 4);
     } else {
-        add(b, "\x8a\x08", 2);                  // LONG1
-        add_le(b, v, 8);
+        wan_put(b, "\x8a\x08", 2);                  // LONG1
+        wan_put_le(b, v, 8);
     }
 }
 
-static void pickle_string(Bytes *b, const char *s)
+static void pickle_string(WanBytes *b, const char *s)
 {
-    add(b, "X", 1);                             // BINUNICODE
-    add_le(b, strlen(s), 4);
-    add(b, s, strlen(s));
+    wan_put(b, "X", 1);                             // BINUNICODE
+    wan_put_le(b, strlen(s), 4);
+    wan_put(b, s, strlen(s));
 }
 
 /* The state dict, as torch.save() of protocol 2 but without its memo:
  * OrderedDict(name: _rebuild_tensor_v2(storage, 0, shape, strides, False,
  * OrderedDict())) with one storage a tensor, keyed by its number. */
-static Bytes pickle_state_dict(const List *l)
+static WanBytes pickle_state_dict(const List *l)
 {
     static const char dict[] = "ccollections\nOrderedDict\n)R";
-    Bytes b = { 0 };
+    WanBytes b = { 0 };
     char key[16];
 
-    addf(&b, "\x80\x02%s(", dict);              // PROTO 2, MARK
+    wan_putf(&b, "\x80\x02%s(", dict);              // PROTO 2, MARK
     for (int i = 0; i < l->n; i++) {
         const Entry *e = &l->e[i];
         int64_t stride = e->count;
 
         pickle_string(&b, e->name);
-        addf(&b, "ctorch._utils\n_rebuild_tensor_v2\n((");
+        wan_putf(&b, "ctorch._utils\n_rebuild_tensor_v2\n((");
         pickle_string(&b, "storage");
-        addf(&b, "ctorch\n%s\n", l->type == WAN_BF16 ? "BFloat16Storage"
+        wan_putf(&b, "ctorch\n%s\n", l->type == WAN_BF16 ? "BFloat16Storage"
                                                      : "FloatStorage");
         snprintf(key, sizeof(key), "%d", i);
         pickle_string(&b, key);
         pickle_string(&b, "cpu");
         pickle_int(&b, e->count);
-        addf(&b, "tQ");                         // TUPLE, BINPERSID
+        wan_putf(&b, "tQ");                         // TUPLE, BINPERSID
         pickle_int(&b, 0);
-        addf(&b, "(");
+        wan_putf(&b, "(");
         for (int k = 0; k < e->nb_dims; k++)
             pickle_int(&b, e->dim[k]);
-        addf(&b, "t(");
+        wan_putf(&b, "t(");
         for (int k = 0; k < e->nb_dims; k++)
             pickle_int(&b, stride /= e->dim[k]);
-        addf(&b, "t\x89%stR", dict);            // NEWFALSE, TUPLE, REDUCE
+        wan_putf(&b, "t\x89%stR", dict);            // NEWFALSE, TUPLE, REDUCE
     }
-    addf(&b, "u.");                             // SETITEMS, STOP
+    wan_putf(&b, "u.");                             // SETITEMS, STOP
     return b;
 }
 
 /* A local header whose data starts aligned; crc and sizes are written when
  * they are known, by put_at() of the same bytes. */
-static Bytes local_header(const char *name, int64_t pos, uint32_t crc,
+static WanBytes local_header(const char *name, int64_t pos, uint32_t crc,
                           int64_t bytes)
 {
     const size_t n = strlen(name);
     const int pad = (int)(-(pos + 30 + (int64_t)n + 4) & (ALIGN - 1));
-    Bytes b = { 0 };
+    WanBytes b = { 0 };
 
-    add_le(&b, 0x04034b50, 4);
-    add_le(&b, 0, 2);                           // version needed
-    add_le(&b, 0x0800, 2);                      // flags: UTF-8 names
-    add_le(&b, 0, 2);                           // stored
-    add_le(&b, 0x21 << 16, 4);                  // 1980-01-01 00:00
-    add_le(&b, crc, 4);
-    add_le(&b, bytes, 4);
-    add_le(&b, bytes, 4);
-    add_le(&b, n, 2);
-    add_le(&b, 4 + pad, 2);
-    add(&b, name, n);
-    add_le(&b, 'F' | 'B' << 8, 2);              // PyTorch's padding field
-    add_le(&b, pad, 2);
+    wan_put_le(&b, 0x04034b50, 4);
+    wan_put_le(&b, 0, 2);                           // version needed
+    wan_put_le(&b, 0x0800, 2);                      // flags: UTF-8 names
+    wan_put_le(&b, 0, 2);                           // stored
+    wan_put_le(&b, 0x21 << 16, 4);                  // 1980-01-01 00:00
+    wan_put_le(&b, crc, 4);
+    wan_put_le(&b, bytes, 4);
+    wan_put_le(&b, bytes, 4);
+    wan_put_le(&b, n, 2);
+    wan_put_le(&b, 4 + pad, 2);
+    wan_put(&b, name, n);
+    wan_put_le(&b, 'F' | 'B' << 8, 2);              // PyTorch's padding field
+    wan_put_le(&b, pad, 2);
     for (int i = 0; i < pad; i++)
-        add(&b, "Z", 1);
+        wan_put(&b, "Z", 1);
     return b;
 }
 
-static void add_central(Bytes *b, const char *name, uint32_t crc,
+static void add_central(WanBytes *b, const char *name, uint32_t crc,
                         int64_t bytes, int64_t header)
 {
     const int zip64 = header >= UINT32_MAX;
 
-    add_le(b, 0x02014b50, 4);
-    add_le(b, 45, 2);                           // made by version 4.5
-    add_le(b, zip64 ? 45 : 0, 2);
-    add_le(b, 0x0800, 2);
-    add_le(b, 0, 2);
-    add_le(b, 0x21 << 16, 4);
-    add_le(b, crc, 4);
-    add_le(b, bytes, 4);
-    add_le(b, bytes, 4);
-    add_le(b, strlen(name), 2);
-    add_le(b, zip64 ? 12 : 0, 2);               // extra
-    add_le(b, 0, 2);                            // comment
-    add_le(b, 0, 2);                            // disk
-    add_le(b, 0, 2);
-    add_le(b, 0, 4);                            // attributes
-    add_le(b, zip64 ? UINT32_MAX : header, 4);
-    add(b, name, strlen(name));
+    wan_put_le(b, 0x02014b50, 4);
+    wan_put_le(b, 45, 2);                           // made by version 4.5
+    wan_put_le(b, zip64 ? 45 : 0, 2);
+    wan_put_le(b, 0x0800, 2);
+    wan_put_le(b, 0, 2);
+    wan_put_le(b, 0x21 << 16, 4);
+    wan_put_le(b, crc, 4);
+    wan_put_le(b, bytes, 4);
+    wan_put_le(b, bytes, 4);
+    wan_put_le(b, strlen(name), 2);
+    wan_put_le(b, zip64 ? 12 : 0, 2);               // extra
+    wan_put_le(b, 0, 2);                            // comment
+    wan_put_le(b, 0, 2);                            // disk
+    wan_put_le(b, 0, 2);
+    wan_put_le(b, 0, 4);                            // attributes
+    wan_put_le(b, zip64 ? UINT32_MAX : header, 4);
+    wan_put(b, name, strlen(name));
     if (zip64) {
-        add_le(b, 1, 2);
-        add_le(b, 8, 2);
-        add_le(b, header, 8);
+        wan_put_le(b, 1, 2);
+        wan_put_le(b, 8, 2);
+        wan_put_le(b, header, 8);
     }
 }
 
 /* A small member: its bytes are at hand. */
-static void put_member(Out *o, Bytes *central, const char *name,
+static void put_member(Out *o, WanBytes *central, const char *name,
                        const void *data, size_t n)
 {
     const uint32_t crc = crc32_add(0, data, n);
-    Bytes b = local_header(name, o->pos, crc, n);
+    WanBytes b = local_header(name, o->pos, crc, n);
 
     add_central(central, name, crc, n, o->pos);
     put_bytes(o, &b);
     put(o, data, n);
 }
 
-static void put_end(Out *o, Bytes *central, int members)
+static void put_end(Out *o, WanBytes *central, int members)
 {
     const int64_t start = o->pos, size = central->n;
     const int64_t end = start + size;
     const int zip64 = end >= UINT32_MAX || members >= UINT16_MAX;
 
     if (zip64) {
-        add_le(central, 0x06064b50, 4);         // ZIP64 end record
-        add_le(central, 44, 8);
-        add_le(central, 45, 2);
-        add_le(central, 45, 2);
-        add_le(central, 0, 8);
-        add_le(central, members, 8);
-        add_le(central, members, 8);
-        add_le(central, size, 8);
-        add_le(central, start, 8);
-        add_le(central, 0x07064b50, 4);         // and where it is
-        add_le(central, 0, 4);
-        add_le(central, end, 8);
-        add_le(central, 1, 4);
+        wan_put_le(central, 0x06064b50, 4);         // ZIP64 end record
+        wan_put_le(central, 44, 8);
+        wan_put_le(central, 45, 2);
+        wan_put_le(central, 45, 2);
+        wan_put_le(central, 0, 8);
+        wan_put_le(central, members, 8);
+        wan_put_le(central, members, 8);
+        wan_put_le(central, size, 8);
+        wan_put_le(central, start, 8);
+        wan_put_le(central, 0x07064b50, 4);         // and where it is
+        wan_put_le(central, 0, 4);
+        wan_put_le(central, end, 8);
+        wan_put_le(central, 1, 4);
     }
-    add_le(central, 0x06054b50, 4);
-    add_le(central, 0, 4);
-    add_le(central, members < UINT16_MAX ? members : UINT16_MAX, 2);
-    add_le(central, members < UINT16_MAX ? members : UINT16_MAX, 2);
-    add_le(central, size, 4);
-    add_le(central, zip64 ? UINT32_MAX : start, 4);
-    add_le(central, 0, 2);
+    wan_put_le(central, 0x06054b50, 4);
+    wan_put_le(central, 0, 4);
+    wan_put_le(central, members < UINT16_MAX ? members : UINT16_MAX, 2);
+    wan_put_le(central, members < UINT16_MAX ? members : UINT16_MAX, 2);
+    wan_put_le(central, size, 4);
+    wan_put_le(central, zip64 ? UINT32_MAX : start, 4);
+    wan_put_le(central, 0, 2);
     put_bytes(o, central);
 }
 
 static int write_torch(const char *dir, const char *file, List *l,
                        uint64_t seed)
 {
-    Bytes central = { 0 }, pickle;
+    WanBytes central = { 0 }, pickle;
     char name[64], what[96];
     Out o;
 
@@ -749,7 +657,7 @@ static int write_torch(const char *dir, const char *file, List *l,
     for (int i = 0; i < l->n && !o.failed; i++) {
         Entry *e = &l->e[i];
         const int64_t bytes = e->count * wan_type_size(l->type);
-        Bytes b;
+        WanBytes b;
 
         if (bytes >= UINT32_MAX) {
             error("%s: tensor %s has 4 GB or more", o.path, e->name);
@@ -787,19 +695,14 @@ static int write_text(const char *dir, const char *name, const void *data,
 
 static int write_config(const char *dir, const WanDitConfig *c)
 {
-    static const char *const task[] = { "t2v", "i2v", "flf2v" };
-    char text[512];
-    const int n = snprintf(text, sizeof(text),
-        "{\n"
-        "  \"_class_name\": \"WanModel\",\n"
-        "  \"dim\": %d,\n  \"eps\": 1e-06,\n  \"ffn_dim\": %d,\n"
-        "  \"freq_dim\": %d,\n  \"in_dim\": %d,\n"
-        "  \"model_type\": \"%s\",\n  \"num_heads\": %d,\n"
-        "  \"num_layers\": %d,\n  \"out_dim\": %d,\n  \"text_len\": 512\n"
-        "}\n", c->dim, c->ffn, c->freq_dim, c->in_dim, task[c->task],
-        c->heads, c->layers, c->out_dim);
+    WanBytes b = { 0 };
+    int ret;
 
-    return write_text(dir, "config.json", text, n, "the architecture");
+    wan_config_text(&b, c, NULL);
+    ret = b.failed ? error("no memory for config.json") :
+          write_text(dir, "config.json", b.data, b.n, "the architecture");
+    free(b.data);
+    return ret;
 }
 
 static int make_dir(const char *path)

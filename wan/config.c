@@ -143,6 +143,26 @@ end:
     return ret;
 }
 
+void wan_config_text(WanBytes *b, const WanDitConfig *c,
+                     const WanModelInfo *info)
+{
+    static const char *const task[] = { "t2v", "i2v", "flf2v" };
+
+    wan_putf(b, "{\n  \"_class_name\": \"WanModel\",\n"
+             "  \"dim\": %d,\n  \"eps\": %.7g,\n  \"ffn_dim\": %d,\n"
+             "  \"freq_dim\": %d,\n  \"in_dim\": %d,\n"
+             "  \"model_type\": \"%s\",\n  \"num_heads\": %d,\n"
+             "  \"num_layers\": %d,\n  \"out_dim\": %d,\n"
+             "  \"text_len\": 512", c->dim, c->eps, c->ffn, c->freq_dim,
+             c->in_dim, task[c->task], c->heads, c->layers, c->out_dim);
+    if (info)
+        wan_putf(b, ",\n  \"size\": \"%dx%d\",\n  \"frames\": %d,\n"
+                 "  \"steps\": %d,\n  \"guidance\": %.17g,\n"
+                 "  \"shift\": %.17g", info->width, info->height,
+                 info->frames, info->steps, info->guidance, info->shift);
+    wan_putf(b, "\n}\n");
+}
+
 /* --------------------------------------------------------- detection */
 
 static const WanStored *find(const WanWeights *w, WanNaming naming,

@@ -10,7 +10,7 @@
 #ifndef WAN_CONFIG_H
 #define WAN_CONFIG_H
 
-#include "weights.h"
+#include "formats/write.h"
 
 #define WAN_LATENT_CHANNELS 16
 #define WAN_TIME_STRIDE 4       // pixel frames of a latent frame
@@ -101,6 +101,14 @@ int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanLog *log);
 int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
                     const WanLog *log);
+
+/* The metadata of a file that holds a whole checkpoint: its config.json. */
+#define WAN_CONFIG_KEY "wan.config"
+
+/* That text: what wan_config_parse() reads, with info's defaults, or without
+ * (NULL). */
+void wan_config_text(WanBytes *b, const WanDitConfig *c,
+                     const WanModelInfo *info);
 
 /* Whether a file has the tensors that a part is known by. */
 int wan_config_holds(const WanWeights *w, WanPart part);

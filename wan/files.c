@@ -401,6 +401,8 @@ static int find_part(char **out, const char *given, WanPart which, WanFiles *f,
     WanSearch s = search_for(which, &interrupt, log);
     int ret;
 
+    if (f->without & 1u << which)
+        return 0;
     s.tiny = given && *given;
     if (given && *given) {
         ret = find_given(out, given, part, &s, log);

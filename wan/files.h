@@ -23,6 +23,7 @@ typedef struct WanFiles {
     char *clip;         // wan_files_find_clip()
     int text_dim;       // the transformer's, once its header was read; else 0
     unsigned holds;     // bits of the parts inside it, likewise
+    unsigned without;   // the caller's: of the parts that are not wanted
 } WanFiles;
 
 /**
@@ -30,7 +31,7 @@ typedef struct WanFiles {
  * Diffusers layout, else by what is in the weight files beside a transformer,
  * in ComfyUI's folders, or in the directory. What p names is taken from there.
  *
- * @param f  zeroed by the caller; wan_files_free() in any case
+ * @param f  zeroed by the caller but for without; wan_files_free() in any case
  * @return 0; WAN_ERR(ENOENT): the line names the part, what was looked for and
  *         where; WAN_ERR(EINVAL): no path, or several files that could be
  *         meant; WAN_ERR(ENOSYS): two experts; WAN_CANCELLED; WAN_ERR(ENOMEM);

@@ -17,6 +17,7 @@
 
 struct WanModel {
     int refs;                   // atomic; freed at 0
+    int shapes;                 // of wan_model_open_parts()
     WanLog log;
     char *device;
     void *cuda_context;         // the caller's, or NULL
@@ -25,7 +26,9 @@ struct WanModel {
     WanModelInfo info;
     char name[64];
 
-    WanWeights *files[4];       // transformer, text encoder, VAE, CLIP
+    WanWeights *files[4];       // transformer, text encoder, VAE, CLIP; NULL:
+                                // inside the transformer's
+    WanNaming naming[4];        // of the parts
     WanPool pool;               // their small tensors in f32
     WanDit dit;
     WanT5 t5;
@@ -33,7 +36,17 @@ struct WanModel {
     WanClip clip;               // of image models
     WanTokenizer *tokenizer;
     WanPrompts *prompts;        // encoded for a job, kept for the next
+    char *spiece;               // where it is from; NULL: the tensor
+                                // spiece_model of the text encoder's file
+    char *loras;                // WanFiles'
 };
+
+/* The file that holds a part of an opened model. */
+static inline const WanWeights *wan_model_weights(const WanModel *m,
+                                                  WanPart part)
+{
+    return m->files[part] ? m->files[part] : m->files[0];
+}
 
 /* Take another reference. */
 WanModel *wan_model_ref(WanModel *m);
@@ -44,6 +57,16 @@ WanModel *wan_model_ref(WanModel *m);
  */
 int wan_model_open_shapes(WanModel **out, const char *name,
                           const WanModelParams *p);
+
+/**
+ * A model of which some parts are wanted, and of these shapes alone: for who
+ * reads the files itself. The transformer's file must be there in any case;
+ * p's LoRA is not looked at. The tokenizer comes with the text encoder.
+ *
+ * @param parts bits, 1 << WanPart; CLIP is one only of image models
+ */
+int wan_model_open_parts(WanModel **out, const WanModelParams *p,
+                         unsigned parts);
 
 /* Show a job's intermediates to tap as they are made; for tests. Some taps
  * compute what the model never holds, in memory that the plan does not count:

@@ -200,6 +200,27 @@ void wan_to_f32(float *dst, const void *src, WanType type, int64_t n,
             dst[i] *= scale;
 }
 
+void wan_from_f32(void *dst, WanType type, const float *src, int64_t n)
+{
+    uint16_t *h = dst;
+
+    switch (type) {
+    case WAN_F32:
+        memcpy(dst, src, n * sizeof(*src));
+        break;
+    case WAN_F16:
+        for (int64_t i = 0; i < n; i++)
+            h[i] = wan_f32_to_f16(src[i]);
+        break;
+    case WAN_BF16:
+        for (int64_t i = 0; i < n; i++)
+            h[i] = wan_f32_to_bf16(src[i]);
+        break;
+    default:
+        wan_blocks_from_f32(dst, src, type, n);
+    }
+}
+
 /* Without a branch: of whole matrices compilers make vectors. */
 static inline uint8_t to_e4m3(float f)
 {

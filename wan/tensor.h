@@ -130,6 +130,10 @@ float wan_e5m2_to_f32(uint8_t v);
 void wan_to_f32(float *dst, const void *src, WanType type, int64_t n,
                 float scale);
 
+/* n elements from f32 to F32, F16, BF16 or blocks that wan_blocks_encoded()
+ * knows, whole ones. */
+void wan_from_f32(void *dst, WanType type, const float *src, int64_t n);
+
 /* n elements, scaled, to e4m3: to nearest even, beyond 448 to 448. */
 void wan_to_e4m3(uint8_t *dst, const float *src, int64_t n, float scale);
 

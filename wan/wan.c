@@ -97,6 +97,38 @@ static int open_part(WanBinder *b, WanModel *m, WanPart part,
     return ret;
 }
 
+/* What a binder found out is kept; of shapes alone no weights are bound. */
+static void settle(WanBinder *b, WanModel *m)
+{
+    m->naming[b->part] = b->naming;
+    if (m->shapes)
+        b->weights = NULL;
+}
+
+/* The keys of the checkpoint's config.json: that inside the file, else the one
+ * beside it. 1, or 0: there is none. */
+static int read_config(WanConfigFile *keys, const WanModel *m,
+                       const WanFiles *f)
+{
+    const char *inside = wan_weights_metadata(m->files[0], WAN_CONFIG_KEY);
+    size_t bytes;
+    char *text;
+    int ret;
+
+    if (inside) {
+        ret = wan_config_parse(keys, inside, strlen(inside), f->dit, &m->log);
+        return ret < 0 ? ret : 1;
+    }
+    if (!f->config)
+        return 0;
+    ret = wan_read_file(&text, &bytes, f->config, 1 << 20, &m->log);
+    if (ret < 0)
+        return ret;
+    ret = wan_config_parse(keys, text, bytes, f->config, &m->log);
+    free(text);
+    return ret < 0 ? ret : 1;
+}
+
 static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
                     const WanInterrupt *interrupt)
 {
@@ -105,23 +137,11 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
     const char *lora = p->lora;
     WanConfigFile keys;
     WanDitConfig c;
-    int ret, have_keys = 0;
+    int ret, have_keys;
 
-    if ((ret = wan_weights_open(&m->files[0], f->dit, &m->log)) < 0)
+    if ((ret = wan_weights_open(&m->files[0], f->dit, &m->log)) < 0 ||
+        (ret = have_keys = read_config(&keys, m, f)) < 0)
         return ret;
-    if (f->config) {
-        size_t bytes;
-        char *text;
-
-        ret = wan_read_file(&text, &bytes, f->config, 1 << 20, &m->log);
-        if (ret >= 0) {
-            ret = wan_config_parse(&keys, text, bytes, f->config, &m->log);
-            free(text);
-        }
-        if (ret < 0)
-            return ret;
-        have_keys = 1;
-    }
     ret = wan_config_dit(&c, &b.naming, m->files[0], have_keys ? &keys : NULL,
                          &m->log);
     if (ret < 0)
@@ -129,7 +149,8 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
     wan_config_defaults(&m->info, &c, have_keys ? &keys : NULL, f->dit,
                         m->name, sizeof(m->name));
     b.weights = m->files[0];
-    if (lora && *lora &&
+    settle(&b, m);
+    if (b.weights && lora && *lora &&
         (ret = wan_lora_open(&b.lora, lora, f->loras,
                              wan_dev_threads(m->threads), &m->log)) < 0)
         return ret;
@@ -154,14 +175,16 @@ static int open_t5(WanModel *m, const WanFiles *f, const WanModelParams *p,
 
     if ((ret = open_part(&b, m, WAN_PART_T5, p->text_encoder, f->t5,
                          interrupt)) < 0 ||
-        (ret = wan_config_t5(&c, &b.naming, b.weights, &m->log)) < 0 ||
-        (ret = wan_t5_bind(&m->t5, &c, &b)) < 0)
+        (ret = wan_config_t5(&c, &b.naming, b.weights, &m->log)) < 0)
+        return ret;
+    settle(&b, m);
+    if ((ret = wan_t5_bind(&m->t5, &c, &b)) < 0)
         return ret;
     if (c.dim != m->info.text_dim)
         return wan_error(&m->log, WAN_INVALIDDATA, "%s: the text encoder is %d "
                          "wide, the transformer %s reads %d",
-                         wan_weights_path(b.weights), c.dim, f->dit,
-                         m->info.text_dim);
+                         wan_weights_path(wan_model_weights(m, WAN_PART_T5)),
+                         c.dim, f->dit, m->info.text_dim);
     m->info.text_layers = c.layers;
     return 0;
 }
@@ -187,6 +210,7 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
                 "%s", wan_weights_path(b.weights), c.scaled ? "times std plus "
                 "mean, as LightTAE" : "as they are sampled, as TAEHV",
                 c.scaled_by);
+    settle(&b, m);
     return wan_codec_bind(&m->vae, &c, m->info.task != WAN_TASK_T2V, &b);
 }
 
@@ -206,27 +230,33 @@ static int open_clip(WanModel *m, const WanFiles *f, const WanModelParams *p,
                          "%d wide, the transformer %s reads %d",
                          wan_weights_path(b.weights), c.dim, f->dit,
                          m->info.clip_dim);
+    settle(&b, m);
     return wan_clip_bind(&m->clip, &c, &b);
 }
 
-/* From spiece.model, or from the tensor ComfyUI's text encoders carry. */
-static int open_tokenizer(WanModel *m, const WanFiles *f)
+/* From spiece.model, or from the tensor ComfyUI's text encoders carry, of bytes
+ * without a sign or, in GGUF, with one. In a file that holds the transformer
+ * too that is stronger than what lies beside. */
+static int open_tokenizer(WanModel *m, const WanFiles *f, const char *given)
 {
-    const WanWeights *t5 = m->files[WAN_PART_T5] ? m->files[WAN_PART_T5]
-                                                 : m->files[0];
+    const WanWeights *t5 = wan_model_weights(m, WAN_PART_T5);
     const WanStored *inside = wan_weights_find(t5, "spiece_model");
-    const char *name = f->tokenizer;
+    const char *name = inside && !m->files[WAN_PART_T5] && !(given && *given)
+                       ? NULL : f->tokenizer;
     char *data = NULL;
     size_t bytes;
     int ret;
 
-    if (f->tokenizer) {
-        ret = wan_read_file(&data, &bytes, f->tokenizer, 64 << 20, &m->log);
+    if (name) {
+        ret = wan_read_file(&data, &bytes, name, 64 << 20, &m->log);
         if (ret >= 0)
             ret = wan_tokenizer_open(&m->tokenizer, data, bytes, name,
                                      &m->log);
         free(data);
-    } else if (inside && inside->type == WAN_U8 && inside->data) {
+        if (ret >= 0 && !(m->spiece = strdup(name)))
+            ret = wan_error_memory(&m->log, name, "its path");
+    } else if (inside && inside->data &&
+               (inside->type == WAN_U8 || inside->type == WAN_I8)) {
         name = inside->file;
         ret = wan_tokenizer_open(&m->tokenizer, inside->data,
                                  (size_t)inside->bytes, name, &m->log);
@@ -300,13 +330,15 @@ static int64_t stored_bytes(const WanWeights *w)
     return sum;
 }
 
-int wan_model_open(WanModel **out, const WanModelParams *params)
+/* Of the parts that are wanted weights, or shapes alone. */
+static int open_parts(WanModel **out, const WanModelParams *params,
+                      unsigned parts, int shapes)
 {
     WanModelParams own;
     const WanModelParams *p = &own;
     WanInterrupt interrupt;
     WanLog log;
-    WanFiles f = { 0 };
+    WanFiles f = { .without = ~parts };
     WanModel *m = NULL;
     int ret;
 
@@ -318,14 +350,18 @@ int wan_model_open(WanModel **out, const WanModelParams *params)
     ret = WAN_ERR(ENOMEM);
     if (!(m = model_alloc(p)))
         goto fail;
+    m->shapes = shapes;
     interrupt = (WanInterrupt){ p->interrupted, p->interrupted_opaque };
     if ((ret = open_dit(m, &f, p, &interrupt)) < 0 ||
-        (m->info.task != WAN_TASK_T2V &&
+        (m->info.task != WAN_TASK_T2V && parts & 1 << WAN_PART_CLIP &&
          ((ret = wan_files_find_clip(&f, p, &log)) < 0 ||
           (ret = open_clip(m, &f, p, &interrupt)) < 0)) ||
-        (ret = open_t5(m, &f, p, &interrupt)) < 0 ||
-        (ret = open_vae(m, &f, p, &interrupt)) < 0 ||
-        (ret = open_tokenizer(m, &f)) < 0)
+        (parts & 1 << WAN_PART_T5 &&
+         (ret = open_t5(m, &f, p, &interrupt)) < 0) ||
+        (parts & 1 << WAN_PART_VAE &&
+         (ret = open_vae(m, &f, p, &interrupt)) < 0) ||
+        (parts & 1 << WAN_PART_T5 &&
+         (ret = open_tokenizer(m, &f, p->tokenizer)) < 0))
         goto fail;
 
     for (int i = 0; i < 4; i++)
@@ -333,6 +369,8 @@ int wan_model_open(WanModel **out, const WanModelParams *params)
     wan_log(&log, WAN_LOG_VERBOSE, "%s: %s, %.2f billion parameters, %.2f GB "
             "of weights in all", p->path, m->info.name,
             m->info.parameters / 1e9, m->info.weight_bytes / 1e9);
+    m->loras = f.loras;
+    f.loras = NULL;
     wan_files_free(&f);
     *out = m;
     return 0;
@@ -340,6 +378,17 @@ fail:
     wan_files_free(&f);
     wan_model_close(&m);
     return ret;
+}
+
+int wan_model_open(WanModel **out, const WanModelParams *p)
+{
+    return open_parts(out, p, ~0u, 0);
+}
+
+int wan_model_open_parts(WanModel **out, const WanModelParams *p,
+                         unsigned parts)
+{
+    return open_parts(out, p, parts, 1);
 }
 
 int wan_model_open_shapes(WanModel **out, const char *name,
@@ -414,6 +463,8 @@ void wan_model_close(WanModel **mp)
     for (int i = 0; i < 4; i++)
         wan_weights_close(&m->files[i]);
     free(m->device);
+    free(m->spiece);
+    free(m->loras);
     free(m);
 }
 

@@ -459,6 +459,21 @@ const char *wan_weights_metadata(const WanWeights *w, const char *key)
         cJSON_GetObjectItemCaseSensitive(w->metadata, key));
 }
 
+void wan_weights_forget(const WanWeights *w, const WanStored *s)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t at = (uintptr_t)s->data, end = at + (uintptr_t)s->bytes;
+    const uintptr_t first = (at + page - 1) / page * page;
+
+    /* of a mapping alone: other memory would lose its content */
+    for (const WanFile *f = w->files; f; f = f->next)
+        if (f->mapped && at >= (uintptr_t)f->data &&
+            end <= (uintptr_t)f->data + (uintptr_t)f->size &&
+            first + page <= end)
+            madvise((void *)first, (end - first) / page * page,
+                    MADV_DONTNEED);
+}
+
 const char *wan_weights_path(const WanWeights *w)
 {
     return w->path;
@@ -639,7 +654,7 @@ static const WanStored *want(WanBinder *b, const char *name, int nb_dims,
         return NULL;
     }
     if (b->visit)
-        b->visit(b->visit_opaque, name, nb_dims, dim);
+        b->visit(b->visit_opaque, name, f64, nb_dims, dim);
     b->bound++;
     if (!b->weights)
         return NULL;
@@ -789,19 +804,6 @@ static void widen_rows(float *dst, const WanTensor *t, const WanTensor *scale,
                    !s ? 1 : s[wan_count(scale) > 1 ? row + i : 0]);
 }
 
-/* n elements to F32, F16 or BF16. */
-static void narrow(void *dst, WanType type, const float *src, int64_t n)
-{
-    uint16_t *h = dst;
-
-    if (type == WAN_F32)
-        memcpy(dst, src, n * sizeof(*src));
-    else
-        for (int64_t i = 0; i < n; i++)
-            h[i] = type == WAN_F16 ? wan_f32_to_f16(src[i])
-                                   : wan_f32_to_bf16(src[i]);
-}
-
 /* The type of a copy: what has 8 bits or fewer becomes BF16, its scale goes
  * in. */
 static WanType copy_type(WanType type)
@@ -827,7 +829,7 @@ static void apply_scale(WanBinder *b, WanTensor *t, const WanStored *s,
         b->error = wan_error_memory(b->log, s->file, s->raw_name);
     for (int64_t i = 0; copy && i < t->dim[0]; i++) {
         widen_rows(row, t, scale, i, 1);
-        narrow(copy + i * row_bytes, type, row, cols);
+        wan_from_f32(copy + i * row_bytes, type, row, cols);
     }
     free(row);
     t->data = copy;
@@ -868,7 +870,7 @@ static void bind_lora(WanBinder *b, WanTensor *t, WanTensor *scale,
     widen_rows(w, t, scale, 0, t->dim[0]);
     b->error = wan_lora_merge(b->lora, name, w, rows, n / rows, b->interrupt,
                               b->log);
-    narrow(merged, type, w, n);
+    wan_from_f32(merged, type, w, n);
     free(w);
     t->data = merged;
     t->type = type;
@@ -989,6 +991,37 @@ void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
         snprintf(name, sizeof(name), "%s.bias", prefix);
         wan_bind_vector(b, &l->bias, name, n);
     }
+}
+
+int wan_bind_source(WanBinder *b, WanSource *s, const char *name, int vector,
+                    int nb_dims, const int64_t *dim)
+{
+    const WanStored *stored = want(b, name, nb_dims, dim, vector);
+
+    *s = (WanSource){ .stored = stored, .rows = dim[0] };
+    if (!stored)
+        return b->error;
+    s->cols = dim[0] ? wan_stored_count(stored) / dim[0] : 0;
+    if (!vector)
+        check_zeros(b, stored);
+    bind_scale(b, &s->scale, stored, dim[0]);
+    if (s->cols % wan_type_block(stored->type)) {
+        s->cols *= s->rows;
+        s->rows = 1;
+        if (!b->error && wan_count(&s->scale) > 1)
+            b->error = wan_error(b->log, WAN_ERR(ENOSYS), "%s: tensor %s: "
+                                 "scales of rows that are not whole blocks",
+                                 stored->file, stored->raw_name);
+    }
+    return b->error;
+}
+
+void wan_source_rows(float *dst, const WanSource *s, int64_t row, int64_t n)
+{
+    const WanTensor t = wan_tensor_of((void *)s->stored->data, s->stored->type,
+                                      s->rows, s->cols);
+
+    widen_rows(dst, &t, &s->scale, row, n);
 }
 
 int wan_binder_end(const WanBinder *b)

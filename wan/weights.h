@@ -75,6 +75,9 @@ const char *wan_stored_type(const WanStored *s);
 /* A string of a safetensors header's __metadata__, or NULL; lives as w. */
 const char *wan_weights_metadata(const WanWeights *w, const char *key);
 
+/* A tensor will not be read again soon: its pages leave the process. */
+void wan_weights_forget(const WanWeights *w, const WanStored *s);
+
 /* The path given to wan_weights_open(). */
 const char *wan_weights_path(const WanWeights *w);
 
@@ -100,6 +103,16 @@ typedef enum WanPart { WAN_PART_DIT, WAN_PART_T5, WAN_PART_VAE,
  */
 const char *wan_name_in(WanNaming naming, WanPart part, const char *official,
                         char *dst, size_t size);
+
+/**
+ * The dimensions a file of that naming has where the model asks for these: with
+ * those of 1, which PyTorch's modules want.
+ *
+ * @param dim those that were asked for, changed in place
+ * @return how many
+ */
+int wan_stored_dims(WanNaming naming, WanPart part, const char *official,
+                    int nb_dims, int64_t dim[WAN_MAX_DIMS]);
 
 /* Small tensors that the model wants as f32 whatever the file holds: one
  * growing list of blocks, freed together. */
@@ -203,7 +216,7 @@ typedef struct WanBinder {
     WanBinderE4m3 e4m3;         // of linear layers
     const WanInterrupt *interrupt;  // asked for every tensor, or NULL
     const WanLog *log;
-    void (*visit)(void *opaque, const char *name, int nb_dims,
+    void (*visit)(void *opaque, const char *name, int vector, int nb_dims,
                   const int64_t *dim);
     void *visit_opaque;
     /* Without weights: memory for a tensor, in a type that may be changed, for
@@ -261,6 +274,21 @@ void wan_bind_vector_(WanBinder *b, WanTensor *t, const char *name,
  * there, which stays beside the weight. */
 void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
                      int64_t n, int64_t k, int bias);
+
+/* A tensor that is read once, by who has no use for it in memory. */
+typedef struct WanSource {
+    const WanStored *stored;
+    WanTensor scale;            // [1] or [rows] f32 in the pool, or absent
+    int64_t rows, cols;         // one row, if blocks run on through rows
+} WanSource;
+
+/* The tensor that a vector or matrix would be bound to: the same checks, and
+ * lines. 0 or the binder's error. */
+int wan_bind_source(WanBinder *b, WanSource *s, const char *name, int vector,
+                    int nb_dims, const int64_t *dim);
+
+/* n of its rows from row on as f32, scaled. */
+void wan_source_rows(float *dst, const WanSource *s, int64_t row, int64_t n);
 
 /* 0 or the first error. */
 int wan_binder_end(const WanBinder *b);

@@ -12,9 +12,9 @@ libdir=$(sed -n 's/^LIBDIR = //p' config.mak)
 datadir=$(sed -n 's/^DATADIR = //p' config.mak)
 
 check 'make install DESTDIR=' make -s install DESTDIR="$dest"
-check 'library, header, tool and wan.pc are there' \
+check 'library, header, tools and wan.pc are there' \
     test -f "$dest$libdir/libwan.so" -a -f "$dest$prefix/include/wan.h" \
-        -a -x "$dest$prefix/bin/wan-info" \
+        -a -x "$dest$prefix/bin/wan-info" -a -x "$dest$prefix/bin/wan-convert" \
         -a -f "$dest$libdir/pkgconfig/wan.pc"
 
 cat > "$tmp/t.c" <<'C'

@@ -7,13 +7,19 @@
  *   SHIM_CLOCK=N    the Nth look at the wall clock is an hour ahead, as if it
  *                   was set back right after it. The main thread's do not
  *                   count: ffmpeg's own loop waits by that clock.
+ *   SHIM_FULL=N     the Nth write to a file finds no space left: ENOSPC
+ *   SHIM_SYNC=N     the Nth time that a file is to be on the disk it can't: EIO
+ *   SHIM_DAMAGE=N   the Nth write to a file changes a bit in its middle
+ *   SHIM_INT=N, SHIM_TERM=N   before it the process gets that signal
  */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
@@ -68,4 +74,43 @@ int clock_gettime(clockid_t clock, struct timespec *ts)
     if (clock == CLOCK_REALTIME && ahead())
         ts->tv_sec += 3600;
     return ret;
+}
+
+/* Standard streams do not count. */
+ssize_t write(int fd, const void *data, size_t n)
+{
+    static int full, damage, interrupt, terminate;
+    ssize_t (*real)(int, const void *, size_t), ret;
+    char *copy;
+
+    *(void **)&real = dlsym(RTLD_NEXT, "write");
+    if (fd <= STDERR_FILENO)
+        return real(fd, data, n);
+    if (is_the_one("SHIM_INT", &interrupt))
+        raise(SIGINT);
+    if (is_the_one("SHIM_TERM", &terminate))
+        raise(SIGTERM);
+    if (is_the_one("SHIM_FULL", &full)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    if (!is_the_one("SHIM_DAMAGE", &damage) || !(copy = malloc(n)))
+        return real(fd, data, n);
+    memcpy(copy, data, n);
+    copy[n / 2] ^= 1;
+    ret = real(fd, copy, n);
+    free(copy);
+    return ret;
+}
+
+int fsync(int fd)
+{
+    static int calls;
+    int (*real)(int);
+
+    *(void **)&real = dlsym(RTLD_NEXT, "fsync");
+    if (!is_the_one("SHIM_SYNC", &calls))
+        return real(fd);
+    errno = EIO;
+    return -1;
 }

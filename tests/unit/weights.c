@@ -457,15 +457,15 @@ TEST(markers_of_two_parts)
 
 static int visits;
 
-static void visit(void *opaque, const char *name, int nb_dims,
+static void visit(void *opaque, const char *name, int vector, int nb_dims,
                   const int64_t *dim)
 {
     CHECK(opaque == &visits);
     visits++;
     if (!strcmp(name, "a.weight"))
-        CHECK(nb_dims == 2 && dim[0] == 2 && dim[1] == 4);
+        CHECK(!vector && nb_dims == 2 && dim[0] == 2 && dim[1] == 4);
     else if (!strcmp(name, "a.bias"))
-        CHECK(nb_dims == 1 && dim[0] == 2);
+        CHECK(vector && nb_dims == 1 && dim[0] == 2);
     else
         CHECK(!strcmp(name, "g"));
 }

@@ -4,9 +4,10 @@
  * This file is part of libwan; see the licence in wan.h.
  *
  * Dimensions are written fastest first. Of the keys these are used: the
- * alignment of data, the shapes of tensors that were stored flat, and a text
- * encoder's vocabulary, which becomes the tensor spiece_model that ComfyUI's
- * text encoders carry. Files without any key are whole files too.
+ * alignment of data, the shapes of tensors that were stored flat, libwan's own
+ * wan.config, and a text encoder's vocabulary, which becomes the tensor
+ * spiece_model that ComfyUI's text encoders carry. Files without any key are
+ * whole files too.
  */
 
 #include <inttypes.h>
@@ -14,7 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../config.h"
 #include "formats.h"
+#include "write.h"
 
 #define MAX_NESTED 4            // arrays in arrays; nobody writes any
 #define ORIG_SHAPE "comfy.gguf.orig_shape."
@@ -58,6 +61,7 @@ typedef struct Reader {
     Shape *shape;               // by tensor, once all keys are read
     int nb_shapes, shape_room;
     Value model, tokens, scores, types, charsmap;   // of the tokenizer
+    Value config;
     Tensor *tensor;
     int nb_tensors;
 } Reader;
@@ -223,6 +227,7 @@ static int read_key(Reader *r)
         { "tokenizer.ggml.scores", &r->scores },
         { "tokenizer.ggml.token_type", &r->types },
         { "tokenizer.ggml.precompiled_charsmap", &r->charsmap },
+        { WAN_CONFIG_KEY, &r->config },
     };
     char what[256];
     Text key;
@@ -522,6 +527,30 @@ static int add_tokenizer(WanWeights *w, Reader *r)
     return wan_weights_add(w, r->f, name, strlen(name), &t, r->log);
 }
 
+/* wan.config as what a safetensors file has in its metadata. */
+static int add_config(WanWeights *w, Reader *r)
+{
+    Reader in = { .p = r->config.data, .end = r->f->data + r->f->size };
+    cJSON *metadata = NULL;
+    char *text = NULL;
+    Text t = { 0 };
+
+    if (r->config.type != STRING)
+        return 0;
+    take_text(&in, &t);
+    text = strndup(t.s, t.n);
+    metadata = cJSON_CreateObject();
+    if (!text || !metadata ||
+        !cJSON_AddStringToObject(metadata, WAN_CONFIG_KEY, text)) {
+        cJSON_Delete(metadata);
+        free(text);
+        return wan_error_memory(r->log, r->f->path, WAN_CONFIG_KEY);
+    }
+    free(text);
+    wan_weights_set_metadata(w, metadata);
+    return 0;
+}
+
 /* ----------------------------------------------------------------- all */
 
 /* Magic, version, counts: what can be is read on. */
@@ -577,7 +606,8 @@ static int read_all(WanWeights *w, Reader *r)
         if (ret < 0)
             return ret;
     }
-    return add_tokenizer(w, r);
+    ret = add_config(w, r);
+    return ret < 0 ? ret : add_tokenizer(w, r);
 }
 
 int wan_gguf_read(WanWeights *w, const WanFile *f, const WanLog *log)
@@ -589,4 +619,55 @@ int wan_gguf_read(WanWeights *w, const WanFile *f, const WanLog *log)
     free(r.shape);
     free(r.tensor);
     return ret;
+}
+
+/* -------------------------------------------------------------- writing */
+
+#define ALIGN 32                // what a file without the key has
+
+static void put_text(WanBytes *b, const char *s)
+{
+    wan_put_le(b, strlen(s), 8);
+    wan_put(b, s, strlen(s));
+}
+
+int wan_gguf_head(WanBytes *b, WanHeadTensor *t, int n,
+                  const WanHeadKey *keys, int nb_keys)
+{
+    int64_t at = 0;
+
+    wan_put(b, "GGUF\3\0\0\0", 8);
+    wan_put_le(b, n, 8);
+    wan_put_le(b, nb_keys + 1, 8);
+    for (int i = 0; i < nb_keys; i++) {
+        put_text(b, keys[i].key);
+        wan_put_le(b, STRING, 4);
+        put_text(b, keys[i].text);
+    }
+    put_text(b, "general.quantization_version");
+    wan_put_le(b, U32, 4);
+    wan_put_le(b, 2, 4);                // of the blocks that blocks.c reads
+    for (int i = 0; i < n; i++) {
+        uint32_t id = 0;
+        int64_t count = 1;
+
+        while (id < NB_TYPES && (!types[id].name || types[id].type != t[i].type))
+            id++;
+        if (id == NB_TYPES)
+            return -1;
+        put_text(b, t[i].name);
+        wan_put_le(b, t[i].nb_dims, 4);
+        for (int k = t[i].nb_dims; k > 0; k--) {
+            count *= t[i].dim[k - 1];
+            wan_put_le(b, t[i].dim[k - 1], 8);
+        }
+        wan_put_le(b, id, 4);
+        wan_put_le(b, at, 8);
+        t[i].bytes = wan_type_bytes(t[i].type, count);
+        t[i].offset = at;
+        at = (at + t[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
+    }
+    for (int i = 0; i < n; i++)
+        t[i].offset += (int64_t)(b->n + ALIGN - 1) / ALIGN * ALIGN;
+    return 0;
 }

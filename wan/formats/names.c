@@ -1,6 +1,6 @@
 /*
  * Names of tensors: official, as Diffusers and Hugging Face have them, and as
- * llama.cpp names a text encoder's.
+ * llama.cpp names a text encoder's. And the shapes that files have.
  *
  * This file is part of libwan; see the licence in wan.h.
  */
@@ -292,4 +292,52 @@ void wan_name_clean(char *dst, const char *name)
     for (size_t n; (n = prefix(begin)); )
         begin += n;
     memmove(dst, begin, strlen(begin) + 1);
+}
+
+/* -------------------------------------------------------------- shapes */
+
+static int ends(const char *s, const char *end)
+{
+    const size_t n = strlen(s), k = strlen(end);
+
+    return n >= k && !strcmp(s + n - k, end);
+}
+
+static int set_dims(int64_t *to, int nb_dims, const int64_t *dim)
+{
+    memcpy(to, dim, nb_dims * sizeof(*dim));
+    return nb_dims;
+}
+
+int wan_stored_dims(WanNaming naming, WanPart part, const char *official,
+                    int nb_dims, int64_t dim[WAN_MAX_DIMS])
+{
+    const int64_t n = dim[0], k = nb_dims > 1 ? dim[1] : 1;
+#define DIMS(...) \
+    set_dims(dim, sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), \
+             (int64_t[]){__VA_ARGS__})
+
+    if (part == WAN_PART_DIT) {
+        if (ends(official, "modulation") || ends(official, "emb_pos"))
+            return DIMS(1, n, k);
+    } else if (part == WAN_PART_CLIP) {
+        if (naming != WAN_NAMES_OFFICIAL)
+            return ends(official, "cls_embedding") ? DIMS(k) : nb_dims;
+        if (ends(official, "cls_embedding") ||
+            ends(official, "pos_embedding"))
+            return DIMS(1, n, k);
+    } else if (part == WAN_PART_VAE) {
+        if (ends(official, "norm.gamma"))
+            return DIMS(n, 1, 1);
+        if (ends(official, "gamma"))
+            return DIMS(n, 1, 1, 1);
+        if (ends(official, "to_qkv.weight") || ends(official, "proj.weight"))
+            return DIMS(n, k, 1, 1);
+        if (ends(official, "resample.1.weight"))
+            return DIMS(n, k, 3, 3);
+        if (nb_dims == 2)
+            return DIMS(n, k, 1, 1, 1);
+    }
+    return nb_dims;
+#undef DIMS
 }

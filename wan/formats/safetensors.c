@@ -19,6 +19,7 @@
 
 #include "../json.h"
 #include "formats.h"
+#include "write.h"
 
 #define MAX_HEADER 100000000    // the format's own limit
 #define MAX_PADDING 4096        // zeros behind the last tensor
@@ -402,4 +403,56 @@ void wan_shard_map_free(WanShardMap *map)
     }
     free(map->entry);
     *map = (WanShardMap){ 0 };
+}
+
+/* -------------------------------------------------------------- writing */
+
+#define ALIGN 64                // of the first tensor
+
+int wan_safetensors_head(WanBytes *b, WanHeadTensor *t, int n,
+                         const WanHeadKey *keys, int nb_keys)
+{
+    int64_t at = 0;
+
+    wan_put_le(b, 0, 8);
+    wan_putf(b, "{\"__metadata__\":{\"format\":\"pt\"");
+    for (int i = 0; i < nb_keys; i++) {
+        cJSON *item = cJSON_CreateString(keys[i].text);
+        char *text = item ? cJSON_PrintUnformatted(item) : NULL;
+
+        wan_putf(b, ",\"%s\":", keys[i].key);
+        wan_put(b, text, text ? strlen(text) : 0);
+        b->failed |= !text;
+        cJSON_free(text);
+        cJSON_Delete(item);
+    }
+    wan_put(b, "}", 1);
+    for (int i = 0; i < n; i++) {
+        int64_t count = 1;
+        int k = 0;
+
+        while (k < FOREIGN && dtypes[k].type != t[i].type)
+            k++;
+        if (k == FOREIGN)
+            return -1;
+        wan_putf(b, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", t[i].name,
+                 dtypes[k].name);
+        for (int d = 0; d < t[i].nb_dims; d++) {
+            count *= t[i].dim[d];
+            wan_putf(b, "%s%" PRId64, d ? "," : "", t[i].dim[d]);
+        }
+        t[i].bytes = wan_type_bytes(t[i].type, count);
+        t[i].offset = at;
+        at += t[i].bytes;
+        wan_putf(b, "],\"data_offsets\":[%" PRId64 ",%" PRId64 "]}",
+                 t[i].offset, at);
+    }
+    wan_put(b, "}", 1);
+    while (b->n % ALIGN && !b->failed)
+        wan_put(b, " ", 1);
+    for (int i = 0; i < 8 && !b->failed; i++)
+        b->data[i] = (uint8_t)((b->n - 8) >> 8 * i);
+    for (int i = 0; i < n; i++)
+        t[i].offset += (int64_t)b->n;
+    return 0;
 }
