@@ -36,7 +36,7 @@ CFLAGS ?=
 OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/names.o formats/lora.o \
-       t5.o clip.o dit.o codec.o vae.o taehv.o prompts.o sampler.o rng.o \
+       t5.o clip.o dit.o codec.o vae.o taehv.o prompts.o sampler.o preset.o rng.o \
        stepcache.o cachetable.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \

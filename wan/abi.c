@@ -12,7 +12,7 @@
  * caller left there. These are its last fields. */
 _Static_assert(sizeof(WanModelParams) == WAN_LEAST(WanModelParams,
                                                    reserved) &&
-               sizeof(WanRequest) == WAN_LEAST(WanRequest, cache_table) &&
+               sizeof(WanRequest) == WAN_LEAST(WanRequest, sigma_max) &&
                sizeof(WanImage) == WAN_LEAST(WanImage, stride),
                "padding at the end of a struct of wan.h");
 

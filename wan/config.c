@@ -655,6 +655,7 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
     info->size_multiple = WAN_SIZE_MULTIPLE;
     info->size_max = WAN_MAX_SIZE;
     info->negative_prompt = negative;
+    info->preset = "none";
 
     /* The official command lines: 1.3B's README asks for shift 8 and
      * guidance 6, the code's own defaults serve the others. */
