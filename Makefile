@@ -54,7 +54,7 @@ endif
 TOOLS = wan-info wan-random wan-bench wan-parity
 
 UNIT = abi arena config files gguf header job log lora memory names nomemory prompts \
-       pager places pool rng safetensors sampler scarce stepcache text_clean tokenizer \
+       pager places pool preset rng safetensors sampler scarce stepcache text_clean tokenizer \
        torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.

@@ -203,6 +203,8 @@ static const struct {
     { "face_adapter.fuser_blocks.0.q_norm.weight", "Wan Animate" },
     { "casual_audio_encoder.encoder.conv.weight", "a speech-to-video model" },
     { "audio_proj.proj1.weight", "a talking-head model" },
+    { "blocks.0.self_attn.q.int8_weight", "TurboWan quantised in blocks of "
+      "128x128" },
 };
 
 static int check_key(const WanWeights *w, const char *key, int file,

@@ -279,7 +279,7 @@ static void draw_noise(WanJob *j, WanTensor *t, int draw)
                    .frame_major = j->schedule.frame_major };
 
     n.skip = draw * wan_noise_used(&n, wan_count(t));
-    wan_op_noise_(j->dev, t, &n);
+    wan_op_draw(j->dev, t, &n);
     wan_tap(j->dev, t, "noise%d", draw);
 }
 

@@ -803,8 +803,10 @@ static void noise_by_frames(WanDev *d, WanTensor *y, const WanNoise *n)
     const WanMark mark = wan_mark(d);
     const WanTensor rows = wan_reshape(y, C, f * hw);
     WanTensor drawn = wan_tmp(d, f * C, hw);
+    WanNoise in_order = *n;
 
-    wan_op_noise(d, &drawn, n->rng, n->seed, n->threads, n->skip);
+    in_order.frame_major = 0;
+    wan_op_draw(d, &drawn, &in_order);
     for (int64_t t = 0; t < f; t++) {
         const WanTensor from = wan_slice(&drawn, t * C, C);
         WanTensor to = wan_columns(&rows, t * hw, hw);
@@ -814,7 +816,7 @@ static void noise_by_frames(WanDev *d, WanTensor *y, const WanNoise *n)
     wan_release(d, mark);
 }
 
-void wan_op_noise_(WanDev *d, WanTensor *y, const WanNoise *n)
+void wan_op_draw(WanDev *d, WanTensor *y, const WanNoise *n)
 {
     if (!ready(d))
         return;

@@ -280,9 +280,16 @@ typedef struct WanNoise {
 } WanNoise;
 
 /* y [n...] = count(y) normal values, in y's order or frame by frame. */
-#define wan_op_noise(d, y, ...) \
-    wan_op_noise_((d), (y), &(const WanNoise){__VA_ARGS__})
-void wan_op_noise_(WanDev *d, WanTensor *y, const WanNoise *n);
+void wan_op_draw(WanDev *d, WanTensor *y, const WanNoise *n);
+
+/* The first of a generator. */
+static inline void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng,
+                                uint64_t seed, int threads)
+{
+    const WanNoise first = { rng, seed, threads, 0, 0 };
+
+    wan_op_draw(d, y, &first);
+}
 
 /* How far such a draw moves its generator on: the next one's skip is more by
  * that. */

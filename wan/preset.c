@@ -148,8 +148,8 @@ int wan_preset_check(const char *path, const WanWeights *w, const WanLog *log)
                          "takes a second timestep, is not supported", path);
     if (has_tensor(w, "attn_op.local_attn.proj_l"))
         wan_log(log, WAN_LOG_WARNING, "%s: tuned with sparse-linear attention "
-                "(SLA), but run with full attention, which is another model: "
-                "expect it to look worse than its authors' samples", path);
+                "(SLA), but run with full attention, which makes it a "
+                "different model from what its authors show", path);
     return 0;
 }
 

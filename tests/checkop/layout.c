@@ -223,10 +223,10 @@ TEST(noise_by_frames)
     int bad = 0;
 
     second.skip = wan_noise_used(&second, n);
-    wan_op_noise_(ref, &plain.ref, &second);
-    for (int i = 0; i < 2; i++)
-        wan_op_noise(i ? dut : ref, i ? &y.dut : &y.ref, second.rng,
-                     second.seed, 0, second.skip, .frame_major = 1);
+    wan_op_draw(ref, &plain.ref, &second);
+    second.frame_major = 1;
+    wan_op_draw(ref, &y.ref, &second);
+    wan_op_draw(dut, &y.dut, &second);
     expect_close(&y, 1e-30, "noise by frames");
     for (int i = 0; i < n; i++)
         bad += got[i] != want[(i / hw % f * C + i / hw / f) * hw + i % hw];

@@ -490,12 +490,12 @@ TEST(noise_rounds)
     };
 
     for (int i = 0; i < COUNT(at); i++) {
+        const WanNoise n = { WAN_RNG_CUDA, 0x123456789abcdefu + i,
+                             at[i].threads, (uint64_t)i << 31, 0 };
         Pair y = pair_out(0, 1, at[i].n);
 
-        wan_op_noise(ref, &y.ref, WAN_RNG_CUDA, 0x123456789abcdefu + i,
-                     at[i].threads, (uint64_t)i << 31);
-        wan_op_noise(dut, &y.dut, WAN_RNG_CUDA, 0x123456789abcdefu + i,
-                     at[i].threads, (uint64_t)i << 31);
+        wan_op_draw(ref, &y.ref, &n);
+        wan_op_draw(dut, &y.dut, &n);
         expect_close(&y, 1e-7, "%d numbers", (int)at[i].n);
         pair_free(&y);
     }
