@@ -73,24 +73,29 @@ static WanRequest defaults(const WanModel *m)
 
 int wan_request_preset(WanRequest *r, const WanModel *m, const char *name)
 {
-    const WanRequest own = defaults(m);
-    const WanPreset *p = NULL;
-    const int as_recognised = !strcmp(name, "auto");
-    const int ret = as_recognised ? 0 : wan_preset_find(&p, name, m->info.dim,
-                                                        &m->log);
+    WanRequest own = defaults(m);
 
-    if (ret < 0)
-        return ret;
-    r->preset = as_recognised ? own.preset : p ? p->name : "none";
-    r->sampler = as_recognised ? own.sampler : p ? p->sampler
-                                                 : WAN_SAMPLER_UNIPC;
-    r->steps = as_recognised ? own.steps : p ? p->steps : m->plain.steps;
-    r->guidance = as_recognised ? own.guidance : p ? 1 : m->plain.guidance;
-    r->shift = as_recognised ? own.shift : p && p->shift ? p->shift
-                                                         : m->plain.shift;
-    r->warp = as_recognised ? own.warp : p ? p->warp : 0;
+    if (strcmp(name, "auto")) {
+        const WanPreset *p;
+        const int ret = wan_preset_find(&p, name, m->info.dim, &m->log);
+
+        if (ret < 0)
+            return ret;
+        own.preset = p ? p->name : "none";
+        own.sampler = p ? p->sampler : WAN_SAMPLER_UNIPC;
+        own.steps = p ? p->steps : m->plain.steps;
+        own.guidance = p ? 1 : m->plain.guidance;
+        own.shift = p && p->shift ? p->shift : m->plain.shift;
+        own.warp = p ? p->warp : 0;
+    }
+    r->preset = own.preset;
+    r->sampler = own.sampler;
+    r->steps = own.steps;
+    r->guidance = own.guidance;
+    r->shift = own.shift;
     r->timesteps = NULL;
     r->nb_timesteps = 0;
+    r->warp = own.warp;
     r->sigma_max = own.sigma_max;
     return 0;
 }
