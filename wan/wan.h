@@ -235,8 +235,8 @@ typedef struct WanModelInfo {
     int rate_num, rate_den;     /**< frames a second */
     double guidance, shift;
     const char *negative_prompt;
-    /** Of the few-step family that was recognised, whose the numbers above
-     *  are then, see wan_request_preset(); "none". */
+    /** The few-step family that was recognised, whose steps, guidance and
+     *  shift are above then; else "none". See wan_request_preset(). */
     const char *preset;
     enum WanSampler sampler;
 } WanModelInfo;
