@@ -37,7 +37,7 @@ OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tens
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
-       t5.o clip.o dit.o codec.o vae.o taehv.o preview.o prompts.o sampler.o rng.o \
+       t5.o clip.o dit.o codec.o vae.o taehv.o preview.o prompts.o sampler.o preset.o rng.o \
        stepcache.o cachetable.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
@@ -55,7 +55,7 @@ endif
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity
 
 UNIT = abi arena codec config files gguf header job log lora memory names nomemory \
-       pager places pool prompts quantise rng safetensors sampler scarce \
+       pager places pool preset prompts quantise rng safetensors sampler scarce \
        stepcache text_clean tokenizer \
        torch_zip weights worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
@@ -156,7 +156,9 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
-       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/stream.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh $(SRC)/tests/fate/cuda.sh \
+       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/stream.sh \
+       $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
+       $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
        $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh \
@@ -280,7 +282,8 @@ check-cuda-build: libs $(EMU_HEADERS)
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter stream i2v preview stepcache cuda recipes live badinput interrupt places
+CHECK_FATE = framecrc filter fewstep stream i2v preview stepcache cuda recipes live \
+             badinput interrupt places
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \
                --disable-filter=minterpolate,xfade,xstack \

@@ -104,6 +104,16 @@ typedef struct Watch {
     int size;                           ///< or an AVERROR: it can't be read
 } Watch;
 
+/** How a clip is sampled; what is -1 or NULL stands for the preset's number. */
+typedef struct Sampling {
+    char *preset;
+    int steps, sampler, warp;
+    double guidance, shift, sigma_max;
+    char *timesteps;
+    double *list;                       ///< its numbers
+    int nb_list;
+} Sampling;
+
 typedef struct WanContext {
     const AVClass *class;
 
@@ -117,9 +127,7 @@ typedef struct WanContext {
     int64_t duration_us;
     char *rate_str;
     AVRational sar;
-    int steps;
-    double guidance, shift;
-    int sampler;
+    Sampling sampling;
     char *seed_str;
     int rng, rng_threads;
     int cache, cache_run;
@@ -173,7 +181,7 @@ typedef struct WanContext {
     int quiet;                          ///< of libwan's lines pass only errors
     double load_seconds;
 
-    /* under settings, with prompt, negative_prompt and guidance */
+    /* under settings, with prompt, negative_prompt and sampling */
     pthread_mutex_t settings;
     int settings_ready;
     int clip_index;                     ///< clips begun
@@ -225,13 +233,20 @@ typedef struct WanContext {
     { "rate",     "set video rate (default: the model's)", OFFSET(rate_str), AV_OPT_TYPE_STRING,   {.str = NULL}, .flags = FLAGS }, \
     { "r",        "set video rate (default: the model's)", OFFSET(rate_str), AV_OPT_TYPE_STRING,   {.str = NULL}, .flags = FLAGS }, \
     { "sar",      "set video sample aspect ratio",         OFFSET(sar),      AV_OPT_TYPE_RATIONAL, {.dbl = 1}, 0, INT_MAX, FLAGS }, \
-    { "steps",    "set number of denoising steps, -1: the model's", OFFSET(steps), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, FLAGS }, \
-    { "guidance", "set strength of the prompt, 1: ignore the negative prompt, -1: the model's", OFFSET(guidance), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
-    { "shift",    "set time shift of the noise levels, -1: the model's", OFFSET(shift), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, FLAGS }, \
-    { "sampler",  "set solver", OFFSET(sampler), AV_OPT_TYPE_INT, {.i64 = WAN_SAMPLER_UNIPC}, WAN_SAMPLER_UNIPC, WAN_SAMPLER_EULER, FLAGS, .unit = "sampler" }, \
-        { "unipc", "UniPC of order 2",     0, AV_OPT_TYPE_CONST, {.i64 = WAN_SAMPLER_UNIPC}, .flags = FLAGS, .unit = "sampler" }, \
-        { "dpm++", "DPM++ 2M",             0, AV_OPT_TYPE_CONST, {.i64 = WAN_SAMPLER_DPMPP}, .flags = FLAGS, .unit = "sampler" }, \
-        { "euler", "Euler",                0, AV_OPT_TYPE_CONST, {.i64 = WAN_SAMPLER_EULER}, .flags = FLAGS, .unit = "sampler" }, \
+    { "preset",   "set few-step family: auto, none, lightx2v, fastwan, causvid, rcm", OFFSET(sampling.preset), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = RFLAGS }, \
+    { "steps",    "set number of denoising steps, -1: the model's", OFFSET(sampling.steps), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, RFLAGS }, \
+    { "guidance", "set strength of the prompt, 1: ignore the negative prompt, -1: the model's", OFFSET(sampling.guidance), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
+    { "shift",    "set time shift of the noise levels, -1: the model's", OFFSET(sampling.shift), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
+    { "sampler",  "set solver", OFFSET(sampling.sampler), AV_OPT_TYPE_INT, {.i64 = -1}, -1, WAN_SAMPLER_RCM, RFLAGS, .unit = "sampler" }, \
+        { "auto",  "the preset's, else unipc", 0, AV_OPT_TYPE_CONST, {.i64 = -1},           .flags = RFLAGS, .unit = "sampler" }, \
+        { "unipc", "UniPC of order 2",     0, AV_OPT_TYPE_CONST, {.i64 = WAN_SAMPLER_UNIPC}, .flags = RFLAGS, .unit = "sampler" }, \
+        { "dpm++", "DPM++ 2M",             0, AV_OPT_TYPE_CONST, {.i64 = WAN_SAMPLER_DPMPP}, .flags = RFLAGS, .unit = "sampler" }, \
+        { "euler", "Euler",                0, AV_OPT_TYPE_CONST, {.i64 = WAN_SAMPLER_EULER}, .flags = RFLAGS, .unit = "sampler" }, \
+        { "dmd",   "to the clean estimate and back by fresh noise", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_SAMPLER_DMD}, .flags = RFLAGS, .unit = "sampler" }, \
+        { "rcm",   "likewise, by the levels of rCM; 4 steps at most", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_SAMPLER_RCM}, .flags = RFLAGS, .unit = "sampler" }, \
+    { "timesteps", "set timesteps of euler and dmd in place of steps, such as 1000|750|500|250", OFFSET(sampling.timesteps), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
+    { "warp",     "set whether timesteps are shifted, -1: the preset's", OFFSET(sampling.warp), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1, RFLAGS }, \
+    { "sigma_max", "set noise at the start of rcm, -1: the preset's", OFFSET(sampling.sigma_max), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 1e6, RFLAGS }, \
     { "seed",     "set seed of the noise, -1: random", OFFSET(seed_str), AV_OPT_TYPE_STRING, {.str = "-1"}, .flags = FLAGS }, \
     { "rng",      "set generator of the noise", OFFSET(rng), AV_OPT_TYPE_INT, {.i64 = WAN_RNG_CUDA}, WAN_RNG_CUDA, WAN_RNG_CPU, FLAGS, .unit = "rng" }, \
         { "cuda", "as PyTorch on a GPU",   0, AV_OPT_TYPE_CONST, {.i64 = WAN_RNG_CUDA}, .flags = FLAGS, .unit = "rng" }, \
@@ -741,6 +756,42 @@ static int check_number(AVFilterContext *ctx, const char *option, double v,
     return AVERROR(EINVAL);
 }
 
+static int parse_timesteps(AVFilterContext *ctx, Sampling *a)
+{
+    int n;
+
+    av_freep(&a->list);
+    a->nb_list = 0;
+    if (!a->timesteps)
+        return 0;
+    n = wan_timesteps_parse(NULL, 0, a->timesteps);
+    if (n < 0) {
+        av_log(ctx, AV_LOG_ERROR, "timesteps=%s: must be numbers such as "
+               "1000|750|500|250\n", a->timesteps);
+        return AVERROR(EINVAL);
+    }
+    a->list = av_malloc_array(n, sizeof(*a->list));
+    if (!a->list)
+        return AVERROR(ENOMEM);
+    a->nb_list = wan_timesteps_parse(a->list, n, a->timesteps);
+    return 0;
+}
+
+/** What of the sampling can be known without the model. */
+static int check_sampling(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    Sampling *a   = &s->sampling;
+    int ret;
+
+    if ((ret = check_number(ctx, "steps", a->steps, 1, 1000)) < 0 ||
+        (ret = check_number(ctx, "guidance", a->guidance, 0, 100)) < 0 ||
+        (ret = check_number(ctx, "shift", a->shift, 0.01, 100)) < 0 ||
+        (ret = check_number(ctx, "sigma_max", a->sigma_max, 15, 1e6)) < 0)
+        return ret;
+    return parse_timesteps(ctx, a);
+}
+
 static int check_frames(AVFilterContext *ctx)
 {
     const WanContext *s = ctx->priv;
@@ -863,9 +914,7 @@ static av_cold int init(AVFilterContext *ctx)
         return AVERROR(EINVAL);
     }
     if ((ret = check_frames(ctx)) < 0 ||
-        (ret = check_number(ctx, "steps", s->steps, 1, 1000)) < 0 ||
-        (ret = check_number(ctx, "guidance", s->guidance, 0, 100)) < 0 ||
-        (ret = check_number(ctx, "shift", s->shift, 0.01, 100)) < 0 ||
+        (ret = check_sampling(ctx)) < 0 ||
         (ret = check_number(ctx, "cache_threshold", s->cache_threshold, 1e-6,
                             100)) < 0 ||
         (ret = check_number(ctx, "cache_retain", s->cache_retain, 1e-6,
@@ -1070,23 +1119,35 @@ static int open_images(AVFilterContext *ctx)
 
 /* ---------------------------------------------------------------- request */
 
-/** What the next clip is asked to be: the model's numbers, then ours. */
-static void make_request(const WanContext *s, WanRequest *rq)
+/** What the next clip is asked to be: the preset's numbers, then ours. */
+static int make_request(const WanContext *s, WanRequest *rq)
 {
+    const Sampling *a = &s->sampling;
+    int ret;
+
     wan_request_default(rq, s->model);
+    if ((ret = wan_request_preset(rq, s->model, a->preset)) < 0)
+        return map_error(ret);
     rq->prompt = s->prompt;
     if (s->negative_prompt)
         rq->negative_prompt = s->negative_prompt;
     rq->width  = s->w;
     rq->height = s->h;
     rq->frames = s->frames;
-    if (s->steps != -1)
-        rq->steps = s->steps;
-    if (s->guidance != -1)
-        rq->guidance = s->guidance;
-    if (s->shift != -1)
-        rq->shift = s->shift;
-    rq->sampler     = s->sampler;
+    if (a->steps != -1 || a->list)
+        rq->steps = a->steps != -1 ? a->steps : a->nb_list;
+    if (a->guidance != -1)
+        rq->guidance = a->guidance;
+    if (a->shift != -1)
+        rq->shift = a->shift;
+    if (a->sampler != -1)
+        rq->sampler = a->sampler;
+    if (a->warp != -1)
+        rq->warp = a->warp;
+    if (a->sigma_max != -1)
+        rq->sigma_max = a->sigma_max;
+    rq->timesteps    = a->list;
+    rq->nb_timesteps = a->nb_list;
     rq->rng         = s->rng;
     rq->rng_threads = s->rng_threads;
     rq->seed        = s->seed + s->clip_index;
@@ -1103,6 +1164,7 @@ static void make_request(const WanContext *s, WanRequest *rq)
         rq->image = &s->blank;
     if (s->last_frame)
         rq->last_image = &s->last_image;
+    return 0;
 }
 
 static int nearest_multiple(const WanModelInfo *info, int v)
@@ -1354,7 +1416,8 @@ static int check_plan(AVFilterContext *ctx)
     WanJob *job = NULL;
     int ret;
 
-    make_request(s, &rq);
+    if ((ret = make_request(s, &rq)) < 0)
+        return ret;
     if ((ret = wan_request_check(&rq, s->model)) < 0 ||
         (ret = wan_plan(&plan, s->model, &rq)) < 0)
         return map_error(ret);
@@ -1498,21 +1561,25 @@ static int more_clips(const WanContext *s)
     return !s->clips || s->clip_index < s->clips;
 }
 
-/** What the next clip is asked to be, with texts of its own. */
+/** What the next clip is asked to be, with texts and a list of its own. */
 static int take_settings(WanContext *s, WanRequest *rq, char **prompt,
-                         char **negative)
+                         char **negative, double **list)
 {
-    int ret = 0;
+    int ret;
 
     pthread_mutex_lock(&s->settings);
-    make_request(s, rq);
-    *prompt = av_strdup(rq->prompt);
+    ret = make_request(s, rq);
+    *prompt = av_strdup(s->prompt);
     if (rq->negative_prompt)
         *negative = av_strdup(rq->negative_prompt);
-    if (!*prompt || (rq->negative_prompt && !*negative))
+    if (rq->timesteps)
+        *list = av_memdup(rq->timesteps, rq->nb_timesteps * sizeof(**list));
+    if (!*prompt || (rq->negative_prompt && !*negative) ||
+        (rq->timesteps && !*list))
         ret = AVERROR(ENOMEM);
     rq->prompt          = *prompt;
     rq->negative_prompt = *negative;
+    rq->timesteps       = *list;
     s->clip_index++;
     pthread_mutex_unlock(&s->settings);
     return ret;
@@ -1520,10 +1587,10 @@ static int take_settings(WanContext *s, WanRequest *rq, char **prompt,
 
 static int begin_clip(void *opaque, WanJob **job)
 {
-    static const char *const sampler_names[] = { "unipc", "dpm++", "euler" };
     AVFilterContext *ctx = opaque;
     WanContext *s = ctx->priv;
     char *prompt = NULL, *negative = NULL;
+    double *list = NULL;
     AVFrame *frame = NULL;
     WanImage image;
     WanRequest rq;
@@ -1536,11 +1603,13 @@ static int begin_clip(void *opaque, WanJob **job)
         reload_text(ctx, &s->watch[1], "negative_prompt", &s->negative_prompt,
                     s->negative_promptfile);
     }
-    if ((ret = take_settings(s, &rq, &prompt, &negative)) < 0)
+    if ((ret = take_settings(s, &rq, &prompt, &negative, &list)) < 0)
         goto end;
     av_log(ctx, AV_LOG_INFO, "clip %d: seed %"PRIu64", %d steps of %s, "
-           "guidance %g, shift %g\n", s->clip_index, rq.seed, rq.steps,
-           sampler_names[rq.sampler], rq.guidance, rq.shift);
+           "guidance %g, shift %g%s%s\n", s->clip_index, rq.seed, rq.steps,
+           wan_sampler_name(rq.sampler), rq.guidance, rq.shift,
+           strcmp(rq.preset, "none") ? ", preset " : "",
+           strcmp(rq.preset, "none") ? rq.preset : "");
 
     if ((ret = make_labels(s, &rq)) < 0)
         goto end;
@@ -1562,6 +1631,7 @@ end:
     av_frame_free(&frame);
     av_free(prompt);
     av_free(negative);
+    av_free(list);
     return ret;
 }
 
@@ -2202,7 +2272,8 @@ static int check_request(const WanContext *s)
 
     if (!s->model)
         return 0;
-    make_request(s, &rq);
+    if ((ret = make_request(s, &rq)) < 0)
+        return ret;
     ret = wan_request_check(&rq, s->model);
     return ret < 0 ? map_error(ret) : 0;
 }
@@ -2226,18 +2297,35 @@ static int command_text(AVFilterContext *ctx, const char *cmd, const char *arg,
     return 0;
 }
 
-static int command_guidance(AVFilterContext *ctx, const char *arg)
+static void free_sampling(Sampling *a)
+{
+    av_freep(&a->preset);
+    av_freep(&a->timesteps);
+    av_freep(&a->list);
+}
+
+/** An option of the sampling; all are as they were if it can't be. */
+static int command_sampling(AVFilterContext *ctx, const char *cmd,
+                            const char *arg)
 {
     WanContext *s = ctx->priv;
-    const double old = s->guidance;
-    int ret = av_opt_set(s, "guidance", arg, 0);
+    Sampling old  = s->sampling;
+    int ret = 0;
 
+    s->sampling.preset    = av_strdup(old.preset);
+    s->sampling.timesteps = av_strdup(old.timesteps);
+    s->sampling.list      = NULL;
+    if (!s->sampling.preset || (old.timesteps && !s->sampling.timesteps))
+        ret = AVERROR(ENOMEM);
     if (ret >= 0)
-        ret = check_number(ctx, "guidance", s->guidance, 0, 100);
+        ret = av_opt_set(s, cmd, arg, 0);
+    if (ret >= 0)
+        ret = check_sampling(ctx);
     if (ret >= 0)
         ret = check_request(s);
     if (ret < 0)
-        s->guidance = old;
+        FFSWAP(Sampling, old, s->sampling);
+    free_sampling(&old);
     return ret;
 }
 
@@ -2254,8 +2342,9 @@ static int process_command(AVFilterContext *ctx, const char *cmd,
         ret = command_text(ctx, cmd, arg, &s->prompt);
     else if (!strcmp(cmd, "negative_prompt"))
         ret = command_text(ctx, cmd, arg, &s->negative_prompt);
-    else if (!strcmp(cmd, "guidance"))
-        ret = command_guidance(ctx, arg);
+    else if (av_match_name(cmd, "preset,steps,guidance,shift,sampler,timesteps,"
+                                "warp,sigma_max"))
+        ret = command_sampling(ctx, cmd, arg);
     else
         ret = AVERROR(ENOSYS);
     clip = s->clip_index;
@@ -2278,6 +2367,7 @@ static av_cold void uninit(AVFilterContext *ctx)
     WanContext *s = ctx->priv;
 
     shut_down(ctx);
+    av_freep(&s->sampling.list);
     if (s->settings_ready)
         pthread_mutex_destroy(&s->settings);
     s->settings_ready = 0;

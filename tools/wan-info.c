@@ -41,6 +41,8 @@ static const char usage_text[] =
 "                      other files than the model's own\n"
 "  --size WxH --frames N --steps N --guidance X\n"
 "                      the request; what is not given is the model's default\n"
+"  --preset NAME       few-step family: auto, none, lightx2v, fastwan, causvid,\n"
+"                      rcm [auto: as recognised]\n"
 "  --prompt TEXT       count with this text, not with 512 tokens\n"
 "  --memory BYTES      the limit to hold it against, with k, M, G, Ki, Mi, Gi\n"
 "  --device NAME       auto, cpu or ref; in a build with CUDA cuda [auto]\n"
@@ -62,7 +64,7 @@ static const char usage_text[] =
 
 typedef struct Options {
     WanModelParams model;
-    const char *shapes, *prompt;
+    const char *shapes, *prompt, *preset;
     const char *table, *image[2];       // of --calibrate
     int width, height, frames, steps;   // 0: the model's
     double guidance, shift;             // -1: the model's
@@ -166,11 +168,12 @@ static int parse(Options *o, int argc, char **argv)
         { "convert", 0, NULL, 'V' },
         { "calibrate", 1, NULL, 'C' }, { "image", 1, NULL, 'i' },
         { "last-image", 1, NULL, 'l' }, { "shift", 1, NULL, 'F' },
-        { "seed", 1, NULL, 'N' }, { "help", 0, NULL, 'h' }, { 0 },
+        { "seed", 1, NULL, 'N' }, { "preset", 1, NULL, 'P' },
+        { "help", 0, NULL, 'h' }, { 0 },
     };
     int c, ret = 0;
 
-    *o = (Options){ .guidance = -1, .shift = -1 };
+    *o = (Options){ .guidance = -1, .shift = -1, .preset = "auto" };
     wan_model_params_default(&o->model);
     o->model.log = show_line;
     o->model.log_opaque = o;
@@ -189,6 +192,7 @@ static int parse(Options *o, int argc, char **argv)
         case 'i': o->image[0] = optarg; break;
         case 'l': o->image[1] = optarg; break;
         case 'p': o->prompt = optarg; break;
+        case 'P': o->preset = optarg; break;
         case 'm': ret = parse_bytes(&o->model.memory, optarg); break;
         case 'd': o->model.device = optarg; break;
         case '8': ret = parse_fp8(&o->model.fp8, optarg); break;
@@ -364,6 +368,9 @@ static int show_model(const WanModel *m, const Options *o)
            "guidance %g, shift %g\n", i->width, i->height, i->frames,
            (double)i->rate_num / i->rate_den, i->steps, i->guidance,
            i->shift);
+    if (m->preset)
+        printf("  preset        %s, recognised as %s: sampler %s\n",
+               i->preset, m->preset->family, wan_sampler_name(i->sampler));
     return 0;
 }
 
@@ -528,9 +535,13 @@ static int show_trace(WanPlan *plan, const WanModel *m, const WanRequest *r)
 
 /* ------------------------------------------------------------ the program */
 
-static void make_request(WanRequest *r, const WanModel *m, const Options *o)
+static int make_request(WanRequest *r, const WanModel *m, const Options *o)
 {
+    int ret;
+
     wan_request_default(r, m);
+    if ((ret = wan_request_preset(r, m, o->preset)) < 0)
+        return ret;
     r->prompt = o->prompt;
     if (o->width) {
         r->width = o->width;
@@ -545,6 +556,7 @@ static void make_request(WanRequest *r, const WanModel *m, const Options *o)
     if (o->shift >= 0)
         r->shift = o->shift;
     r->seed = o->seed;
+    return 0;
 }
 
 /* The machine; whether a model follows. */
@@ -581,7 +593,8 @@ int main(int argc, char **argv)
     }
     if (ret < 0)
         goto fail;
-    make_request(&r, m, &o);
+    if ((ret = make_request(&r, m, &o)) < 0)
+        goto fail;
     if (o.table) {
         ret = calibrate(m, &r, o.image, o.table);
     } else if (o.trace) {

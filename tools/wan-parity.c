@@ -230,7 +230,7 @@ static void write_noise(Output *o, const WanRequest *rq)
         o->error = ENOMEM;
         return;
     }
-    wan_randn_cpu(v, n, rq->seed);
+    wan_randn_cpu(v, n, rq->seed, 0);
     write_floats(o, "noise", &t);
     free(v);
 }
@@ -278,6 +278,8 @@ static int add_ids(cJSON *json, const char *name, const WanModel *m,
 static int describe(cJSON *json, const WanModel *m, const WanRequest *rq)
 {
     static const char *const tasks[] = { "t2v", "i2v", "flf2v" };
+    const WanSampling sampling = { .sampler = rq->sampler, .steps = rq->steps,
+                                   .shift = rq->shift };
     WanSchedule s;
     char version[32];
     int ret;
@@ -300,7 +302,7 @@ static int describe(cJSON *json, const WanModel *m, const WanRequest *rq)
     cJSON_AddNumberToObject(json, "seed", (double)rq->seed);
     if ((ret = add_ids(json, "ids", m, rq->prompt)) < 0 ||
         (ret = add_ids(json, "ids_null", m, rq->negative_prompt)) < 0 ||
-        (ret = wan_schedule_init(&s, rq->sampler, rq->steps, rq->shift)) < 0)
+        (ret = wan_schedule_init(&s, &sampling)) < 0)
         return ret;
     cJSON_AddItemToObject(json, "timesteps",
                           cJSON_CreateDoubleArray(s.timestep, s.steps));
@@ -355,6 +357,7 @@ static void write_manifest(Output *o, const cJSON *json)
 static void make_request(WanRequest *rq, const WanModel *m, const Options *o)
 {
     wan_request_default(rq, m);
+    wan_request_preset(rq, m, "none");  // the official code has none
     rq->prompt = o->prompt;
     rq->negative_prompt = o->negative ? o->negative : m->info.negative_prompt;
     rq->width = o->width;

@@ -223,6 +223,8 @@ static const struct {
     { "face_adapter.fuser_blocks.0.q_norm.weight", "Wan Animate" },
     { "casual_audio_encoder.encoder.conv.weight", "a speech-to-video model" },
     { "audio_proj.proj1.weight", "a talking-head model" },
+    { "blocks.0.self_attn.q.int8_weight", "TurboWan quantised in blocks of "
+      "128x128" },
 };
 
 static int check_key(const WanWeights *w, const char *key, int file,
@@ -675,6 +677,7 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
     info->size_multiple = WAN_SIZE_MULTIPLE;
     info->size_max = WAN_MAX_SIZE;
     info->negative_prompt = negative;
+    info->preset = "none";
 
     /* The official command lines: 1.3B's README asks for shift 8 and
      * guidance 6, the code's own defaults serve the others. */

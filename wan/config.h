@@ -23,6 +23,8 @@
 #define WAN_MAX_GUIDANCE 100.
 #define WAN_MIN_SHIFT 0.01
 #define WAN_MAX_SHIFT 100.
+#define WAN_MIN_SIGMA_MAX 15.   // the next angle of rCM is 1.5: 14.1
+#define WAN_MAX_SIGMA_MAX 1e6
 
 typedef struct WanDitConfig {
     enum WanTask task;

@@ -68,8 +68,39 @@ static WanRequest defaults(const WanModel *m)
     return (WanRequest){
         .width = i->width, .height = i->height, .frames = i->frames,
         .steps = i->steps, .guidance = i->guidance, .shift = i->shift,
+        .sampler = i->sampler, .preset = i->preset,
+        .warp = m->preset ? m->preset->warp : 0, .sigma_max = WAN_RCM_SIGMA,
         .rng_threads = 270336,      // an H100's launch
     };
+}
+
+int wan_request_preset(WanRequest *r, const WanModel *m, const char *name)
+{
+    WanRequest own = defaults(m);
+
+    if (strcmp(name, "auto")) {
+        const WanPreset *p;
+        const int ret = wan_preset_find(&p, name, m->info.dim, &m->log);
+
+        if (ret < 0)
+            return ret;
+        own.preset = p ? p->name : "none";
+        own.sampler = p ? p->sampler : WAN_SAMPLER_UNIPC;
+        own.steps = p ? p->steps : m->plain.steps;
+        own.guidance = p ? 1 : m->plain.guidance;
+        own.shift = p && p->shift ? p->shift : m->plain.shift;
+        own.warp = p ? p->warp : 0;
+    }
+    r->preset = own.preset;
+    r->sampler = own.sampler;
+    r->steps = own.steps;
+    r->guidance = own.guidance;
+    r->shift = own.shift;
+    r->timesteps = NULL;
+    r->nb_timesteps = 0;
+    r->warp = own.warp;
+    r->sigma_max = own.sigma_max;
+    return 0;
 }
 
 void wan_request_default_sized(WanRequest *r, size_t size, const WanModel *m)
@@ -118,6 +149,55 @@ static int check_text(const char *text, const char *option, const WanModel *m)
                              (unsigned char)text[ok]);
 }
 
+/* A preset's row, NULL: none. */
+static int find_preset(const WanPreset **p, const WanRequest *r,
+                       const WanModel *m)
+{
+    *p = NULL;
+    return r->preset ? wan_preset_find(p, r->preset, m->info.dim, &m->log) : 0;
+}
+
+static int check_timesteps(const WanRequest *r, const WanModel *m)
+{
+    const int n = r->nb_timesteps;
+    int i;
+
+    if (r->sampler != WAN_SAMPLER_EULER && r->sampler != WAN_SAMPLER_DMD)
+        return bad(m, "timesteps", "sampler %s has steps of its own; euler and "
+                   "dmd take a list", wan_sampler_name(r->sampler));
+    if (n < 1 || !r->timesteps)
+        return bad(m, "timesteps", "a list of %d; at least 1 must be", n);
+    if (n != r->steps)
+        return bad(m, "steps", "%d, but timesteps lists %d", r->steps, n);
+    if ((i = wan_timesteps_check(r->timesteps, n)) < n)
+        return bad(m, "timesteps", "number %d is %g; they must fall, from 1000 "
+                   "at most to above 0", i + 1, r->timesteps[i]);
+    return 0;
+}
+
+static int check_sampling(const WanRequest *r, const WanModel *m)
+{
+    const WanPreset *p;
+
+    if ((unsigned)r->sampler > WAN_SAMPLER_RCM)
+        return bad(m, "sampler", "%d is none", r->sampler);
+    if (find_preset(&p, r, m) < 0)
+        return WAN_ERR(EINVAL);
+    if (p && p->most && r->sampler == p->sampler && r->steps > p->most)
+        return bad(m, r->nb_timesteps ? "timesteps" : "steps", "%d; preset %s "
+                   "has %d at most", r->steps, p->name, p->most);
+    if (r->sampler == WAN_SAMPLER_RCM && r->steps > WAN_RCM_STEPS)
+        return bad(m, "steps", "%d; sampler rcm has %d at most", r->steps,
+                   WAN_RCM_STEPS);
+    if (r->warp != 0 && r->warp != 1)
+        return bad(m, "warp", "%d; 0 or 1 can be", r->warp);
+    if (!(r->sigma_max >= WAN_MIN_SIGMA_MAX &&
+          r->sigma_max <= WAN_MAX_SIGMA_MAX))
+        return bad(m, "sigma_max", "%g; %g to %g can be", r->sigma_max,
+                   WAN_MIN_SIGMA_MAX, WAN_MAX_SIGMA_MAX);
+    return r->timesteps || r->nb_timesteps ? check_timesteps(r, m) : 0;
+}
+
 static int check_request(const WanRequest *r, const WanModel *m)
 {
     const int k = m->info.size_multiple, max = m->info.size_max;
@@ -143,8 +223,8 @@ static int check_request(const WanRequest *r, const WanModel *m)
     if (!(r->shift >= WAN_MIN_SHIFT && r->shift <= WAN_MAX_SHIFT))
         return bad(m, "shift", "%g; %g to %g can be", r->shift, WAN_MIN_SHIFT,
                    WAN_MAX_SHIFT);
-    if ((unsigned)r->sampler > WAN_SAMPLER_EULER)
-        return bad(m, "sampler", "%d is none", r->sampler);
+    if (check_sampling(r, m) < 0)
+        return WAN_ERR(EINVAL);
     if ((unsigned)r->rng > WAN_RNG_CPU)
         return bad(m, "rng", "%d is none", r->rng);
     if ((unsigned)r->preview > 1)
@@ -200,6 +280,19 @@ static int guided(const WanRequest *r)
     return r->guidance != 1;
 }
 
+/* A draw from the request's generator into t: the first for the first x, the
+ * others for the steps that want fresh noise. All are of one size. */
+static void draw_noise(WanJob *j, WanTensor *t, int draw)
+{
+    WanNoise n = { .rng = j->rq.rng, .seed = j->rq.seed,
+                   .threads = j->rq.rng_threads,
+                   .frame_major = j->schedule.frame_major };
+
+    n.skip = draw * wan_noise_used(&n, wan_count(t));
+    wan_op_draw(j->dev, t, &n);
+    wan_tap(j->dev, t, "noise%d", draw);
+}
+
 /* The latent and the solver's state, then the noise. */
 static void begin(WanJob *j)
 {
@@ -212,11 +305,15 @@ static void begin(WanJob *j)
     j->solver[WAN_S_X] = wan_tmp(d, WAN_LATENT_CHANNELS, T, h, w);
     j->latent_end = wan_mark(d);
     for (int i = 0; i < WAN_S_NB; i++)
-        if (i != WAN_S_X)
+        if (i != WAN_S_X && wan_solver_uses(&j->schedule, i))
             j->solver[i] = wan_tmp_like(d, &j->solver[WAN_S_X]);
     wan_section(d, "noise");
-    wan_op_noise(d, &j->solver[WAN_S_X], j->rq.rng, j->rq.seed,
-                 j->rq.rng_threads);
+    draw_noise(j, &j->solver[WAN_S_X], 0);
+    if (j->schedule.start != 1) {
+        const WanTensor *x = &j->solver[WAN_S_X];
+
+        wan_op_lincomb(d, &j->solver[WAN_S_X], 1, &j->schedule.start, &x);
+    }
     for (int i = 0; i <= guided(&j->rq); i++)
         j->text[i] = wan_tmp(d, j->nb_ids[i], j->model->info.text_dim);
     wan_condition_reserve(&j->condition, d, &j->solver[WAN_S_X]);
@@ -320,6 +417,8 @@ static void denoise(WanJob *j, int i)
         double coef[WAN_S_NB];
         int terms = 0;
 
+        if (c[k].coef[WAN_S_NOISE])
+            draw_noise(j, &s[WAN_S_NOISE], i + 1);
         for (int t = 0; t < WAN_S_NB; t++) {
             if (c[k].coef[t]) {
                 from[terms] = &s[t];
@@ -370,9 +469,17 @@ static void decode(WanJob *j)
 
 static int init_schedule(WanJob *j)
 {
-    const int ret = wan_schedule_init(&j->schedule, j->rq.sampler, j->rq.steps,
-                                      j->rq.shift);
+    const WanRequest *r = &j->rq;
+    const WanPreset *p;
+    WanSampling s = { .sampler = r->sampler, .steps = r->steps,
+                      .shift = r->shift, .timesteps = r->timesteps,
+                      .warp = r->warp, .sigma_max = r->sigma_max };
+    int ret = find_preset(&p, r, j->model);
 
+    if (!s.timesteps && p)
+        s.timesteps = wan_preset_timesteps(p, &s);
+    if (ret >= 0)
+        ret = wan_schedule_init(&j->schedule, &s);
     return ret == WAN_ERR(ENOMEM) ? wan_error_memory(&j->model->log, "job",
                                                      "its steps") : ret;
 }
@@ -656,6 +763,8 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->rq.cache_table = NULL;
     if ((ret = wan_condition_read(&j->condition, r)) < 0)
         goto fail;
+    j->rq.preset = NULL;
+    j->rq.timesteps = NULL;
     memset(j->solver, 0, sizeof(j->solver));
     memset(&j->stream, 0, sizeof(j->stream));
     j->frames_ready = j->frames_given = 0;

@@ -10,6 +10,7 @@
 #include "clip.h"
 #include "codec.h"
 #include "dit.h"
+#include "preset.h"
 #include "prompts.h"
 #include "stepcache.h"
 #include "t5.h"
@@ -25,6 +26,11 @@ struct WanModel {
     int64_t memory;             // the user's limit, 0: what is free
     WanModelInfo info;
     char name[64];
+    const WanPreset *preset;    // recognised; NULL: none
+    struct {                    // of info, without it
+        int steps;
+        double guidance, shift;
+    } plain;
 
     WanWeights *files[4];       // transformer, text encoder, VAE, CLIP; NULL:
                                 // inside the transformer's

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "ops.h"
+#include "rng.h"
 
 /* ------------------------------------------------------------- the door */
 
@@ -795,12 +796,42 @@ void wan_op_image(WanDev *d, const WanImage *img, const WanTensor *rgb)
     scratch_end(d, mark);
 }
 
-void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
-                  int threads)
+/* Drawn as [f, C, ...], then each frame's channels go to their places. */
+static void noise_by_frames(WanDev *d, WanTensor *y, const WanNoise *n)
+{
+    const int64_t C = y->dim[0], f = y->dim[1], hw = wan_count(y) / (C * f);
+    const WanMark mark = wan_mark(d);
+    const WanTensor rows = wan_reshape(y, C, f * hw);
+    WanTensor drawn = wan_tmp(d, f * C, hw);
+    WanNoise in_order = *n;
+
+    in_order.frame_major = 0;
+    wan_op_draw(d, &drawn, &in_order);
+    for (int64_t t = 0; t < f; t++) {
+        const WanTensor from = wan_slice(&drawn, t * C, C);
+        WanTensor to = wan_columns(&rows, t * hw, hw);
+
+        wan_op_copy(d, &to, &from);
+    }
+    wan_release(d, mark);
+}
+
+void wan_op_draw(WanDev *d, WanTensor *y, const WanNoise *n)
 {
     if (!ready(d))
         return;
     REQUIRE(d, "noise", is_dense(y) && y->type == WAN_F32);
-    trace(d, "noise", y, NULL, NULL, rng == WAN_RNG_CPU ? "cpu" : "cuda");
-    CALL(d, noise, y, rng, seed, threads);
+    REQUIRE(d, "noise", !n->frame_major || y->nb_dims > 2);
+    if (n->frame_major) {
+        noise_by_frames(d, y, n);
+        return;
+    }
+    trace(d, "noise", y, NULL, NULL, n->rng == WAN_RNG_CPU ? "cpu" : "cuda");
+    CALL(d, noise, y, n);
+}
+
+uint64_t wan_noise_used(const WanNoise *n, int64_t count)
+{
+    return n->rng == WAN_RNG_CPU ? wan_randn_used_cpu(count)
+                                 : wan_randn_used_cuda(count, n->threads);
 }

@@ -270,9 +270,30 @@ void wan_op_resize(WanDev *d, WanTensor *y, const WanTensor *x);
  * clamped and converted as image.h says. Waits until it is there. */
 void wan_op_image(WanDev *d, const WanImage *img, const WanTensor *rgb);
 
-/* y [n...] = the first count(y) values of PyTorch's generator, rng.h. */
-void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
-                  int threads);
+/* Which numbers of PyTorch's generators, see rng.h. */
+typedef struct WanNoise {
+    enum WanRng rng;
+    uint64_t seed;
+    int threads;            // WAN_RNG_CUDA: the launch
+    uint64_t skip;          // what earlier draws used
+    int frame_major;        // drawn as [f, C, ...] for a y of [C, f, ...]
+} WanNoise;
+
+/* y [n...] = count(y) normal values, in y's order or frame by frame. */
+void wan_op_draw(WanDev *d, WanTensor *y, const WanNoise *n);
+
+/* The first of a generator. */
+static inline void wan_op_noise(WanDev *d, WanTensor *y, enum WanRng rng,
+                                uint64_t seed, int threads)
+{
+    const WanNoise first = { rng, seed, threads, 0, 0 };
+
+    wan_op_draw(d, y, &first);
+}
+
+/* How far such a draw moves its generator on: the next one's skip is more by
+ * that. */
+uint64_t wan_noise_used(const WanNoise *n, int64_t count);
 
 /* ------------------------------------------------------------- table */
 
@@ -340,8 +361,7 @@ struct WanOps {
                            const WanTensor *shift);
     void (*resize)(WanDev *, WanTensor *y, const WanTensor *x);
     void (*image)(WanDev *, const WanImage *img, const WanTensor *rgb);
-    void (*noise)(WanDev *, WanTensor *y, enum WanRng rng, uint64_t seed,
-                  int threads);
+    void (*noise)(WanDev *, WanTensor *y, const WanNoise *n);
 
     /* Bytes an entry wants in d->scratch while it runs, from the arguments of
      * the op alone, so that plan counts the same; NULL: none. */

@@ -82,11 +82,19 @@ static void normal_block(float *d)
     }
 }
 
-void wan_randn_cpu(float *dst, int64_t n, uint64_t seed)
+/* Pairs of two words a number, or a word each and 16 more for a last block. */
+uint64_t wan_randn_used_cpu(int64_t n)
+{
+    return n < 16 ? (uint64_t)(n + 1) / 2 * 4 : (uint64_t)n + (n % 16 ? 16 : 0);
+}
+
+void wan_randn_cpu(float *dst, int64_t n, uint64_t seed, uint64_t skip)
 {
     Mt mt;
 
     mt_seed(&mt, (uint32_t)seed);   // the high half is not used
+    while (skip--)
+        mt_u32(&mt);
     if (n < 16) {
         for (int64_t i = 0; i < n; i += 2) {
             const double a = 2 * PI * mt_double(&mt);
@@ -152,26 +160,37 @@ static void box_muller(float out[2], uint32_t x, uint32_t y)
     out[1] = r * cosf(a);
 }
 
-void wan_randn_cuda(float *dst, int64_t n, uint64_t seed, int threads)
+/* Threads of the launch for n numbers: blocks of 256. */
+static int64_t launched(int64_t n, int threads)
+{
+    const int64_t need = (n + 255) / 256, most = threads / 256;
+    const int64_t blocks = most < need ? most : need;
+
+    return 256 * (blocks < 1 ? 1 : blocks);
+}
+
+uint64_t wan_randn_used_cuda(int64_t n, int threads)
+{
+    const int64_t each = 4 * launched(n, threads);
+
+    return (uint64_t)((n + each - 1) / each);
+}
+
+void wan_randn_cuda(float *dst, int64_t n, uint64_t seed, int threads,
+                    uint64_t skip)
 {
     const uint32_t key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
-    const int64_t need = (n + 255) / 256;
-    int64_t T = threads / 256;      // blocks first
-
-    if (T > need)
-        T = need;
-    if (T < 1)
-        T = 1;
-    T *= 256;
+    const int64_t T = launched(n, threads);
 
     /* thread i's round j fills elements i + T (4 j + 0..3) */
     for (int64_t j = 0; 4 * j * T < n; j++) {
         float *const out = dst + 4 * j * T;
         const int64_t left = n - 4 * j * T;
+        const uint64_t round = skip + (uint64_t)j;
 
         for (int64_t i = 0; i < T && i < left; i++) {
             const uint32_t counter[4] = {
-                (uint32_t)j, (uint32_t)(j >> 32),
+                (uint32_t)round, (uint32_t)(round >> 32),
                 (uint32_t)i, (uint32_t)(i >> 32),
             };
             uint32_t word[4];

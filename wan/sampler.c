@@ -7,7 +7,11 @@
  * Framework", Zhao et al. 2023), DPM-Solver++ is 2M with midpoints (Lu et
  * al. 2022), both for flow matching: alpha = 1 - sigma and
  * lambda = ln(alpha / sigma). Where lambda is infinite, at sigma 0 and 1, the
- * limits are written out.
+ * limits are written out. DMD ("Improved Distribution Matching Distillation",
+ * Yin et al. 2024) and rCM ("Large Scale Diffusion Distillation via
+ * Score-Regularized Continuous-Time Consistency", Zheng et al. 2025) go to x0
+ * and back to less noise; timesteps and sigmas are those of the programs that
+ * published the models: FastVideo, CausVid, TurboDiffusion, LightX2V.
  */
 
 #include <math.h>
@@ -15,36 +19,144 @@
 #include <string.h>
 
 #include "sampler.h"
+#include "tensor.h"
 
-int wan_schedule_init(WanSchedule *s, enum WanSampler sampler, int steps,
-                      double shift)
+const char *wan_sampler_name(enum WanSampler sampler)
 {
-    /* the reference's 0.999 went through a float */
-    const double max = sampler == WAN_SAMPLER_UNIPC ? 0.999f : 1;
+    static const char *const name[] = { "unipc", "dpm++", "euler", "dmd",
+                                        "rcm" };
 
+    return (unsigned)sampler < sizeof(name) / sizeof(*name) ? name[sampler]
+                                                            : NULL;
+}
+
+int wan_timesteps_parse(double *out, int max, const char *text)
+{
+    for (int n = 0; ; text++) {
+        char *end;
+        const double t = strtod(text, &end);
+
+        if (end == text || (*end && *end != '|'))
+            return WAN_ERR(EINVAL);
+        if (n < max)
+            out[n] = t;
+        n++;
+        text = end;
+        if (!*end)
+            return n;
+    }
+}
+
+static double shifted(double shift, double base)
+{
+    return shift * base / (1 + (shift - 1) * base);
+}
+
+static void even_steps(WanSchedule *s, double shift)
+{
+    const int cut = s->sampler == WAN_SAMPLER_UNIPC ||
+                    s->sampler == WAN_SAMPLER_DPMPP;
+    /* the reference's 0.999 went through a float */
+    const double max = s->sampler == WAN_SAMPLER_UNIPC ? 0.999f : 1;
+
+    for (int i = 0; i < s->steps; i++) {
+        const double base = i * (-max / s->steps) + max;
+        const double sigma = shifted(shift, base);
+
+        s->sigma[i] = (float)sigma;
+        s->timestep[i] = cut ? trunc(1000 * sigma) : 1000 * sigma;
+    }
+}
+
+/* Of the training's table, 1000 timesteps of which t need be none. */
+static double nearest_sigma(double shift, double t)
+{
+    double best = 1;
+
+    for (int k = 1; k < 1000; k++) {
+        const double sigma = shifted(shift, 1 - k / 1000.);
+
+        if (fabs(1000 * sigma - t) < fabs(1000 * best - t))
+            best = sigma;
+    }
+    return best;
+}
+
+static void listed_steps(WanSchedule *s, const WanSampling *p)
+{
+    for (int i = 0; i < s->steps; i++) {
+        const double x = p->timesteps[i];
+        const double sigma = p->warp ? shifted(p->shift, x / 1000) :
+                             p->sampler == WAN_SAMPLER_DMD
+                             ? nearest_sigma(p->shift, x) : x / 1000;
+
+        s->sigma[i] = (float)sigma;
+        s->timestep[i] = p->warp ? s->sigma[i] * 1000 : x;
+    }
+}
+
+static void rcm_steps(WanSchedule *s, double sigma_max)
+{
+    const double angle[WAN_RCM_STEPS] = { atan(sigma_max), 1.5, 1.4, 1 };
+
+    for (int i = 0; i < s->steps; i++) {
+        const double sigma = sin(angle[i]) / (sin(angle[i]) + cos(angle[i]));
+
+        s->sigma[i] = (float)sigma;
+        s->timestep[i] = wan_bf16_to_f32(wan_f32_to_bf16((float)sigma * 1000));
+    }
+    s->start = s->sigma[0];
+}
+
+int wan_timesteps_check(const double *timesteps, int n)
+{
+    double before = INFINITY;
+
+    for (int i = 0; i < n; i++) {
+        if (!(timesteps[i] > 0 && timesteps[i] <= 1000 &&
+              timesteps[i] < before))
+            return i;
+        before = timesteps[i];
+    }
+    return n;
+}
+
+static int is_valid(const WanSampling *p)
+{
+    if ((unsigned)p->sampler > WAN_SAMPLER_RCM || p->steps < 1 ||
+        p->steps > WAN_MAX_STEPS || !(p->shift >= 0.01 && p->shift <= 100))
+        return 0;
+    if (p->sampler == WAN_SAMPLER_RCM)      // angles must fall
+        return p->steps <= WAN_RCM_STEPS && p->sigma_max > tan(1.5) &&
+               isfinite(p->sigma_max) && !p->timesteps;
+    return !p->timesteps ||
+           ((p->sampler == WAN_SAMPLER_EULER || p->sampler == WAN_SAMPLER_DMD) &&
+            wan_timesteps_check(p->timesteps, p->steps) == p->steps);
+}
+
+int wan_schedule_init(WanSchedule *s, const WanSampling *p)
+{
     memset(s, 0, sizeof(*s));
-    if ((sampler != WAN_SAMPLER_UNIPC && sampler != WAN_SAMPLER_DPMPP &&
-         sampler != WAN_SAMPLER_EULER) ||
-        steps < 1 || steps > WAN_MAX_STEPS || !(shift >= 0.01 && shift <= 100))
+    if (!is_valid(p))
         return WAN_ERR(EINVAL);
 
-    s->sampler = sampler;
-    s->steps = steps;
-    s->sigma = calloc((size_t)steps + 1, sizeof(*s->sigma));
-    s->timestep = calloc((size_t)steps, sizeof(*s->timestep));
+    s->sampler = p->sampler;
+    s->steps = p->steps;
+    s->start = 1;
+    s->frame_major = p->sampler == WAN_SAMPLER_DMD;
+    s->sigma = calloc((size_t)p->steps + 1, sizeof(*s->sigma));
+    s->timestep = calloc((size_t)p->steps, sizeof(*s->timestep));
     if (!s->sigma || !s->timestep) {
         wan_schedule_free(s);
         return WAN_ERR(ENOMEM);
     }
 
-    for (int i = 0; i < steps; i++) {
-        const double base = i * (-max / steps) + max;
-        const double sigma = shift * base / (1 + (shift - 1) * base);
-
-        s->sigma[i] = (float)sigma;
-        s->timestep[i] = sampler == WAN_SAMPLER_EULER ? 1000 * sigma
-                                                      : trunc(1000 * sigma);
-    }
+    if (p->sampler == WAN_SAMPLER_RCM)
+        rcm_steps(s, p->sigma_max);
+    else if (p->timesteps)
+        listed_steps(s, p);
+    else
+        even_steps(s, p->shift);
     return 0;
 }
 
@@ -66,6 +178,18 @@ static int euler(const WanSchedule *s, int i, WanCombination *c)
     c[0].dst = WAN_S_X;
     c[0].coef[WAN_S_X] = 1;
     c[0].coef[WAN_S_V] = (double)s->sigma[i + 1] - s->sigma[i];
+    return 1;
+}
+
+/* x' = (1 - sigma') (x - sigma v) + sigma' noise */
+static int renoise(const WanSchedule *s, int i, WanCombination *c)
+{
+    const double next = s->sigma[i + 1];
+
+    c[0].dst = WAN_S_X;
+    c[0].coef[WAN_S_X] = 1 - next;
+    c[0].coef[WAN_S_V] = (next - 1) * s->sigma[i];
+    c[0].coef[WAN_S_NOISE] = next;
     return 1;
 }
 
@@ -174,6 +298,8 @@ int wan_solver_step(const WanSchedule *s, int i, WanCombination *c)
     memset(c, 0, WAN_MAX_COMBINATIONS * sizeof(*c));
     if (s->sampler == WAN_SAMPLER_EULER)
         return euler(s, i, c);
+    if (s->sampler == WAN_SAMPLER_DMD || s->sampler == WAN_SAMPLER_RCM)
+        return renoise(s, i, c);
 
     c[0].dst = WAN_S_M0;
     c[0].coef[WAN_S_X] = 1;
@@ -181,4 +307,14 @@ int wan_solver_step(const WanSchedule *s, int i, WanCombination *c)
     if (s->sampler == WAN_SAMPLER_DPMPP)
         return 1 + dpmpp(s, i, c + 1);
     return 1 + unipc(s, i, c + 1);
+}
+
+int wan_solver_uses(const WanSchedule *s, int tensor)
+{
+    const int draws = s->sampler == WAN_SAMPLER_DMD ||
+                      s->sampler == WAN_SAMPLER_RCM;
+
+    return tensor == WAN_S_X || tensor == WAN_S_V ||
+           (tensor == WAN_S_NOISE ? draws
+                                  : !draws && s->sampler != WAN_SAMPLER_EULER);
 }

@@ -16,24 +16,51 @@
 
 #define WAN_MAX_STEPS 1000
 
+#define WAN_RCM_STEPS 4     // at most
+#define WAN_RCM_SIGMA 80.   // sigma_max, unless another one is asked for
+
+/* What a run is asked to be. */
+typedef struct WanSampling {
+    enum WanSampler sampler;
+    int steps;
+    double shift;
+    const double *timesteps;    // euler, dmd: [steps]; NULL: even ones
+    int warp;                   // timesteps go through the shifted table
+    double sigma_max;           // rcm
+} WanSampling;
+
 typedef struct WanSchedule {
     enum WanSampler sampler;
     int steps;
     float *sigma;       // [steps + 1], falling, the last 0; f32 as reference
-    double *timestep;   // [steps], what the network gets: integers, but Euler's
+    double *timestep;   // [steps], what the network gets: integers of unipc
+                        // and dpm++
+    double start;       // the first x is the noise times this
+    int frame_major;    // noise is drawn as [T, C, h, w]
 } WanSchedule;
 
 /**
  * Sigmas and timesteps of a run. unipc: linspace(0.999f, 0), dpm++:
  * linspace(1, 0), both shifted by s x / (1 + (s - 1) x) and timesteps cut to
- * integers, as the official schedulers do; euler: sigmas of dpm++ and
- * timestep = 1000 sigma uncut, as step-distilled models are run.
+ * integers, as the official schedulers do. The others, with timesteps uncut,
+ * are for step-distilled models:
  *
- * @return 0, WAN_ERR(EINVAL): steps or shift out of range, WAN_ERR(ENOMEM)
+ *   euler, dmd  even: sigmas of dpm++, timestep = 1000 sigma.
+ *               A list x, warped: sigma = shifted(x / 1000), likewise.
+ *               A list as it is: timestep = x; sigma = x / 1000 for euler,
+ *               that of the nearest of the 1000 shifted timesteps for dmd.
+ *   rcm         sigma = sin a / (sin a + cos a) for a = atan(sigma_max), 1.5,
+ *               1.4, 1; timestep = 1000 sigma in bf16; start = sigma_0.
+ *
+ * @return 0, WAN_ERR(EINVAL): steps, shift, sigma_max or a timestep out of
+ *         range, WAN_ERR(ENOMEM)
  */
-int wan_schedule_init(WanSchedule *s, enum WanSampler sampler, int steps,
-                      double shift);
+int wan_schedule_init(WanSchedule *s, const WanSampling *p);
 void wan_schedule_free(WanSchedule *s);
+
+/* The first of n timesteps that is not in (0, 1000] or not below the one
+ * before it; n: none. */
+int wan_timesteps_check(const double *timesteps, int n);
 
 /*
  * The tensors a solver works on, all shaped as the latent:
@@ -42,8 +69,14 @@ void wan_schedule_free(WanSchedule *s);
  *   M1,M2 those of the last and the one before
  *   PREV  the sample the last predictor started from (UniPC)
  *   V     the network's (guided) velocity
+ *   NOISE fresh noise: the generator's next draw after the first X, one for
+ *         each step that reads it (DMD, rCM)
  */
-enum { WAN_S_X, WAN_S_V, WAN_S_M0, WAN_S_M1, WAN_S_M2, WAN_S_PREV, WAN_S_NB };
+enum { WAN_S_X, WAN_S_V, WAN_S_M0, WAN_S_M1, WAN_S_M2, WAN_S_PREV,
+       WAN_S_NOISE, WAN_S_NB };
+
+/* Whether a schedule's steps use that tensor, the renaming below counted. */
+int wan_solver_uses(const WanSchedule *s, int tensor);
 
 /* dst = sum over i of coef[i] * tensor i; dst may be one of them. */
 typedef struct WanCombination {

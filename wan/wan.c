@@ -129,6 +129,53 @@ static int read_config(WanConfigFile *keys, const WanModel *m,
     return ret < 0 ? ret : 1;
 }
 
+static void describe(WanModel *m, const WanDitConfig *c,
+                     const WanConfigFile *file, const char *path)
+{
+    wan_config_defaults(&m->info, c, file, path, m->name, sizeof(m->name));
+    m->plain.steps = m->info.steps;
+    m->plain.guidance = m->info.guidance;
+    m->plain.shift = m->info.shift;
+}
+
+/* The family of the transformer, else of a LoRA, and its numbers, which those
+ * of a config.json override. */
+static int recognise(WanModel *m, const char *path, const WanLora *lora,
+                     const WanConfigFile *file)
+{
+    WanModelInfo *info = &m->info;
+    const WanWeights *w;
+    const char *by;
+    const WanPreset *p = wan_preset_recognise(&by, path, m->files[0],
+                                              info->dim);
+    int ret = wan_preset_check(path, m->files[0], &m->log);
+    float strength;
+
+    for (int i = 0; ret >= 0 && (w = wan_lora_file(lora, i, &strength)); i++) {
+        ret = wan_preset_check(wan_weights_path(w), w, &m->log);
+        if (!p && strength &&
+            (p = wan_preset_recognise(&by, wan_weights_path(w), NULL,
+                                      info->dim)))
+            path = wan_weights_path(w);
+    }
+    if (ret < 0 || !p)
+        return ret;
+    m->preset = p;
+    info->preset = p->name;
+    info->sampler = p->sampler;
+    if (!file || file->steps < 0)
+        info->steps = p->steps;
+    if (!file || file->guidance < 0)
+        info->guidance = 1;
+    if ((!file || file->shift < 0) && p->shift)
+        info->shift = p->shift;
+    wan_log(&m->log, WAN_LOG_INFO, "%s: %s, by %s: preset %s, which is %d "
+            "steps of %s, guidance %g, shift %g", path, p->family, by, p->name,
+            info->steps, wan_sampler_name(p->sampler), info->guidance,
+            info->shift);
+    return 0;
+}
+
 static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
                     const WanInterrupt *interrupt)
 {
@@ -146,15 +193,16 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
                          &m->log);
     if (ret < 0)
         return ret;
-    wan_config_defaults(&m->info, &c, have_keys ? &keys : NULL, f->dit,
-                        m->name, sizeof(m->name));
+    describe(m, &c, have_keys ? &keys : NULL, f->dit);
     b.weights = m->files[0];
     settle(&b, m);
     if (b.weights && lora && *lora &&
         (ret = wan_lora_open(&b.lora, lora, f->loras,
                              wan_dev_threads(m->threads), &m->log)) < 0)
         return ret;
-    ret = wan_dit_bind(&m->dit, &c, &b);
+    ret = recognise(m, f->dit, b.lora, have_keys ? &keys : NULL);
+    if (ret >= 0)
+        ret = wan_dit_bind(&m->dit, &c, &b);
     m->info.parameters = b.numbers;
     if (ret >= 0 && b.lora)
         ret = wan_lora_end(b.lora, &m->log);
@@ -407,7 +455,7 @@ int wan_model_open_shapes(WanModel **out, const char *name,
         return ret;
     if (!(m = model_alloc(p)))
         return WAN_ERR(ENOMEM);
-    wan_config_defaults(&m->info, &dit, NULL, name, m->name, sizeof(m->name));
+    describe(m, &dit, NULL, name);
     b.pool = &m->pool;
     b.log = &m->log;
     b.e4m3 = choose_e4m3(m, p);

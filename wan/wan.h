@@ -124,7 +124,13 @@ enum WanTask {
     WAN_TASK_FLF2V      /**< first and last frame and text to video */
 };
 
-enum WanSampler { WAN_SAMPLER_UNIPC, WAN_SAMPLER_DPMPP, WAN_SAMPLER_EULER };
+enum WanSampler {
+    WAN_SAMPLER_UNIPC,  /**< UniPC of order 2 */
+    WAN_SAMPLER_DPMPP,  /**< DPM++ 2M */
+    WAN_SAMPLER_EULER,
+    WAN_SAMPLER_DMD,    /**< to the clean estimate, and back by fresh noise */
+    WAN_SAMPLER_RCM     /**< likewise, by rCM's noise levels; 4 steps at most */
+};
 
 /**
  * What stands for the transformer in steps that differ little from the last
@@ -229,6 +235,10 @@ typedef struct WanModelInfo {
     int rate_num, rate_den;     /**< frames a second */
     double guidance, shift;
     const char *negative_prompt;
+    /** The few-step family that was recognised, whose steps, guidance and
+     *  shift are above then; else "none". See wan_request_preset(). */
+    const char *preset;
+    enum WanSampler sampler;
 } WanModelInfo;
 
 /** Fill p with defaults: device "auto", all else 0 or NULL. */
@@ -361,6 +371,17 @@ typedef struct WanRequest {
                                      computed with EASY, the first with both */
     const char *cache_table;    /**< MAG: a file of wan-info --calibrate; NULL:
                                      the table that is built in for the model */
+    /** The few-step family that it is sampled as, set by
+     *  wan_request_default() and wan_request_preset(); NULL: none. Steps that
+     *  are not listed below are the first ones of its list, if it has one. */
+    const char *preset;
+    /** euler, dmd: timesteps in place of even ones or the preset's; falling,
+     *  from 1000 at most to above 0; as many as steps. NULL: none. */
+    const double *timesteps;
+    int nb_timesteps;
+    int warp;                   /**< 1: they go through the table of shift, as
+                                     even ones do; 0: they are as they are */
+    double sigma_max;           /**< of rcm, 15 to 1e6: noise at the start */
     int preview;                /**< 1: wan_job_preview() has a picture of each
                                      step */
     int reserved;               /**< 0 */
@@ -408,6 +429,30 @@ WAN_API void wan_request_default_sized(WanRequest *r, size_t size,
                                        const WanModel *m);
 
 /**
+ * Ask for the sampling of a few-step family: sets steps, guidance, shift,
+ * sampler, timesteps, warp and sigma_max, each of which may then be changed.
+ *
+ * @param name "lightx2v", "fastwan", "causvid", "rcm"; "none": the numbers of
+ *             an ordinary model; "auto": what the checkpoint or a LoRA was
+ *             recognised as, which wan_request_default() has done already
+ * @return 0; WAN_ERR(EINVAL): there is none of that name; WAN_ERR(ENOSYS): it
+ *         is one of causal models. r stays as it was
+ */
+WAN_API int wan_request_preset(WanRequest *r, const WanModel *m,
+                               const char *name);
+
+/**
+ * Read a list for WanRequest.timesteps, such as "1000|750|500|250".
+ *
+ * @param out  the first max of them
+ * @return how many there are, or WAN_ERR(EINVAL): text is no such list
+ */
+WAN_API int wan_timesteps_parse(double *out, int max, const char *text);
+
+/** @return "unipc", "dpm++", "euler", "dmd", "rcm"; NULL: there is none */
+WAN_API const char *wan_sampler_name(enum WanSampler sampler);
+
+/**
  * Choose the size for an image as the reference does: about the area of r's
  * present width x height, the image's aspect, multiples of
  * WanModelInfo.size_multiple.
@@ -441,7 +486,7 @@ WAN_API int wan_plan_sized(WanPlan *out, size_t size, const WanModel *m,
  *
  * @param out  the job; on failure NULL. Close with wan_job_close()
  * @param m    the job holds a reference until it is closed
- * @param r    copied with its strings
+ * @param r    copied with its strings and timesteps
  * @return 0, or WAN_ERR(EINVAL): see wan_request_check(); WAN_ERR(ENOMEM):
  *         the line says what is needed and what is there, or which image is
  *         too large

@@ -156,6 +156,9 @@ int wan_lora_open(WanLora **out, const char *list, const char *loras,
                   int threads, const WanLog *log);
 void wan_lora_close(WanLora **l);
 
+/* File i, NULL: there are no more; its strength. */
+const WanWeights *wan_lora_file(const WanLora *l, int i, float *strength);
+
 /* Whether any file changes the tensor of that official name. */
 int wan_lora_has(const WanLora *l, const char *name);
 

@@ -213,6 +213,28 @@ TEST(noise)
     }
 }
 
+/* Drawn frame by frame: the same numbers in other places. */
+TEST(noise_by_frames)
+{
+    const int C = 16, f = 3, hw = 5 * 7, n = C * f * hw;
+    WanNoise second = { .rng = WAN_RNG_CPU, .seed = 42 };
+    Pair plain = pair_out(0, f, C, 5, 7), y = pair_out(0, C, f, 5, 7);
+    const float *want = plain.ref.data, *got = y.ref.data;
+    int bad = 0;
+
+    second.skip = wan_noise_used(&second, n);
+    wan_op_draw(ref, &plain.ref, &second);
+    second.frame_major = 1;
+    wan_op_draw(ref, &y.ref, &second);
+    wan_op_draw(dut, &y.dut, &second);
+    expect_close(&y, 1e-30, "noise by frames");
+    for (int i = 0; i < n; i++)
+        bad += got[i] != want[(i / hw % f * C + i / hw / f) * hw + i % hw];
+    CHECKF(!bad, "%d in the wrong place", bad);
+    pair_free(&plain);
+    pair_free(&y);
+}
+
 static void test_layout(void)
 {
     RUN(patchify);
@@ -223,4 +245,5 @@ static void test_layout(void)
     RUN(embed);
     RUN_F32(transfers);
     RUN_F32(noise);
+    RUN_F32(noise_by_frames);
 }

@@ -481,7 +481,7 @@ TEST(image_semiplanar)
     }
 }
 
-/* Many rounds of Philox a thread, and a launch smaller than the card's. */
+/* Many rounds of Philox a thread, some of draws before; a launch smaller than the card's. */
 TEST(noise_rounds)
 {
     static const struct { int64_t n; int threads; } at[] = {
@@ -490,12 +490,12 @@ TEST(noise_rounds)
     };
 
     for (int i = 0; i < COUNT(at); i++) {
+        const WanNoise n = { WAN_RNG_CUDA, 0x123456789abcdefu + i,
+                             at[i].threads, (uint64_t)i << 31, 0 };
         Pair y = pair_out(0, 1, at[i].n);
 
-        wan_op_noise(ref, &y.ref, WAN_RNG_CUDA, 0x123456789abcdefu + i,
-                     at[i].threads);
-        wan_op_noise(dut, &y.dut, WAN_RNG_CUDA, 0x123456789abcdefu + i,
-                     at[i].threads);
+        wan_op_draw(ref, &y.ref, &n);
+        wan_op_draw(dut, &y.dut, &n);
         expect_close(&y, 1e-7, "%d numbers", (int)at[i].n);
         pair_free(&y);
     }

@@ -77,6 +77,37 @@ option 'shift zero' 'shift=0.*0\.01' "$rest:shift=0"
 option 'shift too large' 'shift' "$rest:shift=1000"
 option 'shift NaN' 'shift' "$rest:shift=nan"
 option 'sampler unknown' 'sampler' "$rest:sampler=heun"
+option 'preset unknown' 'option preset: turbo is none' "$rest:preset=turbo"
+for p in self-forcing causal-forcing causal-forcing-frame longlive; do
+    option "preset $p" "option preset: $p is of causal models" "$rest:preset=$p"
+done
+few="prompt=a cat:size=32x32:frames=5:seed=7:preset"
+option 'timesteps empty' 'timesteps=: must be numbers' "$few=lightx2v:timesteps="
+option 'timesteps no numbers' 'timesteps=1000.x: must be numbers' \
+    "$few=lightx2v:timesteps=1000|x"
+option 'timesteps with a hole' 'timesteps=1000.*must be numbers' \
+    "$few=lightx2v:timesteps=1000||500"
+option 'timesteps that rise' 'option timesteps: number 3 is 800' \
+    "$few=lightx2v:timesteps=1000|750|800"
+option 'timesteps that end at 0' 'option timesteps: number 3 is 0;' \
+    "$few=lightx2v:timesteps=1000|500|0"
+option 'timesteps with NaN' 'option timesteps: number 2 is -?nan' \
+    "$few=lightx2v:timesteps=1000|nan"
+option 'timesteps above 1000' 'option timesteps: number 1 is 1001' \
+    "$few=lightx2v:timesteps=1001"
+option 'timesteps one too many' 'option timesteps: 4; preset fastwan has 3 at most' \
+    "$few=fastwan:timesteps=1000|757|522|250"
+option 'timesteps and steps' 'option steps: 4, but timesteps lists 3' \
+    "$few=lightx2v:timesteps=1000|757|522:steps=4"
+option 'timesteps of unipc' 'option timesteps: sampler unipc has steps' \
+    "$few=none:timesteps=1000|500"
+option 'timesteps of rcm' 'option timesteps: sampler rcm has steps' \
+    "$few=rcm:timesteps=1000|500"
+option 'rcm with 5 steps' 'option steps: 5; sampler rcm has 4 at most' \
+    "$few=none:sampler=rcm:steps=5"
+option 'warp no switch' 'warp' "$few=lightx2v:warp=2"
+option 'sigma_max too small' 'sigma_max=2: must be from 15' "$few=rcm:sigma_max=2"
+option 'sigma_max NaN' 'sigma_max' "$few=rcm:sigma_max=nan"
 option 'rng unknown' 'rng' "$rest:rng=mps"
 option 'fp8 unknown' 'fp8' "$rest:fp8=e5m2"
 option 'dither unknown' 'dither' "$rest:dither=floyd"

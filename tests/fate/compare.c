@@ -5,6 +5,7 @@
  *
  * usage: compare GOLDEN TENSOR RAW --format F --size WxH [--limit L]
  *        compare --bytes RAW RAW [--limit LEVELS]
+ *        compare --rgb24 GOLDEN RAW
  *        compare --arguments GOLDEN DIR
  *
  * First form: the golden [3, frames, H, W] in [-1, 1] against rawvideo of the
@@ -15,7 +16,10 @@
  *
  * Second form: two files of 8-bit video, at most LEVELS (1) apart.
  *
- * Third form: prints the golden's arguments of generate() as options of
+ * Third form: rgb24 against the golden's frames_u8, at most one level apart,
+ * in less than every 1000th value.
+ *
+ * Fourth form: prints the golden's arguments of generate() as options of
  * wan_t2v, but for the texts, which go to DIR/prompt and DIR/negative.
  *
  * GOLDEN is looked for in $WAN_GOLDEN. Exit status: 0, 1 over the limit or
@@ -190,10 +194,11 @@ static int compare_video(const char *path, const Format *f, double limit)
     return ret;
 }
 
-static int compare_bytes(const char *pa, const char *pb, int limit)
+/* At most limit levels apart, in a share of them at most. */
+static int compare_buffers(const uint8_t *a, size_t na, const uint8_t *b,
+                           size_t nb, int limit, double share)
 {
-    size_t na, nb, differ = 0;
-    uint8_t *a = read_all(pa, &na), *b = read_all(pb, &nb);
+    size_t differ = 0;
     int worst = 0;
 
     for (size_t i = 0; i < na && na == nb; i++) {
@@ -204,9 +209,31 @@ static int compare_bytes(const char *pa, const char *pb, int limit)
     }
     printf("%zu and %zu bytes, %zu differ, at most by %d\n", na, nb, differ,
            worst);
+    return !na || na != nb || worst > limit || (double)differ > share * (double)na;
+}
+
+static int compare_bytes(const char *pa, const char *pb, int limit)
+{
+    size_t na, nb;
+    uint8_t *a = read_all(pa, &na), *b = read_all(pb, &nb);
+    const int ret = compare_buffers(a, na, b, nb, limit, 1);
+
     free(a);
     free(b);
-    return !na || na != nb || worst > limit;
+    return ret;
+}
+
+static int compare_rgb24(const char *name, const char *path)
+{
+    Golden *g = golden_open(name);
+    const GoldenTensor *t = golden_find(g, "frames_u8");
+    size_t n;
+    uint8_t *raw = read_all(path, &n);
+    const int ret = compare_buffers(t->raw, (size_t)t->n, raw, n, 1, 0.001);
+
+    free(raw);
+    golden_close(&g);
+    return ret;
 }
 
 static void write_text(const char *dir, const char *name, const char *text)
@@ -255,6 +282,7 @@ static int usage(void)
 {
     fprintf(stderr, "usage: compare GOLDEN TENSOR RAW --format F --size WxH "
             "[--limit L]\n       compare --bytes RAW RAW [--limit LEVELS]\n"
+            "       compare --rgb24 GOLDEN RAW\n"
             "       compare --arguments GOLDEN DIR\n");
     return 2;
 }
@@ -287,6 +315,8 @@ int main(int argc, char **argv)
 
     if (!strcmp(argv[1], "--bytes"))
         return compare_bytes(argv[2], argv[3], limit < 0 ? 1 : (int)limit);
+    if (!strcmp(argv[1], "--rgb24"))
+        return compare_rgb24(argv[2], argv[3]);
     if (!strcmp(argv[1], "--arguments")) {
         g = golden_open(argv[2]);
         ret = arguments(g, argv[3]);

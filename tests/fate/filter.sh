@@ -412,7 +412,7 @@ check 'guidance changes at the next clip' runtime_guidance
 refused_command()
 {
     printf '%s\n' "0.05 wan_t2v guidance 200;" "0.1 wan_t2v prompt '$(printf 'caf\351')';" \
-        "0.1 wan_t2v steps 9;" > "$tmp/commands"
+        "0.1 wan_t2v frames 9;" > "$tmp/commands"
     a=$(hashes "$(source_of "$small:clips=2"),sendcmd=f=$(quote "$tmp/commands")")
     has 'guidance.*0 to 100|guidance.*out of range' "$tmp/log" &&
         has 'prompt: invalid UTF-8 at byte 3' "$tmp/log" &&

@@ -163,6 +163,155 @@ TEST(image_unipc4_cpu) { generate("pipeline-i2v-unipc4.safetensors", "tiny/wan-i
 TEST(image_dpm6_cpu) { generate("pipeline-i2v-dpm6.safetensors", "tiny/wan-i2v", dut); }
 TEST(two_images_cpu) { generate("pipeline-flf2v-unipc4.safetensors", "tiny/wan-flf2v", dut); }
 
+/* ---------------------------------------------------- few-step families */
+
+/* A run along fewstep-*.safetensors: the draws in their order, the estimate
+ * or sample of each step. */
+typedef struct Few {
+    Golden *golden;
+    const double *sigma;    // DMD, whose golden has clean estimates; else NULL
+    float *x;               // what the network was run on, [16, T, h, w]
+    double limit, worst;
+    int noises, steps;
+} Few;
+
+/* [16, T, h, w] from t, which is frame-major if the run is. */
+static void few_golden(float *dst, const float *t, const WanTensor *like,
+                       int frame_major)
+{
+    const int64_t C = like->dim[0], T = like->dim[1];
+    const int64_t hw = like->dim[2] * like->dim[3];
+
+    for (int64_t c = 0; c < C; c++)
+        for (int64_t f = 0; f < T; f++)
+            memcpy(dst + (c * T + f) * hw,
+                   t + (frame_major ? f * C + c : c * T + f) * hw,
+                   hw * sizeof(*dst));
+}
+
+static void check_few(void *opaque, const char *name, const WanTensor *t)
+{
+    Few *f = opaque;
+    const int dmd = f->sigma != NULL;
+    const int64_t n = wan_count(t);
+    const int step = strpbrk(name, "0123456789") ?
+                     atoi(strpbrk(name, "0123456789")) : 0;
+    const float *got = t->data;
+    float *want = malloc(n * sizeof(*want)), *mine = NULL;
+    char key[32];
+    double err;
+
+    if (!strncmp(name, "noise_pred", 10) && dmd) {
+        mine = malloc(n * sizeof(*mine));
+        for (int64_t i = 0; i < n; i++)
+            mine[i] = f->x[i] - f->sigma[step] * got[i];
+        got = mine;
+        few_golden(want, golden_find(f->golden, "steps")->data + step * n, t,
+                   1);
+        f->steps++;
+    } else if (!strncmp(name, "noise_pred", 10)) {
+        goto end;
+    } else if (!strncmp(name, "noise", 5)) {
+        snprintf(key, sizeof(key), step ? "renoise.%d" : "noise", step - 1);
+        few_golden(want, golden_find(f->golden, key)->data, t, dmd);
+        f->noises++;
+    } else if (!strncmp(name, "latents", 7) && !dmd) {
+        memcpy(want, golden_find(f->golden, "steps")->data + step * n,
+               n * sizeof(*want));
+        f->steps++;
+    } else if (!strcmp(name, "context")) {
+        memcpy(want, golden_find(f->golden, name)->data, n * sizeof(*want));
+    } else if (strncmp(name, "latents", 7)) {
+        goto end;
+    }
+    if (!strcmp(name, "noise0") || !strncmp(name, "latents", 7)) {
+        f->x = realloc(f->x, n * sizeof(*f->x));
+        memcpy(f->x, t->data, n * sizeof(*f->x));
+    }
+    if (strncmp(name, "latents", 7) || !dmd) {
+        err = test_rel_l2(got, want, n);
+        CHECKF(err <= f->limit, "%s: relative L2 %.2e, limit %.1e", name, err,
+               f->limit);
+        f->worst = fmax(f->worst, err);
+    }
+end:
+    free(want);
+    free(mine);
+}
+
+static void few_steps(const char *golden, const char *preset, int noises,
+                      const char *device)
+{
+    /* entries of the table of shift 8 */
+    static const double sigma[] = { 1, 28 / 37., 12 / 23. };
+    Golden *g = golden_open(golden);
+    cJSON *a = golden_meta(g, "case");
+    const GoldenTensor *bytes = golden_find(g, "frames_u8");
+    const int h = (int)bytes->dim[1], w = (int)bytes->dim[2];
+    Few few = { .golden = g, .limit = limit_on(device, 2e-6),
+                .sigma = strcmp(preset, "fastwan") ? NULL : sigma };
+    WanModel *m = open_tiny("tiny/wan-t2v", device);
+    uint8_t *rgb = malloc(3 * h * w);
+    const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                           .width = w, .height = h, .data = { rgb },
+                           .stride = { 3 * w } };
+    int64_t differ = 0, off_by_more = 0;
+    int ret, frame = 0;
+    WanRequest rq;
+    WanJob *job;
+
+    wan_request_default(&rq, m);
+    CHECK(wan_request_preset(&rq, m, preset) == 0);
+    CHECK(rq.guidance == 1);
+    rq.prompt = cJSON_GetStringValue(cJSON_GetObjectItem(a, "prompt"));
+    rq.width = w, rq.height = h;
+    rq.frames = (int)bytes->dim[0];
+    rq.seed = number(a, "seed", 0);
+    rq.rng = WAN_RNG_CPU;
+    ret = wan_job_open(&job, m, &rq);
+    if (ret >= 0)
+        wan_job_tap(job, check_few, &few);
+    while (ret >= 0 && (ret = wan_job_step(job, NULL)) >= 0) {
+        while ((ret = wan_job_frame(job, &img)) >= 0) {
+            const uint8_t *want = bytes->raw + (int64_t)frame++ * 3 * h * w;
+
+            for (int i = 0; i < 3 * h * w; i++) {
+                differ += rgb[i] != want[i];
+                off_by_more += abs(rgb[i] - want[i]) > 1;
+            }
+        }
+        ret = ret == WAN_ERR(EAGAIN) ? 0 : ret;
+    }
+    CHECKF(ret == WAN_EOF && frame == bytes->dim[0], "%d frames, %s", frame,
+           wan_strerror(ret));
+    CHECKF(few.noises == noises && few.steps == rq.steps, "%d draws, %d steps",
+           few.noises, few.steps);
+    if (few.x && !few.sigma) {
+        const GoldenTensor *last = golden_find(g, "last.f64");
+        const double err = test_rel_l2(few.x, last->data, last->n);
+
+        CHECKF(err <= few.limit, "the last latent: %.2e", err);
+    }
+    CHECKF(few.limit > 1e-3 || (!off_by_more && differ * 1000 < bytes->n),
+           "8 bit: %lld of %lld differ, %lld by more than 1",
+           (long long)differ, (long long)bytes->n, (long long)off_by_more);
+    printf("# %s on %s: %.2e, %lld bytes differ\n", golden, device, few.worst,
+           (long long)differ);
+    wan_job_close(&job);
+    free(few.x);
+    free(rgb);
+    cJSON_Delete(a);
+    wan_model_close(&m);
+    golden_close(&g);
+}
+
+TEST(lightx2v_ref) { few_steps("fewstep-lightx2v4.safetensors", "lightx2v", 1, "ref"); }
+TEST(fastwan_ref) { few_steps("fewstep-fastwan3.safetensors", "fastwan", 3, "ref"); }
+TEST(rcm_ref) { few_steps("fewstep-rcm4.safetensors", "rcm", 4, "ref"); }
+TEST(lightx2v_cpu) { few_steps("fewstep-lightx2v4.safetensors", "lightx2v", 1, dut); }
+TEST(fastwan_cpu) { few_steps("fewstep-fastwan3.safetensors", "fastwan", 3, dut); }
+TEST(rcm_cpu) { few_steps("fewstep-rcm4.safetensors", "rcm", 4, dut); }
+
 /* All frames of a small request, in a checksum; on a device with that much
  * memory, 0: what is free. */
 static uint64_t digest(int64_t memory, WanPlan *plan)
@@ -225,6 +374,12 @@ int main(int argc, char **argv)
     RUN(image_unipc4_cpu);
     RUN(image_dpm6_cpu);
     RUN(two_images_cpu);
+    RUN_REF(lightx2v_ref);
+    RUN_REF(fastwan_ref);
+    RUN_REF(rcm_ref);
+    RUN(lightx2v_cpu);
+    RUN(fastwan_cpu);
+    RUN(rcm_cpu);
     RUN(streamed_weights);
     return test_end();
 }

@@ -35,7 +35,7 @@ static void cpu_cases(const char *which)
         float *v = malloc((size_t)n * sizeof(*v));
         double d, sum = 0, squares = 0;
 
-        wan_randn_cpu(v, n, strtoull(seed, NULL, 10));
+        wan_randn_cpu(v, n, strtoull(seed, NULL, 10), 0);
         d = distance(v, cJSON_GetObjectItem(c, "first"));
         if (last)
             d = fmax(d, distance(v + n - 16, last));
@@ -63,8 +63,8 @@ TEST(cpu_takes_the_low_half_of_the_seed)
 {
     float a[33], b[33];
 
-    wan_randn_cpu(a, 33, 42);
-    wan_randn_cpu(b, 33, 42 | UINT64_C(7) << 32);
+    wan_randn_cpu(a, 33, 42, 0);
+    wan_randn_cpu(b, 33, 42 | UINT64_C(7) << 32, 0);
     CHECK(!memcmp(a, b, sizeof(a)));
 }
 
@@ -72,8 +72,8 @@ TEST(nothing_is_written_for_n_0)
 {
     float x = 5;
 
-    wan_randn_cpu(&x, 0, 1);
-    wan_randn_cuda(&x, 0, 1, 256);
+    wan_randn_cpu(&x, 0, 1, 0);
+    wan_randn_cuda(&x, 0, 1, 256, 0);
     CHECK(x == 5);
 }
 
@@ -106,17 +106,17 @@ TEST(cuda_known_answers)
     };
     float v[256], one;
 
-    wan_randn_cuda(v, 256, 0, 270336);
+    wan_randn_cuda(v, 256, 0, 270336, 0);
     for (int i = 0; i < 7; i++)
         CHECKF(fabsf(v[i] - want[i]) <= 1e-6f, "%d: %.8g", i, v[i]);
-    wan_randn_cuda(&one, 1, 0, 270336);
+    wan_randn_cuda(&one, 1, 0, 270336, 0);
     CHECK(one == v[0]);
 }
 
 /* Element e belongs to thread e mod T, its round and lane to e / T. */
-static float cuda_element(int64_t e, int64_t T, uint64_t seed)
+static float cuda_element(int64_t e, int64_t T, uint64_t seed, uint64_t skip)
 {
-    const uint64_t i = (uint64_t)(e % T), j = (uint64_t)(e / T / 4);
+    const uint64_t i = (uint64_t)(e % T), j = (uint64_t)(e / T / 4) + skip;
     const int lane = e / T % 4;
     const uint32_t counter[4] = { (uint32_t)j, j >> 32, (uint32_t)i, i >> 32 };
     const uint32_t key[2] = { (uint32_t)seed, seed >> 32 };
@@ -131,28 +131,54 @@ static float cuda_element(int64_t e, int64_t T, uint64_t seed)
 
 TEST(cuda_layout)
 {
-    static const struct { int64_t n; int threads, T; } cases[] = {
-        { 1, 270336, 256 },     { 256, 270336, 256 },
-        { 257, 270336, 512 },   { 1000, 512, 512 },
-        { 2048, 512, 512 },     { 2049, 512, 512 },
-        { 10007, 768, 768 },    { 10007, 1000, 768 },
-        { 5000, 0, 256 },       { 300001, 270336, 270336 },
+    static const struct { int64_t n; int threads, T, used; } cases[] = {
+        { 1, 270336, 256, 1 },     { 256, 270336, 256, 1 },
+        { 257, 270336, 512, 1 },   { 1000, 512, 512, 1 },
+        { 2048, 512, 512, 1 },     { 2049, 512, 512, 2 },
+        { 10007, 768, 768, 4 },    { 10007, 1000, 768, 4 },
+        { 5000, 0, 256, 5 },       { 300001, 270336, 270336, 1 },
     };
     const uint64_t seed = UINT64_C(0x123456789abcdef0);
 
     for (size_t k = 0; k < sizeof(cases) / sizeof(*cases); k++) {
         const int64_t n = cases[k].n;
         float *v = malloc((size_t)(n + 1) * sizeof(*v));
+        const uint64_t skip = k % 2 ? 3 + ((uint64_t)k << 32) : 0;
         double max = 0;
 
         v[n] = 5;
-        wan_randn_cuda(v, n, seed, cases[k].threads);
+        wan_randn_cuda(v, n, seed, cases[k].threads, skip);
         for (int64_t e = 0; e < n; e++)
-            max = fmax(max, fabs(v[e] - cuda_element(e, cases[k].T, seed)));
+            max = fmax(max, fabs(v[e] - cuda_element(e, cases[k].T, seed,
+                                                     skip)));
+        CHECK(wan_randn_used_cuda(n, cases[k].threads) ==
+              (uint64_t)cases[k].used);
         CHECKF(max < 1e-5, "case %d: %g", (int)k, max);
         CHECK(v[n] == 5);
         free(v);
     }
+}
+
+/* Whole blocks of 16, and pairs below 16, are one stream however they are
+ * drawn. A last block that is not whole uses 16 words more. */
+TEST(cpu_draws_continue)
+{
+    static const int sizes[] = { 16, 48, 1152, 2, 6 };
+    float all[3 * 1152], part[1152];
+
+    for (size_t k = 0; k < sizeof(sizes) / sizeof(*sizes); k++) {
+        const int n = sizes[k], count = n < 16 ? 14 / n : 3;
+        uint64_t skip = 0;
+
+        wan_randn_cpu(all, count * n, 7, 0);
+        for (int i = 0; i < count; i++) {
+            wan_randn_cpu(part, n, 7, skip);
+            CHECKF(!memcmp(part, all + i * n, n * sizeof(*part)),
+                   "draw %d of %d", i, n);
+            skip += wan_randn_used_cpu(n);
+        }
+    }
+    CHECK(wan_randn_used_cpu(33) == 49);
 }
 
 TEST(a_480p_latent_is_quick)
@@ -161,10 +187,10 @@ TEST(a_480p_latent_is_quick)
     float *v = malloc((size_t)n * sizeof(*v));
     clock_t t = clock();
 
-    wan_randn_cuda(v, n, 1, 270336);
+    wan_randn_cuda(v, n, 1, 270336, 0);
     printf("# cuda: %.3f s\n", (double)(clock() - t) / CLOCKS_PER_SEC);
     t = clock();
-    wan_randn_cpu(v, n, 1);
+    wan_randn_cpu(v, n, 1, 0);
     printf("# cpu: %.3f s\n", (double)(clock() - t) / CLOCKS_PER_SEC);
     CHECK(isfinite(v[n - 1]));
     free(v);
@@ -179,6 +205,7 @@ int main(void)
     RUN(philox_known_answers);
     RUN(cuda_known_answers);
     RUN(cuda_layout);
+    RUN(cpu_draws_continue);
     RUN(a_480p_latent_is_quick);
     return test_end();
 }

@@ -301,4 +301,59 @@ static inline const char *tiny(const char *name)
     return path[turn];
 }
 
+/* A safetensors file that is put together of tensors. */
+typedef struct Maker {
+    Bytes header, data;
+} Maker;
+
+static inline void add(Maker *m, const char *name, const char *type, int nb_dims,
+                const int64_t *dim, const void *data, int64_t bytes)
+{
+    char text[400];
+
+    put_str(&m->header, m->header.n ? ",\"" : "{\"");
+    put_str(&m->header, name);
+    snprintf(text, sizeof(text), "\":{\"dtype\":\"%s\",\"shape\":[", type);
+    put_str(&m->header, text);
+    for (int i = 0; i < nb_dims; i++) {
+        snprintf(text, sizeof(text), "%s%lld", i ? "," : "",
+                 (long long)dim[i]);
+        put_str(&m->header, text);
+    }
+    snprintf(text, sizeof(text), "],\"data_offsets\":[%zu,%zu]}", m->data.n,
+             m->data.n + (size_t)bytes);
+    put_str(&m->header, text);
+    put(&m->data, data, (size_t)bytes);
+}
+
+static inline void add_file(Maker *m, const char *prefix, const char *file)
+{
+    WanWeights *w;
+
+    if (wan_weights_open(&w, tiny(file), &test_log) < 0)
+        abort();
+    for (int i = 0; i < wan_weights_count(w); i++) {
+        const WanStored *s = wan_weights_at(w, i);
+        char name[300];
+
+        snprintf(name, sizeof(name), "%s%s", prefix, s->name);
+        add(m, name, wan_type_name(s->type), s->nb_dims, s->dim, s->data,
+            s->bytes);
+    }
+    wan_weights_close(&w);
+}
+
+static inline void write_all(Maker *m, const char *path)
+{
+    Bytes file = { 0 };
+
+    put_str(&m->header, "}");
+    put_le(&file, m->header.n, 8);
+    put(&file, m->header.p, m->header.n);
+    put(&file, m->data.p, m->data.n);
+    write_file(path, &file);
+    drop(&m->header);
+    drop(&m->data);
+}
+
 #endif /* WAN_WEIGHTS_UTIL_H */

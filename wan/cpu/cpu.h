@@ -71,8 +71,7 @@ void wan_ref_channels_first(WanDev *d, WanTensor *y, int64_t t0,
                             const WanTensor *shift);
 void wan_ref_resize(WanDev *d, WanTensor *y, const WanTensor *x);
 void wan_ref_image(WanDev *d, const WanImage *img, const WanTensor *rgb);
-void wan_ref_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
-                   int threads);
+void wan_ref_noise(WanDev *d, WanTensor *y, const WanNoise *n);
 
 /* ------------------------------------------------- the fast entries */
 

@@ -548,14 +548,13 @@ void wan_ref_image(WanDev *d, const WanImage *img, const WanTensor *rgb)
     wan_image_write(img, rgb->data);
 }
 
-void wan_ref_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
-                   int threads)
+void wan_ref_noise(WanDev *d, WanTensor *y, const WanNoise *n)
 {
     (void)d;
-    if (rng == WAN_RNG_CPU)
-        wan_randn_cpu(y->data, wan_count(y), seed);
+    if (n->rng == WAN_RNG_CPU)
+        wan_randn_cpu(y->data, wan_count(y), n->seed, n->skip);
     else
-        wan_randn_cuda(y->data, wan_count(y), seed, threads);
+        wan_randn_cuda(y->data, wan_count(y), n->seed, n->threads, n->skip);
 }
 
 /* modulate and geglu: the front door's compositions would round in between;

@@ -266,8 +266,7 @@ void wan_cuda_image(WanDev *d, const WanImage *img, const WanTensor *rgb);
 int64_t wan_cuda_image_scratch(int threads, const WanTensor *rgb);
 
 /* noise.cu */
-void wan_cuda_noise(WanDev *d, WanTensor *y, enum WanRng rng, uint64_t seed,
-                    int threads);
+void wan_cuda_noise(WanDev *d, WanTensor *y, const WanNoise *n);
 
 /* quant.cu: y = e4m3(x / scale[0]), scale = max|x| / 448 (1 when x is 0).
  * x: [M, K] F32 or BF16; y: [M, K] F8_E4M3 dense; scale: one F32. */

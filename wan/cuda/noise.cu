@@ -47,19 +47,21 @@ static __device__ inline float2 box_muller(uint32_t x, uint32_t y)
 }
 
 /* Thread i's round j of PyTorch's launch of T threads fills elements
- * i + T (4 j + 0..3). Here a thread takes rounds gridDim.y apart. */
+ * i + T (4 j + 0..3), from the generator's round skip + j. Here a thread takes
+ * rounds gridDim.y apart. */
 static __global__ void randn_kernel(float *y, int64_t n, uint32_t seed_low,
-                                    uint32_t seed_high)
+                                    uint32_t seed_high, uint64_t skip)
 {
     const int64_t T = (int64_t)gridDim.x * blockDim.x;
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
 
     for (int64_t j = blockIdx.y; 4 * j * T + i < n; j += gridDim.y) {
-        uint32_t word[4] = { (uint32_t)j, (uint32_t)(j >> 32), (uint32_t)i,
-                             (uint32_t)(i >> 32) };
+        const uint64_t round = skip + (uint64_t)j;
+        uint32_t word[4] = { (uint32_t)round, (uint32_t)(round >> 32),
+                             (uint32_t)i, (uint32_t)(i >> 32) };
         uint32_t k0 = seed_low, k1 = seed_high;
 
-        for (int round = 0; round < 10; round++) {
+        for (int r = 0; r < 10; r++) {
             philox_round(word, k0, k1);
             k0 += 0x9e3779b9u;
             k1 += 0xbb67ae85u;
@@ -75,22 +77,22 @@ static __global__ void randn_kernel(float *y, int64_t n, uint32_t seed_low,
     }
 }
 
-extern "C" void wan_cuda_noise(WanDev *d, WanTensor *y, enum WanRng rng,
-                               uint64_t seed, int threads)
+extern "C" void wan_cuda_noise(WanDev *d, WanTensor *y,
+                               const WanNoise *which)
 {
     const int64_t n = wan_count(y);
-    int64_t blocks = threads / 256;
+    int64_t blocks = which->threads / 256;
 
     if (!n)
         return;
-    if (rng == WAN_RNG_CPU) {
+    if (which->rng == WAN_RNG_CPU) {
         float *const host = (float *)malloc(n * sizeof(*host));
 
         if (!host) {
             wan_dev_fail(d, WAN_ERR(ENOMEM), "noise: no memory");
             return;
         }
-        wan_randn_cpu(host, n, seed);
+        wan_randn_cpu(host, n, which->seed, which->skip);
         wan_cuda_upload(d, y, host);
         free(host);
         return;
@@ -102,6 +104,7 @@ extern "C" void wan_cuda_noise(WanDev *d, WanTensor *y, enum WanRng rng,
     WAN_LAUNCH(randn_kernel,
                dim3((unsigned)blocks, rounds < 64 ? (unsigned)rounds : 64),
                256, 0, wan_cuda_stream(d), (float *)y->data, n,
-               (uint32_t)seed, (uint32_t)(seed >> 32));
+               (uint32_t)which->seed, (uint32_t)(which->seed >> 32),
+               which->skip);
     wan_cuda_launched(d, "noise");
 }

@@ -685,6 +685,14 @@ static const Change *find_change(const File *f, const Target *t, int i)
     return NULL;
 }
 
+const WanWeights *wan_lora_file(const WanLora *l, int i, float *strength)
+{
+    if (!l || i >= l->nb_files)
+        return NULL;
+    *strength = l->files[i].strength;
+    return l->files[i].w;
+}
+
 int wan_lora_has(const WanLora *l, const char *name)
 {
     const Target t = target(name);

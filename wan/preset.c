@@ -1,0 +1,163 @@
+/*
+ * Few-step families: how each is sampled, and what its files are known by.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <ctype.h>
+#include <string.h>
+
+#include "preset.h"
+
+#define COUNT(a) (sizeof(a) / sizeof(*(a)))
+
+/* Of two rows with one name the narrower comes first. Words are small letters
+ * and digits, as last_part() makes them. */
+static const WanPreset presets[] = {
+    { .name = "lightx2v", .family = "LightX2V's step distillation",
+      .sampler = WAN_SAMPLER_EULER, .steps = 4, .shift = 5, .warp = 1,
+      .words = { { "lightx2v", "4step" }, { "lightx2v", "distill" },
+                 { "wan21distill", "" } } },
+    { .name = "fastwan", .family = "FastWan",
+      .sampler = WAN_SAMPLER_DMD, .steps = 3, .most = 3, .shift = 8,
+      .timesteps = { 1000, 757, 522 },
+      .words = { { "fastwan", "" } },
+      .tensor = "to_gate_compress" },
+    { .name = "causvid", .family = "CausVid 14B", .dim = 5120,
+      .sampler = WAN_SAMPLER_EULER, .steps = 9, .most = 9,
+      .timesteps = { 999, 934, 862, 756, 603, 410, 250, 140, 74 },
+      .words = { { "causvid", "" } } },
+    { .name = "causvid", .family = "CausVid, bidirectional",
+      .sampler = WAN_SAMPLER_DMD, .steps = 3, .most = 4, .shift = 8,
+      .timesteps = { 1000, 757, 522 },      // or 4 even ones
+      .words = { { "causvid", "" } } },
+    { .name = "rcm", .family = "TurboWan (rCM)",
+      .sampler = WAN_SAMPLER_RCM, .steps = 4, .most = WAN_RCM_STEPS,
+      .words = { { "turbowan", "" } },
+      .tensor = "attn_op.local_attn.proj_l" },
+};
+
+static const char *const causal[] = {
+    "self-forcing", "causal-forcing", "causal-forcing-frame", "longlive",
+};
+
+static int fits(const WanPreset *p, int dim)
+{
+    return !p->dim || p->dim == dim;
+}
+
+int wan_preset_find(const WanPreset **out, const char *name, int dim,
+                    const WanLog *log)
+{
+    *out = NULL;
+    if (!strcmp(name, "none"))
+        return 0;
+    for (size_t i = 0; i < COUNT(presets); i++)
+        if (!strcmp(name, presets[i].name) && fits(&presets[i], dim)) {
+            *out = &presets[i];
+            return 0;
+        }
+    for (size_t i = 0; i < COUNT(causal); i++)
+        if (!strcmp(name, causal[i]))
+            return wan_error(log, WAN_ERR(ENOSYS), "option preset: %s is of "
+                             "causal models, which are not supported yet",
+                             name);
+    return wan_error(log, WAN_ERR(EINVAL), "option preset: %s is none; auto, "
+                     "none, lightx2v, fastwan, causvid and rcm are", name);
+}
+
+/* ---------------------------------------------------------- recognition */
+
+/* The last part of the first n bytes of a path, as small letters and digits
+ * alone; returns where it begins. */
+static size_t last_part(char *dst, size_t size, const char *path, size_t n)
+{
+    size_t begin = n, len = 0;
+
+    while (begin && path[begin - 1] != '/')
+        begin--;
+    for (size_t i = begin; i < n && len + 1 < size; i++)
+        if (isalnum((unsigned char)path[i]))
+            dst[len++] = (char)tolower((unsigned char)path[i]);
+    dst[len] = 0;
+    return begin;
+}
+
+static const WanPreset *by_words(const char *part, int dim)
+{
+    for (size_t i = 0; i < COUNT(presets); i++)
+        for (int k = 0; k < 3 && presets[i].words[k][0]; k++)
+            if (fits(&presets[i], dim) && strstr(part, presets[i].words[k][0]) &&
+                strstr(part, presets[i].words[k][1]))
+                return &presets[i];
+    return NULL;
+}
+
+/* The file's own name, then those of up to four folders: a hub's cache has
+ * models--OWNER--NAME/snapshots/COMMIT/transformer/. CausVid's autoregressive
+ * checkpoints are causal models. */
+static const WanPreset *by_path(const char *path, int dim)
+{
+    size_t n = strlen(path);
+
+    for (int i = 0; i < 5 && n; i++) {
+        char part[256];
+        const WanPreset *p;
+
+        n = last_part(part, sizeof(part), path, n);
+        if ((p = by_words(part, dim)))
+            return p;
+        if (strstr(part, "wan2") || strstr(part, "autoregressive"))
+            break;
+        n -= n > 0;                         // the slash
+    }
+    return NULL;
+}
+
+static int has_tensor(const WanWeights *w, const char *word)
+{
+    for (int i = 0; i < wan_weights_count(w); i++) {
+        const char *name = wan_weights_at(w, i)->name;
+
+        if (!strncmp(name, "blocks.0.", 9) && strstr(name, word))
+            return 1;
+    }
+    return 0;
+}
+
+const WanPreset *wan_preset_recognise(const char **by, const char *path,
+                                      const WanWeights *w, int dim)
+{
+    for (size_t i = 0; w && i < COUNT(presets); i++)
+        if (presets[i].tensor && fits(&presets[i], dim) &&
+            has_tensor(w, presets[i].tensor)) {
+            *by = presets[i].tensor;
+            return &presets[i];
+        }
+    *by = "its name";
+    return by_path(path, dim);
+}
+
+int wan_preset_check(const char *path, const WanWeights *w, const WanLog *log)
+{
+    char part[256];
+
+    last_part(part, sizeof(part), path, strlen(path));
+    if (strstr(part, "meanflow"))
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: a mean-flow model, which "
+                         "takes a second timestep, is not supported", path);
+    if (has_tensor(w, "attn_op.local_attn.proj_l"))
+        wan_log(log, WAN_LOG_WARNING, "%s: tuned with sparse-linear attention "
+                "(SLA), but run with full attention, which makes it a "
+                "different model from what its authors show", path);
+    return 0;
+}
+
+const double *wan_preset_timesteps(const WanPreset *p, const WanSampling *s)
+{
+    const int n = COUNT(p->timesteps);
+
+    return s->steps <= n && p->timesteps[s->steps - 1] && !s->warp &&
+           (s->sampler == WAN_SAMPLER_EULER || s->sampler == WAN_SAMPLER_DMD)
+           ? p->timesteps : NULL;
+}
