@@ -113,7 +113,7 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
     cJSON *root = NULL;
     int ret = wan_json_parse(&root, path, "text", text, bytes, log);
 
-    *c = (WanConfigFile){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, "",
+    *c = (WanConfigFile){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, "", "",
                           -1, -1, -1, -1, -1, -1 };
     if (ret < 0)
         return ret;
@@ -137,6 +137,9 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
     v = cJSON_GetObjectItemCaseSensitive(root, "model_type");
     if (cJSON_IsString(v))
         snprintf(c->model_type, sizeof(c->model_type), "%s", v->valuestring);
+    v = cJSON_GetObjectItemCaseSensitive(root, "preset");
+    if (cJSON_IsString(v))
+        snprintf(c->preset, sizeof(c->preset), "%s", v->valuestring);
     ret = 0;
 end:
     cJSON_Delete(root);
@@ -160,6 +163,8 @@ void wan_config_text(WanBytes *b, const WanDitConfig *c,
                  "  \"steps\": %d,\n  \"guidance\": %.17g,\n"
                  "  \"shift\": %.17g", info->width, info->height,
                  info->frames, info->steps, info->guidance, info->shift);
+    if (info && strcmp(info->preset, "none"))
+        wan_putf(b, ",\n  \"preset\": \"%s\"", info->preset);
     wan_putf(b, "\n}\n");
 }
 

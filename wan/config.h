@@ -71,6 +71,7 @@ typedef struct WanConfigFile {
         freq_dim;
     double eps;
     char model_type[32];        // "" : not there
+    char preset[32];            // of a converted file; likewise
     int width, height, frames, steps;   // defaults of requests: our own keys
     double guidance, shift;
 } WanConfigFile;

@@ -138,6 +138,20 @@ static void describe(WanModel *m, const WanDitConfig *c,
     m->plain.shift = m->info.shift;
 }
 
+/* A family that the config names, as a converted file's does. */
+static const WanPreset *named(const char **by, const WanModel *m,
+                              const char *path, const WanConfigFile *file)
+{
+    const WanPreset *p = NULL;
+
+    *by = "its configuration";
+    if (file && *file->preset &&
+        wan_preset_find(&p, file->preset, m->info.dim, NULL) < 0)
+        wan_log(&m->log, WAN_LOG_WARNING, "%s: its configuration names preset "
+                "%s, which is not known and not used", path, file->preset);
+    return p;
+}
+
 /* The family of the transformer, else of a LoRA, and its numbers, which those
  * of a config.json override. */
 static int recognise(WanModel *m, const char *path, const WanLora *lora,
@@ -146,11 +160,12 @@ static int recognise(WanModel *m, const char *path, const WanLora *lora,
     WanModelInfo *info = &m->info;
     const WanWeights *w;
     const char *by;
-    const WanPreset *p = wan_preset_recognise(&by, path, m->files[0],
-                                              info->dim);
+    const WanPreset *p = named(&by, m, path, file);
     int ret = wan_preset_check(path, m->files[0], &m->log);
     float strength;
 
+    if (!p)
+        p = wan_preset_recognise(&by, path, m->files[0], info->dim);
     for (int i = 0; ret >= 0 && (w = wan_lora_file(lora, i, &strength)); i++) {
         ret = wan_preset_check(wan_weights_path(w), w, &m->log);
         if (!p && strength &&
@@ -196,11 +211,13 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
     describe(m, &c, have_keys ? &keys : NULL, f->dit);
     b.weights = m->files[0];
     settle(&b, m);
-    if (b.weights && lora && *lora &&
+    if (lora && *lora &&
         (ret = wan_lora_open(&b.lora, lora, f->loras,
                              wan_dev_threads(m->threads), &m->log)) < 0)
         return ret;
     ret = recognise(m, f->dit, b.lora, have_keys ? &keys : NULL);
+    if (m->shapes)                  // merged by whoever asked for them
+        wan_lora_close(&b.lora);
     if (ret >= 0)
         ret = wan_dit_bind(&m->dit, &c, &b);
     m->info.parameters = b.numbers;

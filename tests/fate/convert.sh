@@ -66,6 +66,23 @@ with_lora()
 }
 check 'a LoRA inside' with_lora
 
+# keeps PRESET MODEL [LORA]: a family that names tell is told by the file itself
+keeps()
+{
+    made "$2" "$one" ${3:+--lora "$3"} && "$info" "$one" > "$tmp/info" &&
+        has "^  preset +$1, recognised as" "$tmp/info" && rm "$one"
+}
+keeps_all()
+{
+    mkdir -p "$tmp/FastWan2.1" && cp -r "$t2v/." "$tmp/FastWan2.1" &&
+        cp "$tmp/lora.safetensors" "$tmp/lightx2v_4step.safetensors" &&
+        keeps fastwan "$tmp/FastWan2.1" &&
+        keeps lightx2v "$t2v" "$tmp/lightx2v_4step.safetensors" &&
+        made "$t2v" "$one" && "$info" "$one" > "$tmp/info" &&
+        lacks preset "$tmp/info" && rm "$one"
+}
+check 'a few-step family is kept' keeps_all
+
 smaller()
 {
     made "$t2v" "$one" --transformer q8_0 --text-encoder q4_k --vae f16 &&
