@@ -36,7 +36,7 @@ CFLAGS ?=
 OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/names.o formats/lora.o \
-       t5.o clip.o dit.o codec.o vae.o taehv.o preview.o prompts.o sampler.o rng.o \
+       t5.o clip.o dit.o codec.o vae.o vae22.o vae_layers.o taehv.o preview.o prompts.o sampler.o rng.o \
        stepcache.o cachetable.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
@@ -62,7 +62,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae taehv pipeline stepcache
+MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline stepcache
 FUZZ = safetensors lora torch_zip gguf index_json config_json cache_table \
        tokenizer text_clean
 

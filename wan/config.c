@@ -477,7 +477,6 @@ static int config_taehv(WanVaeConfig *c, const WanWeights *w,
 
     if (ret < 0)
         return ret;
-    c->family = WAN_VAE_TAEHV;
     for (int i = 0; i < 4; i++)
         c->width[i] = dim_of(&s, width[i], 4, 0);
     for (int i = 0; i < 3; i++)
@@ -500,36 +499,49 @@ static int config_taehv(WanVaeConfig *c, const WanWeights *w,
     return 0;
 }
 
+/* What each family is known by; the first that is there. */
+static const struct {
+    const char *tensor;
+    WanVaeFamily family;
+    WanNaming naming;
+} vaes[] = {
+    { "decoder.22.bias", WAN_VAE_TAEHV, WAN_NAMES_OFFICIAL },
+    { "decoder.1.conv.0.weight", WAN_VAE_TAEHV, WAN_NAMES_OFFICIAL },
+    { "decoder.upsamples.0.upsamples.0.residual.0.gamma", WAN_VAE_WAN22,
+      WAN_NAMES_OFFICIAL },
+    { "decoder.up_blocks.0.upsampler.resample.1.weight", WAN_VAE_WAN22,
+      WAN_NAMES_DIFFUSERS },
+    { "decoder.upsamples.0.residual.0.gamma", WAN_VAE_WAN21,
+      WAN_NAMES_OFFICIAL },
+    { "decoder.up_blocks.0.resnets.0.norm1.gamma", WAN_VAE_WAN21,
+      WAN_NAMES_DIFFUSERS },
+};
+
 int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanLog *log)
 {
     Sizes s = { w, WAN_NAMES_OFFICIAL, WAN_PART_VAE, log, 0 };
+    const size_t n = sizeof(vaes) / sizeof(*vaes);
+    size_t i = 0;
 
     memset(c, 0, sizeof(*c));
-    if (wan_weights_find(w, "decoder.22.bias") ||
-        wan_weights_find(w, "decoder.1.conv.0.weight")) {
-        *naming = WAN_NAMES_OFFICIAL;
-        return config_taehv(c, w, log);
-    }
-    if (wan_weights_find(w, "decoder.upsamples.0.upsamples.0.residual.0.gamma")) {
-        wan_log(log, WAN_LOG_ERROR, "%s: the VAE of Wan 2.2, which Wan 2.1 "
-                "models can't use", wan_weights_path(w));
-        return WAN_ERR(ENOSYS);
-    }
-    if (wan_weights_find(w, "decoder.upsamples.0.residual.0.gamma")) {
-        *naming = WAN_NAMES_OFFICIAL;
-    } else if (wan_weights_find(w, "decoder.up_blocks.0.resnets.0.norm1.gamma")) {
-        *naming = WAN_NAMES_DIFFUSERS;
-    } else {
-        wan_log(log, WAN_LOG_ERROR, "%s: no Wan 2.1 VAE: it has neither "
+    while (i < n && !wan_weights_find(w, vaes[i].tensor))
+        i++;
+    if (i == n) {
+        wan_log(log, WAN_LOG_ERROR, "%s: no Wan VAE: it has neither "
                 "decoder.upsamples.0.residual.0.gamma nor "
-                "decoder.up_blocks.0.resnets.0.norm1.gamma nor, as tiny ones, "
-                "decoder.22.bias",
-                wan_weights_path(w));
+                "decoder.up_blocks.0.resnets.0.norm1.gamma nor, as Wan 2.2's, "
+                "decoder.upsamples.0.upsamples.0.residual.0.gamma nor, as tiny "
+                "ones, decoder.22.bias", wan_weights_path(w));
         return WAN_INVALIDDATA;
     }
-    s.naming = *naming;
+    c->family = vaes[i].family;
+    *naming = s.naming = vaes[i].naming;
+    if (c->family == WAN_VAE_TAEHV)
+        return config_taehv(c, w, log);
     c->dim = dim_of(&s, "decoder.head.0.gamma", 1, 0);
+    if (c->family == WAN_VAE_WAN22)
+        c->encoder_dim = dim_of(&s, "encoder.conv1.bias", 1, 0);
     return s.bad;
 }
 
@@ -580,7 +592,8 @@ int wan_config_holds(const WanWeights *w, WanPart part)
                             "token_embd.weight" },
         [WAN_PART_VAE]  = { "decoder.upsamples.0.residual.0.gamma",
                             "decoder.up_blocks.0.resnets.0.norm1.gamma",
-                            "decoder.22.bias", NULL },
+                            "decoder.upsamples.0.upsamples.0.residual.0.gamma",
+                            "decoder.22.bias" },
         [WAN_PART_CLIP] = { "visual.cls_embedding",
                             "vision_model.embeddings.class_embedding", NULL },
     };

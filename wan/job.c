@@ -42,7 +42,7 @@ struct WanJob {
     WanCondition condition;         // what stands beside the noise
 
     /* In the arena, oldest first. */
-    WanTensor solver[WAN_S_NB];     // [16, T, h, w] each
+    WanTensor solver[WAN_S_NB];     // [channels, T, h, w] each
     WanMark latent_end;             // only the latent lies below
     WanTensor text[2];              // [n, text_dim]
     WanDitContext context[2];
@@ -205,11 +205,12 @@ static void begin(WanJob *j)
 {
     WanDev *d = j->dev;
     const int64_t T = latent_frames(&j->rq);
-    const int64_t h = j->rq.height / WAN_SPACE_STRIDE;
-    const int64_t w = j->rq.width / WAN_SPACE_STRIDE;
+    const WanCodecFamily *vae = j->model->vae.family;
+    const int64_t h = j->rq.height / vae->stride;
+    const int64_t w = j->rq.width / vae->stride;
 
     wan_dev_stage(d, WAN_STAGE_TEXT);
-    j->solver[WAN_S_X] = wan_tmp(d, WAN_LATENT_CHANNELS, T, h, w);
+    j->solver[WAN_S_X] = wan_tmp(d, vae->channels, T, h, w);
     j->latent_end = wan_mark(d);
     for (int i = 0; i < WAN_S_NB; i++)
         if (i != WAN_S_X)
@@ -441,7 +442,8 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
         .weight_bytes = m->info.weight_bytes + m->pool.bytes,
         .available_bytes = m->memory ? m->memory :
                            wan_dev_available(m->device, m->cuda_context),
-        .tokens = (int64_t)T * (j->rq.height / 16) * (j->rq.width / 16),
+        .tokens = (int64_t)T * (j->rq.height / m->info.size_multiple) *
+                  (j->rq.width / m->info.size_multiple),
     };
 
     begin(j);
