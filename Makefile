@@ -62,7 +62,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline stepcache
+MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline ti2v stepcache
 FUZZ = safetensors lora torch_zip gguf index_json config_json cache_table \
        tokenizer text_clean
 
@@ -154,7 +154,7 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
-       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/stream.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh $(SRC)/tests/fate/cuda.sh \
+       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/stream.sh $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
        $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/install.sh
@@ -277,7 +277,7 @@ check-cuda-build: libs $(EMU_HEADERS)
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter stream i2v preview stepcache cuda recipes live badinput interrupt places
+CHECK_FATE = framecrc filter stream i2v ti2v preview stepcache cuda recipes live badinput interrupt places
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \
                --disable-filter=minterpolate,xfade,xstack \

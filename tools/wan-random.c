@@ -787,7 +787,7 @@ static int write_text(const char *dir, const char *name, const void *data,
 
 static int write_config(const char *dir, const WanDitConfig *c)
 {
-    static const char *const task[] = { "t2v", "i2v", "flf2v" };
+    static const char *const task[] = { "t2v", "i2v", "flf2v", "ti2v" };
     char text[512];
     const int n = snprintf(text, sizeof(text),
         "{\n"

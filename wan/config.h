@@ -109,7 +109,7 @@ int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
 int wan_config_holds(const WanWeights *w, WanPart part);
 
 /* The known sizes by name, for plans and tools without a checkpoint:
- * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B". 0 or WAN_ERR(EINVAL). */
+ * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B", "ti2v-5B". 0 or WAN_ERR(EINVAL). */
 int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
                      WanVaeConfig *vae, WanClipConfig *clip);
 

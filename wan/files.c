@@ -54,20 +54,25 @@ static const char *const t5_own_names[] = {
 };
 static const char *const vae_names[] = {
     "Wan2.1_VAE.pth",
+    "Wan2.2_VAE.pth",
     "vae/diffusion_pytorch_model.safetensors",
     "vae/diffusion_pytorch_model*.safetensors",
     "wan_2.1_vae.safetensors",
     "Wan2.1_VAE.safetensors",
+    "wan2.2_vae.safetensors",
+    "Wan2.2_VAE.safetensors",
     NULL
 };
 /* A directory given for the VAE itself may be Diffusers' vae/. */
 static const char *const vae_own_names[] = {
     "Wan2.1_VAE.pth",
+    "Wan2.2_VAE.pth",
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model*.safetensors",
     "vae/diffusion_pytorch_model.safetensors",
     "vae/diffusion_pytorch_model*.safetensors",
     "wan_2.1_vae.safetensors",
+    "wan2.2_vae.safetensors",
     NULL
 };
 static const char *const clip_names[] = {

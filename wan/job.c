@@ -169,13 +169,12 @@ int wan_request_check(const WanRequest *r, const WanModel *m)
 int wan_request_fit(WanRequest *r, const WanModel *m, int width, int height)
 {
     const double area = (double)r->width * r->height;
-    const double aspect = (double)height / width;
     const int k = m->info.size_multiple;
+    int w, h;
 
     if (width < 1 || height < 1)
         return bad(m, "image", "%dx%d is empty", width, height);
-    const int h = (int)(floor(sqrt(area * aspect) / WAN_SPACE_STRIDE) / 2) * k;
-    const int w = (int)(floor(sqrt(area / aspect) / WAN_SPACE_STRIDE) / 2) * k;
+    wan_condition_fit(m, area, width, height, &w, &h);
     if (h < k || w < k)
         return bad(m, "image", "%dx%d is too narrow for a video of %.0f "
                    "pixels a frame; give option size", width, height, area);
@@ -274,6 +273,7 @@ static void begin_steps(WanJob *j)
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_dit_text(j->dev, &j->context[i], &j->model->dit, &j->text[i]);
     wan_condition_begin_steps(&j->condition, j->dev);
+    wan_condition_keep(&j->condition, j->dev, &j->solver[WAN_S_X]);
     wan_section(j->dev, "rotary tables");
     wan_dit_rope(j->dev, &j->rope, &j->model->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
@@ -296,7 +296,7 @@ static void denoise(WanJob *j, int i)
 
     wan_section(d, "step %d", i);
     x = wan_condition_input(&j->condition, d, &s[WAN_S_X]);
-    wan_dit_time(d, &time, dit, j->schedule.timestep[i]);
+    wan_condition_time(&j->condition, d, &time, j->schedule.timestep[i]);
     WanTensor v[2] = { s[WAN_S_V] };            // COND, UNCOND
     if (guided(&j->rq))
         v[UNCOND] = wan_tmp_like(d, &s[WAN_S_V]);
@@ -329,6 +329,7 @@ static void denoise(WanJob *j, int i)
         }
         wan_op_lincomb(d, &s[c[k].dst], terms, coef, from);
     }
+    wan_condition_keep(&j->condition, d, &s[WAN_S_X]);
     wan_op_finite(d, &s[WAN_S_X], "step %d of %d: the latent", i + 1,
                   j->rq.steps);
     wan_tap(d, &s[WAN_S_X], "latents%d", i);
@@ -499,9 +500,9 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     stand_in = (WanImage){ .format = WAN_PIX_RGB24, .width = rq.width,
                            .height = rq.height };
     rq.prompt = rq.prompt ? rq.prompt : "";
-    if (wan_condition_images(m) > 0 && !rq.image)
+    if (wan_condition_needs(m) > 0 && !rq.image)
         rq.image = &stand_in;
-    if (wan_condition_images(m) > 1 && !rq.last_image)
+    if (wan_condition_needs(m) > 1 && !rq.last_image)
         rq.last_image = &stand_in;
     if ((ret = check_request(&rq, m)) < 0)
         return ret;

@@ -121,7 +121,9 @@ typedef struct WanModel WanModel;
 enum WanTask {
     WAN_TASK_T2V,       /**< text to video; one frame makes an image */
     WAN_TASK_I2V,       /**< a first frame and text to video */
-    WAN_TASK_FLF2V      /**< first and last frame and text to video */
+    WAN_TASK_FLF2V,     /**< first and last frame and text to video */
+    WAN_TASK_TI2V       /**< text to video, from a first frame if there is one
+                             (Wan 2.2 TI2V-5B) */
 };
 
 enum WanSampler { WAN_SAMPLER_UNIPC, WAN_SAMPLER_DPMPP, WAN_SAMPLER_EULER };

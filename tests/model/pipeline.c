@@ -50,7 +50,8 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
         CHECK(g->n == wan_count(t));
         want = g->data;
         seen->contexts++;
-    } else if (!strcmp(name, "clip_fea") || !strcmp(name, "y_latent")) {
+    } else if (!strcmp(name, "clip_fea") || !strcmp(name, "y_latent") ||
+               !strcmp(name, "z_image")) {
         g = golden_find(seen->golden, name);
         CHECK(g->n == wan_count(t));
         want = g->data;
@@ -115,7 +116,8 @@ static void generate(const char *golden, const char *folder,
     CHECK(wan_job_frame(job, &(WanImage){ 0 }) == WAN_EOF);
     CHECK(wan_job_step(job, NULL) == 0);
     CHECKF(seen.contexts == 2, "%d texts", seen.contexts);
-    CHECK(seen.images == (m->info.task ? 2 : 0));
+    CHECKF(seen.images == (!rq.image ? 0 : m->info.clip_dim ? 2 : 1),
+           "%d images", seen.images);
     CHECKF(seen.steps >= 1, "%d steps", seen.steps);
 
     if (video) {
@@ -162,6 +164,14 @@ TEST(image_unipc4_ref) { generate("pipeline-i2v-unipc4.safetensors", "tiny/wan-i
 TEST(image_unipc4_cpu) { generate("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", dut); }
 TEST(image_dpm6_cpu) { generate("pipeline-i2v-dpm6.safetensors", "tiny/wan-i2v", dut); }
 TEST(two_images_cpu) { generate("pipeline-flf2v-unipc4.safetensors", "tiny/wan-flf2v", dut); }
+
+#define TI2V(name) "pipeline-wan22-ti2v-" name ".safetensors", \
+                   "tiny/wan22-ti2v-5b"
+TEST(ti2v_text_ref) { generate(TI2V("unipc5"), "ref"); }
+TEST(ti2v_text_cpu) { generate(TI2V("unipc5"), dut); }
+TEST(ti2v_image_ref) { generate(TI2V("i2v-unipc4"), "ref"); }
+TEST(ti2v_image_cpu) { generate(TI2V("i2v-unipc4"), dut); }
+TEST(ti2v_image_dpm5_cpu) { generate(TI2V("i2v-dpm5"), dut); }
 
 /* All frames of a small request, in a checksum; on a device with that much
  * memory, 0: what is free. */
@@ -225,6 +235,11 @@ int main(int argc, char **argv)
     RUN(image_unipc4_cpu);
     RUN(image_dpm6_cpu);
     RUN(two_images_cpu);
+    RUN_REF(ti2v_text_ref);
+    RUN(ti2v_text_cpu);
+    RUN_REF(ti2v_image_ref);
+    RUN(ti2v_image_cpu);
+    RUN(ti2v_image_dpm5_cpu);
     RUN(streamed_weights);
     return test_end();
 }
