@@ -76,7 +76,7 @@ TEST(defaults)
     CHECK(i->width == 1280 && i->height == 704 && i->frames == 121);
     CHECK(i->rate_num == 24 && i->rate_den == 1 && i->steps == 50);
     CHECK(i->guidance == 5 && i->shift == 5 && i->size_multiple == 32);
-    CHECK(i->parameters == 0 || i->task == WAN_TASK_TI2V);
+    CHECK(i->task == WAN_TASK_TI2V && !i->clip_dim);
     CHECK(!strcmp(i->name, "Wan2.2 TI2V 5B"));
     wan_model_close(&m);
 }
