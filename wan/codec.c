@@ -50,17 +50,23 @@ void wan_codec_scales(WanBinder *b, int n, const float *m, const float *s,
     *to_mean = wan_codec_constant(b, n, negative, s);
 }
 
-int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
-                   WanBinder *b)
+const WanCodecFamily *wan_codec_family(WanVaeFamily family)
 {
-    static const WanCodecFamily *const family[] = {
+    static const WanCodecFamily *const table[] = {
         [WAN_VAE_WAN21] = &wan_codec_vae, [WAN_VAE_WAN22] = &wan_codec_vae22,
         [WAN_VAE_TAEHV] = &wan_codec_taehv,
     };
+
+    return table[family];
+}
+
+int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
+                   WanBinder *b)
+{
     static const float one[3] = { 1, 1, 1 }, zero[3];
 
     c->config = *config;
-    c->family = family[config->family];
+    c->family = wan_codec_family(config->family);
     c->net = wan_pool_alloc(b->pool, c->family->net_bytes);
     if (!c->net)
         return wan_error_memory(b->log, "model", "the VAE");

@@ -49,6 +49,8 @@ typedef struct WanCodecFamily {
 
 extern const WanCodecFamily wan_codec_vae, wan_codec_vae22, wan_codec_taehv;
 
+const WanCodecFamily *wan_codec_family(WanVaeFamily family);
+
 /* A bound VAE; its memory is the binder's pool's. */
 typedef struct WanCodec {
     const WanCodecFamily *family;
