@@ -149,6 +149,10 @@ static int check_request(const WanRequest *r, const WanModel *m)
         return bad(m, "rng", "%d is none", r->rng);
     if ((unsigned)r->preview > 1)
         return bad(m, "preview", "%d; 0 or 1 can be", r->preview);
+    if (r->preview && m->vae.family->channels != WAN_LATENT_CHANNELS)
+        return bad(m, "preview", "%s has none: its VAE's latents have %d "
+                   "channels, %d can be", m->info.name,
+                   m->vae.family->channels, WAN_LATENT_CHANNELS);
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);

@@ -193,6 +193,10 @@ TEST(one_frame)
     rq.last_image = &img;
     CHECK(wan_request_check(&rq, m) == WAN_ERR(EINVAL));
     rq.last_image = NULL;
+    rq.preview = 1;
+    CHECK(wan_request_check(&rq, m) == WAN_ERR(EINVAL));
+    rq.preview = 0;
+    CHECK(wan_request_check(&rq, m) == 0);
     rq.width = 48;
     CHECK(wan_request_check(&rq, m) == WAN_ERR(EINVAL));
     wan_model_close(&m);
