@@ -136,7 +136,7 @@ typedef struct WanDitInput {
  * before the first text is computed once, and a block's weights are used by
  * all before the next block's.
  *
- * @param v [16, T, H, W] each, dense
+ * @param v [out_dim, T, H, W] each, dense
  * @param n 1 to WAN_DIT_BRANCHES
  */
 void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDitInput *in);
