@@ -1160,7 +1160,7 @@ static int make_request(const WanContext *s, WanRequest *rq)
     if (s->cache_run != -1)
         rq->cache_run = s->cache_run;
     rq->preview     = s->preview;
-    if (s->info->task != WAN_TASK_T2V)
+    if (s->blank.width)
         rq->image = &s->blank;
     if (s->last_frame)
         rq->last_image = &s->last_image;
@@ -1397,7 +1397,8 @@ static int load_model(AVFilterContext *ctx)
         av_log(ctx, AV_LOG_INFO, "no model was given, so this is the small "
                "demo model %s; for others see %s\n", s->model_path, s->manual);
 
-    if ((s->info->task == WAN_TASK_T2V) == from_image(ctx)) {
+    if (s->info->task != WAN_TASK_TI2V &&
+        (s->info->task == WAN_TASK_T2V) == from_image(ctx)) {
         av_log(ctx, AV_LOG_ERROR, "model=%s: %s makes video from %s: use the "
                "filter %s\n", s->model_path, s->info->name,
                from_image(ctx) ? "a prompt alone" : "an image and a prompt",

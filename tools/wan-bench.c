@@ -34,7 +34,7 @@ static const char usage_text[] =
 "       wan-bench --clip=MODEL [options]\n"
 "\n"
 "  --device=NAME   cuda, cuda:N, cpu [auto]\n"
-"  --model=NAME    t2v-1.3B, t2v-14B, i2v-14B [t2v-1.3B]\n"
+"  --model=NAME    t2v-1.3B, t2v-14B, i2v-14B, ti2v-5B [t2v-1.3B]\n"
 "  --size=WxH      [832x480]\n"
 "  --frames=N      4n+1 [81]\n"
 "  --blocks=N      blocks of the transformer that are run [all]\n"
@@ -302,6 +302,7 @@ typedef struct Bench {
     WanDev *d;
     WanDit dit;
     WanT5 t5;
+    const WanCodecFamily *codec;    // of the model's VAE, bound or not
     WanCodec vae;
     WanPool pool;
     Table table;
@@ -404,10 +405,12 @@ static void step(Bench *b)
 {
     const WanDitConfig *c = &b->dit.config;
     const int64_t T = (b->o.frames - 1) / 4 + 1;
-    const int64_t h = b->o.height / 8, w = b->o.width / 8;
+    const int64_t h = b->o.height / b->codec->stride;
+    const int64_t w = b->o.width / b->codec->stride;
     WanDev *d = b->d;
     WanTensor x = wan_tmp(d, c->in_dim, T, h, w);
-    WanTensor v[2] = { wan_tmp(d, 16, T, h, w), wan_tmp(d, 16, T, h, w) };
+    WanTensor v[2] = { wan_tmp(d, c->out_dim, T, h, w),
+                       wan_tmp(d, c->out_dim, T, h, w) };
     WanTensor prompt = wan_tmp(d, TOKENS, c->text_dim), clip;
     WanDitContext ctx[2], image;
     WanDitTime time;
@@ -431,9 +434,10 @@ static void step(Bench *b)
 
 static void decode(Bench *b)
 {
-    const int64_t h = b->o.height / 8, w = b->o.width / 8;
+    const int64_t h = b->o.height / b->codec->stride;
+    const int64_t w = b->o.width / b->codec->stride;
     WanDev *d = b->d;
-    WanTensor z = wan_tmp(d, 16, 3, h, w);
+    WanTensor z = wan_tmp(d, b->codec->channels, 3, h, w);
     WanTensor rgb = wan_tmp(d, 4, b->o.height, b->o.width, 3);
     WanCodecStream s;
 
@@ -463,8 +467,13 @@ static int load(Bench *b, int plan)
                          .place = place, .place_opaque = &p };
 
     if (wan_config_named(b->o.model, &dit, &t5, &vae, &clip) < 0)
-        return usage("--model %s: t2v-1.3B, t2v-14B or i2v-14B can be",
+        return usage("--model %s: t2v-1.3B, t2v-14B, i2v-14B or ti2v-5B can be",
                      b->o.model);
+    b->codec = wan_codec_family(vae.family);
+    if (b->o.width % (2 * b->codec->stride) ||
+        b->o.height % (2 * b->codec->stride))
+        return usage("--size %dx%d: %s takes multiples of %d", b->o.width,
+                     b->o.height, b->o.model, 2 * b->codec->stride);
     if (b->o.blocks > 0 && b->o.blocks < dit.layers)
         dit.layers = b->o.blocks;
     p = (Places){ .d = b->d, .plan = plan };

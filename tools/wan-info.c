@@ -35,7 +35,7 @@ static const char usage_text[] =
 "Say what a checkpoint is and what making a video with it would need.\n"
 "\n"
 "  MODEL               a directory or a transformer file\n"
-"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B or flf2v-14B, without a\n"
+"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B, ti2v-5B, without a\n"
 "                      checkpoint\n"
 "  --text-encoder F, --vae F, --clip F, --tokenizer F\n"
 "                      other files than the model's own\n"

@@ -277,7 +277,7 @@ static int add_ids(cJSON *json, const char *name, const WanModel *m,
 /* What the other side has to know. */
 static int describe(cJSON *json, const WanModel *m, const WanRequest *rq)
 {
-    static const char *const tasks[] = { "t2v", "i2v", "flf2v" };
+    static const char *const tasks[] = { "t2v", "i2v", "flf2v", "ti2v" };
     const WanSampling sampling = { .sampler = rq->sampler, .steps = rq->steps,
                                    .shift = rq->shift };
     WanSchedule s;

@@ -56,7 +56,7 @@ static const char usage_text[] =
 "\n"
 "Write a random checkpoint into DIR, in the official layout.\n"
 "\n"
-"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B or flf2v-14B\n"
+"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B or ti2v-5B\n"
 "  --tokenizer FILE    a spiece.model to copy; without it none is written\n"
 "  --dit-type TYPE     bf16 or f32 [bf16]; the text encoder is bf16, VAE and\n"
 "                      CLIP are f32, as in the official files\n"
@@ -206,7 +206,8 @@ static int list_tensors(List list[NB_LISTS], const Shapes *s)
     whole.layers++;                     // with the one that is not run
     if ((ret = wan_dit_bind(&dit, &s->dit, &b[DIT])) < 0 ||
         (ret = wan_t5_bind(&t5, &s->t5, &b[T5])) < 0 ||
-        (ret = wan_codec_bind(&vae, &s->vae, image, &b[VAE])) < 0 ||
+        (ret = wan_codec_bind(&vae, &s->vae, s->dit.task != WAN_TASK_T2V,
+                              &b[VAE])) < 0 ||
         (image && (ret = wan_clip_bind(&clip, &whole, &b[CLIP])) < 0))
         error("the list of tensors: %s", wan_strerror(ret));
     for (int i = 0; i < NB_LISTS && ret >= 0; i++)
@@ -816,7 +817,7 @@ static int check_space(const char *dir, int64_t bytes)
 
 int main(int argc, char **argv)
 {
-    static const char *const file[NB_LISTS] = {
+    const char *file[NB_LISTS] = {
         "diffusion_pytorch_model.safetensors",
         "models_t5_umt5-xxl-enc-bf16.pth",
         "Wan2.1_VAE.pth",
@@ -842,6 +843,8 @@ int main(int argc, char **argv)
     s.t5.layers = o.text_layers ? o.text_layers : s.t5.layers;
     s.clip.layers = o.clip_layers ? o.clip_layers : s.clip.layers;
     list[DIT].type = o.dit_type;
+    if (s.vae.family == WAN_VAE_WAN22)
+        file[VAE] = "Wan2.2_VAE.pth";
     wan_cpu_pool_open(wan_dev_threads(0), &log);
     if ((ret = list_tensors(list, &s)) < 0)
         goto end;

@@ -8,12 +8,11 @@
 
 #include "codec.h"
 
-/* Latent statistics of Wan 2.1, per channel; the same in every checkpoint. */
-static const float latent_mean[WAN_LATENT_CHANNELS] = {
+const float wan_codec_mean[WAN_LATENT_CHANNELS] = {
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
     0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
 };
-static const float latent_std[WAN_LATENT_CHANNELS] = {
+const float wan_codec_std[WAN_LATENT_CHANNELS] = {
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 };
@@ -33,34 +32,41 @@ WanTensor wan_codec_constant(WanBinder *b, int n, const float *v,
     return wan_tensor_of(p, WAN_F32, n);
 }
 
-void wan_codec_scales(WanBinder *b, int scaled, WanTensor *std,
-                      WanTensor *mean, WanTensor *to_std, WanTensor *to_mean)
+void wan_codec_scales(WanBinder *b, int n, const float *m, const float *s,
+                      WanTensor *std, WanTensor *mean, WanTensor *to_std,
+                      WanTensor *to_mean)
 {
-    enum { N = WAN_LATENT_CHANNELS };
-    float one[N], zero[N], negative_mean[N];
+    float one[WAN_CODEC_CHANNELS], zero[WAN_CODEC_CHANNELS];
+    float negative[WAN_CODEC_CHANNELS];
 
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < n; i++) {
         one[i] = 1;
         zero[i] = 0;
-        negative_mean[i] = -latent_mean[i];
+        negative[i] = m ? -m[i] : 0;
     }
-    *mean = wan_codec_constant(b, N, scaled ? latent_mean : zero, NULL);
-    *std = wan_codec_constant(b, N, scaled ? latent_std : one, NULL);
-    *to_std = wan_codec_constant(b, N, one, scaled ? latent_std : NULL);
-    *to_mean = scaled ? wan_codec_constant(b, N, negative_mean, latent_std)
-                      : wan_codec_constant(b, N, zero, NULL);
+    *mean = wan_codec_constant(b, n, m ? m : zero, NULL);
+    *std = wan_codec_constant(b, n, s ? s : one, NULL);
+    *to_std = wan_codec_constant(b, n, one, s);
+    *to_mean = wan_codec_constant(b, n, negative, s);
+}
+
+const WanCodecFamily *wan_codec_family(WanVaeFamily family)
+{
+    static const WanCodecFamily *const table[] = {
+        [WAN_VAE_WAN21] = &wan_codec_vae, [WAN_VAE_WAN22] = &wan_codec_vae22,
+        [WAN_VAE_TAEHV] = &wan_codec_taehv,
+    };
+
+    return table[family];
 }
 
 int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
                    WanBinder *b)
 {
-    static const WanCodecFamily *const family[] = {
-        [WAN_VAE_WAN21] = &wan_codec_vae, [WAN_VAE_TAEHV] = &wan_codec_taehv,
-    };
     static const float one[3] = { 1, 1, 1 }, zero[3];
 
     c->config = *config;
-    c->family = family[config->family];
+    c->family = wan_codec_family(config->family);
     c->net = wan_pool_alloc(b->pool, c->family->net_bytes);
     if (!c->net)
         return wan_error_memory(b->log, "model", "the VAE");

@@ -18,6 +18,9 @@
 /* As much as any family remembers in one direction. */
 #define WAN_CODEC_PASTS 32
 
+/* The most channels that latents of any have. */
+#define WAN_CODEC_CHANNELS 48
+
 typedef struct WanCodecStream {
     WanTensor past[WAN_CODEC_PASTS];    // in the arena; which is the family's
     int64_t frames;                     // latent frames done so far
@@ -28,6 +31,8 @@ typedef struct WanCodecFamily {
     const char *name;
     int64_t net_bytes;
     int quick;                  // to decode a frame is little beside a step
+    int channels;               // of a latent
+    int stride;                 // pixels of a latent position, each way
     int first_group;            // pixel frames that the first latent frame is
                                 // encoded from; WAN_TIME_STRIDE each later
     int (*bind)(void *net, const WanVaeConfig *config, int encoder,
@@ -42,7 +47,9 @@ typedef struct WanCodecFamily {
                    WanCodecStream *s, const WanTensor *rgb);
 } WanCodecFamily;
 
-extern const WanCodecFamily wan_codec_vae, wan_codec_taehv;
+extern const WanCodecFamily wan_codec_vae, wan_codec_vae22, wan_codec_taehv;
+
+const WanCodecFamily *wan_codec_family(WanVaeFamily family);
 
 /* A bound VAE; its memory is the binder's pool's. */
 typedef struct WanCodec {
@@ -61,10 +68,21 @@ int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
 WanTensor wan_codec_constant(WanBinder *b, int n, const float *v,
                              const float *w);
 
-/* Vectors [16] of the way to a net's latents, x * std + mean, and back. With
- * scaled = 0 they are the sampler's own: nothing changes. */
-void wan_codec_scales(WanBinder *b, int scaled, WanTensor *std,
-                      WanTensor *mean, WanTensor *to_std, WanTensor *to_mean);
+/* Wan 2.1's latent statistics, per channel; the same in every checkpoint. */
+extern const float wan_codec_mean[WAN_LATENT_CHANNELS];
+extern const float wan_codec_std[WAN_LATENT_CHANNELS];
+
+/* Vectors [n] of the way to a net's latents, x * s + m, and back: of n numbers
+ * s and m each, NULL: the latents are the sampler's own, nothing changes. */
+void wan_codec_scales(WanBinder *b, int n, const float *m, const float *s,
+                      WanTensor *std, WanTensor *mean, WanTensor *to_std,
+                      WanTensor *to_mean);
+
+/* What a video's sides are multiples of: tokens are two by two positions. */
+static inline int wan_codec_multiple(const WanCodec *c)
+{
+    return 2 * c->family->stride;
+}
 
 /* Take what the stream remembers of a latent of h x w from the arena. */
 static inline void wan_codec_begin_decode(WanDev *d, WanCodecStream *s,
@@ -77,9 +95,9 @@ static inline void wan_codec_begin_decode(WanDev *d, WanCodecStream *s,
 /**
  * Decode the stream's next latent frame.
  *
- * @param rgb    [1, 8h, 8w, 3] for the first frame, then [4, 8h, 8w, 3]; need
- *               not be clamped
- * @param latent [16, T, h, w] as sampled; frame s->frames is read
+ * @param rgb    [1, s h, s w, 3] for the first frame, then [4, s h, s w, 3], s
+ *               the stride; need not be clamped
+ * @param latent [channels, T, h, w] as sampled; frame s->frames is read
  */
 static inline void wan_codec_decode(WanDev *d, WanTensor *rgb,
                                     const WanCodec *c, WanCodecStream *s,
@@ -107,7 +125,7 @@ static inline int64_t wan_codec_group(const WanCodec *c, int64_t t, int *n)
 /**
  * Encode the stream's next group of frames.
  *
- * @param latent [16, T, H/8, W/8], as the sampler has it; frame s->frames is
+ * @param latent [channels, T, H/s, W/s], as the sampler has it; frame s->frames is
  *               written
  * @param rgb    [n, H, W, 3] as wan_codec_group() has it; -1 to 1
  */

@@ -6,24 +6,62 @@
  */
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "condition.h"
 #include "image.h"
 
-/* A row's work; each may be NULL: then there is none, or the latent is what
- * the network gets. */
+/* A row's work; what stands below `read` may be NULL: then there is none, or
+ * the latent is what the network gets, at one time. */
 struct WanConditionKind {
     const char *task;               // for people
-    int images;
+    int images, optional;           // optional: or none
+    void (*fit)(int *w, int *h, double area, double aspect, int multiple);
+    void (*place)(WanCondition *c, int i, const WanImage *img);
+    int (*read)(float *rgb, const WanGiven *part, const WanImage *img);
     void (*reserve)(WanCondition *c, WanDev *d, const WanTensor *latent);
     int (*units)(const WanCondition *c);
     void (*encode)(WanCondition *c, WanDev *d, int i);
     void (*begin_steps)(WanCondition *c, WanDev *d);
     const WanTensor *(*input)(WanCondition *c, WanDev *d, const WanTensor *x);
+    void (*time)(const WanCondition *c, WanDev *d, WanDitTime *out, double t);
+    void (*keep)(const WanCondition *c, WanDev *d, WanTensor *x);
 };
 
 /* ------------------------------------- images as further channels, and CLIP */
+
+/* The area's rows and columns at that aspect, each rounded down. */
+static void channels_fit(int *w, int *h, double area, double aspect, int k)
+{
+    *h = (int)(floor(sqrt(area * aspect) / (k / 2)) / 2) * k;
+    *w = (int)(floor(sqrt(area / aspect) / (k / 2)) / 2) * k;
+}
+
+/* What of the request's image is used. The last one is cut to the aspect of
+ * the video around its centre; the first decides the aspect and is stretched
+ * what the multiple of 16 asks for, as the reference does both. */
+static void channels_place(WanCondition *c, int i, const WanImage *img)
+{
+    int w = img->width, h = img->height, x = 0, y = 0;
+
+    if (i && (w != c->image[0].w || h != c->image[0].h)) {
+        const int cut_w = (int)((int64_t)h * c->width / c->height);
+        const int cut_h = (int)((int64_t)w * c->height / c->width);
+
+        if (cut_w > 0 && cut_w < w)
+            x = (w - cut_w) / 2, w = cut_w;
+        else if (cut_h > 0 && cut_h < h)
+            y = (h - cut_h) / 2, h = cut_h;
+    }
+    c->image[i] = (WanGiven){ .x = x, .y = y, .w = w, .h = h };
+}
+
+static int channels_read(float *rgb, const WanGiven *part, const WanImage *img)
+{
+    wan_image_read(rgb, img, part->x, part->y, part->w, part->h);
+    return 0;
+}
 
 static int latent_frames(const WanCondition *c)
 {
@@ -159,17 +197,112 @@ static const WanTensor *channels_input(WanCondition *c, WanDev *d,
     return &c->input;
 }
 
+/* --------------------------------------- the first latent frame, kept at t = 0 */
+
+/* Of the sizes that round the width down first and the height down first the
+ * one whose aspect is nearer. */
+static void first_fit(int *w, int *h, double area, double aspect, int k)
+{
+    const double wide = sqrt(area / aspect), high = area / wide;
+    const double w1 = floor(wide / k) * k, h2 = floor(high / k) * k;
+    const double h1 = w1 > 0 ? floor(area / w1 / k) * k : 0;
+    const double w2 = h2 > 0 ? floor(area / h2 / k) * k : 0;
+    const double r1 = h1 / w1 / aspect, r2 = h2 / w2 / aspect;
+    const int first = h1 > 0 && (!(w2 > 0) ||
+                                 fmax(r1, 1 / r1) < fmax(r2, 1 / r2));
+
+    *w = (int)(first ? w1 : w2);
+    *h = (int)(first ? h1 : h2);
+}
+
+/* All of it: what is kept of it has the size of the video. */
+static void first_place(WanCondition *c, int i, const WanImage *img)
+{
+    (void)img;
+    c->image[i] = (WanGiven){ .w = c->width, .h = c->height };
+}
+
+static int first_read(float *rgb, const WanGiven *part, const WanImage *img)
+{
+    return wan_image_cover(rgb, img, part->w, part->h);
+}
+
+static void first_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
+{
+    if (c->nb_images)
+        c->first = wan_tmp(d, latent->dim[0], 1, latent->dim[2],
+                           latent->dim[3]);
+}
+
+static int first_units(const WanCondition *c)
+{
+    return c->nb_images;
+}
+
+static void first_encode(WanCondition *c, WanDev *d, int i)
+{
+    const WanCodec *vae = &c->model->vae;
+    const WanMark mark = wan_mark(d);
+    WanTensor rgb = wan_tmp(d, 1, c->height, c->width, 3);
+
+    wan_dev_stage(d, WAN_STAGE_IMAGE);
+    wan_codec_begin_encode(d, &c->stream, vae, c->height, c->width);
+    const WanTensor image = upload_image(c, d, i);
+    const WanTensor frames = wan_reshape(&image, 3, 1, c->height, c->width);
+
+    wan_op_channels_last(d, &rgb, &frames, 0, &vae->one, &vae->zero);
+    wan_codec_encode(d, &c->first, vae, &c->stream, &rgb);
+    wan_release(d, mark);
+    wan_op_finite(d, &c->first, "image: its latent");
+    wan_tap(d, &c->first, "z_image");
+}
+
+static void first_time(const WanCondition *c, WanDev *d, WanDitTime *out,
+                       double t)
+{
+    const WanDit *dit = &c->model->dit;
+
+    if (!c->nb_images) {
+        wan_dit_time(d, out, dit, t);
+    } else {
+        const WanDitSpan span[] = {
+            { 0, c->first.dim[2] * c->first.dim[3] / 4 }, { t, 0 },
+        };
+
+        /* behind a single latent frame there is no rest */
+        wan_dit_times(d, out, dit, latent_frames(c) > 1 ? 2 : 1, span);
+    }
+}
+
+static void first_keep(const WanCondition *c, WanDev *d, WanTensor *x)
+{
+    const int64_t n = x->dim[2] * x->dim[3];
+
+    if (!c->nb_images)
+        return;
+    const WanTensor first = wan_reshape(&c->first, x->dim[0], n);
+    const WanTensor all = wan_reshape(x, x->dim[0], x->dim[1] * n);
+    WanTensor place = wan_columns(&all, 0, n);
+
+    wan_op_copy(d, &place, &first);
+}
+
 /* ------------------------------------------------------------ the table */
 
 #define CHANNELS                                                              \
+    .fit = channels_fit, .place = channels_place, .read = channels_read,      \
     .reserve = channels_reserve, .units = latent_frames,                      \
     .encode = channels_encode, .begin_steps = channels_begin_steps,           \
     .input = channels_input
 
 static const struct WanConditionKind kinds[] = {
-    [WAN_TASK_T2V]   = { "text-to-video" },
+    [WAN_TASK_T2V]   = { "text-to-video", .fit = channels_fit },
     [WAN_TASK_I2V]   = { "image-to-video", 1, CHANNELS },
     [WAN_TASK_FLF2V] = { "first-last-frame", 2, CHANNELS },
+    [WAN_TASK_TI2V]  = { "text-and-image-to-video", 1, .optional = 1,
+        .fit = first_fit, .place = first_place, .read = first_read,
+        .reserve = first_reserve, .units = first_units,
+        .encode = first_encode, .time = first_time, .keep = first_keep },
 };
 
 /* --------------------------------------------------- what the driver calls */
@@ -189,13 +322,27 @@ int wan_condition_images(const WanModel *m)
     return kinds[m->info.task].images;
 }
 
+int wan_condition_needs(const WanModel *m)
+{
+    const struct WanConditionKind *kind = &kinds[m->info.task];
+
+    return kind->optional ? 0 : kind->images;
+}
+
+void wan_condition_fit(const WanModel *m, double area, int iw, int ih, int *w,
+                       int *h)
+{
+    kinds[m->info.task].fit(w, h, area, (double)ih / iw,
+                            m->info.size_multiple);
+}
+
 int wan_condition_check(const WanRequest *r, const WanModel *m)
 {
     for (int i = 0; i < WAN_MAX_IMAGES; i++) {
         const WanImage *image = given(r, i);
-        const int wanted = i < wan_condition_images(m);
+        const int wanted = i < wan_condition_needs(m);
 
-        if (!image != !wanted)
+        if (image ? i >= wan_condition_images(m) : wanted)
             return wan_error_option(&m->log, option(i), "%s is a %s "
                                     "checkpoint and takes %s", m->info.name,
                                     kinds[m->info.task].task,
@@ -215,35 +362,17 @@ int wan_condition_check(const WanRequest *r, const WanModel *m)
     return 0;
 }
 
-/* What of the request's image is used. The last one is cut to the aspect of
- * the video around its centre; the first decides the aspect and is stretched
- * what the multiple of 16 asks for, as the reference does both. */
-static void place_image(WanCondition *c, int i, const WanImage *img)
-{
-    int w = img->width, h = img->height, x = 0, y = 0;
-
-    if (i && (w != c->image[0].w || h != c->image[0].h)) {
-        const int cut_w = (int)((int64_t)h * c->width / c->height);
-        const int cut_h = (int)((int64_t)w * c->height / c->width);
-
-        if (cut_w > 0 && cut_w < w)
-            x = (w - cut_w) / 2, w = cut_w;
-        else if (cut_h > 0 && cut_h < h)
-            y = (h - cut_h) / 2, h = cut_h;
-    }
-    c->image[i] = (WanGiven){ .x = x, .y = y, .w = w, .h = h };
-}
-
 void wan_condition_init(WanCondition *c, const WanModel *m,
                         const WanRequest *r)
 {
     *c = (WanCondition){
         .model = m, .kind = &kinds[m->info.task],
         .width = r->width, .height = r->height, .frames = r->frames,
-        .nb_images = wan_condition_images(m),
     };
-    for (int i = 0; i < c->nb_images; i++)
-        place_image(c, i, given(r, i));
+    while (c->nb_images < wan_condition_images(m) && given(r, c->nb_images)) {
+        c->kind->place(c, c->nb_images, given(r, c->nb_images));
+        c->nb_images++;
+    }
 }
 
 static int64_t image_bytes(const WanGiven *image)
@@ -281,11 +410,10 @@ int wan_condition_read(WanCondition *c, const WanRequest *r)
     for (int i = 0; i < c->nb_images; i++) {
         WanGiven *image = &c->image[i];
 
-        if (!(image->rgb = malloc(image_bytes(image))))
+        if (!(image->rgb = malloc(image_bytes(image))) ||
+            c->kind->read(image->rgb, image, given(r, i)) < 0)
             return wan_error_memory(&c->model->log, "job",
                                     i ? "the last image" : "the image");
-        wan_image_read(image->rgb, given(r, i), image->x, image->y, image->w,
-                       image->h);
     }
     return 0;
 }
@@ -324,7 +452,22 @@ const WanTensor *wan_condition_input(WanCondition *c, WanDev *d,
     return c->kind->input ? c->kind->input(c, d, x) : x;
 }
 
+void wan_condition_time(const WanCondition *c, WanDev *d, WanDitTime *out,
+                        double t)
+{
+    if (c->kind->time)
+        c->kind->time(c, d, out, t);
+    else
+        wan_dit_time(d, out, &c->model->dit, t);
+}
+
+void wan_condition_keep(const WanCondition *c, WanDev *d, WanTensor *x)
+{
+    if (c->kind->keep)
+        c->kind->keep(c, d, x);
+}
+
 const WanDitContext *wan_condition_context(const WanCondition *c)
 {
-    return c->nb_images ? &c->context : NULL;
+    return c->context.k.nb_dims ? &c->context : NULL;
 }

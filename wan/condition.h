@@ -38,6 +38,7 @@ typedef struct WanCondition {
     WanMark encoder_mark;           // the VAE encoder's memory lies above
     WanCodecStream stream;          // of the VAE encoder
     WanDitContext context;          // keys and values of clip
+    WanTensor first;                // [channels, 1, h, w]: kept in the latent
 } WanCondition;
 
 /**
@@ -47,8 +48,18 @@ typedef struct WanCondition {
  */
 int wan_condition_check(const WanRequest *r, const WanModel *m);
 
-/** How many images a model of this kind takes. */
+/** How many images a model of this kind takes, and how many it must have. */
 int wan_condition_images(const WanModel *m);
+int wan_condition_needs(const WanModel *m);
+
+/**
+ * The size of a video of about that many pixels for an image of iw x ih, as
+ * the reference finds it for models of this kind.
+ *
+ * @param w,h multiples of info.size_multiple; 0: the image is too narrow
+ */
+void wan_condition_fit(const WanModel *m, double area, int iw, int ih, int *w,
+                       int *h);
 
 /** Begin for a request that was checked: where its images lie. No pixel is
  *  read, so a plan needs no more than their sizes. */
@@ -75,7 +86,7 @@ int64_t wan_condition_bytes(const WanCondition *c);
  */
 int wan_condition_shrink(WanCondition *c);
 
-/** The condition's tensors, above the latent of [16, T, h, w]. */
+/** The condition's tensors, above the latent of [channels, T, h, w]. */
 void wan_condition_reserve(WanCondition *c, WanDev *d, const WanTensor *latent);
 
 /** Units of encoding, 0: nothing is to be encoded. */
@@ -90,11 +101,19 @@ void wan_condition_begin_steps(WanCondition *c, WanDev *d);
 /**
  * What the network gets at a step.
  *
- * @param x     the latent [16, T, h, w]
+ * @param x     the latent [channels, T, h, w]
  * @return x, or the condition's tensor with x in front
  */
 const WanTensor *wan_condition_input(WanCondition *c, WanDev *d,
                                      const WanTensor *x);
+
+/** The time of a step, 0 to 1000: what is given may have another. */
+void wan_condition_time(const WanCondition *c, WanDev *d, WanDitTime *out,
+                        double t);
+
+/** Put what stays as it was given into the latent: before the first step and
+ *  after each. */
+void wan_condition_keep(const WanCondition *c, WanDev *d, WanTensor *x);
 
 /** The images' keys and values for cross-attention, or NULL. */
 const WanDitContext *wan_condition_context(const WanCondition *c);

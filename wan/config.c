@@ -149,7 +149,7 @@ end:
 void wan_config_text(WanBytes *b, const WanDitConfig *c,
                      const WanModelInfo *info)
 {
-    static const char *const task[] = { "t2v", "i2v", "flf2v" };
+    static const char *const task[] = { "t2v", "i2v", "flf2v", "ti2v" };
 
     wan_putf(b, "{\n  \"_class_name\": \"WanModel\",\n"
              "  \"dim\": %d,\n  \"eps\": %.7g,\n  \"ffn_dim\": %d,\n"
@@ -247,7 +247,7 @@ static int check_key(const WanWeights *w, const char *key, int file,
 static int check_model_type(const WanWeights *w, const WanConfigFile *file,
                             enum WanTask task, const WanLog *log)
 {
-    static const char *const found[] = { "t2v", "i2v", "flf2v" };
+    static const char *const found[] = { "t2v", "i2v", "flf2v", "ti2v" };
     static const char *const known[] = { "t2v", "i2v", "flf2v", "vace", "ti2v",
                                          "s2v", "animate" };
     const char *type = file->model_type;
@@ -280,6 +280,15 @@ static void patch_dims(WanDitConfig *c, Sizes *s)
                            t ? "has an impossible shape" : "is missing");
     c->in_dim = (int)(patch / 4);
 }
+
+/* What each task's transformers read and make, and whether through an image
+ * branch. */
+static const struct {
+    int in, out, clip;
+} channels[] = {
+    [WAN_TASK_T2V]   = { 16, 16, 0 }, [WAN_TASK_I2V]  = { 36, 16, 1 },
+    [WAN_TASK_FLF2V] = { 36, 16, 1 }, [WAN_TASK_TI2V] = { 48, 48, 0 },
+};
 
 int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanConfigFile *file, const WanLog *log)
@@ -323,17 +332,18 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
     else if (find(w, *naming, part, "img_emb.proj.0.bias"))
         c->task = WAN_TASK_I2V;
     else
-        c->task = WAN_TASK_T2V;
-    if (c->in_dim != (c->task == WAN_TASK_T2V ? 16 : 36) ||
-        c->out_dim != WAN_LATENT_CHANNELS || out % 4) {
+        c->task = c->out_dim == 48 ? WAN_TASK_TI2V : WAN_TASK_T2V;
+    if (c->in_dim != channels[c->task].in ||
+        c->out_dim != channels[c->task].out || out % 4) {
         wan_log(log, WAN_LOG_ERROR, "%s: a transformer with %d input and %d "
                 "output channels%s is not supported; Wan 2.1 has 16 (text) or "
-                "36 (image) and 16", path, c->in_dim, c->out_dim,
-                c->task == WAN_TASK_T2V ? " and no image branch" : "");
+                "36 (image) and 16, Wan 2.2's TI2V 48 and 48", path, c->in_dim,
+                c->out_dim, channels[c->task].clip ? ""
+                                                   : " and no image branch");
         return WAN_ERR(ENOSYS);
     }
 
-    if (c->task != WAN_TASK_T2V)
+    if (channels[c->task].clip)
         c->clip_dim = dim_of(&s, "img_emb.proj.1.weight", 2, 1);
     if (s.bad)
         return s.bad;
@@ -504,7 +514,6 @@ static int config_taehv(WanVaeConfig *c, const WanWeights *w,
 
     if (ret < 0)
         return ret;
-    c->family = WAN_VAE_TAEHV;
     for (int i = 0; i < 4; i++)
         c->width[i] = dim_of(&s, width[i], 4, 0);
     for (int i = 0; i < 3; i++)
@@ -527,36 +536,49 @@ static int config_taehv(WanVaeConfig *c, const WanWeights *w,
     return 0;
 }
 
+/* What each family is known by; the first that is there. */
+static const struct {
+    const char *tensor;
+    WanVaeFamily family;
+    WanNaming naming;
+} vaes[] = {
+    { "decoder.22.bias", WAN_VAE_TAEHV, WAN_NAMES_OFFICIAL },
+    { "decoder.1.conv.0.weight", WAN_VAE_TAEHV, WAN_NAMES_OFFICIAL },
+    { "decoder.upsamples.0.upsamples.0.residual.0.gamma", WAN_VAE_WAN22,
+      WAN_NAMES_OFFICIAL },
+    { "decoder.up_blocks.0.upsampler.resample.1.weight", WAN_VAE_WAN22,
+      WAN_NAMES_DIFFUSERS },
+    { "decoder.upsamples.0.residual.0.gamma", WAN_VAE_WAN21,
+      WAN_NAMES_OFFICIAL },
+    { "decoder.up_blocks.0.resnets.0.norm1.gamma", WAN_VAE_WAN21,
+      WAN_NAMES_DIFFUSERS },
+};
+
 int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanLog *log)
 {
     Sizes s = { w, WAN_NAMES_OFFICIAL, WAN_PART_VAE, log, 0 };
+    const size_t n = sizeof(vaes) / sizeof(*vaes);
+    size_t i = 0;
 
     memset(c, 0, sizeof(*c));
-    if (wan_weights_find(w, "decoder.22.bias") ||
-        wan_weights_find(w, "decoder.1.conv.0.weight")) {
-        *naming = WAN_NAMES_OFFICIAL;
-        return config_taehv(c, w, log);
-    }
-    if (wan_weights_find(w, "decoder.upsamples.0.upsamples.0.residual.0.gamma")) {
-        wan_log(log, WAN_LOG_ERROR, "%s: the VAE of Wan 2.2, which Wan 2.1 "
-                "models can't use", wan_weights_path(w));
-        return WAN_ERR(ENOSYS);
-    }
-    if (wan_weights_find(w, "decoder.upsamples.0.residual.0.gamma")) {
-        *naming = WAN_NAMES_OFFICIAL;
-    } else if (wan_weights_find(w, "decoder.up_blocks.0.resnets.0.norm1.gamma")) {
-        *naming = WAN_NAMES_DIFFUSERS;
-    } else {
-        wan_log(log, WAN_LOG_ERROR, "%s: no Wan 2.1 VAE: it has neither "
+    while (i < n && !wan_weights_find(w, vaes[i].tensor))
+        i++;
+    if (i == n) {
+        wan_log(log, WAN_LOG_ERROR, "%s: no Wan VAE: it has neither "
                 "decoder.upsamples.0.residual.0.gamma nor "
-                "decoder.up_blocks.0.resnets.0.norm1.gamma nor, as tiny ones, "
-                "decoder.22.bias",
-                wan_weights_path(w));
+                "decoder.up_blocks.0.resnets.0.norm1.gamma nor, as Wan 2.2's, "
+                "decoder.upsamples.0.upsamples.0.residual.0.gamma nor, as tiny "
+                "ones, decoder.22.bias", wan_weights_path(w));
         return WAN_INVALIDDATA;
     }
-    s.naming = *naming;
+    c->family = vaes[i].family;
+    *naming = s.naming = vaes[i].naming;
+    if (c->family == WAN_VAE_TAEHV)
+        return config_taehv(c, w, log);
     c->dim = dim_of(&s, "decoder.head.0.gamma", 1, 0);
+    if (c->family == WAN_VAE_WAN22)
+        c->encoder_dim = dim_of(&s, "encoder.conv1.bias", 1, 0);
     return s.bad;
 }
 
@@ -607,7 +629,8 @@ int wan_config_holds(const WanWeights *w, WanPart part)
                             "token_embd.weight" },
         [WAN_PART_VAE]  = { "decoder.upsamples.0.residual.0.gamma",
                             "decoder.up_blocks.0.resnets.0.norm1.gamma",
-                            "decoder.22.bias", NULL },
+                            "decoder.upsamples.0.upsamples.0.residual.0.gamma",
+                            "decoder.22.bias" },
         [WAN_PART_CLIP] = { "visual.cls_embedding",
                             "vision_model.embeddings.class_embedding", NULL },
     };
@@ -635,6 +658,12 @@ int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
                            .text_dim = 4096, .freq_dim = 256, .eps = 1e-6f };
     if (!strcmp(name, "t2v-1.3B")) {
         dit->dim = 1536, dit->heads = 12, dit->layers = 30, dit->ffn = 8960;
+    } else if (!strcmp(name, "ti2v-5B")) {
+        dit->task = WAN_TASK_TI2V;
+        dit->dim = 3072, dit->heads = 24, dit->layers = 30, dit->ffn = 14336;
+        dit->in_dim = dit->out_dim = 48;
+        *vae = (WanVaeConfig){ .family = WAN_VAE_WAN22, .dim = 256,
+                               .encoder_dim = 160 };
     } else if (i2v || !strcmp(name, "t2v-14B")) {
         dit->dim = 5120, dit->heads = 40, dit->layers = 40, dit->ffn = 13824;
     } else {
@@ -659,17 +688,20 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
                          const WanConfigFile *file, const char *path,
                          char *name, size_t name_size)
 {
-    static const char *const task[] = { "T2V", "I2V", "FLF2V" };
+    static const char *const task[] = { "Wan2.1 T2V", "Wan2.1 I2V",
+                                        "Wan2.1 FLF2V", "Wan2.2 TI2V" };
+    const int ti2v = c->task == WAN_TASK_TI2V;
+    const int five = ti2v && c->dim == 3072 && c->layers == 30;
     const int small = c->dim == 1536 && c->layers == 30;
     const int large = c->dim == 5120 && c->layers == 40;
     const int hd = c->task == WAN_TASK_I2V ? strstr(path, "720") != NULL
                                            : large;
 
-    if (small || large)
-        snprintf(name, name_size, "Wan2.1 %s %s", task[c->task],
-                 small ? "1.3B" : "14B");
+    if (small || large || five)
+        snprintf(name, name_size, "%s %s", task[c->task],
+                 small ? "1.3B" : large ? "14B" : "5B");
     else
-        snprintf(name, name_size, "Wan2.1 %s (width %d, %d layers)",
+        snprintf(name, name_size, "%s (width %d, %d layers)",
                  task[c->task], c->dim, c->layers);
     info->name = name;
     info->task = c->task;
@@ -686,10 +718,10 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
 
     /* The official command lines: 1.3B's README asks for shift 8 and
      * guidance 6, the code's own defaults serve the others. */
-    info->width = hd ? 1280 : 832;
-    info->height = hd ? 720 : 480;
-    info->frames = 81;
-    info->rate_num = 16;
+    info->width = hd || ti2v ? 1280 : 832;
+    info->height = ti2v ? 704 : hd ? 720 : 480;
+    info->frames = ti2v ? 121 : 81;
+    info->rate_num = ti2v ? 24 : 16;
     info->rate_den = 1;
     info->steps = c->task == WAN_TASK_I2V ? 40 : 50;
     info->guidance = small ? 6 : 5;

@@ -50,11 +50,14 @@ typedef struct WanT5Config {
     int vocab, dim, heads, attn_dim, ffn, layers;
 } WanT5Config;
 
-typedef enum WanVaeFamily { WAN_VAE_WAN21, WAN_VAE_TAEHV } WanVaeFamily;
+typedef enum WanVaeFamily { WAN_VAE_WAN21, WAN_VAE_WAN22,
+                             WAN_VAE_TAEHV } WanVaeFamily;
 
 typedef struct WanVaeConfig {
     WanVaeFamily family;
-    int dim;                    // base width: 96; TAEHV's encoder: 64, or 0
+    int dim;                    // base width: 96; 2.2's decoder: 256; TAEHV's
+                                // encoder: 64, or 0
+    int encoder_dim;            // 2.2's: 160
     /* TAEHV's */
     int64_t width[4];           // of its decoder: 256, 128, 64, 64
     int64_t grow_rows[3];       // stored of its kernels that make frames
@@ -117,7 +120,7 @@ void wan_config_text(WanBytes *b, const WanDitConfig *c,
 int wan_config_holds(const WanWeights *w, WanPart part);
 
 /* The known sizes by name, for plans and tools without a checkpoint:
- * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B". 0 or WAN_ERR(EINVAL). */
+ * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B", "ti2v-5B". 0 or WAN_ERR(EINVAL). */
 int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
                      WanVaeConfig *vae, WanClipConfig *clip);
 

@@ -131,7 +131,7 @@ static int has_encoder(const WanModel *m)
 {
     char name[160];
 
-    return !m->files[0] || m->info.task != WAN_TASK_T2V ||
+    return !m->files[0] || wan_condition_images(m) > 0 ||
            wan_weights_find(wan_model_weights(m, WAN_PART_VAE),
                             wan_name_in(m->naming[WAN_PART_VAE], WAN_PART_VAE,
                                         "encoder.conv1.weight", name,
@@ -167,7 +167,7 @@ static int list_part(Work *w, WanPart part)
         ret = wan_t5_bind(&t5, &m->t5.config, &b);
     else if (part == WAN_PART_VAE)
         ret = wan_codec_bind(&vae, &m->vae.config, has_encoder(m), &b);
-    else if (m->info.task != WAN_TASK_T2V)
+    else if (m->info.clip_dim)
         ret = wan_clip_bind(&clip, &whole, &b);
     wan_dit_free(&dit);
     wan_t5_free(&t5);

@@ -194,35 +194,45 @@ void wan_dit_image(WanDev *d, WanDitContext *out, const WanDit *m,
 }
 
 /* s = [cos(t w), sin(t w)], w_i = 10000^(-i/half), in double as the reference
- * does it; e = W2 silu(W1 s + b1) + b2; e0 = W3 silu(e) + b3 */
-void wan_dit_time(WanDev *d, WanDitTime *out, const WanDit *m, double t)
+ * does it */
+static void sinusoid(float *s, double t, int half)
 {
-    const WanDitConfig *c = &m->config;
-    const int half = c->freq_dim / 2;
-    float *s = malloc(c->freq_dim * sizeof(*s));
-    WanMark mark;
-
-    if (!s) {
-        wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for the time embedding");
-        return;
-    }
     for (int i = 0; i < half; i++) {
         const double angle = t * pow(10000, -(double)i / half);
 
         s[i] = (float)cos(angle);
         s[half + i] = (float)sin(angle);
     }
+}
+
+/* e = W2 silu(W1 s + b1) + b2; e0 = W3 silu(e) + b3, a row a span */
+void wan_dit_times(WanDev *d, WanDitTime *out, const WanDit *m, int n,
+                   const WanDitSpan *span)
+{
+    const WanDitConfig *c = &m->config;
+    const int64_t D = c->dim;
+    float *s = malloc((size_t)n * c->freq_dim * sizeof(*s));
+    WanMark mark;
+
+    if (!s) {
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for the time embedding");
+        return;
+    }
+    out->n = n;
+    for (int i = 0; i < n; i++) {
+        sinusoid(s + (size_t)i * c->freq_dim, span[i].t, c->freq_dim / 2);
+        out->end[i] = (i ? out->end[i - 1] : 0) + span[i].tokens;
+    }
 
     wan_section(d, "time");
-    out->e = wan_tmp(d, 1, c->dim);
-    out->e0 = wan_tmp(d, 6, c->dim);
+    out->e = wan_tmp(d, n, D);
+    out->e0 = wan_tmp(d, 6 * n, D);
     mark = wan_mark(d);
-    WanTensor sinusoid = wan_tmp(d, 1, c->freq_dim), h = wan_tmp(d, 1, c->dim);
-    WanTensor e0 = wan_reshape(&out->e0, 1, 6 * (int64_t)c->dim);
+    WanTensor waves = wan_tmp(d, n, c->freq_dim), h = wan_tmp(d, n, D);
+    WanTensor e0 = wan_reshape(&out->e0, n, 6 * D);
 
-    wan_op_upload(d, &sinusoid, s);
-    wan_op_linear(d, &h, &sinusoid, &m->time_embedding[0],
-                  .act = WAN_ACT_SILU);
+    wan_op_upload(d, &waves, s);
+    wan_op_linear(d, &h, &waves, &m->time_embedding[0], .act = WAN_ACT_SILU);
     wan_op_linear(d, &out->e, &h, &m->time_embedding[1]);
     wan_op_act(d, &h, &out->e, WAN_ACT_SILU);
     wan_op_linear(d, &e0, &h, &m->time_projection);
@@ -230,6 +240,20 @@ void wan_dit_time(WanDev *d, WanDitTime *out, const WanDit *m, double t)
     wan_tap(d, &out->e0, "time_e0");
     wan_release(d, mark);
     free(s);
+}
+
+void wan_dit_time(WanDev *d, WanDitTime *out, const WanDit *m, double t)
+{
+    wan_dit_times(d, out, m, 1, &(WanDitSpan){ .t = t });
+}
+
+/* The rows of x, one a token, that are in span s. */
+static WanTensor in_span(const WanTensor *x, const WanDitTime *time, int s)
+{
+    const int64_t from = s ? time->end[s - 1] : 0;
+    const int64_t end = s < time->n - 1 ? time->end[s] : wan_rows(x);
+
+    return wan_slice(x, from, end - from);
 }
 
 /* Pair j of an axis with d elements of a head turns by pos * 10000^(-2j/d).
@@ -357,6 +381,52 @@ static void tap_feed_forward(WanDev *d, const WanTensor *h,
     wan_release(d, mark);
 }
 
+/* What a block is modulated by in a span: modulation + e0, six rows of shift,
+ * scale, gate; twice. */
+static WanTensor part_of(const WanTensor *mod, int span, int k)
+{
+    return wan_slice(mod, 6 * span + k, 1);
+}
+
+/* h = LN(x) (1 + m1) + m0 */
+static void modulate(WanDev *d, WanTensor *h, const WanTensor *x,
+                     const WanTensor *mod, const WanDitTime *time, float eps)
+{
+    for (int s = 0; s < time->n; s++) {
+        const WanTensor shift = part_of(mod, s, 0), scale = part_of(mod, s, 1);
+        const WanTensor xs = in_span(x, time, s);
+        WanTensor hs = in_span(h, time, s);
+
+        wan_op_modulate(d, &hs, &xs, &shift, &scale, eps);
+    }
+}
+
+/* x += m2 h; h = LN(x) * norm3 */
+static void join_attention(WanDev *d, WanTensor *h, WanTensor *x,
+                           const WanTensor *mod, const WanNorm *norm3,
+                           const WanDitTime *time, float eps)
+{
+    for (int s = 0; s < time->n; s++) {
+        const WanTensor gate = part_of(mod, s, 2);
+        WanTensor hs = in_span(h, time, s), xs = in_span(x, time, s);
+
+        wan_op_gate_add_norm(d, &hs, &xs, &hs, &gate, &norm3->weight,
+                             &norm3->bias, eps);
+    }
+}
+
+/* x += h; h = LN(x) (1 + m4) + m3 */
+static void join_text(WanDev *d, WanTensor *h, WanTensor *x,
+                      const WanTensor *mod, const WanDitTime *time, float eps)
+{
+    for (int s = 0; s < time->n; s++) {
+        const WanTensor shift = part_of(mod, s, 3), scale = part_of(mod, s, 4);
+        WanTensor hs = in_span(h, time, s), xs = in_span(x, time, s);
+
+        wan_op_gate_add_modulate(d, &hs, &xs, &hs, NULL, &shift, &scale, eps);
+    }
+}
+
 /* One block of n branches of guidance, x[b] each. Block 0 gets the same tokens
  * for all: until the text comes in, one is enough. */
 static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
@@ -368,22 +438,22 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
     const WanDitBlock *w = &m->blocks[i];
     const WanMark mark = wan_mark(d);
     WanTensor h = wan_tmp_act(d, wan_rows(&x[0]), c->dim);
-    WanTensor mod = wan_tmp(d, 6, c->dim);      // modulation + e0
-    WanTensor part[6];                          // shift, scale, gate; twice
+    WanTensor mod = wan_tmp(d, 6 * time->n, c->dim);
 
     wan_section(d, "block %d", i);
     wan_op_copy(d, &mod, &time->e0);
-    wan_op_gate_add(d, &mod, &w->modulation, NULL);
-    for (int k = 0; k < 6; k++)
-        part[k] = wan_slice(&mod, k, 1);
+    for (int s = 0; s < time->n; s++) {
+        WanTensor all = wan_slice(&mod, 6 * s, 6);
+
+        wan_op_gate_add(d, &all, &w->modulation, NULL);
+    }
 
     for (int b = 0; b < n; b++) {
         if (i || !b) {
-            wan_op_modulate(d, &h, &x[b], &part[0], &part[1], c->eps);
+            modulate(d, &h, &x[b], &mod, time, c->eps);
             wan_tap(d, &h, "block%d.norm1_modulated", i);
             self_attention(d, &h, &w->self_attn, rope, c->eps, i);
-            wan_op_gate_add_norm(d, &h, &x[b], &h, &part[2], &w->norm3.weight,
-                                 &w->norm3.bias, c->eps);
+            join_attention(d, &h, &x[b], &mod, &w->norm3, time, c->eps);
             for (int o = 1; o < n && !i; o++)
                 wan_op_copy(d, &x[o], &x[0]);
         } else {
@@ -393,10 +463,15 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
         wan_tap(d, &h, "block%d.norm3", i);
         cross_attention(d, &h, &w->cross_attn, &text[b], image, c->heads,
                         c->eps, i);
-        wan_op_gate_add_modulate(d, &h, &x[b], &h, NULL, &part[3], &part[4],
-                                 c->eps);
+        join_text(d, &h, &x[b], &mod, time, c->eps);
         tap_feed_forward(d, &h, w, c->ffn, i);
-        feed_forward(d, &x[b], &h, w, &part[5], c->ffn);
+        for (int s = 0; s < time->n; s++) {
+            const WanTensor gate = part_of(&mod, s, 5);
+            const WanTensor hs = in_span(&h, time, s);
+            WanTensor xs = in_span(&x[b], time, s);
+
+            feed_forward(d, &xs, &hs, w, &gate, c->ffn);
+        }
         wan_tap(d, &x[b], "block%d", i);
     }
     wan_release(d, mark);
@@ -439,10 +514,16 @@ static void head_forward(WanDev *d, WanTensor *v, const WanTensor *x,
     WanTensor shift = wan_slice(&mod, 0, 1), scale = wan_slice(&mod, 1, 1);
 
     wan_section(d, "head");
-    wan_op_copy(d, &mod, &m->head.modulation);
-    wan_op_gate_add(d, &shift, &time->e, NULL);
-    wan_op_gate_add(d, &scale, &time->e, NULL);
-    wan_op_modulate(d, &h, x, &shift, &scale, c->eps);
+    for (int s = 0; s < time->n; s++) {
+        const WanTensor e = wan_slice(&time->e, s, 1);
+        const WanTensor xs = in_span(x, time, s);
+        WanTensor hs = in_span(&h, time, s);
+
+        wan_op_copy(d, &mod, &m->head.modulation);
+        wan_op_gate_add(d, &shift, &e, NULL);
+        wan_op_gate_add(d, &scale, &e, NULL);
+        wan_op_modulate(d, &hs, &xs, &shift, &scale, c->eps);
+    }
     wan_op_linear(d, &z, &h, &m->head.head);                    // [L, 64]
     wan_tap(d, &z, "head");
     wan_op_unpatchify(d, v, &z);

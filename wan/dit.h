@@ -85,13 +85,29 @@ void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
 void wan_dit_image(WanDev *d, WanDitContext *out, const WanDit *m,
                    const WanTensor *clip);
 
-/* The time embedding, shared by all forwards of a step. */
+/* The most stretches of tokens with a time each. */
+#define WAN_DIT_SPANS 8
+
+/* Tokens one behind the other that have one time, 0 to 1000. */
+typedef struct WanDitSpan {
+    double t;
+    int64_t tokens;                     // of the last: not read, all the rest
+} WanDitSpan;
+
+/* The time embedding, shared by all forwards of a step: of every span once,
+ * however many tokens it has. */
 typedef struct WanDitTime {
-    WanTensor e;                        // [1, D], for the head
-    WanTensor e0;                       // [6, D], for the blocks
+    int n;                              // spans
+    int64_t end[WAN_DIT_SPANS];         // token behind each but the last
+    WanTensor e;                        // [n, D], for the head
+    WanTensor e0;                       // [6 n, D], for the blocks
 } WanDitTime;
 
-/* As wan_dit_text(); t is 0 to 1000. */
+/* As wan_dit_text(); n spans, 1 to WAN_DIT_SPANS. */
+void wan_dit_times(WanDev *d, WanDitTime *out, const WanDit *m, int n,
+                   const WanDitSpan *span);
+
+/* One time for all tokens, 0 to 1000. */
 void wan_dit_time(WanDev *d, WanDitTime *out, const WanDit *m, double t);
 
 /* Rotary tables of a grid of tokens, from the arena. */
@@ -120,7 +136,7 @@ typedef struct WanDitInput {
  * before the first text is computed once, and a block's weights are used by
  * all before the next block's.
  *
- * @param v [16, T, H, W] each, dense
+ * @param v [out_dim, T, H, W] each, dense
  * @param n 1 to WAN_DIT_BRANCHES
  */
 void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDitInput *in);

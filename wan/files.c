@@ -54,20 +54,25 @@ static const char *const t5_own_names[] = {
 };
 static const char *const vae_names[] = {
     "Wan2.1_VAE.pth",
+    "Wan2.2_VAE.pth",
     "vae/diffusion_pytorch_model.safetensors",
     "vae/diffusion_pytorch_model*.safetensors",
     "wan_2.1_vae.safetensors",
     "Wan2.1_VAE.safetensors",
+    "wan2.2_vae.safetensors",
+    "Wan2.2_VAE.safetensors",
     NULL
 };
 /* A directory given for the VAE itself may be Diffusers' vae/. */
 static const char *const vae_own_names[] = {
     "Wan2.1_VAE.pth",
+    "Wan2.2_VAE.pth",
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model*.safetensors",
     "vae/diffusion_pytorch_model.safetensors",
     "vae/diffusion_pytorch_model*.safetensors",
     "wan_2.1_vae.safetensors",
+    "wan2.2_vae.safetensors",
     NULL
 };
 static const char *const clip_names[] = {
@@ -300,8 +305,8 @@ static int not_there(const char *path, const char *option, const char *also,
                      also ? also : "");
 }
 
-/* The width of the texts that a transformer reads, 0: its shapes don't say. */
-static int text_dim_of(const WanWeights *w)
+/* A side of a transformer's matrix, 0: its shapes don't say. */
+static int side_of(const WanWeights *w, const char *matrix, int side)
 {
     static const WanNaming naming[] = { WAN_NAMES_OFFICIAL,
                                         WAN_NAMES_DIFFUSERS };
@@ -309,11 +314,10 @@ static int text_dim_of(const WanWeights *w)
 
     for (int i = 0; i < 2; i++) {
         const WanStored *t = wan_weights_find(w,
-            wan_name_in(naming[i], WAN_PART_DIT, "text_embedding.0.weight",
-                        name, sizeof(name)));
+            wan_name_in(naming[i], WAN_PART_DIT, matrix, name, sizeof(name)));
 
-        if (t && t->nb_dims == 2 && t->dim[1] <= INT_MAX)
-            return (int)t->dim[1];
+        if (t && t->nb_dims == 2 && t->dim[side] <= INT_MAX)
+            return (int)t->dim[side];
     }
     return 0;
 }
@@ -332,7 +336,8 @@ static int read_dit(WanFiles *f, const WanLog *log)
         return ret;
     for (int part = WAN_PART_DIT; part <= WAN_PART_CLIP; part++)
         f->holds |= (unsigned)wan_config_holds(w, (WanPart)part) << part;
-    f->text_dim = text_dim_of(w);
+    f->text_dim = side_of(w, "text_embedding.0.weight", 1);
+    f->latents = side_of(w, "head.head.weight", 0) / 4;
     if (!(f->holds & 1u << WAN_PART_DIT))
         ret = wan_config_dit(&c, &naming, w, NULL, log);    // says why
     wan_weights_close(&w);
@@ -409,6 +414,7 @@ static int find_part(char **out, const char *given, WanPart which, WanFiles *f,
     } else if (!(ret = look(out, f->base, part->names, log)) &&
                (ret = read_dit(f, log)) >= 0 && !(f->holds & 1u << which)) {
         s.text_dim = f->text_dim;
+        s.latents = f->latents;
         if (f->models)
             ret = wan_search(out, &s, f->models);
         if (!ret)

@@ -22,6 +22,7 @@ typedef struct WanFiles {
     char *tokenizer;    // spiece.model; NULL: look inside the text encoder
     char *clip;         // wan_files_find_clip()
     int text_dim;       // the transformer's, once its header was read; else 0
+    int latents;        // channels of the latents it makes, likewise
     unsigned holds;     // bits of the parts inside it, likewise
     unsigned without;   // the caller's: of the parts that are not wanted
 } WanFiles;

@@ -4,7 +4,9 @@
  * This file is part of libwan; see the licence in wan.h.
  */
 
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "image.h"
@@ -221,4 +223,141 @@ void wan_image_read(float *rgb, const WanImage *img, int x0, int y0, int w,
         for (int y = 0; y < h; y++)
             for (int x = 0; x < w; x++)
                 *rgb++ = (read_pixel(img, c, x0 + x, y0 + y) - 0.5f) / 0.5f;
+}
+
+/* -------------------------------------------------------------- Lanczos */
+
+#define LOBES 3
+#define ONE (1 << 22)           // of a weight in fixed point
+
+/* The inputs and weights of some outputs in a row. */
+typedef struct Filter {
+    int n, most;                // outputs; inputs of one at most
+    int *from, *count;          // [n]
+    int32_t *weight;            // [n, most]
+} Filter;
+
+static double sinc(double x)
+{
+    return x == 0 ? 1 : sin(M_PI * x) / (M_PI * x);
+}
+
+static double lanczos(double x)
+{
+    return x >= -LOBES && x < LOBES ? sinc(x) * sinc(x / LOBES) : 0;
+}
+
+static void filter_free(Filter *f)
+{
+    free(f->from);
+    free(f->count);
+    free(f->weight);
+}
+
+/* Outputs [first, first + n) of `in` samples resized to `out`. */
+static int filter_init(Filter *f, int in, int out, int first, int n)
+{
+    const double scale = (double)in / out, wide = scale > 1 ? scale : 1;
+    const double reach = LOBES * wide;
+    double *k;
+
+    *f = (Filter){ .n = n, .most = (int)ceil(reach) * 2 + 1 };
+    f->from = malloc(n * sizeof(*f->from));
+    f->count = malloc(n * sizeof(*f->count));
+    f->weight = calloc((size_t)n * f->most, sizeof(*f->weight));
+    k = malloc(f->most * sizeof(*k));
+    if (!f->from || !f->count || !f->weight || !k) {
+        free(k);
+        filter_free(f);
+        return WAN_ERR(ENOMEM);
+    }
+    for (int o = 0; o < n; o++) {
+        const double centre = (first + o + 0.5) * scale;
+        const int lo = (int)fmax(centre - reach + 0.5, 0);
+        const int hi = (int)fmin(centre + reach + 0.5, in);
+        double sum = 0;
+
+        for (int i = lo; i < hi; i++) {
+            k[i - lo] = lanczos((i - centre + 0.5) * (1 / wide));
+            sum += k[i - lo];
+        }
+        for (int i = 0; i < hi - lo; i++) {
+            const double w = k[i] / sum * ONE;
+
+            f->weight[(size_t)o * f->most + i] = (int32_t)(w < 0 ? w - 0.5
+                                                                 : w + 0.5);
+        }
+        f->from[o] = lo;
+        f->count[o] = hi - lo;
+    }
+    free(k);
+    return 0;
+}
+
+/* Output o from samples `step` bytes apart; in: the first of them all. */
+static uint8_t filtered(const Filter *f, int o, const uint8_t *in,
+                        ptrdiff_t step)
+{
+    const int32_t *w = f->weight + (size_t)o * f->most;
+    int64_t sum = ONE / 2;
+
+    for (int i = 0; i < f->count[o]; i++)
+        sum += (int64_t)w[i] * in[(f->from[o] + i) * step];
+    return (uint8_t)(sum < 0 ? 0 : sum / ONE > 255 ? 255 : sum / ONE);
+}
+
+/* Row y of img in bytes, R, G, B. */
+static void byte_row(uint8_t *row, const WanImage *img, int y)
+{
+    for (int x = 0; x < img->width; x++)
+        for (int c = 0; c < 3; c++) {
+            const float v = read_pixel(img, c, x, y);
+
+            *row++ = (uint8_t)(!(v > 0) ? 0 : v < 1 ? lrintf(v * 255) : 255);
+        }
+}
+
+int wan_image_cover(float *rgb, const WanImage *img, int w, int h)
+{
+    const double sx = (double)w / img->width, sy = (double)h / img->height;
+    const double scale = sx > sy ? sx : sy;
+    const int W = (int)fmax(rint(img->width * scale), w);
+    const int H = (int)fmax(rint(img->height * scale), h);
+    Filter across = { 0 }, down = { 0 };
+    uint8_t *row = NULL, *part = NULL;
+    int ret;
+
+    if ((ret = filter_init(&across, img->width, W, (W - w) / 2, w)) < 0 ||
+        (ret = filter_init(&down, img->height, H, (H - h) / 2, h)) < 0)
+        goto end;
+    /* the rows that the crop is made of, [n, w, 3] */
+    const int y0 = down.from[0];
+    const int n = down.from[h - 1] + down.count[h - 1] - y0;
+
+    row = malloc((size_t)img->width * 3);
+    part = malloc((size_t)n * w * 3);
+    if (!row || !part) {
+        ret = WAN_ERR(ENOMEM);
+        goto end;
+    }
+    for (int y = 0; y < n; y++) {
+        byte_row(row, img, y0 + y);
+        for (int x = 0; x < w; x++)
+            for (int c = 0; c < 3; c++)
+                part[((size_t)y * w + x) * 3 + c] = filtered(&across, x,
+                                                             row + c, 3);
+    }
+    for (int y = 0; y < h; y++)
+        down.from[y] -= y0;
+    for (int c = 0; c < 3; c++)
+        for (int y = 0; y < h; y++)
+            for (int x = 0; x < w; x++)
+                *rgb++ = (filtered(&down, y, part + (size_t)x * 3 + c,
+                                   (ptrdiff_t)w * 3) / 255.f - 0.5f) / 0.5f;
+end:
+    filter_free(&across);
+    filter_free(&down);
+    free(row);
+    free(part);
+    return ret;
 }

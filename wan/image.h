@@ -66,4 +66,14 @@ void wan_image_write(const WanImage *img, const float *rgb);
 void wan_image_read(float *rgb, const WanImage *img, int x0, int y0, int w,
                     int h);
 
+/**
+ * The middle of img, scaled until it covers w x h, as rgb [3, h, w] in [-1, 1].
+ * A Lanczos filter (a = 3, as wide as the reduction) on bytes, first along
+ * rows, then along columns, each rounded to bytes: what Pillow's resize() and a
+ * crop give. GBRPF32 is rounded to bytes before.
+ *
+ * @return 0 or WAN_ERR(ENOMEM)
+ */
+int wan_image_cover(float *rgb, const WanImage *img, int w, int h);
+
 #endif /* WAN_IMAGE_H */

@@ -42,7 +42,7 @@ struct WanJob {
     WanCondition condition;         // what stands beside the noise
 
     /* In the arena, oldest first. */
-    WanTensor solver[WAN_S_NB];     // [16, T, h, w] each
+    WanTensor solver[WAN_S_NB];     // [channels, T, h, w] each
     WanMark latent_end;             // only the latent lies below
     WanTensor text[2];              // [n, text_dim]
     WanDitContext context[2];
@@ -229,6 +229,10 @@ static int check_request(const WanRequest *r, const WanModel *m)
         return bad(m, "rng", "%d is none", r->rng);
     if ((unsigned)r->preview > 1)
         return bad(m, "preview", "%d; 0 or 1 can be", r->preview);
+    if (r->preview && m->vae.family->channels != WAN_LATENT_CHANNELS)
+        return bad(m, "preview", "%s has none: its VAE's latents have %d "
+                   "channels, %d can be", m->info.name,
+                   m->vae.family->channels, WAN_LATENT_CHANNELS);
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
@@ -249,13 +253,12 @@ int wan_request_check(const WanRequest *r, const WanModel *m)
 int wan_request_fit(WanRequest *r, const WanModel *m, int width, int height)
 {
     const double area = (double)r->width * r->height;
-    const double aspect = (double)height / width;
     const int k = m->info.size_multiple;
+    int w, h;
 
     if (width < 1 || height < 1)
         return bad(m, "image", "%dx%d is empty", width, height);
-    const int h = (int)(floor(sqrt(area * aspect) / WAN_SPACE_STRIDE) / 2) * k;
-    const int w = (int)(floor(sqrt(area / aspect) / WAN_SPACE_STRIDE) / 2) * k;
+    wan_condition_fit(m, area, width, height, &w, &h);
     if (h < k || w < k)
         return bad(m, "image", "%dx%d is too narrow for a video of %.0f "
                    "pixels a frame; give option size", width, height, area);
@@ -298,11 +301,12 @@ static void begin(WanJob *j)
 {
     WanDev *d = j->dev;
     const int64_t T = latent_frames(&j->rq);
-    const int64_t h = j->rq.height / WAN_SPACE_STRIDE;
-    const int64_t w = j->rq.width / WAN_SPACE_STRIDE;
+    const WanCodecFamily *vae = j->model->vae.family;
+    const int64_t h = j->rq.height / vae->stride;
+    const int64_t w = j->rq.width / vae->stride;
 
     wan_dev_stage(d, WAN_STAGE_TEXT);
-    j->solver[WAN_S_X] = wan_tmp(d, WAN_LATENT_CHANNELS, T, h, w);
+    j->solver[WAN_S_X] = wan_tmp(d, vae->channels, T, h, w);
     j->latent_end = wan_mark(d);
     for (int i = 0; i < WAN_S_NB; i++)
         if (i != WAN_S_X && wan_solver_uses(&j->schedule, i))
@@ -370,6 +374,7 @@ static void begin_steps(WanJob *j)
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_dit_text(j->dev, &j->context[i], &j->model->dit, &j->text[i]);
     wan_condition_begin_steps(&j->condition, j->dev);
+    wan_condition_keep(&j->condition, j->dev, &j->solver[WAN_S_X]);
     wan_section(j->dev, "rotary tables");
     wan_dit_rope(j->dev, &j->rope, &j->model->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
@@ -392,7 +397,7 @@ static void denoise(WanJob *j, int i)
 
     wan_section(d, "step %d", i);
     x = wan_condition_input(&j->condition, d, &s[WAN_S_X]);
-    wan_dit_time(d, &time, dit, j->schedule.timestep[i]);
+    wan_condition_time(&j->condition, d, &time, j->schedule.timestep[i]);
     WanTensor v[2] = { s[WAN_S_V] };            // COND, UNCOND
     if (guided(&j->rq))
         v[UNCOND] = wan_tmp_like(d, &s[WAN_S_V]);
@@ -427,6 +432,7 @@ static void denoise(WanJob *j, int i)
         }
         wan_op_lincomb(d, &s[c[k].dst], terms, coef, from);
     }
+    wan_condition_keep(&j->condition, d, &s[WAN_S_X]);
     wan_op_finite(d, &s[WAN_S_X], "step %d of %d: the latent", i + 1,
                   j->rq.steps);
     wan_tap(d, &s[WAN_S_X], "latents%d", i);
@@ -548,7 +554,8 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
         .weight_bytes = m->info.weight_bytes + m->pool.bytes,
         .available_bytes = m->memory ? m->memory :
                            wan_dev_available(m->device, m->cuda_context),
-        .tokens = (int64_t)T * (j->rq.height / 16) * (j->rq.width / 16),
+        .tokens = (int64_t)T * (j->rq.height / m->info.size_multiple) *
+                  (j->rq.width / m->info.size_multiple),
     };
 
     begin(j);
@@ -604,9 +611,9 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     stand_in = (WanImage){ .format = WAN_PIX_RGB24, .width = rq.width,
                            .height = rq.height };
     rq.prompt = rq.prompt ? rq.prompt : "";
-    if (wan_condition_images(m) > 0 && !rq.image)
+    if (wan_condition_needs(m) > 0 && !rq.image)
         rq.image = &stand_in;
-    if (wan_condition_images(m) > 1 && !rq.last_image)
+    if (wan_condition_needs(m) > 1 && !rq.last_image)
         rq.last_image = &stand_in;
     if ((ret = check_request(&rq, m)) < 0)
         return ret;

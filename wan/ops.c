@@ -765,6 +765,46 @@ void wan_op_channels_first(WanDev *d, WanTensor *y, int64_t t0,
     CALL(d, channels_first, y, t0, x, scale, shift);
 }
 
+/* Whether few [T, H, W, C] is many, folded. */
+static int fold_fits(const WanTensor *few, const WanTensor *many, WanFold a)
+{
+    return few->nb_dims == 4 && many->nb_dims == 4 && a.t > 0 && a.s > 0 &&
+           many->dim[0] <= few->dim[0] * a.t &&
+           many->dim[0] > (few->dim[0] - 1) * a.t &&
+           many->dim[1] == few->dim[1] * a.s &&
+           many->dim[2] == few->dim[2] * a.s;
+}
+
+static void trace_fold(WanDev *d, const char *op, const WanTensor *y,
+                       const WanTensor *x, WanFold a)
+{
+    char opt[80];
+
+    snprintf(opt, sizeof(opt), "%dx%dx%d%s%s", a.t, a.s, a.s,
+             a.columns_first ? " columns first" : "", a.add ? " add" : "");
+    trace(d, op, y, x, NULL, opt);
+}
+
+void wan_op_fold_(WanDev *d, WanTensor *y, const WanTensor *x, WanFold a)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "fold", fold_fits(y, x, a) && are_values(d, y, x));
+    REQUIRE(d, "fold", x->dim[3] * a.t * a.s * a.s % y->dim[3] == 0);
+    trace_fold(d, "fold", y, x, a);
+    CALL(d, fold, y, x, &a);
+}
+
+void wan_op_unfold_(WanDev *d, WanTensor *y, const WanTensor *x, WanFold a)
+{
+    if (!ready(d))
+        return;
+    REQUIRE(d, "unfold", fold_fits(x, y, a) && are_values(d, y, x));
+    REQUIRE(d, "unfold", y->dim[3] * a.t * a.s * a.s % x->dim[3] == 0);
+    trace_fold(d, "unfold", y, x, a);
+    CALL(d, unfold, y, x, &a);
+}
+
 void wan_op_resize(WanDev *d, WanTensor *y, const WanTensor *x)
 {
     if (!ready(d))

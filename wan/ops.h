@@ -261,6 +261,34 @@ void wan_op_channels_first(WanDev *d, WanTensor *y, int64_t t0,
                            const WanTensor *x, const WanTensor *scale,
                            const WanTensor *shift);
 
+/* How channels lie in a frame of fewer positions: element c * (t s s) + (dt s
+ * + dh) s + dw is channel c of frame t T + dt, row s H + dh, column s W + dw. */
+typedef struct WanFold {
+    int t, s;               // frames, and rows and columns that are one
+    int columns_first;      // (dt s + dw) s + dh in place of that
+    int add;                // y += instead of y =
+} WanFold;
+
+/**
+ * Frames, rows and columns become channels, or the mean of some.
+ * x: [t T - lead, s H, s W, a], y: [T, H, W, b], lead < t: as many frames of
+ * zeros stand in front of x. b divides a t s s; channel o of y is the mean of
+ * as many elements in a row as it is times smaller.
+ */
+#define wan_op_fold(d, y, x, ...) \
+    wan_op_fold_((d), (y), (x), (WanFold){ __VA_ARGS__ })
+void wan_op_fold_(WanDev *d, WanTensor *y, const WanTensor *x, WanFold a);
+
+/**
+ * The way back: channels become frames, rows and columns, each channel of x
+ * several elements in a row where y is larger.
+ * x: [T, H, W, a], y: [t T - lead, s H, s W, b], lead < t: as many of the
+ * first frames are left out. a divides b t s s.
+ */
+#define wan_op_unfold(d, y, x, ...) \
+    wan_op_unfold_((d), (y), (x), (WanFold){ __VA_ARGS__ })
+void wan_op_unfold_(WanDev *d, WanTensor *y, const WanTensor *x, WanFold a);
+
 /* Bicubic resize of planes, y [C, H, W] from x [C, h, w]: a = -0.75, pixel
  * centres at halves, no antialiasing, edges repeated, no clamp, as PyTorch's
  * interpolate(mode="bicubic", align_corners=False). */
@@ -359,6 +387,10 @@ struct WanOps {
     void (*channels_first)(WanDev *, WanTensor *y, int64_t t0,
                            const WanTensor *x, const WanTensor *scale,
                            const WanTensor *shift);
+    void (*fold)(WanDev *, WanTensor *y, const WanTensor *x,
+                 const WanFold *a);
+    void (*unfold)(WanDev *, WanTensor *y, const WanTensor *x,
+                   const WanFold *a);
     void (*resize)(WanDev *, WanTensor *y, const WanTensor *x);
     void (*image)(WanDev *, const WanImage *img, const WanTensor *rgb);
     void (*noise)(WanDev *, WanTensor *y, const WanNoise *n);

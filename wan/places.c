@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "config.h"
+#include "codec.h"
 #include "files.h"
 #include "places.h"
 
@@ -294,7 +294,9 @@ static int is_part(const WanSearch *s, const WanWeights *w, int *width)
         return wan_config_clip(&clip, &naming, w, NULL) >= 0;
     if (wan_config_vae(&vae, &naming, w, NULL) < 0)
         return 0;
-    *width = vae.family == WAN_VAE_WAN21 ? vae.dim : 0;
+    if (s->latents && wan_codec_family(vae.family)->channels != s->latents)
+        return 0;
+    *width = vae.family == WAN_VAE_TAEHV ? 0 : vae.dim;
     return *width || s->tiny;
 }
 

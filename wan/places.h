@@ -44,6 +44,7 @@ typedef struct WanSearch {
     const char *const *folders;     // below a root, NULL at the end; "": the
                                     // root itself, without what is below it
     int text_dim;                   // that a text encoder must have, 0: any
+    int latents;                    // channels that a VAE must have, 0: any
     int tiny;                       // a tiny VAE will do if there is no other
     const WanInterrupt *interrupt;  // may be NULL
     const WanLog *log;
@@ -56,7 +57,8 @@ typedef struct WanSearch {
 
 /**
  * Look in the folders of a root. A file that is there twice through links
- * counts once; of VAEs the widest counts, as pruned ones have the same names.
+ * counts once; of VAEs with the transformer's channels the widest counts, as
+ * pruned ones have the same names.
  *
  * @param out free() it
  * @return 1; 0: there is none; WAN_ERR(EINVAL): there are several, the line

@@ -117,8 +117,10 @@ static int bind(void *net, const WanVaeConfig *c, int encoder, WanBinder *b)
     WanTaehv *m = net;
 
     m->config = *c;
-    wan_codec_scales(b, c->scaled, &m->to_net, &m->to_net_shift, &m->from_net,
-                     &m->from_net_shift);
+    wan_codec_scales(b, WAN_LATENT_CHANNELS,
+                     c->scaled ? wan_codec_mean : NULL,
+                     c->scaled ? wan_codec_std : NULL, &m->to_net,
+                     &m->to_net_shift, &m->from_net, &m->from_net_shift);
     m->two = wan_codec_constant(b, 3, two, NULL);
     m->half = wan_codec_constant(b, 3, half, NULL);
     bind_decoder(m, b);
@@ -333,6 +335,7 @@ static void encode(WanDev *d, WanTensor *latent, const void *net,
 
 const WanCodecFamily wan_codec_taehv = {
     .name = "TAEHV", .net_bytes = sizeof(WanTaehv),
+    .channels = WAN_LATENT_CHANNELS, .stride = WAN_SPACE_STRIDE,
     .quick = 1, .first_group = WAN_TIME_STRIDE,
     .bind = bind,
     .begin_decode = begin_decode, .decode = decode,

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "abi.h"
+#include "condition.h"
 #include "files.h"
 #include "model.h"
 
@@ -276,7 +277,17 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
                 "mean, as LightTAE" : "as they are sampled, as TAEHV",
                 c.scaled_by);
     settle(&b, m);
-    return wan_codec_bind(&m->vae, &c, m->info.task != WAN_TASK_T2V, &b);
+    if ((ret = wan_codec_bind(&m->vae, &c, wan_condition_images(m) > 0,
+                              &b)) < 0)
+        return ret;
+    if (m->vae.family->channels != m->dit.config.out_dim)
+        return wan_error(&m->log, WAN_INVALIDDATA, "%s: the %s, of latents with "
+                         "%d channels; the transformer %s makes %d",
+                         wan_weights_path(wan_model_weights(m, WAN_PART_VAE)),
+                         m->vae.family->name, m->vae.family->channels, f->dit,
+                         m->dit.config.out_dim);
+    m->info.size_multiple = wan_codec_multiple(&m->vae);
+    return 0;
 }
 
 static int open_clip(WanModel *m, const WanFiles *f, const WanModelParams *p,
@@ -418,7 +429,7 @@ static int open_parts(WanModel **out, const WanModelParams *params,
     m->shapes = shapes;
     interrupt = (WanInterrupt){ p->interrupted, p->interrupted_opaque };
     if ((ret = open_dit(m, &f, p, &interrupt)) < 0 ||
-        (m->info.task != WAN_TASK_T2V && parts & 1 << WAN_PART_CLIP &&
+        (m->info.clip_dim && parts & 1 << WAN_PART_CLIP &&
          ((ret = wan_files_find_clip(&f, p, &log)) < 0 ||
           (ret = open_clip(m, &f, p, &interrupt)) < 0)) ||
         (parts & 1 << WAN_PART_T5 &&
@@ -480,11 +491,13 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     b.e4m3 = WAN_E4M3_NONE;
     if (ret < 0 ||
         (ret = wan_t5_bind(&m->t5, &t5, &b)) < 0 ||
-        (ret = wan_codec_bind(&m->vae, &vae, dit.clip_dim > 0, &b)) < 0 ||
+        (ret = wan_codec_bind(&m->vae, &vae, wan_condition_images(m) > 0,
+                              &b)) < 0 ||
         (dit.clip_dim && (ret = wan_clip_bind(&m->clip, &clip, &b)) < 0)) {
         wan_model_close(&m);
         return ret;
     }
+    m->info.size_multiple = wan_codec_multiple(&m->vae);
     *out = m;
     return 0;
 }

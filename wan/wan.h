@@ -121,7 +121,9 @@ typedef struct WanModel WanModel;
 enum WanTask {
     WAN_TASK_T2V,       /**< text to video; one frame makes an image */
     WAN_TASK_I2V,       /**< a first frame and text to video */
-    WAN_TASK_FLF2V      /**< first and last frame and text to video */
+    WAN_TASK_FLF2V,     /**< first and last frame and text to video */
+    WAN_TASK_TI2V       /**< text to video, from a first frame if there is one
+                             (Wan 2.2 TI2V-5B) */
 };
 
 enum WanSampler {
@@ -345,9 +347,10 @@ typedef struct WanRequest {
     const char *prompt;         /**< required, may be "" */
     const char *negative_prompt;/**< NULL: the project's default */
     /**
-     * The first frame (I2V, FLF2V) and the last (FLF2V): RGB24, GBRP or
-     * GBRPF32 in any size. The image is resized to the video's size; see
-     * wan_request_fit(). NULL for T2V. wan_job_open() copies the pixels.
+     * The first frame (I2V, FLF2V; TI2V may have one) and the last (FLF2V):
+     * RGB24, GBRP or GBRPF32 in any size. The image is resized to the video's
+     * size; see wan_request_fit(). For TI2V it covers the video and is cut.
+     * NULL for T2V. wan_job_open() copies the pixels.
      */
     const WanImage *image, *last_image;
     int width, height;          /**< multiples of WanModelInfo.size_multiple */

@@ -103,6 +103,108 @@ TEST(channels_first)
     pair_free(&x), pair_free(&y), pair_free(&a), pair_free(&b);
 }
 
+/* Shapes of a fold: positions of the small side, channels of the large one and
+ * of the small one, frames in front. */
+static const struct {
+    int T, H, W, a, b, lead;
+    WanFold fold;
+} folds[] = {
+    { 3, 2, 5, 3, 12, 0, { .t = 1, .s = 2, .columns_first = 1 } },
+    { 2, 3, 1, 6, 6, 0, { .t = 1, .s = 2 } },
+    { 1, 2, 3, 5, 10, 1, { .t = 2, .s = 2 } },
+    { 2, 2, 3, 5, 10, 0, { .t = 2, .s = 2, .add = 1 } },
+    { 3, 1, 2, 7, 7, 1, { .t = 2, .s = 2, .add = 1 } },
+    { 2, 3, 4, 40, 10, 0, { .t = 1, .s = 3 } },
+};
+
+/* Element of many [t T - lead, s H, s W, C] that is element e of position
+ * (t, i, j), -1: it lies in front. */
+static int64_t unfolded(int k, int t, int i, int j, int64_t e)
+{
+    const WanFold f = folds[k].fold;
+    const int64_t K = f.t * f.s * f.s, c = e / K, part = e % K;
+    const int64_t dt = part / (f.s * f.s);
+    const int64_t dh = f.columns_first ? part % f.s : part / f.s % f.s;
+    const int64_t dw = f.columns_first ? part / f.s % f.s : part % f.s;
+    const int64_t frame = t * f.t + dt - folds[k].lead;
+
+    return frame < 0 ? -1 :
+           ((frame * folds[k].H * f.s + i * f.s + dh) * folds[k].W * f.s +
+            j * f.s + dw) * folds[k].a + c;
+}
+
+/* Both ways; with .add onto what is there. */
+TEST(fold)
+{
+    for (int k = 0; k < COUNT(folds); k++) {
+        const WanFold f = folds[k].fold;
+        const int T = folds[k].T, H = folds[k].H, W = folds[k].W;
+        const int a = folds[k].a, b = folds[k].b, n = a * f.t * f.s * f.s / b;
+        Pair many = pair_random(0, T * f.t - folds[k].lead, H * f.s, W * f.s,
+                                a);
+        Pair few = f.add ? pair_random(0, T, H, W, b)
+                         : pair_out(0, T, H, W, b);
+        const int64_t N = wan_count(&few.ref);
+        double *want = malloc(N * sizeof(*want)), worst = 0;
+
+        for (int64_t p = 0; p < N; p++) {
+            const int64_t at = p / b;
+
+            want[p] = f.add ? wan_row(&few.ref, at)[p % b] : 0;
+            for (int64_t e = p % b * n; e < (p % b + 1) * n; e++) {
+                const int64_t q = unfolded(k, (int)(at / W / H),
+                                           (int)(at / W % H), (int)(at % W),
+                                           e);
+
+                want[p] += q < 0 ? 0 : ((float *)many.ref.data)[q] / n;
+            }
+        }
+        wan_op_fold_(ref, &few.ref, &many.ref, f);
+        wan_op_fold_(dut, &few.dut, &many.dut, f);
+        for (int64_t p = 0; p < N; p++)
+            worst = fmax(worst, fabs(want[p] - ((float *)few.ref.data)[p]));
+        CHECKF(worst < 1e-6, "%d: %g", k, worst);
+        expect_close(&few, tolerance(n), "fold %d", k);
+        free(want);
+        pair_free(&many), pair_free(&few);
+    }
+}
+
+TEST(unfold)
+{
+    for (int k = 0; k < COUNT(folds); k++) {
+        const WanFold f = folds[k].fold;
+        const int T = folds[k].T, H = folds[k].H, W = folds[k].W;
+        const int a = folds[k].a, b = folds[k].b, n = a * f.t * f.s * f.s / b;
+        Pair few = pair_random(0, T, H, W, b);
+        Pair many = f.add
+            ? pair_random(0, T * f.t - folds[k].lead, H * f.s, W * f.s, a)
+            : pair_out(0, T * f.t - folds[k].lead, H * f.s, W * f.s, a);
+        const int64_t N = wan_count(&many.ref);
+        float *want = malloc(N * sizeof(*want));
+        int bad = 0;
+
+        memcpy(want, many.ref.data, N * sizeof(*want));
+        for (int64_t p = 0; p < wan_count(&few.ref) * n; p++) {
+            const int64_t at = p / n / b, e = p % ((int64_t)n * b);
+            const int64_t q = unfolded(k, (int)(at / W / H),
+                                       (int)(at / W % H), (int)(at % W), e);
+
+            if (q >= 0)
+                want[q] = wan_row(&few.ref, at)[e / n] +
+                          (f.add ? want[q] : 0);
+        }
+        wan_op_unfold_(ref, &many.ref, &few.ref, f);
+        wan_op_unfold_(dut, &many.dut, &few.dut, f);
+        for (int64_t p = 0; p < N; p++)
+            bad += want[p] != ((float *)many.ref.data)[p];
+        CHECKF(!bad, "%d: %d wrong", k, bad);
+        expect_close(&many, tolerance(1), "unfold %d", k);
+        free(want);
+        pair_free(&many), pair_free(&few);
+    }
+}
+
 /* Weights of the four taps at fraction f, as PyTorch's documentation gives
  * them: a = -0.75. */
 static void cubic_weights(double w[4], double f)
@@ -241,6 +343,8 @@ static void test_layout(void)
     RUN(unpatchify);
     RUN(channels_last);
     RUN(channels_first);
+    RUN(fold);
+    RUN(unfold);
     RUN_F32(resize);
     RUN(embed);
     RUN_F32(transfers);

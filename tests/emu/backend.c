@@ -81,6 +81,8 @@ int emu_open(WanDev **out, int64_t bytes)
     ops.unpatchify     = wan_cuda_unpatchify;
     ops.channels_last  = wan_cuda_channels_last;
     ops.channels_first = wan_cuda_channels_first;
+    ops.fold           = wan_cuda_fold;
+    ops.unfold         = wan_cuda_unfold;
     ops.resize         = wan_cuda_resize;
     ops.image          = image;
     ops.noise          = wan_cuda_noise;

@@ -366,6 +366,36 @@ TEST(layout_types)
         }
 }
 
+/* Positions into channels, and back; both onto what is there. */
+TEST(fold_types)
+{
+    const WanOps *ops = dut->backend->ops;
+    const WanFold f = { .t = 2, .s = 2, .add = 1 };
+    const int T = 3, H = 2, W = 5, a = 6, b = 12;
+
+    for (int k = 0; k < 3 * 3 * 2; k++) {
+        const int tx = k % 3, ty = k / 3 % 3, back = k / 9;
+        Twin many = twin_random(value_types[tx], 1, 2, (2 * T - 1) * 4 * H * W,
+                                a);
+        Twin few = twin_random(value_types[ty], 0, 1, T * H * W, b);
+        WanTensor ms = wan_reshape(&many.t, 2 * T - 1, 2 * H, 2 * W, a);
+        WanTensor mf = wan_reshape(&many.f, 2 * T - 1, 2 * H, 2 * W, a);
+        WanTensor fs = wan_reshape(&few.t, T, H, W, b);
+        WanTensor ff = wan_reshape(&few.f, T, H, W, b);
+
+        if (back) {
+            wan_op_unfold_(ref, &mf, &ff, f);
+            ops->unfold(dut, &ms, &fs, &f);
+            twin_expect(&many, 4e-7, "unfold", tx, ty, 0);
+        } else {
+            wan_op_fold_(ref, &ff, &mf, f);
+            ops->fold(dut, &fs, &ms, &f);
+            twin_expect(&few, 4e-7, "fold", tx, ty, 0);
+        }
+        twin_free(&many), twin_free(&few);
+    }
+}
+
 TEST(embed_types)
 {
     static const int32_t ids[] = { 3, 0, 19, 3, 7 };
@@ -617,6 +647,7 @@ static void test_types(void)
     RUN(wide_rows);
     RUN(rope_types);
     RUN(layout_types);
+    RUN(fold_types);
     RUN(embed_types);
     RUN(finite_types);
     RUN(image_types);

@@ -470,7 +470,7 @@ fresh; own $vae
 "$tools/damage" "$m/$vae" bytes $((size - 6)) ffffff7f
 folder 'zip directory elsewhere' "$vae: damaged zip"
 fresh; rm "$m/$vae"; cp "$SRC/tests/fuzz/corpus/torch_zip/one" "$m/$vae"
-folder 'pth of something else' "$vae: no Wan 2.1 VAE"
+folder 'pth of something else' "$vae: no Wan VAE"
 option 'text encoder that is a VAE' "$vae: no UMT5" \
     "$rest:text_encoder=$(quote "$t2v/$vae")"
 

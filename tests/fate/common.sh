@@ -238,3 +238,14 @@ has_nginx()
 has() { grep -Eq -e "$1" "$2" || { echo "no '$1' in:"; cat "$2"; return 1; }; }
 lacks() { ! grep -E -e "$1" "$2"; }
 same() { [ "$1" = "$2" ] && [ -n "$1" ] || { echo "'$1' is not '$2'"; return 1; }; }
+
+# tensor GOLDEN NAME: the bytes of a tensor
+tensor()
+{
+    tensor_file=$WAN_GOLDEN/$1
+    n=$(od -An -tu8 -N8 "$tensor_file" | tr -d ' ')
+    at=$(head -c $((8 + n)) "$tensor_file" | tail -c +9 |
+        sed "s/.*\"$2\": *{[^}]*\"data_offsets\": *\[\([0-9]*\), *\([0-9]*\)\].*/\1 \2/")
+    tail -c +$((9 + n + ${at% *})) "$tensor_file" |
+        head -c $((${at#* } - ${at% *}))
+}

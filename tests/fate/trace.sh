@@ -23,16 +23,18 @@ trace()
 check '1.3B, 81 frames of 832x480' trace t2v-1.3B 832x480 81
 check '14B, 81 frames of 832x480'  trace t2v-14B 832x480 81
 check '14B, one image of 1280x720' trace t2v-14B 1280x720 1
+check '5B, 121 frames of 1280x704' trace ti2v-5B 1280x704 121
 
 # Numbers that the published checkpoints have.
-published()
+published()             # SHAPES NUMBERS [SIZE FRAMES TOKENS]
 {
-    "$info" --shapes "$1" --size 832x480 --frames 81 > "$tmp/info" || return 1
+    "$info" --shapes "$1" --size "${3:-832x480}" --frames "${4:-81}" > "$tmp/info" || return 1
     has "$2 numbers" "$tmp/info" && has ' 5,680,910,336 numbers' "$tmp/info" &&
-        has 'tokens +32760$' "$tmp/info"
+        has "tokens +${5:-32760}\$" "$tmp/info"
 }
 check '1.3B as published' published t2v-1.3B 1,418,996,800
 check '14B as published'  published t2v-14B 14,288,491,584
+check '5B as published'   published ti2v-5B 4,999,787,712 1280x704 121 27280
 
 unknown() { ! "$info" --shapes t2v-7B --trace > "$tmp/out" 2>&1 && has t2v-7B "$tmp/out"; }
 check 'no such shapes' unknown

@@ -11,13 +11,33 @@
 #include "model_test.h"
 
 #define LIMIT 2e-6
+#define TI2V_STAGES 10
+
+/* A case's timestep, or that of each latent frame of n tokens; how many spans
+ * that is. */
+static int spans(WanDitSpan *span, const cJSON *t, int64_t n)
+{
+    const cJSON *one;
+    int nb = 0;
+
+    if (!cJSON_IsArray(t)) {
+        span[0] = (WanDitSpan){ t->valuedouble, 0 };
+        return 1;
+    }
+    cJSON_ArrayForEach(one, t) {
+        if (!nb || one->valuedouble != span[nb - 1].t)
+            span[nb++] = (WanDitSpan){ one->valuedouble, 0 };
+        span[nb - 1].tokens += n;
+    }
+    return nb;
+}
 
 /* The velocity of case i of g: [[f, h, w], tokens of text, timestep] */
 static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
 {
     cJSON *cases = golden_meta(g, "cases");
     const cJSON *grid = cJSON_GetArrayItem(cases, i)->child;
-    const double t = grid->next->next->valuedouble;
+    WanDitSpan span[WAN_DIT_SPANS];
     char name[64];
     WanDitContext text, image;
     WanDitTime time;
@@ -50,7 +70,9 @@ static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
     }
     wan_op_upload(d, &ctx, context->data);
     wan_dit_text(d, &text, &m->dit, &ctx);
-    wan_dit_time(d, &time, &m->dit, t);
+    wan_dit_times(d, &time, &m->dit,
+                  spans(span, grid->next->next,
+                        x->dim[2] / 2 * (x->dim[3] / 2)), span);
     wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
     wan_dit_forward(d, &v, 1, &(WanDitInput){ &m->dit, &xt, &time, &text,
@@ -127,6 +149,18 @@ TEST(image_cpu) { forward_all(dut, "dit-i2v.safetensors", "tiny/wan-i2v", 16); }
 TEST(two_images_cpu)
 {
     forward_all(dut, "dit-flf2v.safetensors", "tiny/wan-flf2v", 15);
+}
+
+/* A time for each latent frame. */
+TEST(times_ref)
+{
+    forward_all("ref", "dit-wan22-ti2v-5b.safetensors", "tiny/wan22-ti2v-5b",
+                TI2V_STAGES);
+}
+TEST(times_cpu)
+{
+    forward_all(dut, "dit-wan22-ti2v-5b.safetensors", "tiny/wan22-ti2v-5b",
+                TI2V_STAGES);
 }
 
 /* Quantised files: what their numbers, dequantised, give by the same code in
@@ -324,6 +358,8 @@ int main(int argc, char **argv)
     RUN_REF(image_ref);
     RUN(image_cpu);
     RUN(two_images_cpu);
+    RUN_REF(times_ref);
+    RUN(times_cpu);
     RUN_REF(gguf_q8_0_ref);
     RUN(gguf_q8_0_cpu);
     RUN_REF(gguf_q4_k_ref);

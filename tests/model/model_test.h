@@ -67,7 +67,8 @@ static inline WanModel *open_tiny(const char *folder, const char *device)
     p.log = print_log;
     p.log_level = WAN_LOG_WARNING;
     if (!strstr(folder, "diffusers")) {
-        p.text_encoder = p.vae = p.tokenizer = rest;
+        p.text_encoder = p.tokenizer = rest;
+        p.vae = strstr(folder, "wan22-ti2v") ? NULL : rest;
         p.clip = clip;
     }
     if (wan_model_open(&m, &p) < 0)

@@ -50,7 +50,8 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
         CHECK(g->n == wan_count(t));
         want = g->data;
         seen->contexts++;
-    } else if (!strcmp(name, "clip_fea") || !strcmp(name, "y_latent")) {
+    } else if (!strcmp(name, "clip_fea") || !strcmp(name, "y_latent") ||
+               !strcmp(name, "z_image")) {
         g = golden_find(seen->golden, name);
         CHECK(g->n == wan_count(t));
         want = g->data;
@@ -115,7 +116,8 @@ static void generate(const char *golden, const char *folder,
     CHECK(wan_job_frame(job, &(WanImage){ 0 }) == WAN_EOF);
     CHECK(wan_job_step(job, NULL) == 0);
     CHECKF(seen.contexts == 2, "%d texts", seen.contexts);
-    CHECK(seen.images == (m->info.task ? 2 : 0));
+    CHECKF(seen.images == (!rq.image ? 0 : m->info.clip_dim ? 2 : 1),
+           "%d images", seen.images);
     CHECKF(seen.steps >= 1, "%d steps", seen.steps);
 
     if (video) {
@@ -312,6 +314,14 @@ TEST(lightx2v_cpu) { few_steps("fewstep-lightx2v4.safetensors", "lightx2v", 1, d
 TEST(fastwan_cpu) { few_steps("fewstep-fastwan3.safetensors", "fastwan", 3, dut); }
 TEST(rcm_cpu) { few_steps("fewstep-rcm4.safetensors", "rcm", 4, dut); }
 
+#define TI2V(name) "pipeline-wan22-ti2v-" name ".safetensors", \
+                   "tiny/wan22-ti2v-5b"
+TEST(ti2v_text_ref) { generate(TI2V("unipc5"), "ref"); }
+TEST(ti2v_text_cpu) { generate(TI2V("unipc5"), dut); }
+TEST(ti2v_image_ref) { generate(TI2V("i2v-unipc4"), "ref"); }
+TEST(ti2v_image_cpu) { generate(TI2V("i2v-unipc4"), dut); }
+TEST(ti2v_image_dpm5_cpu) { generate(TI2V("i2v-dpm5"), dut); }
+
 /* All frames of a small request, in a checksum; on a device with that much
  * memory, 0: what is free. */
 static uint64_t digest(int64_t memory, WanPlan *plan)
@@ -380,6 +390,11 @@ int main(int argc, char **argv)
     RUN(lightx2v_cpu);
     RUN(fastwan_cpu);
     RUN(rcm_cpu);
+    RUN_REF(ti2v_text_ref);
+    RUN(ti2v_text_cpu);
+    RUN_REF(ti2v_image_ref);
+    RUN(ti2v_image_cpu);
+    RUN(ti2v_image_dpm5_cpu);
     RUN(streamed_weights);
     return test_end();
 }

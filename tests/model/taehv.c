@@ -238,7 +238,7 @@ TEST(scaled_latents)
     open_tae(&plain, "taew2_1.safetensors", 0);
     const WanCodec *vae = &light.codec;
     WanBinder b = { .pool = &light.pool, .log = &test_log };
-    wan_codec_scales(&b, 1, &to[0], &to[1], &to[2], &to[3]);
+    wan_codec_scales(&b, 16, wan_codec_mean, wan_codec_std, &to[0], &to[1], &to[2], &to[3]);
     const WanTensor ours = turned(d, z, to[0].data, to[1].data);
     float *v = decoded(d, vae, &ours);
     const double err = test_rel_l2(v, video->data, video->n);

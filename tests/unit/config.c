@@ -278,6 +278,11 @@ TEST(known_sizes)
     CHECK(c.in_dim == 36 && c.clip_dim == 1280 && c.task == WAN_TASK_I2V);
     CHECK(wan_config_named("t2v-14B", &c, &t5, &vae, &clip) == 0);
     CHECK(c.dim == 5120 && c.heads == 40 && t5.layers == 24 && vae.dim == 96);
+    CHECK(wan_config_named("ti2v-5B", &c, &t5, &vae, &clip) == 0);
+    CHECK(c.dim == 3072 && c.heads == 24 && c.in_dim == 48 && c.out_dim == 48 &&
+          c.task == WAN_TASK_TI2V && !c.clip_dim);
+    CHECK(vae.family == WAN_VAE_WAN22 && vae.dim == 256 &&
+          vae.encoder_dim == 160);
     CHECK(wan_config_named("t2v-2B", &c, &t5, &vae, &clip) == WAN_ERR(EINVAL));
 }
 

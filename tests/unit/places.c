@@ -234,6 +234,23 @@ static const char *comfy(const char *name)
     return dir;
 }
 
+/* Of two VAEs the one whose latents the transformer makes, though the other is
+ * wider here. */
+TEST(comfy_two_vaes)
+{
+    char dir[1500], dit[1500];
+
+    snprintf(dir, sizeof(dir), "%s", comfy("two_vaes"));
+    link_golden(at(dir, "vae"), "d.pth", "wan22-ti2v-5b/Wan2.2_VAE.pth");
+    expect_told(open_path(at(dir, "diffusion_models/a.safetensors")),
+                "vae/c.pth: the VAE, by its tensors");
+    snprintf(dit, sizeof(dit), "%s", below(at(dir, "diffusion_models"), "x"));
+    link_golden(dit, "e.safetensors", "wan22-ti2v-5b/" DIT);
+    link_golden(dit, "config.json", "wan22-ti2v-5b/config.json");
+    expect_told(open_path(at(dit, "e.safetensors")),
+                "vae/d.pth: the VAE, by its tensors");
+}
+
 TEST(comfy_folders)
 {
     char dir[1500], root[1500];
@@ -488,6 +505,7 @@ int main(void)
     RUN(home);
     RUN(hub_cache);
     RUN(comfy_folders);
+    RUN(comfy_two_vaes);
     RUN(comfy_images);
     RUN(comfy_in_the_way);
     RUN(loras_by_name);

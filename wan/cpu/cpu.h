@@ -69,6 +69,14 @@ void wan_ref_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_ref_channels_first(WanDev *d, WanTensor *y, int64_t t0,
                             const WanTensor *x, const WanTensor *scale,
                             const WanTensor *shift);
+void wan_ref_fold(WanDev *d, WanTensor *y, const WanTensor *x,
+                  const WanFold *a);
+void wan_ref_fold_row(WanTensor *y, const WanTensor *x, const WanFold *a,
+                      int64_t row);         // of y
+void wan_ref_unfold(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanFold *a);
+void wan_ref_unfold_row(WanTensor *y, const WanTensor *x, const WanFold *a,
+                        int64_t row);       // of x
 void wan_ref_resize(WanDev *d, WanTensor *y, const WanTensor *x);
 void wan_ref_image(WanDev *d, const WanImage *img, const WanTensor *rgb);
 void wan_ref_noise(WanDev *d, WanTensor *y, const WanNoise *n);
@@ -129,5 +137,9 @@ void wan_cpu_gate_add(WanDev *d, WanTensor *y, const WanTensor *x,
                       const WanTensor *gate);
 void wan_cpu_copy(WanDev *d, WanTensor *y, const WanTensor *x);
 void wan_cpu_fill(WanDev *d, WanTensor *y, float value);
+void wan_cpu_fold(WanDev *d, WanTensor *y, const WanTensor *x,
+                  const WanFold *a);
+void wan_cpu_unfold(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanFold *a);
 
 #endif /* WAN_CPU_CPU_H */

@@ -151,3 +151,43 @@ void wan_cpu_fill(WanDev *d, WanTensor *y, float value)
 {
     run(d, &(Rows){ .y = y, .value = value, .row = fill_row });
 }
+
+typedef struct Fold {
+    WanTensor *y;
+    const WanTensor *x;
+    const WanFold *a;
+    void (*row)(WanTensor *y, const WanTensor *x, const WanFold *a,
+                int64_t row);
+    int64_t rows, chunk;        // of the side with fewer positions
+} Fold;
+
+static void some_folds(void *arg, int64_t i, int worker)
+{
+    const Fold *f = arg;
+    const int64_t end = (i + 1) * f->chunk;
+
+    (void)worker;
+    for (int64_t k = i * f->chunk; k < end && k < f->rows; k++)
+        f->row(f->y, f->x, f->a, k);
+}
+
+/* Rows of the other side belong to one of these each. */
+static void run_fold(WanDev *d, Fold f, int64_t elements)
+{
+    f.chunk = wan_cpu_chunk(elements);
+    wan_cpu_parallel(d, wan_ceil_div(f.rows, f.chunk), some_folds, &f);
+}
+
+void wan_cpu_fold(WanDev *d, WanTensor *y, const WanTensor *x,
+                  const WanFold *a)
+{
+    run_fold(d, (Fold){ .y = y, .x = x, .a = a, .row = wan_ref_fold_row,
+                        .rows = wan_rows(y) }, wan_cols(x) * a->t * a->s * a->s);
+}
+
+void wan_cpu_unfold(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanFold *a)
+{
+    run_fold(d, (Fold){ .y = y, .x = x, .a = a, .row = wan_ref_unfold_row,
+                        .rows = wan_rows(x) }, wan_cols(y) * a->t * a->s * a->s);
+}

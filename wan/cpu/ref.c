@@ -463,6 +463,72 @@ void wan_ref_unpatchify(WanDev *d, WanTensor *x, const WanTensor *z)
                              [(i % 2 * 2 + j % 2) * O + c];
 }
 
+/* In the tensor of more positions the row of part k of a row of the other; -1:
+ * in front of its first frame. */
+static int64_t folded_row(const WanTensor *few, const WanTensor *many,
+                          const WanFold *a, int64_t row, int k)
+{
+    const int64_t H = few->dim[1], W = few->dim[2];
+    const int64_t lead = few->dim[0] * a->t - many->dim[0];
+    const int64_t f = row / (H * W) * a->t + k / (a->s * a->s) - lead;
+    const int slow = k / a->s % a->s, fast = k % a->s;
+    const int64_t i = row / W % H * a->s + (a->columns_first ? fast : slow);
+    const int64_t j = row % W * a->s + (a->columns_first ? slow : fast);
+
+    return f < 0 ? -1 : (f * many->dim[1] + i) * many->dim[2] + j;
+}
+
+/* y[row, o] = sum over e < n of x[row of e, channel of e] / n */
+void wan_ref_fold_row(WanTensor *y, const WanTensor *x, const WanFold *a,
+                      int64_t row)
+{
+    const int K = a->t * a->s * a->s, n = (int)(x->dim[3] * K / y->dim[3]);
+    float *out = wan_row(y, row);
+
+    for (int64_t o = 0; o < y->dim[3]; o++) {
+        double sum = 0;
+
+        for (int64_t e = o * n; e < (o + 1) * n; e++) {
+            const int64_t from = folded_row(y, x, a, row, (int)(e % K));
+
+            sum += from < 0 ? 0 : wan_row(x, from)[e / K];
+        }
+        out[o] = (float)(sum / n) + (a->add ? out[o] : 0);
+    }
+}
+
+void wan_ref_fold(WanDev *d, WanTensor *y, const WanTensor *x,
+                  const WanFold *a)
+{
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(y); i++)
+        wan_ref_fold_row(y, x, a, i);
+}
+
+/* y[row of k, o] = x[row, (o K + k) / n] for all k < K */
+void wan_ref_unfold_row(WanTensor *y, const WanTensor *x, const WanFold *a,
+                        int64_t row)
+{
+    const int K = a->t * a->s * a->s, n = (int)(y->dim[3] * K / x->dim[3]);
+    const float *in = wan_row(x, row);
+
+    for (int k = 0; k < K; k++) {
+        const int64_t to = folded_row(x, y, a, row, k);
+        float *out = to < 0 ? NULL : wan_row(y, to);
+
+        for (int64_t o = 0; out && o < y->dim[3]; o++)
+            out[o] = in[(o * K + k) / n] + (a->add ? out[o] : 0);
+    }
+}
+
+void wan_ref_unfold(WanDev *d, WanTensor *y, const WanTensor *x,
+                    const WanFold *a)
+{
+    (void)d;
+    for (int64_t i = 0; i < wan_rows(x); i++)
+        wan_ref_unfold_row(y, x, a, i);
+}
+
 /* y[t, i, j, c] = x[c, t0 + t, i, j] * scale[c] + shift[c] */
 void wan_ref_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
                            int64_t t0, const WanTensor *scale,
@@ -584,6 +650,8 @@ static const WanOps ops = {
     .unpatchify     = wan_ref_unpatchify,
     .channels_last  = wan_ref_channels_last,
     .channels_first = wan_ref_channels_first,
+    .fold           = wan_ref_fold,
+    .unfold         = wan_ref_unfold,
     .resize         = wan_ref_resize,
     .image          = wan_ref_image,
     .noise          = wan_ref_noise,

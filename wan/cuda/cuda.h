@@ -261,6 +261,10 @@ void wan_cuda_channels_last(WanDev *d, WanTensor *y, const WanTensor *x,
 void wan_cuda_channels_first(WanDev *d, WanTensor *y, int64_t t0,
                              const WanTensor *x, const WanTensor *scale,
                              const WanTensor *shift);
+void wan_cuda_fold(WanDev *d, WanTensor *y, const WanTensor *x,
+                   const WanFold *a);
+void wan_cuda_unfold(WanDev *d, WanTensor *y, const WanTensor *x,
+                     const WanFold *a);
 void wan_cuda_resize(WanDev *d, WanTensor *y, const WanTensor *x);
 void wan_cuda_image(WanDev *d, const WanImage *img, const WanTensor *rgb);
 int64_t wan_cuda_image_scratch(int threads, const WanTensor *rgb);

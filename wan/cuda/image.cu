@@ -99,6 +99,126 @@ extern "C" void wan_cuda_unpatchify(WanDev *d, WanTensor *x,
     wan_cuda_launched(d, "unpatchify");
 }
 
+/* -------------------------------------------------------------- folding */
+
+/* Frames, rows and columns of the side with fewer positions, and of a fold of
+ * the other. */
+typedef struct Folding {
+    int H, W, t, s, lead, columns_first;
+} Folding;
+
+/* The other side's row of part k of position row; -1: before its start. */
+static __device__ inline int64_t folded_row(Folding f, int64_t row, int k)
+{
+    const int64_t t = row / f.W / f.H * f.t + k / (f.s * f.s) - f.lead;
+    const int slow = k / f.s % f.s, fast = k % f.s;
+    const int64_t i = row / f.W % f.H * f.s + (f.columns_first ? fast : slow);
+    const int64_t j = row % f.W * f.s + (f.columns_first ? slow : fast);
+
+    return t < 0 ? -1 : (t * f.H * f.s + i) * f.W * f.s + j;
+}
+
+/* y[row, o] = sum over e < n of x[row of e, channel of e] / n: a row of y per
+ * block. */
+template<typename TY, typename TX>
+static __global__ void fold_kernel(TY *y, int64_t y_pitch, int b, const TX *x,
+                                   int64_t x_pitch, int n, int add, Folding f)
+{
+    const int K = f.t * f.s * f.s;
+    const int64_t row = blockIdx.x;
+
+    for (int o = threadIdx.x; o < b; o += blockDim.x) {
+        TY *out = y + row * y_pitch + o;
+        float sum = 0;
+
+        for (int e = o * n; e < (o + 1) * n; e++) {
+            const int64_t from = folded_row(f, row, e % K);
+
+            sum += from < 0 ? 0 : to_float(x[from * x_pitch + e / K]);
+        }
+        *out = from_float<TY>(sum / n + (add ? to_float(*out) : 0));
+    }
+}
+
+/* y[row of k, o] = x[row, (o K + k) / n]: a row of x per block, elements of
+ * its part of y over the threads, channels fastest. */
+template<typename TY, typename TX>
+static __global__ void unfold_kernel(TY *y, int64_t y_pitch, int b,
+                                     const TX *x, int64_t x_pitch, int n,
+                                     int add, Folding f)
+{
+    const int K = f.t * f.s * f.s;
+    const int64_t row = blockIdx.x;
+
+    for (int e = threadIdx.x; e < K * b; e += blockDim.x) {
+        const int k = e / b, o = e % b;
+        const int64_t to = folded_row(f, row, k);
+
+        if (to < 0)
+            continue;
+        TY *out = y + to * y_pitch + o;
+        const float v = to_float(x[row * x_pitch + ((int64_t)o * K + k) / n]);
+        *out = from_float<TY>(v + (add ? to_float(*out) : 0));
+    }
+}
+
+static Folding folding(const WanTensor *few, const WanTensor *many,
+                       const WanFold *a)
+{
+    Folding f;
+
+    f.H = (int)few->dim[1], f.W = (int)few->dim[2];
+    f.t = a->t, f.s = a->s;
+    f.lead = (int)(few->dim[0] * a->t - many->dim[0]);
+    f.columns_first = a->columns_first;
+    return f;
+}
+
+extern "C" void wan_cuda_fold(WanDev *d, WanTensor *y, const WanTensor *x,
+                              const WanFold *a)
+{
+    const int b = (int)wan_cols(y), K = a->t * a->s * a->s;
+
+    if (!wan_count(y) || d->error)
+        return;
+    with_any_type(d, "fold", y, [&](auto ty) {
+        with_any_type(d, "fold", x, [&](auto tx) {
+            typedef decltype(ty) TY;
+            typedef decltype(tx) TX;
+
+            WAN_LAUNCH((fold_kernel<TY, TX>), wan_rows(y),
+                       wan_block(b, THREADS), 0, wan_cuda_stream(d),
+                       (TY *)y->data, y->pitch, b, (const TX *)x->data,
+                       x->pitch, (int)(wan_cols(x) * K / b), a->add,
+                       folding(y, x, a));
+        });
+    });
+    wan_cuda_launched(d, "fold");
+}
+
+extern "C" void wan_cuda_unfold(WanDev *d, WanTensor *y, const WanTensor *x,
+                                const WanFold *a)
+{
+    const int b = (int)wan_cols(y), K = a->t * a->s * a->s;
+
+    if (!wan_count(x) || d->error)
+        return;
+    with_any_type(d, "unfold", y, [&](auto ty) {
+        with_any_type(d, "unfold", x, [&](auto tx) {
+            typedef decltype(ty) TY;
+            typedef decltype(tx) TX;
+
+            WAN_LAUNCH((unfold_kernel<TY, TX>), wan_rows(x),
+                       wan_block((int64_t)K * b, THREADS), 0,
+                       wan_cuda_stream(d), (TY *)y->data, y->pitch, b,
+                       (const TX *)x->data, x->pitch,
+                       (int)((int64_t)b * K / wan_cols(x)), a->add,
+                       folding(x, y, a));
+        });
+    });
+    wan_cuda_launched(d, "unfold");
+}
+
 /* ------------------------------------------------------------- channels */
 
 /* y[t, p, c] = x[c, t0 + t, p] * scale[c] + shift[c]; grid (elements of a
