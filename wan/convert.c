@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "condition.h"
 #include "convert.h"
 #include "cpu/pool.h"
 #include "files.h"

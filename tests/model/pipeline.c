@@ -268,7 +268,7 @@ static void few_steps(const char *golden, const char *preset, int noises,
     rq.prompt = cJSON_GetStringValue(cJSON_GetObjectItem(a, "prompt"));
     rq.width = w, rq.height = h;
     rq.frames = (int)bytes->dim[0];
-    rq.seed = number(a, "seed", 0);
+    rq.seed = golden_number(a, "seed", 0);
     rq.rng = WAN_RNG_CPU;
     ret = wan_job_open(&job, m, &rq);
     if (ret >= 0)

@@ -24,12 +24,13 @@ typedef struct Shapes {
     int n;
 } Shapes;
 
-static void add_shape(void *opaque, const char *name, int nb_dims,
+static void add_shape(void *opaque, const char *name, int vector, int nb_dims,
                       const int64_t *dim)
 {
     Shapes *all = opaque;
     Shape *s = &all->s[all->n++];
 
+    (void)vector;
     snprintf(s->name, sizeof(s->name), "%s", name);
     for (int i = 0; i < nb_dims; i++)
         if (dim[i] != 1 || i != 2 || nb_dims != 5)  // as torch stores 2-D ones
