@@ -214,19 +214,19 @@ void wan_dit_times(WanDev *d, WanDitTime *out, const WanDit *m, int n,
     float *s = malloc((size_t)n * c->freq_dim * sizeof(*s));
     WanMark mark;
 
+    wan_section(d, "time");
+    *out = (WanDitTime){ .n = n };
+    out->e = wan_tmp(d, n, D);
+    out->e0 = wan_tmp(d, 6 * n, D);
+    for (int i = 0; i < n; i++)
+        out->end[i] = (i ? out->end[i - 1] : 0) + span[i].tokens;
     if (!s) {
         wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for the time embedding");
         return;
     }
-    out->n = n;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         sinusoid(s + (size_t)i * c->freq_dim, span[i].t, c->freq_dim / 2);
-        out->end[i] = (i ? out->end[i - 1] : 0) + span[i].tokens;
-    }
 
-    wan_section(d, "time");
-    out->e = wan_tmp(d, n, D);
-    out->e0 = wan_tmp(d, 6 * n, D);
     mark = wan_mark(d);
     WanTensor waves = wan_tmp(d, n, c->freq_dim), h = wan_tmp(d, n, D);
     WanTensor e0 = wan_reshape(&out->e0, n, 6 * D);
