@@ -762,7 +762,7 @@ static int parse_timesteps(AVFilterContext *ctx, Sampling *a)
 
     av_freep(&a->list);
     a->nb_list = 0;
-    if (!a->timesteps)
+    if (!a->timesteps || !strcmp(a->timesteps, "none"))
         return 0;
     n = wan_timesteps_parse(NULL, 0, a->timesteps);
     if (n < 0) {

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "calibrate.h"
+#include "condition.h"
 #include "convert.h"
 #include "places.h"
 #include "report.h"
@@ -310,7 +311,7 @@ static int show_shapes(const WanModel *m, WanPart part)
     else if (part == WAN_PART_T5)
         ret = wan_t5_bind(&t5, &m->t5.config, &b);
     else if (part == WAN_PART_VAE)
-        ret = wan_codec_bind(&vae, &m->vae.config, m->dit.config.clip_dim > 0,
+        ret = wan_codec_bind(&vae, &m->vae.config, wan_condition_images(m) > 0,
                              &b);
     else
         ret = wan_clip_bind(&clip, &m->clip.config, &b);

@@ -243,9 +243,10 @@ static void first_encode(WanCondition *c, WanDev *d, int i)
 {
     const WanCodec *vae = &c->model->vae;
     const WanMark mark = wan_mark(d);
-    WanTensor rgb = wan_tmp(d, 1, c->height, c->width, 3);
 
     wan_dev_stage(d, WAN_STAGE_IMAGE);
+    WanTensor rgb = wan_tmp(d, 1, c->height, c->width, 3);
+
     wan_codec_begin_encode(d, &c->stream, vae, c->height, c->width);
     const WanTensor image = upload_image(c, d, i);
     const WanTensor frames = wan_reshape(&image, 3, 1, c->height, c->width);

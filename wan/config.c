@@ -159,12 +159,14 @@ void wan_config_text(WanBytes *b, const WanDitConfig *c,
              "  \"text_len\": 512", c->dim, c->eps, c->ffn, c->freq_dim,
              c->in_dim, task[c->task], c->heads, c->layers, c->out_dim);
     if (info)
-        wan_putf(b, ",\n  \"size\": \"%dx%d\",\n  \"frames\": %d,\n"
-                 "  \"steps\": %d,\n  \"guidance\": %.17g,\n"
-                 "  \"shift\": %.17g", info->width, info->height,
-                 info->frames, info->steps, info->guidance, info->shift);
-    if (info && strcmp(info->preset, "none"))
+        wan_putf(b, ",\n  \"size\": \"%dx%d\",\n  \"frames\": %d",
+                 info->width, info->height, info->frames);
+    if (info && strcmp(info->preset, "none"))       // it has the numbers
         wan_putf(b, ",\n  \"preset\": \"%s\"", info->preset);
+    else if (info)
+        wan_putf(b, ",\n  \"steps\": %d,\n  \"guidance\": %.17g,\n"
+                 "  \"shift\": %.17g", info->steps, info->guidance,
+                 info->shift);
     wan_putf(b, "\n}\n");
 }
 

@@ -155,7 +155,7 @@ static int list_part(Work *w, WanPart part)
     WanClip clip = { 0 };
     int ret = 0;
 
-    if (part == WAN_PART_VAE && m->vae.config.family != WAN_VAE_WAN21)
+    if (part == WAN_PART_VAE && m->vae.config.family == WAN_VAE_TAEHV)
         return wan_error(&m->log, WAN_ERR(ENOSYS), "%s: a tiny VAE is not "
                          "converted: leave it out (none), and name it where "
                          "it is used", wan_weights_path(wan_model_weights(m,

@@ -135,6 +135,8 @@ static int take_request(Request *out, const WanRequest *r, const WanModel *m)
                           "WanRequest", &m->log)) < 0 ||
         (ret = take_image(&out->rq.image, &out->image[0], m)) < 0)
         return ret;
+    if (!out->rq.sigma_max)
+        out->rq.sigma_max = WAN_RCM_SIGMA;
     return take_image(&out->rq.last_image, &out->image[1], m);
 }
 

@@ -364,6 +364,9 @@ void wan_stepcache_forward(WanDev *d, WanStepCache *c, int i, WanTensor v[],
         easy_forward(d, c, i, v, x, in);
     else if (c->kind == WAN_CACHE_MAG)
         mag_forward(d, c, i, v, in);
-    else
+    else {
+        for (int b = 0; b < c->branches; b++)
+            count(c, b, 1);
         wan_dit_forward(d, v, c->branches, in);
+    }
 }

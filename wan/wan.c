@@ -153,8 +153,8 @@ static const WanPreset *named(const char **by, const WanModel *m,
     return p;
 }
 
-/* The family of the transformer, else of a LoRA, and its numbers, which those
- * of a config.json override. */
+/* The family of the transformer, and its numbers, which those of a config.json
+ * override; else of a LoRA, of which that file knows nothing. */
 static int recognise(WanModel *m, const char *path, const WanLora *lora,
                      const WanConfigFile *file)
 {
@@ -171,8 +171,10 @@ static int recognise(WanModel *m, const char *path, const WanLora *lora,
         ret = wan_preset_check(wan_weights_path(w), w, &m->log);
         if (!p && strength &&
             (p = wan_preset_recognise(&by, wan_weights_path(w), NULL,
-                                      info->dim)))
+                                      info->dim))) {
             path = wan_weights_path(w);
+            file = NULL;
+        }
     }
     if (ret < 0 || !p)
         return ret;
@@ -287,6 +289,12 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
                          m->vae.family->name, m->vae.family->channels, f->dit,
                          m->dit.config.out_dim);
     m->info.size_multiple = wan_codec_multiple(&m->vae);
+    if (m->info.width % m->info.size_multiple ||
+        m->info.height % m->info.size_multiple)
+        return wan_error(&m->log, WAN_INVALIDDATA, "%s: its configuration's "
+                         "size is %dx%d, sides must be multiples of %d",
+                         f->dit, m->info.width, m->info.height,
+                         m->info.size_multiple);
     return 0;
 }
 

@@ -384,7 +384,8 @@ typedef struct WanRequest {
     int nb_timesteps;
     int warp;                   /**< 1: they go through the table of shift, as
                                      even ones do; 0: they are as they are */
-    double sigma_max;           /**< of rcm, 15 to 1e6: noise at the start */
+    double sigma_max;           /**< of rcm, 15 to 1e6: noise at the start; 0:
+                                     80 */
     int preview;                /**< 1: wan_job_preview() has a picture of each
                                      step */
     int reserved;               /**< 0 */

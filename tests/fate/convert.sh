@@ -48,6 +48,14 @@ in_filter()
         same "$(frames_of "$1")" "$(frames_of "$t2v")" && rm "$1"
 }
 check 'GGUF in a filter' in_filter "$one"
+ti2v()
+{
+    made "$tiny/wan22-ti2v-5b" "$one" --transformer f32 --text-encoder f32 --vae f32 &&
+        "$info" "$tiny/wan22-ti2v-5b" --convert > "$tmp/info" &&
+        "$info" --shapes ti2v-5B --convert > "$tmp/info" &&
+        same "$(frames_of "$one")" "$(frames_of "$tiny/wan22-ti2v-5b")" && rm "$one"
+}
+check 'TI2V with the VAE of Wan 2.2' ti2v
 check 'safetensors in a filter' in_filter "$tmp/d/wan.safetensors"
 
 with_lora()
@@ -66,18 +74,24 @@ with_lora()
 }
 check 'a LoRA inside' with_lora
 
-# keeps PRESET MODEL [LORA]: a family that names tell is told by the file itself
+# keeps PRESET MODEL LORA STEPS SHIFT: a family that names tell is told by the
+# file itself
 keeps()
 {
     made "$2" "$one" ${3:+--lora "$3"} && "$info" "$one" > "$tmp/info" &&
-        has "^  preset +$1, recognised as" "$tmp/info" && rm "$one"
+        has "^  preset +$1, recognised as" "$tmp/info" &&
+        has "^  defaults .* $4 steps, guidance 1, shift $5" "$tmp/info" && rm "$one"
 }
 keeps_all()
 {
     mkdir -p "$tmp/FastWan2.1" && cp -r "$t2v/." "$tmp/FastWan2.1" &&
         cp "$tmp/lora.safetensors" "$tmp/lightx2v_4step.safetensors" &&
-        keeps fastwan "$tmp/FastWan2.1" &&
-        keeps lightx2v "$t2v" "$tmp/lightx2v_4step.safetensors" &&
+        keeps fastwan "$tmp/FastWan2.1" '' 3 8 &&
+        keeps lightx2v "$t2v" "$tmp/lightx2v_4step.safetensors" 4 5 &&
+        made "$t2v" "$one" &&
+        "$ffmpeg" -hide_banner -v info -f lavfi -i \
+            "wan_t2v=model=$(quote "$one"):lora=$(quote "$tmp/lightx2v_4step.safetensors"):size=32x32:frames=5:prompt=x" \
+            -f null - 2> "$tmp/log" && has 'clip 1: seed [0-9]+, 4 steps of euler, guidance 1, shift 5' "$tmp/log" &&
         made "$t2v" "$one" && "$info" "$one" > "$tmp/info" &&
         lacks preset "$tmp/info" && rm "$one"
 }
