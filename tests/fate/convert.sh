@@ -50,10 +50,13 @@ in_filter()
 check 'GGUF in a filter' in_filter "$one"
 ti2v()
 {
-    made "$tiny/wan22-ti2v-5b" "$one" --transformer f32 --text-encoder f32 --vae f32 &&
-        "$info" "$tiny/wan22-ti2v-5b" --convert > "$tmp/info" &&
+    ti2v=$tiny/wan22-ti2v-5b
+    made "$ti2v" "$one" --text-encoder "$t2v" --tokenizer "$t2v" \
+        --transformer f32 --text-encoder f32 --vae f32 &&
+        "$info" "$ti2v" --text-encoder "$t2v" --convert > "$tmp/info" &&
         "$info" --shapes ti2v-5B --convert > "$tmp/info" &&
-        same "$(frames_of "$one")" "$(frames_of "$tiny/wan22-ti2v-5b")" && rm "$one"
+        same "$(frames_of "$one" :size=64x32)" \
+            "$(frames_of "$ti2v" ":size=64x32:text_encoder=$(quote "$t2v")")" && rm "$one"
 }
 check 'TI2V with the VAE of Wan 2.2' ti2v
 check 'safetensors in a filter' in_filter "$tmp/d/wan.safetensors"
