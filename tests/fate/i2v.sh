@@ -681,6 +681,26 @@ done
 head -c 300 "$tmp/photo.png" > "$tmp/cut.png"
 refused 'image: cut off' 'cut.png|png' -i "$tmp/cut.png" -vf "$(i2v "$small")"
 
+# damaged NAME FILE: it makes no clip. The tool of 5.1 ends by itself at a frame
+# that its decoder refuses, not always with a line, and with 0 after ours.
+cut='undamaged frame|Invalid data'
+damaged()
+{
+    if [ "$series" = 5.1 ]; then
+        check "$1" fails -i "$2" -vf "$(i2v "$small")"
+    else
+        refused "$1" "$cut" -i "$2" -vf "$(i2v "$small")"
+    fi
+}
+fails()
+{
+    run -v error "$@" -f null -
+    status=$?
+    echo "exit status $status"
+    [ $status -ne 124 ] && [ $status -lt 129 ] &&
+        { [ $status -ne 0 ] || has "$cut" "$tmp/log"; }
+}
+
 # Half a picture is none, as the first image and as the last; but of a video that
 # begins with one the next frame is taken.
 for f in jpg gif bmp ppm; do
@@ -695,10 +715,7 @@ for f in jpg gif bmp ppm; do
     n=$(wc -c < "$tmp/whole.$f")
     for part in 50 98; do
         head -c $((n * part / 100)) "$tmp/whole.$f" > "$tmp/part$part.$f"
-        late=$series
-        refused "a $f cut at $part %" "undamaged frame|Invalid data" \
-            -i "$tmp/part$part.$f" -vf "$(i2v "$small")"
-        late=
+        damaged "a $f cut at $part %" "$tmp/part$part.$f"
         refused "a last image in $f cut at $part %" "last_image=.*part$part.$f: cannot read" \
             -i "$tmp/0.png" -vf "$(last part$part.$f)"
     done
@@ -727,10 +744,7 @@ progressive()
 progressive > "$tmp/early.jpg"
 { progressive; printf '\377\331'; } > "$tmp/ended.jpg"
 check 'a progressive JPEG' good -i "$tmp/ended.jpg" -vf "$(i2v "$small")" -f null -
-late=$series
-refused 'a progressive JPEG without its end' 'undamaged frame|Invalid data' \
-    -i "$tmp/early.jpg" -vf "$(i2v "$small")"
-late=
+damaged 'a progressive JPEG without its end' "$tmp/early.jpg"
 refused 'a last image in progressive JPEG without its end' 'last_image=.*early.jpg: cannot read' \
     -i "$tmp/0.png" -vf "$(last early.jpg)"
 refused 'a text-to-video checkpoint' 'wan-t2v: .*prompt alone: use the filter wan_t2v' \
