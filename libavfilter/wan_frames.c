@@ -780,15 +780,21 @@ static void blacken(AVFrame *rgb)
             memset(rgb_row(rgb, c, y), 0, rgb->width * sizeof(float));
 }
 
-/** A picture scaled, into a frame of its own: swscale writes past a row's end. */
+/** A picture scaled, into a frame of its own: swscale writes past a row's end.
+ * One that has the size is not given to it: 8.1's made a few values of 0 to 1. */
 static int scale(AVFrame **out, const AVFrame *in, int w, int h)
 {
-    struct SwsContext *sws = sws_getContext(in->width, in->height, in->format,
-                                            w, h, AV_PIX_FMT_GBRPF32,
-                                            SWS_BICUBIC, NULL, NULL, NULL);
-    int ret = sws ? ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, w, h)
-                  : AVERROR(ENOMEM);
+    struct SwsContext *sws;
+    int ret;
 
+    if (in->format == AV_PIX_FMT_GBRPF32 && in->width == w && in->height == h) {
+        *out = av_frame_clone(in);
+        return *out ? 0 : AVERROR(ENOMEM);
+    }
+    sws = sws_getContext(in->width, in->height, in->format, w, h,
+                         AV_PIX_FMT_GBRPF32, SWS_BICUBIC, NULL, NULL, NULL);
+    ret = sws ? ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, w, h)
+              : AVERROR(ENOMEM);
     if (ret >= 0)
         sws_scale(sws, (const uint8_t *const *)in->data, in->linesize, 0,
                   in->height, (*out)->data, (*out)->linesize);
