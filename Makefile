@@ -283,8 +283,8 @@ check-cuda-build: libs $(EMU_HEADERS)
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter fewstep stream i2v ti2v preview stepcache cuda recipes live \
-             badinput interrupt places
+CHECK_FATE = framecrc filter fewstep stream i2v ti2v preview cuda recipes live badinput \
+             interrupt
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \
                --disable-filter=minterpolate,xfade,xstack \
