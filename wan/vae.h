@@ -10,11 +10,14 @@
 
 #include "vae_layers.h"
 
+/* The tensors of Wan 2.1's VAE and of 2.2's, C latent channels. Of 2.2 the names
+ * are encoder.downsamples.L.downsamples.K, decoder.upsamples.L.upsamples.K; the
+ * last K is down or up. */
 typedef struct WanVae {
     WanVaeConfig config;
-    WanTensor mean, std;                // [16] f32: latent = (mu - mean) / std
+    WanTensor mean, std;                // [C] f32: latent = (mu - mean) / std
     WanTensor to_mean, to_std;          // the way back: x / std - mean / std
-    WanLinear conv1, conv2;             // [32, 32] encoding, [16, 16] decoding
+    WanLinear conv1, conv2;             // [2C, 2C] encoding, [C, C] decoding
     struct {
         WanVaeConv conv1;
         WanVaeMiddle middle;

@@ -12,7 +12,10 @@
 
 #include <stdio.h>
 
-#include "vae22.h"
+#include "vae.h"
+
+#define CHANNELS 48
+#define FOLDED 12     // channels of 2 x 2 pixels
 
 /* Frames, and rows and columns, that a level's fold makes one of. */
 typedef struct Fold {
@@ -29,7 +32,7 @@ static const int encoder_out[4] = { 1, 2, 4, 4 };
 static const Fold level_down[4] = { { 1, 2 }, { 2, 2 }, { 2, 2 }, { 1, 1 } };
 
 /* Latent statistics, per channel; the same in every checkpoint. */
-static const float latent_mean[WAN_VAE22_CHANNELS] = {
+static const float latent_mean[CHANNELS] = {
     -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557,
     -0.1382, 0.0542, 0.2813, 0.0891, 0.1570, -0.0098, 0.0375, -0.1825,
     -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
@@ -37,7 +40,7 @@ static const float latent_mean[WAN_VAE22_CHANNELS] = {
     -0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520, 0.3748,
     0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
 };
-static const float latent_std[WAN_VAE22_CHANNELS] = {
+static const float latent_std[CHANNELS] = {
     0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013,
     0.8158, 1.0344, 0.5894, 1.0901, 0.6885, 0.6165, 0.8454, 0.4978,
     0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
@@ -50,9 +53,9 @@ static const float latent_std[WAN_VAE22_CHANNELS] = {
 
 #define NAME(...) (snprintf(name, sizeof(name), __VA_ARGS__), name)
 
-static void bind_decoder(WanVae22 *m, WanBinder *b)
+static void bind_decoder(WanVae *m, WanBinder *b)
 {
-    enum { Z = WAN_VAE22_CHANNELS };
+    enum { Z = CHANNELS };
     const int64_t dim = m->config.dim;
     char name[96];
     int pasts = 0;
@@ -81,20 +84,20 @@ static void bind_decoder(WanVae22 *m, WanBinder *b)
                                    "resample.1", l), out, out, 1, 3, &pasts);
     }
     wan_bind_vector(b, &m->decoder.head_gamma, "decoder.head.0.gamma", dim);
-    wan_vae_bind_conv(b, &m->decoder.head, "decoder.head.2", WAN_VAE22_FOLDED,
+    wan_vae_bind_conv(b, &m->decoder.head, "decoder.head.2", FOLDED,
                       dim, 3, 3, &pasts);
 }
 
-static void bind_encoder(WanVae22 *m, WanBinder *b)
+static void bind_encoder(WanVae *m, WanBinder *b)
 {
-    enum { Z = 2 * WAN_VAE22_CHANNELS };
+    enum { Z = 2 * CHANNELS };
     const int64_t dim = m->config.encoder_dim;
     char name[96];
     int pasts = 0;
 
     wan_bind_linear(b, &m->conv1, "conv1", Z, Z, 1);
     wan_vae_bind_conv(b, &m->encoder.conv1, "encoder.conv1", dim,
-                      WAN_VAE22_FOLDED, 3, 3, &pasts);
+                      FOLDED, 3, 3, &pasts);
     for (int l = 0; l < 4; l++) {
         const int64_t in = encoder_in[l] * dim, out = encoder_out[l] * dim;
         WanVaeDown *down = &m->encoder.level[l].down;
@@ -122,10 +125,10 @@ static void bind_encoder(WanVae22 *m, WanBinder *b)
 
 static int bind(void *net, const WanVaeConfig *c, int encoder, WanBinder *b)
 {
-    WanVae22 *m = net;
+    WanVae *m = net;
 
     m->config = *c;
-    wan_codec_scales(b, WAN_VAE22_CHANNELS, latent_mean, latent_std, &m->std,
+    wan_codec_scales(b, CHANNELS, latent_mean, latent_std, &m->std,
                      &m->mean, &m->to_std, &m->to_mean);
     bind_decoder(m, b);
     if (encoder)
@@ -138,7 +141,7 @@ static int bind(void *net, const WanVaeConfig *c, int encoder, WanBinder *b)
 static void begin_decode(WanDev *d, WanCodecStream *s, const void *net,
                          int64_t h, int64_t w)
 {
-    const WanVae22 *m = net;
+    const WanVae *m = net;
 
     wan_section(d, "decoder history");
     s->frames = 0;
@@ -160,7 +163,7 @@ static void begin_decode(WanDev *d, WanCodecStream *s, const void *net,
 static void begin_encode(WanDev *d, WanCodecStream *s, const void *net,
                          int64_t H, int64_t W)
 {
-    const WanVae22 *m = net;
+    const WanVae *m = net;
 
     wan_section(d, "encoder history");
     s->frames = 0;
@@ -201,7 +204,7 @@ static void tap_up(WanDev *d, const WanTensor *y, const WanTensor *t,
 
 /* A level that makes four positions of one: unfold(x) + up(blocks(x)); x is
  * used up. */
-static WanTensor up_level(WanDev *d, WanTensor *x, const WanVae22 *m, int l,
+static WanTensor up_level(WanDev *d, WanTensor *x, const WanVae *m, int l,
                           WanCodecStream *s)
 {
     const int64_t out = level_out[l] * (int64_t)m->config.dim;
@@ -231,7 +234,7 @@ static WanTensor up_level(WanDev *d, WanTensor *x, const WanVae22 *m, int l,
 static void decode(WanDev *d, WanTensor *rgb, const void *net,
                    WanCodecStream *s, const WanTensor *latent)
 {
-    const WanVae22 *m = net;
+    const WanVae *m = net;
     const int64_t h = latent->dim[2], w = latent->dim[3], Z = latent->dim[0];
     const int64_t dim = m->config.dim;
     const long chunk = (long)s->frames;
@@ -266,7 +269,7 @@ static void decode(WanDev *d, WanTensor *rgb, const void *net,
     }
 
     WanTensor squares = wan_tmp_act(d, x.dim[0], x.dim[1], x.dim[2],
-                                    WAN_VAE22_FOLDED);          // [T, 8h, 8w, 12]
+                                    FOLDED);          // [T, 8h, 8w, 12]
     wan_vae_norm_conv(d, &squares, &x, &m->decoder.head_gamma,
                       &m->decoder.head, s, 0);
     wan_tap(d, &squares, "decoder.head.2.chunk%ld", chunk);
@@ -304,7 +307,7 @@ static void downsample(WanDev *d, WanTensor *y, const WanTensor *x,
 }
 
 /* fold(x) + down(blocks(x)); x is used up. */
-static WanTensor down_level(WanDev *d, WanTensor *x, const WanVae22 *m, int l,
+static WanTensor down_level(WanDev *d, WanTensor *x, const WanVae *m, int l,
                             WanCodecStream *s)
 {
     const int64_t out = encoder_out[l] * (int64_t)m->config.encoder_dim;
@@ -334,8 +337,8 @@ static WanTensor down_level(WanDev *d, WanTensor *x, const WanVae22 *m, int l,
 static void encode(WanDev *d, WanTensor *latent, const void *net,
                    WanCodecStream *s, const WanTensor *rgb)
 {
-    enum { Z = 2 * WAN_VAE22_CHANNELS };
-    const WanVae22 *m = net;
+    enum { Z = 2 * CHANNELS };
+    const WanVae *m = net;
     const int64_t T = rgb->dim[0], H = rgb->dim[1] / 2, W = rgb->dim[2] / 2;
     const long chunk = (long)s->frames;
     const WanMark mark = wan_mark(d);
@@ -367,8 +370,8 @@ static void encode(WanDev *d, WanTensor *latent, const void *net,
 }
 
 const WanCodecFamily wan_codec_vae22 = {
-    .name = "Wan 2.2 VAE", .net_bytes = sizeof(WanVae22), .first_group = 1,
-    .channels = WAN_VAE22_CHANNELS, .stride = 16,
+    .name = "Wan 2.2 VAE", .net_bytes = sizeof(WanVae), .first_group = 1,
+    .channels = CHANNELS, .stride = 16,
     .bind = bind,
     .begin_decode = begin_decode, .decode = decode,
     .begin_encode = begin_encode, .encode = encode,
