@@ -33,7 +33,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o condition.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
@@ -55,7 +55,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity
 
-UNIT = abi arena codec config files gguf header job log lora memory names nomemory \
+UNIT = abi arena codec config experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce \
        stepcache text_clean tokenizer \
        torch_zip weights worker
