@@ -818,6 +818,21 @@ static int large_image(const WanJob *j)
     return ret < 0 || !fits(&plan) ? -1 : large;
 }
 
+/* Which steps each of two experts makes. */
+static void say_experts(const WanJob *j)
+{
+    const WanRequest *r = &j->rq;
+    int first = 0;
+
+    if (j->model->info.experts < 2)
+        return;
+    while (first < r->steps && !expert_of(j, first))
+        first++;
+    wan_log(&j->model->log, WAN_LOG_INFO, "steps for the high-noise expert: "
+            "%d, guidance %g; for the low-noise one: %d, guidance %g", first,
+            r->guidance, r->steps - first, r->guidance2);
+}
+
 /* Whether it fits, and what does not. */
 static int check_memory(const WanJob *j, const WanPlan *p)
 {
@@ -905,6 +920,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
         goto fail;
     j->dev->pager = j->pager;
     j->progress.total = 1 + guided(&j->rq);
+    say_experts(j);
     *out = j;
     return 0;
 fail:
