@@ -65,7 +65,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline ti2v stepcache convert
+MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v stepcache convert
 FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
        tokenizer text_clean
 
