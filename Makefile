@@ -33,7 +33,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o condition.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
@@ -55,7 +55,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity
 
-UNIT = abi arena codec config files gguf header job log lora memory names nomemory \
+UNIT = abi arena codec config experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce \
        stepcache text_clean tokenizer \
        torch_zip weights worker
@@ -65,7 +65,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline ti2v stepcache convert
+MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v stepcache convert
 FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
        tokenizer text_clean
 
@@ -158,7 +158,7 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/stream.sh \
-       $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
+       $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/a14b.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
        $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \

@@ -109,6 +109,7 @@ typedef struct Sampling {
     char *preset;
     int steps, sampler, warp;
     double guidance, shift, sigma_max;
+    double guidance2, boundary;         ///< of two experts
     char *timesteps;
     double *list;                       ///< its numbers
     int nb_list;
@@ -119,6 +120,7 @@ typedef struct WanContext {
 
     /* options; what is -1, 0 or NULL stands for the model's number */
     char *model_path;
+    char *model2;
     char *vae, *text_encoder, *tokenizer, *clip, *lora;
     char *prompt, *promptfile;          ///< after init() prompt has the text
     char *negative_prompt, *negative_promptfile;
@@ -221,6 +223,7 @@ typedef struct WanContext {
 /* "threads" is an option that every filter has. */
 #define COMMON_OPTIONS \
     { "model",    "set checkpoint directory or file (default: $WAN_MODEL, then the demo model)", OFFSET(model_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "model2",   "set the low-noise one of two experts, if model has the other alone", OFFSET(model2), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "prompt",     "set text that describes the video", OFFSET(prompt),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
     { "promptfile", "set file with the prompt in UTF-8", OFFSET(promptfile), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS  }, \
     { "negative_prompt",     "set text that describes what to avoid",     OFFSET(negative_prompt),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
@@ -236,6 +239,8 @@ typedef struct WanContext {
     { "preset",   "set few-step family: auto, none, lightx2v, fastwan, causvid, rcm", OFFSET(sampling.preset), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = RFLAGS }, \
     { "steps",    "set number of denoising steps, -1: the model's", OFFSET(sampling.steps), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, RFLAGS }, \
     { "guidance", "set strength of the prompt, 1: ignore the negative prompt, -1: the model's", OFFSET(sampling.guidance), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
+    { "guidance2", "set guidance of the low-noise one of two experts, -1: guidance, if that is given, else the model's", OFFSET(sampling.guidance2), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
+    { "boundary", "set where the low-noise one of two experts takes over, 0 to 1, -1: the model's", OFFSET(sampling.boundary), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 1, RFLAGS }, \
     { "shift",    "set time shift of the noise levels, -1: the model's", OFFSET(sampling.shift), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
     { "sampler",  "set solver", OFFSET(sampling.sampler), AV_OPT_TYPE_INT, {.i64 = -1}, -1, WAN_SAMPLER_RCM, RFLAGS, .unit = "sampler" }, \
         { "auto",  "the preset's, else unipc", 0, AV_OPT_TYPE_CONST, {.i64 = -1},           .flags = RFLAGS, .unit = "sampler" }, \
@@ -381,6 +386,7 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
 
     wan_model_params_default(p);
     p->path               = s->model_path;
+    p->model2             = s->model2;
     p->text_encoder       = s->text_encoder;
     p->vae                = s->vae;
     p->vae_scale          = s->vae_scale;
@@ -786,6 +792,8 @@ static int check_sampling(AVFilterContext *ctx)
 
     if ((ret = check_number(ctx, "steps", a->steps, 1, 1000)) < 0 ||
         (ret = check_number(ctx, "guidance", a->guidance, 0, 100)) < 0 ||
+        (ret = check_number(ctx, "guidance2", a->guidance2, 0.001, 100)) < 0 ||
+        (ret = check_number(ctx, "boundary", a->boundary, 0, 1)) < 0 ||
         (ret = check_number(ctx, "shift", a->shift, 0.01, 100)) < 0 ||
         (ret = check_number(ctx, "sigma_max", a->sigma_max, 15, 1e6)) < 0)
         return ret;
@@ -1075,7 +1083,7 @@ static int open_images(AVFilterContext *ctx)
     WanContext *s = ctx->priv;
     const AVIOInterruptCB interrupt = { decode_interrupted, ctx };
     const AVFilterLink *in = ctx->inputs[0];
-    int flf = s->info->task == WAN_TASK_FLF2V, ret;
+    int flf = s->info->images_needed > 1 || s->last_image_path, ret;
 
     if (flf && !s->last_image_path) {
         av_log(ctx, AV_LOG_ERROR, "no last_image: %s is a first-last-frame "
@@ -1083,16 +1091,16 @@ static int open_images(AVFilterContext *ctx)
                s->info->name);
         return AVERROR(EINVAL);
     }
-    if (!flf && s->last_image_path) {
+    if (s->last_image_path && s->info->images_most < 2) {
         av_log(ctx, AV_LOG_ERROR, "last_image=%s: %s is an image-to-video "
-               "checkpoint and takes none, only a first-last-frame one does\n",
+               "checkpoint and takes none, only a first-last-frame one and Wan "
+               "2.2's experts do\n",
                s->last_image_path, s->info->name);
         return AVERROR(EINVAL);
     }
     if (flf && s->clips != 1) {
-        av_log(ctx, AV_LOG_ERROR, "clips=%d: must be 1, %s is a "
-               "first-last-frame checkpoint and ends with last_image\n",
-               s->clips, s->info->name);
+        av_log(ctx, AV_LOG_ERROR, "clips=%d: must be 1, %s ends with "
+               "last_image\n", s->clips, s->info->name);
         return AVERROR(EINVAL);
     }
 
@@ -1137,7 +1145,11 @@ static int make_request(const WanContext *s, WanRequest *rq)
     if (a->steps != -1 || a->list)
         rq->steps = a->steps != -1 ? a->steps : a->nb_list;
     if (a->guidance != -1)
-        rq->guidance = a->guidance;
+        rq->guidance = rq->guidance2 = a->guidance;
+    if (a->guidance2 != -1)
+        rq->guidance2 = a->guidance2;
+    if (a->boundary != -1)
+        rq->boundary = a->boundary;
     if (a->shift != -1)
         rq->shift = a->shift;
     if (a->sampler != -1)
@@ -2320,6 +2332,8 @@ static int command_sampling(AVFilterContext *ctx, const char *cmd,
         ret = AVERROR(ENOMEM);
     if (ret >= 0)
         ret = av_opt_set(s, cmd, arg, 0);
+    if (!strcmp(cmd, "guidance"))       /* alone it sets both */
+        s->sampling.guidance2 = -1;
     if (ret >= 0)
         ret = check_sampling(ctx);
     if (ret >= 0)
@@ -2343,8 +2357,8 @@ static int process_command(AVFilterContext *ctx, const char *cmd,
         ret = command_text(ctx, cmd, arg, &s->prompt);
     else if (!strcmp(cmd, "negative_prompt"))
         ret = command_text(ctx, cmd, arg, &s->negative_prompt);
-    else if (av_match_name(cmd, "preset,steps,guidance,shift,sampler,timesteps,"
-                                "warp,sigma_max"))
+    else if (av_match_name(cmd, "preset,steps,guidance,guidance2,boundary,shift,"
+                                "sampler,timesteps,warp,sigma_max"))
         ret = command_sampling(ctx, cmd, arg);
     else
         ret = AVERROR(ENOSYS);
@@ -2585,7 +2599,7 @@ const WAN_FILTER ff_vsrc_wan_t2v = {
 
 static const AVOption wan_i2v_options[] = {
     COMMON_OPTIONS,
-    { "last_image", "set file of the last frame, for first-last-frame models", OFFSET(last_image_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS },
+    { "last_image", "set file of the last frame, for first-last-frame models and Wan 2.2's experts", OFFSET(last_image_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS },
     { "mode",     "set what becomes of the input", OFFSET(mode), AV_OPT_TYPE_INT, {.i64 = MODE_FIRST}, MODE_FIRST, MODE_EXTEND, FLAGS, .unit = "mode" },
         { "first",  "its first frame is the start, the rest is not read", 0, AV_OPT_TYPE_CONST, {.i64 = MODE_FIRST},  .flags = FLAGS, .unit = "mode" },
         { "extend", "it passes, and goes on from its last frame",         0, AV_OPT_TYPE_CONST, {.i64 = MODE_EXTEND}, .flags = FLAGS, .unit = "mode" },

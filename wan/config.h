@@ -28,6 +28,7 @@
 
 typedef struct WanDitConfig {
     enum WanTask task;
+    int experts;                // 2: of Wan 2.2's pair, both of this shape
     int dim, heads, layers, ffn;
     int in_dim, out_dim;        // latent channels: 16, or 36 with an image
     int text_dim, freq_dim;
@@ -76,7 +77,7 @@ typedef struct WanConfigFile {
     char model_type[32];        // "" : not there
     char preset[32];            // of a converted file; likewise
     int width, height, frames, steps;   // defaults of requests: our own keys
-    double guidance, shift;
+    double guidance, guidance2, shift, boundary;
 } WanConfigFile;
 
 /**
@@ -95,7 +96,7 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
  * @param file   keys of its config.json; NULL: none
  * @return 0; WAN_INVALIDDATA: no Wan transformer, or shapes that disagree
  *         with each other or with the file; WAN_ERR(ENOSYS): a relative that
- *         is not covered (VACE, Wan 2.2, Fun, ...), the line names it
+ *         is not covered (VACE, Fun, ...), the line names it
  */
 int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanConfigFile *file, const WanLog *log);
@@ -106,6 +107,12 @@ int wan_config_t5(WanT5Config *c, WanNaming *naming, const WanWeights *w,
 int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanLog *log);
 int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
+                    const WanLog *log);
+
+/* Whether two transformers are a pair of experts by their shapes; else a line
+ * that says what differs. 0 or WAN_INVALIDDATA. */
+int wan_config_pair(const WanDitConfig *a, const WanWeights *wa,
+                    const WanDitConfig *b, const WanWeights *wb,
                     const WanLog *log);
 
 /* The metadata of a file that holds a whole checkpoint: its config.json. */
@@ -120,15 +127,16 @@ void wan_config_text(WanBytes *b, const WanDitConfig *c,
 int wan_config_holds(const WanWeights *w, WanPart part);
 
 /* The known sizes by name, for plans and tools without a checkpoint:
- * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B", "ti2v-5B". 0 or WAN_ERR(EINVAL). */
+ * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B", "ti2v-5B", and the pairs
+ * "t2v-a14b" and "i2v-a14b". 0 or WAN_ERR(EINVAL). */
 int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
                      WanVaeConfig *vae, WanClipConfig *clip);
 
 /* Fill info's name and documented defaults: the file's (NULL: none), else the
  * architecture's. I2V 480P and 720P have one shape: a "720" in the path tells
- * them apart. */
+ * them apart. alone: the expert of a pair that is there, if names say so. */
 void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
                          const WanConfigFile *file, const char *path,
-                         char *name, size_t name_size);
+                         WanExpert alone, char *name, size_t name_size);
 
 #endif /* WAN_CONFIG_H */

@@ -118,15 +118,20 @@ void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
                   const WanTensor *text)
 {
     const WanDitConfig *c = &m->config;
-    const int64_t D = c->dim, n = wan_rows(text);
-    const int64_t rows = n < WAN_TEXT_LEN ? n + 1 : n;
-    WanMark mark;
+    const int64_t n = wan_rows(text), rows = n < WAN_TEXT_LEN ? n + 1 : n;
 
     out->tail = WAN_TEXT_LEN - rows + 1;
-    out->k = wan_tmp_act(d, c->layers, rows, D);
-    out->v = wan_tmp_act(d, c->layers, rows, D);
+    out->k = wan_tmp_act(d, c->layers, rows, c->dim);
+    out->v = wan_tmp_act(d, c->layers, rows, c->dim);
+    wan_dit_text_again(d, out, m, text);
+}
 
-    mark = wan_mark(d);
+void wan_dit_text_again(WanDev *d, WanDitContext *out, const WanDit *m,
+                        const WanTensor *text)
+{
+    const WanDitConfig *c = &m->config;
+    const int64_t D = c->dim, n = wan_rows(text), rows = out->k.dim[1];
+    const WanMark mark = wan_mark(d);
     WanTensor padded = wan_tmp_act(d, rows, c->text_dim);
     WanTensor h = wan_tmp_act(d, rows, D), ctx = wan_tmp_act(d, rows, D);
     WanTensor real = wan_slice(&padded, 0, n);
@@ -566,6 +571,8 @@ void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
 
         while (wan_dev_replay(d, key, nb, all))
             block_forward(d, x, n, m, i, in->time, text, in->image, in->rope);
+        if (in->after)
+            in->after(in->opaque, i);
     }
 }
 

@@ -76,6 +76,11 @@ typedef struct WanDitContext {
 void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
                   const WanTensor *text);
 
+/* The same into what was made of a text of as many rows by a transformer of the
+ * same shape: the memory stays where it is. */
+void wan_dit_text_again(WanDev *d, WanDitContext *out, const WanDit *m,
+                        const WanTensor *text);
+
 /**
  * The same of CLIP features; for models with an image branch. Both guidance
  * branches share it.
@@ -128,6 +133,8 @@ typedef struct WanDitInput {
     const WanDitContext *text;          // one a branch
     const WanDitContext *image;         // NULL without an image branch
     const WanRope *rope;
+    void (*after)(void *opaque, int block); // of each block, once its ops were
+    void *opaque;                           // issued; NULL: nobody asks
 } WanDitInput;
 
 /**

@@ -322,6 +322,22 @@ TEST(ti2v_image_ref) { generate(TI2V("i2v-unipc4"), "ref"); }
 TEST(ti2v_image_cpu) { generate(TI2V("i2v-unipc4"), dut); }
 TEST(ti2v_image_dpm5_cpu) { generate(TI2V("i2v-dpm5"), dut); }
 
+#define A14B(name) "pipeline-wan22-" name ".safetensors"
+#define T2V_A14B "tiny/wan22-t2v-a14b"
+#define I2V_A14B "tiny/wan22-i2v-a14b"
+TEST(experts_ref) { generate(A14B("t2v-edge3"), T2V_A14B, "ref"); }
+TEST(experts_cpu) { generate(A14B("t2v-unipc6"), T2V_A14B, dut); }
+TEST(experts_dpm8_cpu) { generate(A14B("t2v-dpm8"), T2V_A14B, dut); }
+TEST(experts_edge3_cpu) { generate(A14B("t2v-edge3"), T2V_A14B, dut); }
+TEST(experts_image_cpu) { generate(A14B("i2v-unipc5"), I2V_A14B, dut); }
+TEST(experts_image_dpm4_cpu) { generate(A14B("i2v-dpm4"), I2V_A14B, dut); }
+TEST(experts_diffusers)
+{
+    generate(A14B("i2v-unipc5"), I2V_A14B "-diffusers", dut);
+}
+TEST(experts_two_images_ref) { generate(A14B("flf2v-unipc4"), I2V_A14B, "ref"); }
+TEST(experts_two_images_cpu) { generate(A14B("flf2v-unipc4"), I2V_A14B, dut); }
+
 /* All frames of a small request, in a checksum; on a device with that much
  * memory, 0: what is free. */
 static uint64_t digest(int64_t memory, WanPlan *plan)
@@ -395,6 +411,15 @@ int main(int argc, char **argv)
     RUN_REF(ti2v_image_ref);
     RUN(ti2v_image_cpu);
     RUN(ti2v_image_dpm5_cpu);
+    RUN_REF(experts_ref);
+    RUN(experts_cpu);
+    RUN(experts_dpm8_cpu);
+    RUN(experts_edge3_cpu);
+    RUN(experts_image_cpu);
+    RUN(experts_image_dpm4_cpu);
+    RUN(experts_diffusers);
+    RUN_REF(experts_two_images_ref);
+    RUN(experts_two_images_cpu);
     RUN(streamed_weights);
     return test_end();
 }

@@ -272,7 +272,7 @@ typedef struct Step {
 static WanDitInput input_of(const Step *s, int i)
 {
     return (WanDitInput){ &s->model->dit, &s->x[i], &s->time, s->text, NULL,
-                          &s->rope };
+                          .rope = &s->rope };
 }
 
 static void step_open(Step *s, Golden *g)
