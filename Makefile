@@ -8,7 +8,8 @@
 #   make ffmpeg    build/bin/ffmpeg, build/bin/ffprobe
 #   make parity    libwan beside the official code, see tools/parity/README.md
 #   make judge     what the demo models show, against what was asked of them
-#   make fate, unit, checkop, model, emu, fuzz, bench, install, clean
+#   make install, install-ffmpeg, uninstall, dist
+#   make fate, unit, checkop, model, emu, fuzz, bench, clean
 #   make gpu-bundle, gpu-plans     with --enable-cuda, see docs/performance.md
 
 SRC ?= .
@@ -385,15 +386,25 @@ bench: libs tools ffmpeg $(B)/tests/checkop/checkop $(B)/tests/bench/stages \
 
 # -------------------------------------------------------------- install
 
-install: libs tools
+MANDIR = $(PREFIX)/share/man
+PAGES = $(TOOLS:%=$(B)/man/%.1)
+$(B)/man/%.1: $(SRC)/docs/man/%.1.in $(SRC)/tools/man.awk $(B)/bin/%
+	@mkdir -p $(@D)
+	$(B)/bin/$* --help > $(@:.1=.help)
+	awk -v version=$(VERSION) -v help=$(@:.1=.help) -f $(SRC)/tools/man.awk $< > $@.part
+	mv $@.part $@
+man: $(PAGES)
+
+install: libs tools man
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include \
-	    $(DESTDIR)$(PREFIX)/bin
+	    $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(MANDIR)/man1
 	install -m 755 $(LIB) $(DESTDIR)$(LIBDIR)
 	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so.$(MAJOR)
 	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so
 	install -m 644 $(B)/lib/libwan.a $(DESTDIR)$(LIBDIR)
 	install -m 644 $(SRC)/wan/wan.h $(DESTDIR)$(PREFIX)/include
-	install -m 755 $(B)/bin/wan-info $(B)/bin/wan-convert $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(TOOLS:%=$(B)/bin/%) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(PAGES) $(DESTDIR)$(MANDIR)/man1
 	$(call pc,$(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc,$(LIBDIR),$(PREFIX)/include)
 	install -d $(DESTDIR)$(DATADIR)
 	install -m 644 $(SRC)/docs/models.md $(DESTDIR)$(DATADIR)
@@ -401,13 +412,44 @@ install: libs tools
 	    install -D -m 644 $(SRC)/share/$$f $(DESTDIR)$(DATADIR)/$$f || exit 1; \
 	done
 
+# The tools that were built. They look for libwan in ../lib, from where they
+# are, and then where the system does.
+FFMPEG_TOOLS = ffmpeg ffprobe ffplay zmqsend
+install-ffmpeg: install
+	@[ -x $(B)/bin/ffmpeg ] || { \
+	    echo "install-ffmpeg: none is built; make ffmpeg does that" >&2; exit 1; }
+	for t in $(FFMPEG_TOOLS); do [ ! -x $(B)/bin/$$t ] || \
+	    install -m 755 $(B)/bin/$$t $(DESTDIR)$(PREFIX)/bin || exit 1; done
+
+# Of other versions nothing, unless it could not run without this one: the link
+# of the soname goes with what it points to, and with it an ffmpeg that needs
+# it, but no other.
+SONAME = libwan.so.$(MAJOR)
 uninstall:
-	rm -f $(DESTDIR)$(LIBDIR)/libwan.* $(DESTDIR)$(PREFIX)/include/wan.h \
-	    $(DESTDIR)$(PREFIX)/bin/wan-info $(DESTDIR)$(PREFIX)/bin/wan-convert \
-	    $(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc
+	cd $(DESTDIR)$(LIBDIR) 2> /dev/null || exit 0; \
+	    rm -f $(notdir $(LIB)) libwan.a pkgconfig/wan.pc; \
+	    for l in libwan.so $(SONAME); do [ -e $$l ] || rm -f $$l; done
+	rm -f $(DESTDIR)$(PREFIX)/include/wan.h $(TOOLS:%=$(DESTDIR)$(PREFIX)/bin/%) \
+	    $(TOOLS:%=$(DESTDIR)$(MANDIR)/man1/%.1)
+	cd $(DESTDIR)$(PREFIX)/bin 2> /dev/null || exit 0; \
+	    [ ! -e $(DESTDIR)$(LIBDIR)/$(SONAME) ] || exit 0; \
+	    grep -qs $(SONAME) ffmpeg || exit 0; rm -f $(FFMPEG_TOOLS)
 	rm -rf $(DESTDIR)$(DATADIR)/demo
 	rm -f $(DESTDIR)$(DATADIR)/models.md
 	-rmdir $(DESTDIR)$(DATADIR)
+
+# What is committed, as a tarball that builds without git.
+DIST = libwan-$(VERSION)
+dist:
+	@[ -e $(SRC)/.git ] || { echo "dist: $(SRC) is no git clone" >&2; exit 1; }
+	@mkdir -p $(B)
+	@git -C $(SRC) diff --quiet HEAD -- || \
+	    echo "dist: what is not committed is left out" >&2
+	git -C $(SRC) archive --prefix=$(DIST)/ HEAD > $(B)/$(DIST).tar.part
+	xz -c -1 $(B)/$(DIST).tar.part > $(B)/$(DIST).tar.xz.part
+	rm $(B)/$(DIST).tar.part
+	mv $(B)/$(DIST).tar.xz.part $(B)/$(DIST).tar.xz
+	@ls -l $(B)/$(DIST).tar.xz
 
 clean:
 	rm -rf $(B)
@@ -421,6 +463,6 @@ help:
 
 .PHONY: parity gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-cuda check-cuda-build \
-        check-threads ffmpeg demo fuzz bench install uninstall clean \
+        check-threads ffmpeg demo fuzz bench man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:
