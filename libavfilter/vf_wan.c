@@ -833,13 +833,13 @@ static int check_model_path(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
     WanModelParams params;
-    int ret, from_env = 0;
+    int ret;
 
     if (!s->model_path) {
         const char *env = getenv("WAN_MODEL");
 
-        from_env = env && *env;
-        if (from_env) {
+        if (env && *env) {
+            av_log(ctx, AV_LOG_VERBOSE, "WAN_MODEL is %s\n", env);
             s->model_path = av_strdup(env);
             if (!s->model_path)
                 return AVERROR(ENOMEM);
@@ -850,9 +850,6 @@ static int check_model_path(AVFilterContext *ctx)
     s->quiet = 1;                       /* wan_model_open() says it again */
     ret = wan_model_probe(&params);
     s->quiet = 0;
-    if (ret < 0 && from_env)
-        av_log(ctx, AV_LOG_ERROR, "%s is what the environment variable "
-               "WAN_MODEL names\n", s->model_path);
     return ret < 0 ? map_error(ret) : 0;
 }
 

@@ -92,13 +92,13 @@ moved()
 {
     mkdir -p "$tmp/away" && cp -R "$dest$prefix/." "$tmp/away" &&
         chmod -R a-w "$tmp/away" && : > "$tmp/now" || return 1
-    cd "$tmp" || return 1
-    "$tmp/away/bin/ffmpeg" -v error -xerror -f lavfi \
-        -i "wan_t2v=prompt=a red ball:frames=1:steps=1:seed=1" -f framemd5 moved.md5 &&
-        has '^0,.*[0-9a-f]{32}$' moved.md5 &&
-        "$tmp/away/bin/wan-info" "$tmp/away/share/libwan/demo/t2v" > moved.info &&
-        find "$tmp/away" -newer "$tmp/now" > moved.written && lacks . moved.written
+    good_ffmpeg=$ffmpeg ffmpeg=$tmp/away/bin/ffmpeg
+    good -f lavfi -i "wan_t2v=prompt=a red ball:frames=1:steps=1:seed=1" \
+        -f framemd5 "$tmp/moved.md5" && has '^0,.*[0-9a-f]{32}$' "$tmp/moved.md5" &&
+        "$tmp/away/bin/wan-info" "$tmp/away/share/libwan/demo/t2v" > "$tmp/moved.info" &&
+        find "$tmp/away" -newer "$tmp/now" > "$tmp/written" && lacks . "$tmp/written"
     moved_status=$?
+    ffmpeg=$good_ffmpeg
     chmod -R u+w "$tmp/away"
     return $moved_status
 }
@@ -117,9 +117,9 @@ uninstalled()
 beside()
 {
     make -s install DESTDIR="$dest" || return 1
-    cd "$dest$libdir" && : > libwan.so.1.999.0 && ln -sf libwan.so.1.999.0 libwan.so.1 &&
-        cp "$ffmpeg" "$dest$prefix/bin/ffmpeg" && cd - > /dev/null &&
-        make -s uninstall DESTDIR="$dest" &&
+    : > "$dest$libdir/libwan.so.1.999.0" &&
+        ln -sf libwan.so.1.999.0 "$dest$libdir/libwan.so.1" &&
+        cp "$ffmpeg" "$dest$prefix/bin/ffmpeg" && make -s uninstall DESTDIR="$dest" &&
         find "$dest" ! -type d | sed 's/.*\///' | sort > "$tmp/left" &&
         same "$(tr '\n' ' ' < "$tmp/left")" 'ffmpeg libwan.so.1 libwan.so.1.999.0 '
 }
