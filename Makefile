@@ -165,7 +165,7 @@ FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
        $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh \
-       $(SRC)/tests/fate/install.sh
+       $(SRC)/tests/fate/install.sh $(SRC)/tests/fate/pages.sh
 PARITY_TEST = $(SRC)/tests/demo/parity.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
       FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \
@@ -353,19 +353,14 @@ check-whole: ffmpeg tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 check-dist: $(GOLDEN)/.stamp
 	@$(RUN) $(SRC)/tests/package/dist.sh
 
-# The packages, and the site.
 check-deb:
 	@$(RUN) $(SRC)/tests/package/deb.sh
-check-site: ffmpeg-minimal $(GOLDEN)/.stamp
-	@$(RUN) $(SRC)/tests/package/site.sh
 
 # What CI runs, and what takes hours: all held-out prompts, ten minutes of each
 # fuzzer, the bench, all that is installed.
 check-all:
 	sh $(SRC)/.ci/run
-	$(MAKE) check-compile
 	$(MAKE) check-dist
-	$(MAKE) check-site
 	$(MAKE) check-deb
 	$(MAKE) check-arm64
 	$(MAKE) check-whole
@@ -526,6 +521,6 @@ help:
 .PHONY: parity gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-cuda check-cuda-build \
         check-compile check-arm64 check-whole check-dist \
-        check-deb check-site deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo fuzz bench man install install-ffmpeg uninstall dist clean \
+        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo fuzz bench man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:

@@ -9,12 +9,13 @@
 #   libwan    libwan1, libwan-dev, wan-tools and wan-demo, of what is committed,
 #             or, where git isn't, of what is there
 #   ffmpeg    the distribution's own source package with our patches and a
-#             version that is higher than its own and lower than its next; wants
-#             libwan-dev installed. --source: made ready, but not built
+#             version that is higher than its own and lower than its next;
+#             installs libwan's from OUT and what the package is built with, as
+#             root or after a 'y'. --source: made ready, but not built
 #   OUT       folder that gets the packages; logs and sources are in OUT/work
 #
 # DEBFULLNAME and DEBEMAIL, as other tools for packages have them, are who built
-# it; DEB_BUILD_OPTIONS=nocheck leaves the tests out.
+# it; DEB_BUILD_OPTIONS=nocheck leaves the tests out. WAN_YES=1 does not ask.
 
 set -eu
 
@@ -101,6 +102,23 @@ libwan()
     deliver "libwan $version"
 }
 
+# as_root ARGUMENT...: apt-get, which removes nothing
+as_root()
+{
+    sudo=
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo > /dev/null || fail "as root run: apt-get $*"
+        sudo=sudo
+        if [ "${WAN_YES:-0}" != 1 ]; then
+            printf 'Run sudo apt-get %s? [y/N] ' "$*"
+            read -r answer || answer=n
+            case $answer in [yY]*) ;; *) exit 1 ;; esac
+        fi
+    fi
+    logged apt env DEBIAN_FRONTEND=noninteractive $sudo apt-get -y -q --no-remove \
+        --no-install-recommends "$@"
+}
+
 # enable_libwan: what the source package's own files have to know
 enable_libwan()
 {
@@ -153,10 +171,9 @@ ffmpeg()
         say "FFmpeg $theirs+wan$version is ready in $work/ffmpeg"
         return 0
     fi
-    pkg-config --exists wan ||
-        fail "libwan-dev is not installed: apt-get install $out/libwan1_*.deb" \
-             "$out/libwan-dev_*.deb"
-    logged depends dpkg-checkbuilddeps || fail "apt-get build-dep ffmpeg gets them"
+    as_root install "$out/libwan1_$version"-1_*.deb "$out/libwan-dev_$version"-1_*.deb
+    # --no-remove: of twins such as libsrt-gnutls-dev and -openssl-dev it wants one
+    dpkg-checkbuilddeps 2> /dev/null || as_root build-dep "$work/ffmpeg"
     say "building FFmpeg $theirs+wan$version, log in $work/ffmpeg.log"
     DEB_BUILD_PROFILES=pkg.ffmpeg.noextra \
         logged ffmpeg dpkg-buildpackage -b -us -uc

@@ -18,7 +18,10 @@
 need="build-essential pkg-config xz-utils nasm ca-certificates
       libdnnl-dev libcjson-dev libutf8proc-dev
       zlib1g-dev libx264-dev libx265-dev libzmq3-dev
-      libsrt-openssl-dev libssl-dev libopus-dev"
+      libssl-dev libopus-dev"
+# Of SRT's twins the one that Debian's FFmpeg is built with, or the other if that
+# is there.
+pkg-config --exists srt 2> /dev/null || need="$need libsrt-gnutls-dev"
 
 # The column of this distribution in the table; one made of it has its names.
 column()

@@ -20,13 +20,16 @@ fi
 "$ffmpeg" -hide_banner -filters | names | sort > "$tmp/ours"
 
 # explained FILTER: the release has no such filter, or a library that it stands on
-# is older here than the release asks for
+# is older here than the release asks for, or in no distribution
 explained()
 {
     grep -Eq "ff_[a-z]*_$1;" "$objects/source/libavfilter/allfilters.c" || return 0
     deps=$(sed -n "s/^$1_filter_[a-z_]*=\"\\(.*\\)\"/\\1/p" "$configure")
     for dep in $deps; do
         ! grep -q "^without $dep: FFmpeg" "$objects/whole/left-out" || return 0
+        backends=$(sed -n "s/^${dep}_deps_any=\"\(.*\)\"/\1/p" "$configure" | tr ' ' '\n')
+        [ -z "$backends" ] || cut -d' ' -f1 "$SRC/tools/ffmpeg-libraries" |
+            grep -Fxq -e "$backends" || return 0
     done
     return 1
 }
