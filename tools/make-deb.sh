@@ -31,19 +31,15 @@ work=$out/work
 source_only=no
 [ "${3-}" != --source ] || source_only=yes
 
-supported="Debian 12 (FFmpeg 5.1) and Debian 13 (FFmpeg 7.1)"
-series=
-if [ -r /etc/os-release ]; then
-    . /etc/os-release
-    case "${ID-} ${VERSION_ID-}" in
-    "debian 12") series=5.1 ;;
-    "debian 13") series=7.1 ;;
-    esac
-fi
-# To make another one's source ready, which needs its repository alone.
-series=${DEB_SERIES:-$series}
-[ -n "$series" ] ||
-    fail "packages can be made on $supported; this is ${PRETTY_NAME:-no such system}"
+ID='' VERSION_ID=''
+# OS_RELEASE: a file that tells of another system, to make its source ready.
+. "${OS_RELEASE:-/etc/os-release}" 2> /dev/null || :
+case "$ID $VERSION_ID" in
+"debian 12") series=5.1 ;;
+"debian 13") series=7.1 ;;
+*) fail "packages can be made on Debian 12 (FFmpeg 5.1) and Debian 13 (7.1);" \
+        "this is ${PRETTY_NAME:-neither}" ;;
+esac
 command -v dpkg-buildpackage > /dev/null && command -v dh > /dev/null ||
     fail "debhelper is missing; tools/packages.sh deb installs it"
 
@@ -145,10 +141,13 @@ add_patches()
     tar -cf - --exclude=./debian --exclude=./.pc . | tar -C "$work/b" -xf -
     (cd "$work" && { diff -urN a b || [ $? -eq 1 ]; }) > "debian/patches/$name" || return 1
     [ -s "debian/patches/$name" ] || return 1
-    touch debian/patches/series
     echo $name >> debian/patches/series
     # dpkg-source knows by this that it is applied
-    [ ! -d .pc ] || echo $name >> .pc/applied-patches
+    mkdir -p .pc
+    echo 2 > .pc/.version
+    echo debian/patches > .pc/.quilt_patches
+    echo series > .pc/.quilt_series
+    echo $name >> .pc/applied-patches
 }
 
 ffmpeg()

@@ -11,16 +11,22 @@ version=$(sed -n 's/^.define WAN_VERSION_M[AIJNORC]* *//p' "$SRC/wan/wan.h" | pa
 out=$tmp/deb root=$tmp/root
 make_deb() { sh "$SRC/tools/make-deb.sh" "$@"; }
 
+# system ID VERSION: another system's os-release
+system()
+{
+    printf 'ID=%s\nVERSION_ID=%s\nPRETTY_NAME="%s %s"\n' "$1" "$2" "$1" "$2" > "$tmp/os-release"
+    OS_RELEASE=$tmp/os-release
+    export OS_RELEASE
+}
 elsewhere()
 {
-    ! DEB_SERIES= make_deb libwan "$out" > "$tmp/log" 2>&1 || . /etc/os-release
-    case "${ID-} ${VERSION_ID-}" in
-    "debian 12" | "debian 13") return 0 ;;
-    *) has 'packages can be made on Debian 12 .* and Debian 13' "$tmp/log" ;;
-    esac
+    system plan 9
+    ! make_deb libwan "$out" > "$tmp/log" 2>&1 &&
+        has 'on Debian 12 .* and Debian 13 .*; this is plan 9$' "$tmp/log"
 }
+check 'another system is told which can be' elsewhere
+unset OS_RELEASE
 if ! command -v dh > /dev/null; then
-    check 'without debhelper it says so' elsewhere
     skip 'the packages' 'no debhelper'
     finish
     exit
@@ -51,28 +57,30 @@ errors()
 if command -v lintian > /dev/null; then check 'lintian has no error' errors
 else skip 'lintian has no error' 'no lintian'; fi
 
-# prepared SERIES: the patches go on, and the package's own tools take the tree
+# prepared DEBIAN: the patches go on, and the package's own tools take the tree
 prepared()
 {
-    DEB_SERIES=$1 make_deb ffmpeg "$tmp/ffmpeg-$1" --source || return 1
-    cd "$tmp/ffmpeg-$1/work/ffmpeg" || return 1
-    ours=$(dpkg-parsechangelog -S Version)
+    make_deb ffmpeg "$tmp/ffmpeg-$1" --source || return 1
+    tree=$tmp/ffmpeg-$1/work/ffmpeg
+    ours=$(dpkg-parsechangelog -l "$tree/debian/changelog" -S Version)
     theirs=${ours%+wan*}
     dpkg --compare-versions "$ours" gt "$theirs" &&
         dpkg --compare-versions "$ours" lt "${theirs}1" &&
-        ! find . -name '*.orig' -o -name '*.rej' | grep . &&
-        dpkg-source -b . > "$tmp/log" 2>&1 &&
+        find "$tree" -name '*.orig' -o -name '*.rej' > "$tmp/left" && lacks . "$tmp/left" &&
+        (cd "$tree" && dpkg-source -b .) > "$tmp/log" 2>&1 &&
         lacks 'unexpected|local changes' "$tmp/log" &&
-        grep -q ff_vf_wan_i2v libavfilter/allfilters.c &&
-        has '^CONFIG \+= --enable-libwan' debian/rules &&
-        has '^ libwan-dev,' debian/control
+        grep -q ff_vf_wan_i2v "$tree/libavfilter/allfilters.c" &&
+        has '^CONFIG \+= --enable-libwan' "$tree/debian/rules" &&
+        has '^ libwan-dev,' "$tree/debian/control"
 }
 for s in 5.1 7.1; do
-    if (cd "$tmp" && sh "$SRC/tools/get-ffmpeg.sh" $s "$tmp/ffmpeg-$s/work" --debian) \
-            > "$tmp/log" 2>&1; then
-        check "the source package of FFmpeg $s" prepared $s
+    case $s in 5.1) debian=12 ;; 7.1) debian=13 ;; esac
+    if sh "$SRC/tools/get-ffmpeg.sh" $s "$tmp/ffmpeg-$debian/work" --debian > "$tmp/log" 2>&1
+    then
+        system debian $debian
+        check "the source package of Debian $debian" prepared $debian
     else
-        skip "the source package of FFmpeg $s" 'it is not to be had here'
+        skip "the source package of Debian $debian" 'it is not to be had here'
     fi
 done
 
