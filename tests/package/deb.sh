@@ -9,6 +9,9 @@
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 version=$(sed -n 's/^.define WAN_VERSION_M[AIJNORC]* *//p' "$SRC/wan/wan.h" | paste -sd.)
 out=$tmp/deb root=$tmp/root
+# who builds it: an address that lintian takes for one
+DEBFULLNAME="a test of libwan" DEBEMAIL=nobody@example.org
+export DEBFULLNAME DEBEMAIL
 make_deb() { sh "$SRC/tools/make-deb.sh" "$@"; }
 
 # system ID VERSION: another system's os-release
@@ -51,8 +54,7 @@ check 'the tools run' "$root/usr/bin/wan-info" "$root/usr/share/libwan/demo/t2v"
 
 errors()
 {
-    lintian --fail-on error --suppress-tags bogus-mail-host-in-debian-changelog \
-        "$out/libwan_$version-1"_*.changes
+    lintian --allow-root --fail-on error "$out/libwan_$version-1"_*.changes
 }
 if command -v lintian > /dev/null; then check 'lintian has no error' errors
 else skip 'lintian has no error' 'no lintian'; fi
