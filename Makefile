@@ -387,7 +387,7 @@ ffmpeg: libs
 
 # make demo [MODEL=DIR] [PROMPT='...'] [NEXT='...'] [DEMO='frames=17:steps=20']
 export MODEL PROMPT NEXT DEMO
-demo: $(if $(wildcard $(B)/ffmpeg-*/whole/configure.stamp),ffmpeg,ffmpeg-minimal) tools
+demo: $(if $(wildcard $(B)/ffmpeg-*/whole/ffmpeg),ffmpeg,ffmpeg-minimal) tools
 	@B=$(B) sh $(SRC)/tools/demo.sh
 
 # -------------------------------------------------------- fuzz and bench

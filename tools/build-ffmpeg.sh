@@ -288,8 +288,7 @@ cd "$obj"
 # shellcheck disable=SC2086
 one make make -j"$JOBS" $tools
 
-# Other names for it do not hinder: what runs stays whole.
-replace() { mv -f "$1.part" "$1"; }
+replace() { mv -f "$1.part" "$1"; }     # a running one stays whole
 for tool in $tools; do
     name=${tool##*/}
     [ ! -L "$bin/$name" ] && cmp -s "$tool" "$bin/$name" || {
@@ -297,7 +296,7 @@ for tool in $tools; do
         replace "$bin/$name"
     }
     # While there is no whole one, bin/ has this one too.
-    [ $whole = yes ] || [ -f "$shared/whole/configure.stamp" ] || {
+    [ $whole = yes ] || [ -x "$shared/whole/ffmpeg" ] || {
         ln -sf "../minimal/bin/$name" "$build/bin/$name.part"
         replace "$build/bin/$name"
     }
@@ -305,8 +304,7 @@ done
 if [ $whole = yes ]; then
     say "$bin/ffmpeg is up to date"
 else
-    # what is found beside the tools: the library, the demo models
-    for beside in lib share; do ln -sfn "../$beside" "$build/minimal/$beside"; done
+    ln -sfn ../lib "$build/minimal/lib"
     say "$bin/ffmpeg is up to date; what it has is what the documents use," \
         "'make ffmpeg' builds all of FFmpeg"
 fi

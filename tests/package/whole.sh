@@ -45,6 +45,20 @@ exec 3>&1
 check 'the filters of the distribution' filters
 check 'and ours' has '^wan_t2v$' "$tmp/ours"
 
+# The table's lines are whole, and what stands in them is in the build or is told.
+table()
+{
+    awk '/^#/ || !NF { next } NF != 5 { print; bad = 1 } END { exit bad }' \
+        "$SRC/tools/ffmpeg-libraries" || return 1
+    for option in $(sed -n 's/^\([a-z0-9_]*\) .*/\1/p' "$SRC/tools/ffmpeg-libraries"); do
+        grep -Eq "^  --(en|dis)able-$option " "$configure" || continue
+        name=CONFIG_$(echo "$option" | tr a-z A-Z)
+        grep -q "^#define $name 1" "$objects/whole/config.h" ||
+            grep -q "^without $option: " "$objects/whole/left-out" ||
+            { echo "$option is neither in nor told"; return 1; }
+    done
+}
+check 'each library is in or told' table
 left_out_is_told()
 {
     while read -r line; do
