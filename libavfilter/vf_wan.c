@@ -847,6 +847,7 @@ static int check_model_path(AVFilterContext *ctx)
         const char *env = getenv("WAN_MODEL");
 
         if (env && *env) {
+            av_log(ctx, AV_LOG_VERBOSE, "WAN_MODEL is %s\n", env);
             s->model_path = av_strdup(env);
             if (!s->model_path)
                 return AVERROR(ENOMEM);
