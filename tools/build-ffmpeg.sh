@@ -89,7 +89,9 @@ copy_source()
         apply 0005 libavcodec/libx264.c ai_label &&
         apply 0006 libavcodec/pngenc.c png_xmp_size &&
         apply 0007 libavformat/movenc.c AIGC &&
-        apply 0008 fftools/ffmpeg_mux.c TAG_PREFIX || return 1
+        apply 0008 fftools/ffmpeg_mux.c TAG_PREFIX &&
+        apply 0009 libavdevice/lavfi.c set_interrupt_callback &&
+        apply 0010 fftools/ffmpeg_filter.c set_interrupt_callback || return 1
     cd "$obj" || return 1
     rm -rf "$tree"
     mv "$tree.part" "$tree"

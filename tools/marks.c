@@ -32,6 +32,12 @@ static const uint8_t label_uuid[16] = {
     0x80, 0x95, 0xe4, 0x21, 0xa0, 0x81, 0x89, 0x03,
 };
 
+/* x265 puts its own before what it is given, at each encoding. */
+static const uint8_t x265_uuid[16] = {
+    0x2c, 0xa2, 0xde, 0x09, 0xb5, 0x17, 0x47, 0xdb,
+    0xbb, 0x55, 0xa4, 0xfe, 0x7f, 0xc2, 0xfc, 0x4e,
+};
+
 typedef struct Span {
     const uint8_t *p;
     size_t n;
@@ -188,18 +194,21 @@ static void user_data(Marks *m, Span s)
 
     while ((at = find(at, label_uuid, sizeof(label_uuid))).n) {
         const uint8_t *p = at.p;
-        size_t size;
+        size_t head = sizeof(label_uuid), size;
         int i;
 
         at = skip(at, sizeof(label_uuid));
+        while (p - begin >= 16 && !memcmp(p - 16, x265_uuid, 16)) {
+            p    -= 16;
+            head += 16;
+        }
         if (p - begin < 2)
             continue;
         for (size = *--p; p > begin && p[-1] == 0xff && size < 4096; p--)
             size += 255;
-        if (p == begin || p[-1] != 5 || size <= sizeof(label_uuid) ||
-            size - sizeof(label_uuid) > at.n)
+        if (p == begin || p[-1] != 5 || size <= head || size - head > at.n)
             continue;
-        const Span said = { at.p, size - sizeof(label_uuid) };
+        const Span said = { at.p, size - head };
         for (i = 0; i < m->nb_said; i++)
             if (m->said[i].n == said.n && begins(said, m->said[i].p, said.n))
                 break;

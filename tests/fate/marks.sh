@@ -103,7 +103,7 @@ device()    # what the input device hands on; in 5.1 without user data
 check 'through -f lavfi' device
 between()
 {
-    make_film "$(source_of "$small"),scale=64:48,fps=8,split[a][b];[a]nullsink;[b]pad=64:64" \
+    make_film "$(source_of "$small"),scale=64:48,fps=8,pad=64:64" \
         -c:v mpeg4 "$tmp/between.mp4" && marks "$tmp/between.mp4"
 }
 check 'through other filters' between
@@ -151,20 +151,26 @@ check 'copied from container to container' copied
 again()     # the decoder hands the message on, the encoder writes it
 {
     written 1 again.h264 -c:v libx264 &&
-        good -i "$tmp/again.h264" -vf scale=48:48 -c:v libx264 "$tmp/again.ts" &&
-        marks "$tmp/again.ts" && has 'user data' "$tmp/marks"
+        good -i "$tmp/again.h264" -vf scale=48:48 -c:v "$1" "$tmp/again.ts" &&
+        good -i "$tmp/again.ts" -c:v "$1" "$tmp/again.$2" &&
+        good -i "$tmp/again.$2" -c:v libx264 "$tmp/again.mkv" &&
+        marks "$tmp/again.mkv" && has "$sei" "$tmp/marks"
 }
-if have encoders libx264; then
-    check 'encoded again' again
-fi
+for e in 'libx264 h264' 'libx265 hevc'; do
+    if have encoders libx264 && have encoders "${e% *}"; then
+        # shellcheck disable=SC2086
+        check "encoded three times again, ${e% *}" again $e
+    fi
+done
 
 # --------------------------------------------------------------- from pictures
 
-good -f lavfi -i testsrc2=s=64x64:r=8 -frames:v 3 -c:v ffv1 "$tmp/in.nut"
-i2v="wan_i2v=model=$(quote "$tiny/wan-i2v"):prompt=a cat:frames=5:steps=1:seed=7:vae=$(quote "$tiny/wan-t2v/Wan2.1_VAE.pth"):text_encoder=$(quote "$tiny/wan-t2v/models_t5_umt5-xxl-enc-bf16.pth"):tokenizer=$(quote "$tiny/wan-t2v/google")"
+good -f lavfi -i testsrc2=s=32x32:r=8 -frames:v 3 -c:v ffv1 "$tmp/in.nut"
+t2v=$(quote "$tiny/wan-t2v")
+i2v="wan_i2v=model=$(quote "$tiny/wan-i2v"):text_encoder=$t2v:vae=$t2v:tokenizer=$t2v:$small"
 first()
 {
-    good -i "$tmp/in.nut" -vf "$i2v:size=64x64" -metadata title=x -c:v mpeg4 "$tmp/first.mp4" &&
+    good -i "$tmp/in.nut" -vf "$i2v" -c:v mpeg4 "$tmp/first.mp4" &&
         marks "$tmp/first.mp4" && has "$type/trainedAlgorithmicMedia" "$tmp/marks"
 }
 check 'wan_i2v' first
