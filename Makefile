@@ -69,7 +69,7 @@ endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v stepcache convert
 FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
-       tokenizer text_clean
+       tokenizer text_clean marks
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)
 LIB = $(B)/lib/libwan.so.$(VERSION)
@@ -143,7 +143,7 @@ $(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
 	@mkdir -p $(@D)
 	$(CC) -o $@ $(filter %.o,$^) $(B)/lib/libwan.a $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
 
-$(B)/bin/wan-info: $(B)/tools/report.o $(B)/tools/calibrate.o
+$(B)/bin/wan-info: $(B)/tools/report.o $(B)/tools/calibrate.o $(B)/tools/marks.o
 $(B)/bin/wan-bench: $(B)/tools/bench_cache.o
 
 $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
@@ -164,7 +164,7 @@ FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
-       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh \
+       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh $(SRC)/tests/fate/marks.sh \
        $(SRC)/tests/fate/install.sh $(SRC)/tests/fate/pages.sh
 PARITY_TEST = $(SRC)/tests/demo/parity.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
@@ -401,6 +401,7 @@ FUZZ_SRCS = $(wildcard $(SRC)/wan/*.c $(SRC)/wan/formats/*.c \
 FUZZ_HEADERS = $(wildcard $(SRC)/tests/fuzz/*.h $(SRC)/wan/*.h \
                $(SRC)/wan/formats/*.h $(SRC)/wan/cpu/*.h)
 
+$(B)/fuzz/marks: $(SRC)/tools/marks.c $(SRC)/tools/marks.h
 $(B)/fuzz/%: $(SRC)/tests/fuzz/%.c $(FUZZ_SRCS) $(FUZZ_HEADERS)
 	@mkdir -p $(@D)
 	clang -std=c11 -D_GNU_SOURCE $(FUZZ_FLAGS) $(DEP_CFLAGS) -I$(SRC)/wan \

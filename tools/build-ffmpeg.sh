@@ -80,6 +80,12 @@ stamp()   { printf '%s\n' "$2" >"$1.stamp"; }
 
 # ---- the patched copy of the source: made aside, then renamed
 
+# apply NUMBER FILE WORD: the patch, if the file does not have the word of it yet
+apply()
+{
+    grep -q "$3" "$2" || patch -p1 -N -i "$(echo "$patches/$1"-*.patch)"
+}
+
 copy_source()
 {
     rm -rf "$tree.part"
@@ -88,18 +94,16 @@ copy_source()
         (cd "$tree.part" && tar -xf -) || return 1
     [ -f "$tree.part/Makefile" ] || return 1
     cd "$tree.part" || return 1
-    if ! grep -q ff_vf_wan_i2v libavfilter/allfilters.c; then
-        patch -p1 -N -i "$(echo "$patches"/0001-*.patch)" || return 1
-    fi
-    if ! grep -q FF_FILTER_INTERRUPT libavfilter/filters.h; then
-        patch -p1 -N -i "$(echo "$patches"/0002-*.patch)" || return 1
-    fi
-    if ! grep -q MAX_MESSAGE libavfilter/f_zmq.c; then
-        patch -p1 -N -i "$(echo "$patches"/0003-*.patch)" || return 1
-    fi
-    if ! grep -q gif_has_all_blocks libavcodec/gifdec.c; then
-        patch -p1 -N -i "$(echo "$patches"/0004-*.patch)" || return 1
-    fi
+    apply 0001 libavfilter/allfilters.c ff_vf_wan_i2v &&
+        apply 0002 libavfilter/filters.h FF_FILTER_INTERRUPT &&
+        apply 0003 libavfilter/f_zmq.c MAX_MESSAGE &&
+        apply 0004 libavcodec/gifdec.c gif_has_all_blocks &&
+        apply 0005 libavcodec/libx264.c ai_label &&
+        apply 0006 libavcodec/pngenc.c png_xmp_size &&
+        apply 0007 libavformat/movenc.c AIGC &&
+        apply 0008 fftools/ffmpeg_mux.c TAG_PREFIX &&
+        apply 0009 libavdevice/lavfi.c set_interrupt_callback &&
+        apply 0010 fftools/ffmpeg_filter.c set_interrupt_callback || return 1
     cd "$shared" || return 1
     rm -rf "$tree"
     mv "$tree.part" "$tree"
@@ -145,7 +149,7 @@ parsers=h264,hevc,mpeg4video,png,mjpeg,gif,webp,bmp,pnm,aac,mpegaudio,flac
 demuxers=mov,matroska,mpegts,flv,hls,nut,rawvideo,yuv4mpegpipe,h264,hevc,gif,concat,ffmetadata
 demuxers=$demuxers,image2,image2pipe,image_png_pipe,image_jpeg_pipe,image_webp_pipe
 demuxers=$demuxers,image_bmp_pipe,image_ppm_pipe,wav,mp3,aac,flac
-muxers=mp4,mov,matroska,mpegts,flv,hls,dash,segment,stream_segment,tee,fifo,nut,rawvideo
+muxers=mp4,mov,matroska,mpegts,flv,avi,hls,dash,segment,stream_segment,tee,fifo,nut,rawvideo
 muxers=$muxers,yuv4mpegpipe,h264,hevc,gif,image2,image2pipe,wav,flac,adts,ffmetadata
 muxers=$muxers,null,crc,md5,framecrc,framemd5,framehash
 bsfs=h264_mp4toannexb,hevc_mp4toannexb,h264_metadata,hevc_metadata,aac_adtstoasc

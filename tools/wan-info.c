@@ -19,6 +19,7 @@
 #include "calibrate.h"
 #include "condition.h"
 #include "convert.h"
+#include "marks.h"
 #include "places.h"
 #include "report.h"
 
@@ -32,6 +33,7 @@ static const char usage_text[] =
 "       wan-info --shapes NAME [options]\n"
 "       wan-info --report [MODEL]\n"
 "       wan-info MODEL --calibrate FILE --prompt TEXT [options]\n"
+"       wan-info --marks FILE\n"
 "\n"
 "Say what a checkpoint is and what making a video with it would need.\n"
 "\n"
@@ -57,6 +59,8 @@ static const char usage_text[] =
 "  --calibrate FILE    make the request's steps, measure the ratios that the\n"
 "                      filters' cache=mag needs, and write them to FILE, which\n"
 "                      must not exist, for cache_table\n"
+"  --marks FILE        list the marks of AI-generated content in a video or a\n"
+"                      picture; exit status 0: there are some, 1: none\n"
 "  --image F, --last-image F\n"
 "                      what an image model looks at, PPM (P6, 8 bits)\n"
 "  --shift X --seed N  of the steps [the model's, 0]\n"
@@ -603,8 +607,12 @@ int main(int argc, char **argv)
     WanModel *m = NULL;
     WanRequest r;
     WanPlan plan;
-    int ret = parse(&o, argc, argv);
+    int ret;
 
+    if (argc > 1 && !strcmp(argv[1], "--marks"))
+        return argc == 3 ? marks_show(argv[2])
+                         : usage("--marks wants one file and nothing else");
+    ret = parse(&o, argc, argv);
     if (ret)
         return ret < 0 ? 0 : ret;
     if (o.report && !begin_report(&o))
