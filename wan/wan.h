@@ -340,6 +340,24 @@ typedef struct WanImage {
     ptrdiff_t stride[4];        /**< bytes from row to row, may be negative */
 } WanImage;
 
+#define WAN_CONTROLS 8          /**< most contexts of a request */
+
+/**
+ * One VACE context: a control video, or one of which a part is kept, and
+ * pictures of who or what is to be in it. wan_job_open() copies the pixels.
+ */
+typedef struct WanControl {
+    size_t size;                /**< sizeof(WanControl) */
+    const WanImage *const *video;/**< nb_frames of them: the request's frames;
+                                     NULL: none, references alone */
+    const WanImage *const *mask;/**< likewise: 0 keeps, the largest value is made
+                                     anew; NULL: all is made anew */
+    int nb_frames;
+    int nb_references;
+    const WanImage *const *references;
+    double scale;               /**< of its hints; 1 as trained */
+} WanControl;
+
 /** One video to make. wan_request_default() fills in the model's numbers. */
 typedef struct WanRequest {
     size_t size;                /**< of this struct, set by
@@ -388,6 +406,17 @@ typedef struct WanRequest {
                                      80 */
     int preview;                /**< 1: wan_job_preview() has a picture of each
                                      step */
+    int nb_video;               /**< of video: as many as frames */
+    /**
+     * Video to video: the frames that are drawn again, in any size, as image
+     * above is; NULL: none. wan_job_open() copies the pixels.
+     */
+    const WanImage *const *video;
+    /** Above 0, to 1: how much of them is noise when the steps begin. */
+    double strength;
+    /** VACE: what the video follows or keeps; at most WAN_CONTROLS. */
+    const WanControl *const *controls;
+    int nb_controls;
     int reserved;               /**< 0 */
 } WanRequest;
 
