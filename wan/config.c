@@ -329,8 +329,12 @@ static int vace_layers(WanDitConfig *c, Sizes *s, const WanConfigFile *file)
 {
     const char *path = wan_weights_path(s->w);
     const int in = patch_channels(s, "vace_patch_embedding.weight", c->dim);
-    const int n = count_blocks(s->w, s->naming, s->part,
-                               "vace_blocks.%d.ffn.0.weight");
+    /* by either, so that the one that is missing is said to be */
+    const int by_ffn = count_blocks(s->w, s->naming, s->part,
+                                    "vace_blocks.%d.ffn.0.weight");
+    const int by_proj = count_blocks(s->w, s->naming, s->part,
+                                     "vace_blocks.%d.after_proj.weight");
+    const int n = by_ffn > by_proj ? by_ffn : by_proj;
 
     if (s->bad)
         return s->bad;

@@ -7,6 +7,7 @@
 
 #include <limits.h>
 
+#include "formats/formats.h"
 #include "image.h"
 #include "model_test.h"
 
@@ -683,6 +684,69 @@ TEST(bad_controls)
     wan_model_close(&t2v);
 }
 
+/* A transformer file in memory, bound; 0 or the error. */
+static int bind_bytes(const char *bytes, size_t n)
+{
+    const WanLog log = { keep_line, NULL, WAN_LOG_WARNING };
+    WanConfigFile keys;
+    WanPool pool = { 0 };
+    WanBinder b = { .part = WAN_PART_DIT, .pool = &pool, .log = &log };
+    WanDitConfig c;
+    WanDit dit = { 0 };
+    int ret;
+
+    lines = 0;
+    *last_line = 0;
+    wan_config_parse(&keys, "{\"num_heads\": 2}", 16, "config.json", &log);
+    if ((ret = wan_weights_open_memory((WanWeights **)&b.weights, "vace.file",
+                                       bytes, n, &log)) >= 0 &&
+        (ret = wan_config_dit(&c, &b.naming, b.weights, &keys, &log)) >= 0)
+        ret = wan_dit_bind(&dit, &c, &b);
+    wan_dit_free(&dit);
+    wan_pool_free(&pool);
+    wan_weights_close((WanWeights **)&b.weights);
+    return ret;
+}
+
+/* Each tensor of the side stack missing in turn: never taken for a model
+ * without one, and the line names it. */
+TEST(missing_tensors)
+{
+    size_t n;
+    char *bytes = golden_read(FOLDER "/diffusion_pytorch_model.safetensors",
+                              &n);
+    int seen = 0;
+
+    CHECKF(bind_bytes(bytes, n) == 0, "%s", last_line);
+    for (char *at = bytes + 8; (at = strstr(at, "\"vace_")); at += 6) {
+        char name[64];
+
+        snprintf(name, sizeof(name), "%.*s", (int)strcspn(at + 1, "\""), at + 1);
+        at[1] = 'x';
+        const int ret = bind_bytes(bytes, n);
+
+        CHECKF(ret == WAN_INVALIDDATA && lines == 1, "%s: %d, %d lines", name,
+               ret, lines);
+        CHECKF(strstr(last_line, name) != NULL, "%s: %s", name, last_line);
+        CHECK(strstr(last_line, "vace.file") != NULL);
+        at[1] = 'v';
+        seen++;
+    }
+    CHECKF(seen == 62, "%d tensors", seen);
+
+    char *shape = strstr(bytes + 8, "[64,96,1,2,2]");
+    if (CHECK(shape != NULL)) {
+        memcpy(shape, "[96,64,1,2,2]", 13);
+        CHECK(bind_bytes(bytes, n) == WAN_INVALIDDATA && lines == 1);
+        CHECKF(strstr(last_line, "vace_patch_embedding.weight") &&
+               strstr(last_line, "[64, 96, 1, 2, 2]"), "%s", last_line);
+        memcpy(shape, "[64,48,2,2,2]", 13);
+        CHECKF(bind_bytes(bytes, n) == WAN_INVALIDDATA && lines == 1, "%s",
+               last_line);
+    }
+    free(bytes);
+}
+
 /* What is no number in a control is named, and no black video made of it. */
 TEST(not_finite)
 {
@@ -729,6 +793,7 @@ int main(int argc, char **argv)
     RUN(many_references);
     RUN(tiny_vae);
     RUN_REF(bad_controls);
+    RUN_REF(missing_tensors);
     RUN_REF(not_finite);
     return test_end();
 }
