@@ -384,6 +384,10 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
         *naming = WAN_NAMES_OFFICIAL;
     } else if (wan_weights_find(w, "condition_embedder.time_proj.weight")) {
         *naming = WAN_NAMES_DIFFUSERS;
+    } else if (is_vace(w, WAN_NAMES_OFFICIAL)) {
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: VACE's blocks alone, without "
+                         "the transformer that they stand beside; a file with "
+                         "both can be used", path);
     } else {
         wan_log(log, WAN_LOG_ERROR, "%s: no Wan transformer: it has neither "
                 "head.modulation nor condition_embedder.time_proj.weight",
