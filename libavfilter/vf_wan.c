@@ -1398,8 +1398,7 @@ static int load_model(AVFilterContext *ctx)
                "demo model %s; for others see %s\n", s->model_path, s->manual);
 
     if (s->info->task != WAN_TASK_TI2V &&
-        (s->info->task == WAN_TASK_T2V ||
-         s->info->task == WAN_TASK_VACE) == from_image(ctx)) {
+        (s->info->task == WAN_TASK_T2V) == from_image(ctx)) {
         av_log(ctx, AV_LOG_ERROR, "model=%s: %s makes video from %s: use the "
                "filter %s\n", s->model_path, s->info->name,
                from_image(ctx) ? "a prompt alone" : "an image and a prompt",
