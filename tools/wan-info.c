@@ -39,7 +39,7 @@ static const char usage_text[] =
 "\n"
 "  MODEL               a directory or a transformer file\n"
 "  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B, ti2v-5B, t2v-a14b,\n"
-"                      i2v-a14b, without a checkpoint\n"
+"                      i2v-a14b, vace-1.3B, vace-14B, without a checkpoint\n"
 "  --model2 F          the low-noise expert, where MODEL is the other one alone\n"
 "  --text-encoder F, --vae F, --clip F, --tokenizer F\n"
 "                      other files than the model's own\n"
@@ -323,7 +323,7 @@ static int show_shapes(const WanModel *m, WanPart part)
     else if (part == WAN_PART_T5)
         ret = wan_t5_bind(&t5, &m->t5.config, &b);
     else if (part == WAN_PART_VAE)
-        ret = wan_codec_bind(&vae, &m->vae.config, wan_condition_images(m) > 0,
+        ret = wan_codec_bind(&vae, &m->vae.config, wan_condition_encodes(m),
                              &b);
     else
         ret = wan_clip_bind(&clip, &m->clip.config, &b);
@@ -360,6 +360,10 @@ static int show_model(const WanModel *m, const Options *o)
     if (i->experts > 1)
         printf("                two experts; the first, from timestep %g on:\n",
                1000 * i->boundary);
+    if (d->nb_vace)
+        printf("                and %d VACE blocks, their hints after blocks %d "
+               "to %d\n", d->nb_vace, d->vace_layer[0],
+               d->vace_layer[d->nb_vace - 1]);
     if ((ret = show_part(m, WAN_PART_DIT, o)) < 0)
         return ret;
     if (i->experts > 1)

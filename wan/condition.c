@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "abi.h"
 #include "condition.h"
 #include "image.h"
 
@@ -17,6 +18,13 @@
 struct WanConditionKind {
     const char *task;               // for people
     int images, needed;             // most, and least
+    int encodes;                    // it reads pixels without images too
+    int (*check)(const WanRequest *r, const WanModel *m);   // its controls;
+                                    // NULL: it takes none
+    void (*init)(WanCondition *c, const WanRequest *r);     // and theirs
+    int64_t (*bytes)(const WanCondition *c);
+    int (*take)(WanCondition *c, const WanRequest *r);
+    void (*free)(WanCondition *c);
     void (*fit)(int *w, int *h, double area, double aspect, int multiple);
     void (*place)(WanCondition *c, int i, const WanImage *img);
     int (*read)(float *rgb, const WanGiven *part, const WanImage *img);
@@ -237,7 +245,7 @@ static void first_place(WanCondition *c, int i, const WanImage *img)
 
 static int first_read(float *rgb, const WanGiven *part, const WanImage *img)
 {
-    return wan_image_cover(rgb, img, part->w, part->h);
+    return wan_image_cover(rgb, img, part->w, part->h, WAN_LANCZOS);
 }
 
 static void first_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
@@ -314,6 +322,11 @@ static const struct WanConditionKind kinds[] = {
         .fit = first_fit, .place = first_place, .read = first_read,
         .reserve = first_reserve, .units = first_units,
         .encode = first_encode, .time = first_time, .keep = first_keep },
+    [WAN_TASK_VACE]  = { "VACE", .fit = channels_fit, .encodes = 1,
+        .check = wan_vace_check, .init = wan_vace_init,
+        .bytes = wan_vace_bytes, .take = wan_vace_read, .free = wan_vace_free,
+        .reserve = wan_vace_reserve, .units = wan_vace_units,
+        .encode = wan_vace_encode, .begin_steps = wan_vace_begin_steps },
 };
 
 /* Wan 2.2's experts have no CLIP, and take a last frame too. */
@@ -349,6 +362,48 @@ int wan_condition_needs(const WanModel *m)
     return kind_of(m)->needed;
 }
 
+int wan_condition_encodes(const WanModel *m)
+{
+    const struct WanConditionKind *kind = kind_of(m);
+
+    return kind->encodes || kind->images > 0;
+}
+
+int wan_condition_take(WanImage *own, const WanImage *img, const char *option,
+                       const WanLog *log)
+{
+    int ret;
+
+    if (!img)
+        return wan_error_option(log, option, "one of its images is not there");
+    if ((ret = wan_abi_in(own, sizeof(*own), img, WAN_IMAGE_LEAST, "WanImage",
+                          log)) < 0)
+        return ret;
+    if (own->width < 1 || own->height < 1 ||
+        own->width > 1 << 15 || own->height > 1 << 15)
+        return wan_error_option(log, option, "%dx%d; sides from 1 to %d can "
+                                "be", own->width, own->height, 1 << 15);
+    if (own->format != WAN_PIX_RGB24 && own->format != WAN_PIX_GBRP &&
+        own->format != WAN_PIX_GBRPF32)
+        return wan_error_option(log, option, "it must be rgb24, gbrp or "
+                                "gbrpf32");
+    return 0;
+}
+
+int wan_condition_pixels(const WanImage *own, const char *option,
+                         const WanLog *log)
+{
+    for (int p = 0; p < 4; p++) {
+        const int64_t row = wan_image_row_bytes(own->format, own->width, p);
+
+        if (row && (!own->data[p] || llabs(own->stride[p]) < row))
+            return wan_error_option(log, option, "plane %d of an image has no "
+                                    "memory, or a stride of less than its "
+                                    "%lld bytes a row", p, (long long)row);
+    }
+    return 0;
+}
+
 void wan_condition_fit(const WanModel *m, double area, int iw, int ih, int *w,
                        int *h)
 {
@@ -361,24 +416,24 @@ int wan_condition_check(const WanRequest *r, const WanModel *m)
     for (int i = 0; i < WAN_MAX_IMAGES; i++) {
         const WanImage *image = given(r, i);
         const int wanted = i < wan_condition_needs(m);
+        WanImage own;
+        int ret;
 
         if (image ? i >= wan_condition_images(m) : wanted)
             return wan_error_option(&m->log, option(i), "%s is a %s "
                                     "checkpoint and takes %s", m->info.name,
                                     kind_of(m)->task,
                                     wanted ? "one" : "none");
-        if (!image)
-            continue;
-        if (image->width < 1 || image->height < 1 ||
-            image->width > 1 << 15 || image->height > 1 << 15)
-            return wan_error_option(&m->log, option(i), "%dx%d; sides from 1 "
-                                    "to %d can be", image->width,
-                                    image->height, 1 << 15);
-        if (image->format != WAN_PIX_RGB24 && image->format != WAN_PIX_GBRP &&
-            image->format != WAN_PIX_GBRPF32)
-            return wan_error_option(&m->log, option(i), "it must be rgb24, "
-                                    "gbrp or gbrpf32");
+        if (image && (ret = wan_condition_take(&own, image, option(i),
+                                               &m->log)) < 0)
+            return ret;
     }
+    if (kind_of(m)->check)
+        return kind_of(m)->check(r, m);
+    if (r->nb_controls)
+        return wan_error_option(&m->log, "controls", "%s is a %s checkpoint "
+                                "and takes none", m->info.name,
+                                kind_of(m)->task);
     return 0;
 }
 
@@ -393,6 +448,8 @@ void wan_condition_init(WanCondition *c, const WanModel *m,
         c->kind->place(c, c->nb_images, given(r, c->nb_images));
         c->nb_images++;
     }
+    if (c->kind->init)
+        c->kind->init(c, r);
 }
 
 static int64_t image_bytes(const WanGiven *image)
@@ -406,7 +463,7 @@ int64_t wan_condition_bytes(const WanCondition *c)
 
     for (int i = 0; i < c->nb_images; i++)
         bytes += image_bytes(&c->image[i]);
-    return bytes;
+    return bytes + (c->kind->bytes ? c->kind->bytes(c) : 0);
 }
 
 int wan_condition_shrink(WanCondition *c)
@@ -435,13 +492,20 @@ int wan_condition_read(WanCondition *c, const WanRequest *r)
             return wan_error_memory(&c->model->log, "job",
                                     i ? "the last image" : "the image");
     }
-    return 0;
+    return c->kind->take ? c->kind->take(c, r) : 0;
 }
 
 void wan_condition_free(WanCondition *c)
 {
     for (int i = 0; i < WAN_MAX_IMAGES; i++)
         free(c->image[i].rgb);
+    if (c->kind && c->kind->free)
+        c->kind->free(c);
+}
+
+int wan_condition_lead(const WanCondition *c)
+{
+    return c->vace.references;
 }
 
 void wan_condition_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
@@ -490,4 +554,10 @@ void wan_condition_keep(const WanCondition *c, WanDev *d, WanTensor *x)
 const WanDitContext *wan_condition_context(const WanCondition *c)
 {
     return c->context.k.nb_dims ? &c->context : NULL;
+}
+
+const WanDitVace *wan_condition_vace(const WanCondition *c, int *n)
+{
+    *n = c->vace.nb;
+    return c->vace.context;
 }

@@ -149,7 +149,7 @@ static int has_encoder(const WanModel *m)
 {
     char name[160];
 
-    return !m->files[0] || wan_condition_images(m) > 0 ||
+    return !m->files[0] || wan_condition_encodes(m) ||
            wan_weights_find(wan_model_weights(m, WAN_PART_VAE),
                             wan_name_in(m->naming[WAN_PART_VAE], WAN_PART_VAE,
                                         "encoder.conv1.weight", name,
@@ -256,7 +256,8 @@ static int in_blocks(const Item *it)
 {
     return !it->vector && it->head.nb_dims == 2 &&
            (it->part == WAN_PART_T5 ||
-            (it->part == WAN_PART_DIT && starts(it->name, "blocks.")) ||
+            (it->part == WAN_PART_DIT && (starts(it->name, "blocks.") ||
+                                          starts(it->name, "vace_blocks."))) ||
             (it->part == WAN_PART_CLIP &&
              starts(it->name, "visual.transformer.")));
 }

@@ -308,6 +308,12 @@ static int latent_frames(const WanRequest *r)
     return (r->frames - 1) / WAN_TIME_STRIDE + 1;
 }
 
+/* Of what is sampled: the video's, and those of the condition in front. */
+static int sampled_frames(const WanJob *j)
+{
+    return latent_frames(&j->rq) + wan_condition_lead(&j->condition);
+}
+
 /* Whether any step has two branches. */
 static int guided(const WanRequest *r)
 {
@@ -342,7 +348,7 @@ static void draw_noise(WanJob *j, WanTensor *t, int draw)
 static void begin(WanJob *j)
 {
     WanDev *d = j->dev;
-    const int64_t T = latent_frames(&j->rq);
+    const int64_t T = sampled_frames(j);
     const WanCodecFamily *vae = j->model->vae.family;
     const int64_t h = j->rq.height / vae->stride;
     const int64_t w = j->rq.width / vae->stride;
@@ -429,7 +435,8 @@ static void begin_steps(WanJob *j)
     wan_stepcache_begin(j->dev, &j->cache, &j->model->dit.config, x);
     wan_stepcache_restart(&j->cache, 0, 1 + (guidance_of(j, j->expert) != 1));
     if (j->rq.preview)
-        wan_preview_begin(j->dev, &j->preview, &j->model->vae, x);
+        wan_preview_begin(j->dev, &j->preview, &j->model->vae, x,
+                          wan_condition_lead(&j->condition));
 }
 
 /* The other expert takes over at step i: its weights take the place of those
@@ -489,20 +496,22 @@ static void denoise(WanJob *j, int i)
     const double g = guidance_of(j, j->expert);
     const int ends = is_last_of_expert(j, i) && !d->plan;
     WanTensor *s = j->solver;
-    const WanTensor *x;
+    WanDitInput in = { .dit = dit, .text = j->context, .rope = &j->rope };
     WanCombination c[WAN_MAX_COMBINATIONS];
     WanDitTime time;
 
     wan_section(d, "step %d", i);
-    x = wan_condition_input(&j->condition, d, &s[WAN_S_X]);
+    in.x = wan_condition_input(&j->condition, d, &s[WAN_S_X]);
+    in.image = wan_condition_context(&j->condition);
+    in.vace = wan_condition_vace(&j->condition, &in.nb_vace);
+    in.time = &time;
+    in.after = ends ? hand_over : NULL;
+    in.opaque = j;
     wan_condition_time(&j->condition, d, &time, dit, j->schedule.timestep[i]);
     WanTensor v[2] = { s[WAN_S_V] };            // COND, UNCOND
     if (g != 1)
         v[UNCOND] = wan_tmp_like(d, &s[WAN_S_V]);
-    wan_stepcache_forward(d, &j->cache, i, v, &s[WAN_S_X], &(WanDitInput){
-                              dit, x, &time, j->context,
-                              wan_condition_context(&j->condition),
-                              &j->rope, ends ? hand_over : NULL, j });
+    wan_stepcache_forward(d, &j->cache, i, v, &s[WAN_S_X], &in);
     wan_section(d, "guidance and solver");
     if (g != 1) {
         const WanTensor *both[] = { &v[COND], &v[UNCOND] };
@@ -543,14 +552,29 @@ static void denoise(WanJob *j, int i)
     wan_release(d, mark);
 }
 
-/* All but the latent makes room for the decoder. */
+/* x without its first n frames, in memory of its own. */
+static void drop_frames(WanDev *d, WanTensor *x, int64_t n)
+{
+    const int64_t C = x->dim[0], T = x->dim[1] - n, hw = x->dim[2] * x->dim[3];
+    const WanTensor all = wan_reshape(x, C, x->dim[1] * hw);
+    const WanTensor rest = wan_columns(&all, n * hw, T * hw);
+    WanTensor own = wan_tmp(d, C, T, x->dim[2], x->dim[3]);
+    WanTensor to = wan_reshape(&own, C, T * hw);
+
+    wan_op_copy(d, &to, &rest);
+    *x = own;
+}
+
+/* All but the video's latent makes room for the decoder. */
 static void begin_decode(WanJob *j)
 {
-    const WanTensor *x = &j->solver[WAN_S_X];
-    const int64_t chunk = x->dim[1] > 1 ? WAN_TIME_STRIDE : 1;
+    WanTensor *x = &j->solver[WAN_S_X];
+    const int64_t chunk = latent_frames(&j->rq) > 1 ? WAN_TIME_STRIDE : 1;
 
     wan_release(j->dev, j->latent_end);
     wan_dev_stage(j->dev, WAN_STAGE_DECODE);
+    if (wan_condition_lead(&j->condition))
+        drop_frames(j->dev, x, wan_condition_lead(&j->condition));
     j->rgb = wan_tmp(j->dev, chunk, j->rq.height, j->rq.width, 3);
     wan_codec_begin_decode(j->dev, &j->stream, &j->model->vae, x->dim[2],
                            x->dim[3]);
@@ -676,7 +700,7 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
         .weight_bytes = m->info.weight_bytes + m->pool.bytes,
         .available_bytes = m->memory ? m->memory :
                            wan_dev_available(m->device, m->cuda_context),
-        .tokens = (int64_t)T * (j->rq.height / m->info.size_multiple) *
+        .tokens = (int64_t)sampled_frames(j) * (j->rq.height / m->info.size_multiple) *
                   (j->rq.width / m->info.size_multiple),
     };
 
@@ -732,7 +756,8 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if ((ret = take_request(&own, r, m)) < 0)
         return ret;
     rq = own.rq;
-    stand_in = (WanImage){ .format = WAN_PIX_RGB24, .width = rq.width,
+    stand_in = (WanImage){ .size = sizeof(stand_in),
+                           .format = WAN_PIX_RGB24, .width = rq.width,
                            .height = rq.height };
     rq.prompt = rq.prompt ? rq.prompt : "";
     if (wan_condition_needs(m) > 0 && !rq.image)
@@ -899,6 +924,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->rq.prompt = j->rq.negative_prompt = NULL;
 
     j->rq.image = j->rq.last_image = NULL;
+    j->rq.controls = NULL;
     wan_condition_init(&j->condition, m, r);
     if ((ret = tokenize(j, COND, r->prompt, "prompt")) < 0 ||
         (ret = tokenize(j, UNCOND, negative, "negative_prompt")) < 0 ||

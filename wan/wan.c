@@ -369,7 +369,7 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
                 "mean, as LightTAE" : "as they are sampled, as TAEHV",
                 c.scaled_by);
     settle(&b, m);
-    if ((ret = wan_codec_bind(&m->vae, &c, wan_condition_images(m) > 0,
+    if ((ret = wan_codec_bind(&m->vae, &c, wan_condition_encodes(m),
                               &b)) < 0)
         return ret;
     if (m->vae.family->channels != m->dit.config.out_dim)
@@ -592,7 +592,7 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     b.e4m3 = WAN_E4M3_NONE;
     if (ret < 0 ||
         (ret = wan_t5_bind(&m->t5, &t5, &b)) < 0 ||
-        (ret = wan_codec_bind(&m->vae, &vae, wan_condition_images(m) > 0,
+        (ret = wan_codec_bind(&m->vae, &vae, wan_condition_encodes(m),
                               &b)) < 0 ||
         (dit.clip_dim && (ret = wan_clip_bind(&m->clip, &clip, &b)) < 0)) {
         wan_model_close(&m);

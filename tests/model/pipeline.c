@@ -51,7 +51,7 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
         want = g->data;
         seen->contexts++;
     } else if (!strcmp(name, "clip_fea") || !strcmp(name, "y_latent") ||
-               !strcmp(name, "z_image")) {
+               !strcmp(name, "z_image") || !strcmp(name, "vace_context")) {
         g = golden_find(seen->golden, name);
         CHECK(g->n == wan_count(t));
         want = g->data;
@@ -74,7 +74,9 @@ static void generate(const char *golden, const char *folder,
     WanModel *m = open_tiny(folder, device);
     const GoldenTensor *video = golden_look(g, "video");
     Seen seen = { .golden = g, .limit = limit_on(device, LIMIT) };
+    const int vace = m->info.task == WAN_TASK_VACE;
     WanImage image[2] = { { 0 } };
+    GoldenControl control = { 0 };
     WanRequest rq;
     WanPlan plan;
     WanJob *job;
@@ -82,6 +84,11 @@ static void generate(const char *golden, const char *folder,
 
     golden_images(image, g);
     golden_request(&rq, m, g, a, image);
+    if (vace) {
+        golden_control(&control, g, a);
+        rq.controls = control.list;
+        rq.nb_controls = 1;
+    }
     seen.last_step = rq.steps - 1;
     const int64_t HW = (int64_t)rq.width * rq.height;
     float *planes = malloc(3 * HW * sizeof(*planes));
@@ -116,7 +123,7 @@ static void generate(const char *golden, const char *folder,
     CHECK(wan_job_frame(job, &(WanImage){ 0 }) == WAN_EOF);
     CHECK(wan_job_step(job, NULL) == 0);
     CHECKF(seen.contexts == 2, "%d texts", seen.contexts);
-    CHECKF(seen.images == (!rq.image ? 0 : m->info.clip_dim ? 2 : 1),
+    CHECKF(seen.images == (!rq.image ? vace : m->info.clip_dim ? 2 : 1),
            "%d images", seen.images);
     CHECKF(seen.steps >= 1, "%d steps", seen.steps);
 
@@ -144,6 +151,7 @@ static void generate(const char *golden, const char *folder,
 end:
     free(planes);
     free(all);
+    golden_control_free(&control);
     cJSON_Delete(a);
     wan_model_close(&m);
     golden_close(&g);
@@ -337,6 +345,13 @@ TEST(experts_diffusers)
 }
 TEST(experts_two_images_ref) { generate(A14B("flf2v-unipc4"), I2V_A14B, "ref"); }
 TEST(experts_two_images_cpu) { generate(A14B("flf2v-unipc4"), I2V_A14B, dut); }
+#define VACE(name) "pipeline-vace-" name ".safetensors", "tiny/wan-vace"
+TEST(vace_control_ref) { generate(VACE("control-unipc4"), "ref"); }
+TEST(vace_control_cpu) { generate(VACE("control-unipc4"), dut); }
+TEST(vace_inpaint_ref) { generate(VACE("inpaint-dpm5"), "ref"); }
+TEST(vace_inpaint_cpu) { generate(VACE("inpaint-dpm5"), dut); }
+TEST(vace_references_cpu) { generate(VACE("ref-unipc3"), dut); }
+TEST(vace_extend_cpu) { generate(VACE("extend-unipc4"), dut); }
 
 /* All frames of a small request, in a checksum; on a device with that much
  * memory, 0: what is free. */
@@ -420,6 +435,12 @@ int main(int argc, char **argv)
     RUN(experts_diffusers);
     RUN_REF(experts_two_images_ref);
     RUN(experts_two_images_cpu);
+    RUN_REF(vace_control_ref);
+    RUN(vace_control_cpu);
+    RUN_REF(vace_inpaint_ref);
+    RUN(vace_inpaint_cpu);
+    RUN(vace_references_cpu);
+    RUN(vace_extend_cpu);
     RUN(streamed_weights);
     return test_end();
 }
