@@ -7,10 +7,12 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "condition.h"
 #include "image.h"
+#include "sampler.h"
 
 /* A row's work; what stands below `read` may be NULL: then there is none, or
  * the latent is what the network gets, at one time. */
@@ -24,6 +26,8 @@ struct WanConditionKind {
     int (*units)(const WanCondition *c);
     void (*encode)(WanCondition *c, WanDev *d, int i);
     void (*begin_steps)(WanCondition *c, WanDev *d);
+    void (*start)(const WanCondition *c, WanDev *d, WanTensor *x,
+                  double share);
     const WanTensor *(*input)(WanCondition *c, WanDev *d, const WanTensor *x);
     void (*time)(const WanCondition *c, WanDev *d, WanDitTime *out, double t);
     void (*keep)(const WanCondition *c, WanDev *d, WanTensor *x);
@@ -288,6 +292,71 @@ static void first_keep(const WanCondition *c, WanDev *d, WanTensor *x)
     wan_op_copy(d, &place, &first);
 }
 
+/* ------------------------ a start in the middle: the latent of a whole video */
+
+static void start_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
+{
+    c->start = wan_tmp_like(d, latent);
+}
+
+/* Frame f of the video, [1, H, W, 3]. A plan has no pixels. */
+static void start_frame(WanCondition *c, WanDev *d, WanTensor *frame, int f)
+{
+    const WanCodec *vae = &c->model->vae;
+    const WanMark mark = wan_mark(d);
+    WanTensor rgb = wan_tmp(d, 3, c->height, c->width);
+    const WanTensor frames = wan_reshape(&rgb, 3, 1, c->height, c->width);
+
+    wan_op_upload(d, &rgb, c->video ? c->video[f] : NULL);
+    wan_op_channels_last(d, frame, &frames, 0, &vae->one, &vae->zero);
+    wan_release(d, mark);
+}
+
+/* The frames that latent frame t is made of, which are not needed again. */
+static void start_encode(WanCondition *c, WanDev *d, int t)
+{
+    const WanCodec *vae = &c->model->vae;
+    const int last = c->frames - 1;
+    int n;
+    const int from = (int)wan_codec_group(vae, t, &n);
+
+    if (!t) {
+        wan_dev_stage(d, WAN_STAGE_IMAGE);
+        c->encoder_mark = wan_mark(d);
+        wan_codec_begin_encode(d, &c->stream, vae, c->height, c->width);
+    }
+
+    const WanMark mark = wan_mark(d);
+    WanTensor rgb = wan_tmp(d, n, c->height, c->width, 3);
+
+    wan_section(d, "frames of group %d", t);
+    for (int f = from; f < from + n; f++) {
+        WanTensor frame = wan_slice(&rgb, f - from, 1);
+
+        start_frame(c, d, &frame, f < last ? f : last);
+    }
+    wan_codec_encode(d, &c->start, vae, &c->stream, &rgb);
+    wan_release(d, mark);
+    for (int f = from; c->video && f < from + n && f <= last; f++) {
+        free(c->video[f]);
+        c->video[f] = NULL;
+    }
+    if (t < latent_frames(c) - 1)
+        return;
+    wan_release(d, c->encoder_mark);
+    wan_op_finite(d, &c->start, "VAE encoder: the video's latent");
+    wan_tap(d, &c->start, "z");
+}
+
+static void start_start(const WanCondition *c, WanDev *d, WanTensor *x,
+                        double share)
+{
+    const WanTensor *both[] = { x, &c->start };
+
+    wan_op_lincomb(d, x, 2, (double[]){ 1, share }, both);
+    wan_tap(d, x, "x_start");
+}
+
 /* ------------------------------------------------------------ the table */
 
 #define CHANNELS                                                              \
@@ -304,6 +373,12 @@ static const struct WanConditionKind kinds[] = {
         .fit = first_fit, .place = first_place, .read = first_read,
         .reserve = first_reserve, .units = first_units,
         .encode = first_encode, .time = first_time, .keep = first_keep },
+};
+
+/* In place of a task's row, if the request has a video to be drawn again. */
+static const struct WanConditionKind video_to_video = {
+    "video-to-video", .reserve = start_reserve, .units = latent_frames,
+    .encode = start_encode, .start = start_start,
 };
 
 /* --------------------------------------------------- what the driver calls */
@@ -337,8 +412,61 @@ void wan_condition_fit(const WanModel *m, double area, int iw, int ih, int *w,
                             m->info.size_multiple);
 }
 
+/* Whether the pixels of an image, or a frame of the video, can be read. */
+static int check_pixels(const WanImage *image, const char *option, int frame,
+                        const WanModel *m)
+{
+    char which[32] = "";
+
+    if (frame >= 0)
+        snprintf(which, sizeof(which), "frame %d: ", frame);
+    if (image->width < 1 || image->height < 1 ||
+        image->width > 1 << 15 || image->height > 1 << 15)
+        return wan_error_option(&m->log, option, "%s%dx%d; sides from 1 to %d "
+                                "can be", which, image->width, image->height,
+                                1 << 15);
+    if (image->format != WAN_PIX_RGB24 && image->format != WAN_PIX_GBRP &&
+        image->format != WAN_PIX_GBRPF32)
+        return wan_error_option(&m->log, option, "%sit must be rgb24, gbrp or "
+                                "gbrpf32", which);
+    return 0;
+}
+
+static int check_video(const WanRequest *r, const WanModel *m)
+{
+    int ret;
+
+    if (m->info.task != WAN_TASK_T2V && m->info.task != WAN_TASK_TI2V)
+        return wan_error_option(&m->log, "video", "%s is a %s checkpoint; "
+                                "text-to-video ones draw a video again",
+                                m->info.name, kinds[m->info.task].task);
+    if (r->image)
+        return wan_error_option(&m->log, "image", "there is a video, which "
+                                "begins with its own first frame");
+    if (!m->vae.encodes)
+        return wan_error_option(&m->log, "video", "the VAE's file has no "
+                                "encoder, so no video can be read");
+    if (r->nb_video != r->frames)
+        return wan_error_option(&m->log, "video", "it has %d frames, but "
+                                "frames is %d", r->nb_video, r->frames);
+    if (!(r->strength > 0 && r->strength <= 1))
+        return wan_error_option(&m->log, "strength", "%g; above 0, to 1 can "
+                                "be", r->strength);
+    if (wan_schedule_first(r->steps, r->strength) == r->steps)
+        return wan_error_option(&m->log, "strength", "%g of %d steps is none; "
+                                "%g is the smallest that makes one",
+                                r->strength, r->steps,
+                                ceil(1e6 / r->steps) / 1e6);
+    for (int i = 0; i < r->nb_video; i++)
+        if ((ret = check_pixels(r->video[i], "video", i, m)) < 0)
+            return ret;
+    return 0;
+}
+
 int wan_condition_check(const WanRequest *r, const WanModel *m)
 {
+    if (r->video)
+        return check_video(r, m);
     for (int i = 0; i < WAN_MAX_IMAGES; i++) {
         const WanImage *image = given(r, i);
         const int wanted = i < wan_condition_needs(m);
@@ -348,17 +476,8 @@ int wan_condition_check(const WanRequest *r, const WanModel *m)
                                     "checkpoint and takes %s", m->info.name,
                                     kinds[m->info.task].task,
                                     wanted ? "one" : "none");
-        if (!image)
-            continue;
-        if (image->width < 1 || image->height < 1 ||
-            image->width > 1 << 15 || image->height > 1 << 15)
-            return wan_error_option(&m->log, option(i), "%dx%d; sides from 1 "
-                                    "to %d can be", image->width,
-                                    image->height, 1 << 15);
-        if (image->format != WAN_PIX_RGB24 && image->format != WAN_PIX_GBRP &&
-            image->format != WAN_PIX_GBRPF32)
-            return wan_error_option(&m->log, option(i), "it must be rgb24, "
-                                    "gbrp or gbrpf32");
+        if (image && check_pixels(image, option(i), -1, m) < 0)
+            return WAN_ERR(EINVAL);
     }
     return 0;
 }
@@ -367,8 +486,10 @@ void wan_condition_init(WanCondition *c, const WanModel *m,
                         const WanRequest *r)
 {
     *c = (WanCondition){
-        .model = m, .kind = &kinds[m->info.task],
+        .model = m,
+        .kind = r->video ? &video_to_video : &kinds[m->info.task],
         .width = r->width, .height = r->height, .frames = r->frames,
+        .nb_video = r->video ? r->nb_video : 0,
     };
     while (c->nb_images < wan_condition_images(m) && given(r, c->nb_images)) {
         c->kind->place(c, c->nb_images, given(r, c->nb_images));
@@ -381,13 +502,18 @@ static int64_t image_bytes(const WanGiven *image)
     return (int64_t)3 * sizeof(float) * image->w * image->h;
 }
 
+static int64_t frame_bytes(const WanCondition *c)
+{
+    return (int64_t)3 * sizeof(float) * c->width * c->height;
+}
+
 int64_t wan_condition_bytes(const WanCondition *c)
 {
     int64_t bytes = 0;
 
     for (int i = 0; i < c->nb_images; i++)
         bytes += image_bytes(&c->image[i]);
-    return bytes;
+    return bytes + c->nb_video * frame_bytes(c);
 }
 
 int wan_condition_shrink(WanCondition *c)
@@ -406,8 +532,28 @@ int wan_condition_shrink(WanCondition *c)
     return large;
 }
 
+/* Frames of another size than the video cover it and are cut. */
+static int read_video(WanCondition *c, const WanRequest *r)
+{
+    if (!(c->video = calloc(c->nb_video, sizeof(*c->video))))
+        return WAN_ERR(ENOMEM);
+    for (int i = 0; i < c->nb_video; i++) {
+        const WanImage *img = r->video[i];
+
+        if (!(c->video[i] = malloc(frame_bytes(c))))
+            return WAN_ERR(ENOMEM);
+        if (img->width == c->width && img->height == c->height)
+            wan_image_read(c->video[i], img, 0, 0, c->width, c->height);
+        else if (wan_image_cover(c->video[i], img, c->width, c->height) < 0)
+            return WAN_ERR(ENOMEM);
+    }
+    return 0;
+}
+
 int wan_condition_read(WanCondition *c, const WanRequest *r)
 {
+    if (c->nb_video && read_video(c, r) < 0)
+        return wan_error_memory(&c->model->log, "job", "the video");
     for (int i = 0; i < c->nb_images; i++) {
         WanGiven *image = &c->image[i];
 
@@ -423,6 +569,9 @@ void wan_condition_free(WanCondition *c)
 {
     for (int i = 0; i < WAN_MAX_IMAGES; i++)
         free(c->image[i].rgb);
+    for (int i = 0; c->video && i < c->nb_video; i++)
+        free(c->video[i]);
+    free(c->video);
 }
 
 void wan_condition_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
@@ -445,6 +594,13 @@ void wan_condition_begin_steps(WanCondition *c, WanDev *d)
 {
     if (c->kind->begin_steps)
         c->kind->begin_steps(c, d);
+}
+
+void wan_condition_start(const WanCondition *c, WanDev *d, WanTensor *x,
+                         double share)
+{
+    if (c->kind->start)
+        c->kind->start(c, d, x, share);
 }
 
 const WanTensor *wan_condition_input(WanCondition *c, WanDev *d,

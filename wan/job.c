@@ -71,6 +71,7 @@ static WanRequest defaults(const WanModel *m)
         .sampler = i->sampler, .preset = i->preset,
         .warp = m->preset ? m->preset->warp : 0, .sigma_max = WAN_RCM_SIGMA,
         .rng_threads = 270336,      // an H100's launch
+        .strength = 0.8,            // as Diffusers has it
     };
 }
 
@@ -111,11 +112,21 @@ void wan_request_default_sized(WanRequest *r, size_t size, const WanModel *m)
     wan_abi_out(r, size, &rq, sizeof(rq));
 }
 
+#define bad(m, ...) wan_error_option(&(m)->log, __VA_ARGS__)
+
 /* A caller's request with its images, as this library knows them. */
 typedef struct Request {
     WanRequest rq;
     WanImage image[2];
+    WanImage *video;                // rq.nb_video, and pointers to them
+    const WanImage **frames;
 } Request;
+
+static void free_request(Request *r)
+{
+    free(r->video);
+    free(r->frames);
+}
 
 static int take_image(const WanImage **img, WanImage *own, const WanModel *m)
 {
@@ -126,6 +137,34 @@ static int take_image(const WanImage **img, WanImage *own, const WanModel *m)
                               "WanImage", &m->log) : 0;
 }
 
+static int take_video(Request *out, const WanModel *m)
+{
+    const WanImage *const *given = out->rq.video;
+    const int n = out->rq.nb_video;
+
+    if (!given)
+        return 0;
+    if (n < 1 || n > WAN_MAX_FRAMES)
+        return bad(m, "video", "a list of %d frames; 1 to %d can be", n,
+                   WAN_MAX_FRAMES);
+    out->video = calloc(n, sizeof(*out->video));
+    out->frames = calloc(n, sizeof(*out->frames));
+    out->rq.video = out->frames;
+    if (!out->video || !out->frames)
+        return wan_error_memory(&m->log, "job", "a list of frames");
+    for (int i = 0; i < n; i++) {
+        int ret;
+
+        out->frames[i] = given[i];
+        if (!given[i])
+            return bad(m, "video", "frame %d is none", i);
+        if ((ret = take_image(&out->frames[i], &out->video[i], m)) < 0)
+            return ret;
+    }
+    return 0;
+}
+
+/* free_request() in any case. */
 static int take_request(Request *out, const WanRequest *r, const WanModel *m)
 {
     int ret;
@@ -133,14 +172,13 @@ static int take_request(Request *out, const WanRequest *r, const WanModel *m)
     *out = (Request){ .rq = defaults(m) };
     if ((ret = wan_abi_in(&out->rq, sizeof(out->rq), r, WAN_REQUEST_LEAST,
                           "WanRequest", &m->log)) < 0 ||
-        (ret = take_image(&out->rq.image, &out->image[0], m)) < 0)
+        (ret = take_image(&out->rq.image, &out->image[0], m)) < 0 ||
+        (ret = take_video(out, m)) < 0)
         return ret;
     if (!out->rq.sigma_max)
         out->rq.sigma_max = WAN_RCM_SIGMA;
     return take_image(&out->rq.last_image, &out->image[1], m);
 }
-
-#define bad(m, ...) wan_error_option(&(m)->log, __VA_ARGS__)
 
 static int check_text(const char *text, const char *option, const WanModel *m)
 {
@@ -239,17 +277,20 @@ static int check_request(const WanRequest *r, const WanModel *m)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
     WanStepCache cache;
-    const int ret = wan_stepcache_init(&cache, r, &m->info, &m->log);
+    const int ret = wan_condition_check(r, m);
 
-    return ret < 0 ? ret : wan_condition_check(r, m);
+    return ret < 0 ? ret : wan_stepcache_init(&cache, r, &m->info, &m->log);
 }
 
 int wan_request_check(const WanRequest *r, const WanModel *m)
 {
     Request own;
-    const int ret = take_request(&own, r, m);
+    int ret = take_request(&own, r, m);
 
-    return ret < 0 ? ret : check_request(&own.rq, m);
+    if (ret >= 0)
+        ret = check_request(&own.rq, m);
+    free_request(&own);
+    return ret;
 }
 
 int wan_request_fit(WanRequest *r, const WanModel *m, int width, int height)
@@ -376,6 +417,8 @@ static void begin_steps(WanJob *j)
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_dit_text(j->dev, &j->context[i], &j->model->dit, &j->text[i]);
     wan_condition_begin_steps(&j->condition, j->dev);
+    wan_condition_start(&j->condition, j->dev, &j->solver[WAN_S_X],
+                        1 - j->schedule.start);
     wan_condition_keep(&j->condition, j->dev, &j->solver[WAN_S_X]);
     wan_section(j->dev, "rotary tables");
     wan_dit_rope(j->dev, &j->rope, &j->model->dit.config, (int)x->dim[1],
@@ -436,7 +479,7 @@ static void denoise(WanJob *j, int i)
     }
     wan_condition_keep(&j->condition, d, &s[WAN_S_X]);
     wan_op_finite(d, &s[WAN_S_X], "step %d of %d: the latent", i + 1,
-                  j->rq.steps);
+                  j->schedule.steps);
     wan_tap(d, &s[WAN_S_X], "latents%d", i);
 
     /* M2 <- M1 <- M0, the oldest buffer serves next. */
@@ -481,7 +524,8 @@ static int init_schedule(WanJob *j)
     const WanPreset *p;
     WanSampling s = { .sampler = r->sampler, .steps = r->steps,
                       .shift = r->shift, .timesteps = r->timesteps,
-                      .warp = r->warp, .sigma_max = r->sigma_max };
+                      .warp = r->warp, .sigma_max = r->sigma_max,
+                      .strength = r->video ? r->strength : 0 };
     int ret = find_preset(&p, r, j->model);
 
     if (!s.timesteps && p)
@@ -608,7 +652,7 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     int ret;
 
     if ((ret = take_request(&own, r, m)) < 0)
-        return ret;
+        goto end;
     rq = own.rq;
     stand_in = (WanImage){ .format = WAN_PIX_RGB24, .width = rq.width,
                            .height = rq.height };
@@ -618,9 +662,11 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if (wan_condition_needs(m) > 1 && !rq.last_image)
         rq.last_image = &stand_in;
     if ((ret = check_request(&rq, m)) < 0)
-        return ret;
-    if (!(j = calloc(1, sizeof(*j))))
-        return wan_error_memory(&m->log, "job", "its plan");
+        goto end;
+    if (!(j = calloc(1, sizeof(*j)))) {
+        ret = wan_error_memory(&m->log, "job", "its plan");
+        goto end;
+    }
     j->model = (WanModel *)m;       // not changed, not freed
     j->rq = rq;
     wan_condition_init(&j->condition, m, &rq);
@@ -640,6 +686,8 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     wan_schedule_free(&j->schedule);
     wan_pager_free(&j->pager);
     free(j);
+end:
+    free_request(&own);
     return ret;
 }
 
@@ -749,14 +797,18 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     *out = NULL;
     if ((ret = take_request(&own, asked, m)) < 0 ||
         (ret = check_request(r, m)) < 0)
-        return ret;
+        goto fail;
     negative = r->negative_prompt ? r->negative_prompt
                                   : m->info.negative_prompt;
-    if (!m->tokenizer)
-        return wan_error(&m->log, WAN_ERR(ENOSYS), "job: a model of shapes "
-                         "alone makes none");
-    if (!(j = calloc(1, sizeof(*j))))
-        return wan_error_memory(&m->log, "job", "its state");
+    if (!m->tokenizer) {
+        ret = wan_error(&m->log, WAN_ERR(ENOSYS), "job: a model of shapes "
+                        "alone makes none");
+        goto fail;
+    }
+    if (!(j = calloc(1, sizeof(*j)))) {
+        ret = wan_error_memory(&m->log, "job", "its state");
+        goto fail;
+    }
     j->model = wan_model_ref(m);
     j->rq = *r;
     j->rq.prompt = j->rq.negative_prompt = NULL;
@@ -772,6 +824,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->rq.cache_table = NULL;
     if ((ret = wan_condition_read(&j->condition, r)) < 0)
         goto fail;
+    j->rq.video = NULL;
     j->rq.preset = NULL;
     j->rq.timesteps = NULL;
     memset(j->solver, 0, sizeof(j->solver));
@@ -784,9 +837,11 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->dev->pager = j->pager;
     j->progress.total = 1 + guided(&j->rq);
     *out = j;
+    free_request(&own);
     return 0;
 fail:
     wan_job_close(&j);
+    free_request(&own);
     return ret;
 }
 
@@ -819,7 +874,7 @@ static int stage_units(const WanJob *j, enum WanStage stage)
     switch (stage) {
     case WAN_STAGE_TEXT:    return 1 + guided(&j->rq);
     case WAN_STAGE_IMAGE:   return wan_condition_units(&j->condition);
-    case WAN_STAGE_STEPS:   return j->rq.steps;
+    case WAN_STAGE_STEPS:   return j->schedule.steps;
     case WAN_STAGE_DECODE:  return latent_frames(&j->rq);
     default:                return 0;
     }

@@ -16,8 +16,8 @@ typedef struct Seen {
     Golden *golden;
     int last_step;
     int images;
-    double limit;
-    int steps, contexts;        // stages that were held against a golden
+    double limit, start_limit;
+    int steps, contexts, starts;    // stages that were held against a golden
     double worst;
 } Seen;
 
@@ -26,7 +26,7 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
     Seen *seen = opaque;
     const GoldenTensor *g = NULL;
     const float *want = NULL;
-    double err;
+    double err, limit = seen->limit;
 
     if (!strncmp(name, "latents", 7) || !strncmp(name, "noise_pred", 10)) {
         const char *digits = strpbrk(name, "0123456789");
@@ -56,12 +56,17 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
         CHECK(g->n == wan_count(t));
         want = g->data;
         seen->images++;
+    } else if (!strcmp(name, "z") || !strcmp(name, "x_start")) {
+        g = golden_find(seen->golden, name);
+        CHECK(g->n == wan_count(t));
+        want = g->data;
+        limit = seen->start_limit;
+        seen->starts++;
     } else {
         return;
     }
     err = test_rel_l2(t->data, want, wan_count(t));
-    CHECKF(err <= seen->limit, "%s: relative L2 %.2e, limit %.1e", name, err,
-           seen->limit);
+    CHECKF(err <= limit, "%s: relative L2 %.2e, limit %.1e", name, err, limit);
     if (err > seen->worst)
         seen->worst = err;
 }
@@ -73,8 +78,10 @@ static void generate(const char *golden, const char *folder,
     cJSON *a = golden_meta(g, "arguments");
     WanModel *m = open_tiny(folder, device);
     const GoldenTensor *video = golden_look(g, "video");
-    Seen seen = { .golden = g, .limit = limit_on(device, LIMIT) };
+    Seen seen = { .golden = g, .limit = limit_on(device, LIMIT),
+                  .start_limit = limit_on(device, 4e-6) };
     WanImage image[2] = { { 0 } };
+    GoldenVideo in;
     WanRequest rq;
     WanPlan plan;
     WanJob *job;
@@ -82,7 +89,8 @@ static void generate(const char *golden, const char *folder,
 
     golden_images(image, g);
     golden_request(&rq, m, g, a, image);
-    seen.last_step = rq.steps - 1;
+    golden_video(&in, &rq, g, a);
+    seen.last_step = rq.steps - 1 - in.first_step;
     const int64_t HW = (int64_t)rq.width * rq.height;
     float *planes = malloc(3 * HW * sizeof(*planes));
     float *all = calloc(3 * HW * rq.frames, sizeof(*all));
@@ -119,6 +127,7 @@ static void generate(const char *golden, const char *folder,
     CHECKF(seen.images == (!rq.image ? 0 : m->info.clip_dim ? 2 : 1),
            "%d images", seen.images);
     CHECKF(seen.steps >= 1, "%d steps", seen.steps);
+    CHECKF(seen.starts == (rq.video ? 2 : 0), "%d starts", seen.starts);
 
     if (video) {
         const double err = test_rel_l2(all, video->data, video->n);
@@ -322,6 +331,10 @@ TEST(ti2v_image_ref) { generate(TI2V("i2v-unipc4"), "ref"); }
 TEST(ti2v_image_cpu) { generate(TI2V("i2v-unipc4"), dut); }
 TEST(ti2v_image_dpm5_cpu) { generate(TI2V("i2v-dpm5"), dut); }
 
+TEST(v2v_unipc6_ref) { generate("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", "ref"); }
+TEST(v2v_unipc6_cpu) { generate("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", dut); }
+TEST(v2v_dpm8_cpu) { generate("pipeline-v2v-dpm8.safetensors", "tiny/wan-t2v", dut); }
+
 /* All frames of a small request, in a checksum; on a device with that much
  * memory, 0: what is free. */
 static uint64_t digest(int64_t memory, WanPlan *plan)
@@ -395,6 +408,9 @@ int main(int argc, char **argv)
     RUN_REF(ti2v_image_ref);
     RUN(ti2v_image_cpu);
     RUN(ti2v_image_dpm5_cpu);
+    RUN_REF(v2v_unipc6_ref);
+    RUN(v2v_unipc6_cpu);
+    RUN(v2v_dpm8_cpu);
     RUN(streamed_weights);
     return test_end();
 }
