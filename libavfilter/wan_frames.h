@@ -116,6 +116,16 @@ int ff_wan_decode_file(void *log, AVFrame **out, const char *option,
 int ff_wan_fit(AVFrame **out, const AVFrame *rgb, int width, int height);
 
 /**
+ * A picture scaled to width x height: all of it, whatever becomes of its shape,
+ * or with `cover` its middle, in its own shape.
+ *
+ * @param out  gbrpf32, a new frame
+ * @param rgb  rgb24, gbrp or gbrpf32
+ */
+int ff_wan_resize(AVFrame **out, const AVFrame *rgb, int width, int height,
+                  int cover);
+
+/**
  * Mix light: to = to * weight + from * (1 - weight). Both are gbrpf32 by
  * BT.709's curve, of one size.
  */
