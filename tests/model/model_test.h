@@ -187,7 +187,7 @@ static inline void golden_video(GoldenVideo *v, WanRequest *rq, Golden *g,
     }
     rq->video = v->list;
     rq->nb_video = (int)t->dim[0];
-    rq->strength = golden_number(a, "strength", 0);
+    rq->strength = cJSON_GetObjectItem(a, "strength")->valuedouble;
     v->first_step = atoi(golden_meta_string(g, "first_step"));
 }
 
