@@ -33,7 +33,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o condition.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o condition.o vace.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
@@ -65,7 +65,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline ti2v stepcache convert
+MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline ti2v vace stepcache convert
 FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
        tokenizer text_clean
 

@@ -34,7 +34,8 @@ static const char usage_text[] =
 "       wan-bench --clip=MODEL [options]\n"
 "\n"
 "  --device=NAME   cuda, cuda:N, cpu [auto]\n"
-"  --model=NAME    t2v-1.3B, t2v-14B, i2v-14B, ti2v-5B [t2v-1.3B]\n"
+"  --model=NAME    t2v-1.3B, t2v-14B, i2v-14B, ti2v-5B, vace-1.3B, vace-14B\n"
+"                  [t2v-1.3B]\n"
 "  --size=WxH      [832x480]\n"
 "  --frames=N      4n+1 [81]\n"
 "  --blocks=N      blocks of the transformer that are run [all]\n"
@@ -413,6 +414,7 @@ static void step(Bench *b)
                        wan_tmp(d, c->out_dim, T, h, w) };
     WanTensor prompt = wan_tmp(d, TOKENS, c->text_dim), clip;
     WanDitContext ctx[2], image;
+    WanDitVace vace;
     WanDitTime time;
     WanRope rope;
 
@@ -425,11 +427,17 @@ static void step(Bench *b)
         wan_op_noise(d, &clip, WAN_RNG_CUDA, 3, 270336);
         wan_dit_image(d, &image, &b->dit, &clip);
     }
+    if (c->nb_vace) {
+        vace.context = wan_tmp(d, WAN_VACE_CHANNELS, T, h, w);
+        vace.scale = wan_tmp(d, c->dim);
+        wan_op_noise(d, &vace.context, WAN_RNG_CUDA, 5, 270336);
+        wan_op_fill(d, &vace.scale, 1);
+    }
     wan_dit_rope(d, &rope, c, (int)T, (int)h / 2, (int)w / 2);
     wan_dit_time(d, &time, &b->dit, 500);
     wan_dit_forward(d, v, 2, &(WanDitInput){ &b->dit, &x, &time, ctx,
                                              c->clip_dim ? &image : NULL,
-                                             &rope });
+                                             &rope, &vace, c->nb_vace > 0 });
 }
 
 static void decode(Bench *b)
@@ -467,15 +475,15 @@ static int load(Bench *b, int plan)
                          .place = place, .place_opaque = &p };
 
     if (wan_config_named(b->o.model, &dit, &t5, &vae, &clip) < 0)
-        return usage("--model %s: t2v-1.3B, t2v-14B, i2v-14B or ti2v-5B can be",
-                     b->o.model);
+        return usage("--model %s: t2v-1.3B, t2v-14B, i2v-14B, ti2v-5B, vace-1.3B "
+                     "or vace-14B can be", b->o.model);
     b->codec = wan_codec_family(vae.family);
     if (b->o.width % (2 * b->codec->stride) ||
         b->o.height % (2 * b->codec->stride))
         return usage("--size %dx%d: %s takes multiples of %d", b->o.width,
                      b->o.height, b->o.model, 2 * b->codec->stride);
     if (b->o.blocks > 0 && b->o.blocks < dit.layers)
-        dit.layers = b->o.blocks;
+        wan_config_cut(&dit, b->o.blocks);
     p = (Places){ .d = b->d, .plan = plan };
     p.noise = wan_tmp(b->d, b->d->backend->device ? 1 << 26 : 1 << 20);
     if (!plan) {

@@ -36,8 +36,8 @@ static const char usage_text[] =
 "Say what a checkpoint is and what making a video with it would need.\n"
 "\n"
 "  MODEL               a directory or a transformer file\n"
-"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B, ti2v-5B, without a\n"
-"                      checkpoint\n"
+"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B, ti2v-5B, vace-1.3B,\n"
+"                      vace-14B, without a checkpoint\n"
 "  --text-encoder F, --vae F, --clip F, --tokenizer F\n"
 "                      other files than the model's own\n"
 "  --size WxH --frames N --steps N --guidance X\n"
@@ -344,6 +344,10 @@ static int show_model(const WanModel *m, const Options *o)
     printf("  transformer   width %d, %d layers, %d heads of %d, "
            "feed-forward %d\n", d->dim, d->layers, d->heads,
            d->dim / d->heads, d->ffn);
+    if (d->nb_vace)
+        printf("                and %d VACE blocks, their hints after blocks %d "
+               "to %d\n", d->nb_vace, d->vace_layer[0],
+               d->vace_layer[d->nb_vace - 1]);
     if ((ret = show_part(m, WAN_PART_DIT, o)) < 0)
         return ret;
     printf("  text encoder  width %d, %d layers, %d heads of %d, "

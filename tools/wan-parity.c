@@ -277,7 +277,6 @@ static int add_ids(cJSON *json, const char *name, const WanModel *m,
 /* What the other side has to know. */
 static int describe(cJSON *json, const WanModel *m, const WanRequest *rq)
 {
-    static const char *const tasks[] = { "t2v", "i2v", "flf2v", "ti2v" };
     const WanSampling sampling = { .sampler = rq->sampler, .steps = rq->steps,
                                    .shift = rq->shift };
     WanSchedule s;
@@ -288,7 +287,7 @@ static int describe(cJSON *json, const WanModel *m, const WanRequest *rq)
              wan_version() >> 8 & 255, wan_version() & 255);
     cJSON_AddStringToObject(json, "version", version);
     cJSON_AddStringToObject(json, "model", m->info.name);
-    cJSON_AddStringToObject(json, "task", tasks[m->info.task]);
+    cJSON_AddStringToObject(json, "task", wan_config_task(m->info.task));
     cJSON_AddStringToObject(json, "device", m->device);
     cJSON_AddStringToObject(json, "prompt", rq->prompt);
     cJSON_AddStringToObject(json, "negative_prompt", rq->negative_prompt);

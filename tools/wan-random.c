@@ -56,7 +56,8 @@ static const char usage_text[] =
 "\n"
 "Write a random checkpoint into DIR, in the official layout.\n"
 "\n"
-"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B or ti2v-5B\n"
+"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B, ti2v-5B,\n"
+"                      vace-1.3B or vace-14B\n"
 "  --tokenizer FILE    a spiece.model to copy; without it none is written\n"
 "  --dit-type TYPE     bf16 or f32 [bf16]; the text encoder is bf16, VAE and\n"
 "                      CLIP are f32, as in the official files\n"
@@ -839,7 +840,8 @@ int main(int argc, char **argv)
         return ret < 0 ? 0 : ret;
     if (wan_config_named(o.shapes, &s.dit, &s.t5, &s.vae, &s.clip) < 0)
         return usage("--shapes %s is not known", o.shapes);
-    s.dit.layers = o.dit_layers ? o.dit_layers : s.dit.layers;
+    if (o.dit_layers)
+        wan_config_cut(&s.dit, o.dit_layers);
     s.t5.layers = o.text_layers ? o.text_layers : s.t5.layers;
     s.clip.layers = o.clip_layers ? o.clip_layers : s.clip.layers;
     list[DIT].type = o.dit_type;

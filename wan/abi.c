@@ -13,6 +13,7 @@
 _Static_assert(sizeof(WanModelParams) == WAN_LEAST(WanModelParams,
                                                    reserved) &&
                sizeof(WanRequest) == WAN_LEAST(WanRequest, reserved) &&
+               sizeof(WanControl) == WAN_LEAST(WanControl, scale) &&
                sizeof(WanImage) == WAN_LEAST(WanImage, stride),
                "padding at the end of a struct of wan.h");
 

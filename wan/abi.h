@@ -22,6 +22,7 @@
 #define WAN_PARAMS_LEAST    WAN_LEAST(WanModelParams, interrupted_opaque)
 #define WAN_REQUEST_LEAST   WAN_LEAST(WanRequest, rng_threads)
 #define WAN_IMAGE_LEAST     WAN_LEAST(WanImage, stride)
+#define WAN_CONTROL_LEAST   WAN_LEAST(WanControl, scale)    // of 1.1
 
 /**
  * Take in a caller's struct.

@@ -7,9 +7,9 @@
 
 #include <errno.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
+#include "abi.h"
 #include "condition.h"
 #include "image.h"
 #include "sampler.h"
@@ -19,6 +19,13 @@
 struct WanConditionKind {
     const char *task;               // for people
     int images, optional;           // optional: or none
+    int encodes;                    // it reads pixels without images too
+    int (*check)(const WanRequest *r, const WanModel *m);   // its controls;
+                                    // NULL: it takes none
+    void (*init)(WanCondition *c, const WanRequest *r);     // and theirs
+    int64_t (*bytes)(const WanCondition *c);
+    int (*take)(WanCondition *c, const WanRequest *r);
+    void (*free)(WanCondition *c);
     void (*fit)(int *w, int *h, double area, double aspect, int multiple);
     void (*place)(WanCondition *c, int i, const WanImage *img);
     int (*read)(float *rgb, const WanGiven *part, const WanImage *img);
@@ -228,7 +235,7 @@ static void first_place(WanCondition *c, int i, const WanImage *img)
 
 static int first_read(float *rgb, const WanGiven *part, const WanImage *img)
 {
-    return wan_image_cover(rgb, img, part->w, part->h);
+    return wan_image_cover(rgb, img, part->w, part->h, WAN_LANCZOS);
 }
 
 static void first_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
@@ -293,6 +300,42 @@ static void first_keep(const WanCondition *c, WanDev *d, WanTensor *x)
 }
 
 /* ------------------------ a start in the middle: the latent of a whole video */
+
+static int64_t start_bytes(const WanCondition *c)
+{
+    return (int64_t)c->frames * 3 * sizeof(float) * c->width * c->height;
+}
+
+/* Frames of another size than the video cover it and are cut. */
+static int start_take(WanCondition *c, const WanRequest *r)
+{
+    const WanLog *log = &c->model->log;
+    WanImage img;
+    int ret;
+
+    if (!(c->video = calloc(c->frames, sizeof(*c->video))))
+        return wan_error_memory(log, "job", "the video");
+    for (int i = 0; i < c->frames; i++) {
+        if ((ret = wan_condition_take(&img, r->video[i], "video", log)) < 0 ||
+            (ret = wan_condition_pixels(&img, "video", log)) < 0)
+            return ret;
+        if (!(c->video[i] = malloc(start_bytes(c) / c->frames)))
+            return wan_error_memory(log, "job", "the video");
+        if (img.width == c->width && img.height == c->height)
+            wan_image_read(c->video[i], &img, 0, 0, c->width, c->height);
+        else if (wan_image_cover(c->video[i], &img, c->width, c->height,
+                                 WAN_LANCZOS) < 0)
+            return wan_error_memory(log, "job", "the video");
+    }
+    return 0;
+}
+
+static void start_free(WanCondition *c)
+{
+    for (int i = 0; c->video && i < c->frames; i++)
+        free(c->video[i]);
+    free(c->video);
+}
 
 static void start_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
 {
@@ -373,11 +416,17 @@ static const struct WanConditionKind kinds[] = {
         .fit = first_fit, .place = first_place, .read = first_read,
         .reserve = first_reserve, .units = first_units,
         .encode = first_encode, .time = first_time, .keep = first_keep },
+    [WAN_TASK_VACE]  = { "VACE", .fit = channels_fit, .encodes = 1,
+        .check = wan_vace_check, .init = wan_vace_init,
+        .bytes = wan_vace_bytes, .take = wan_vace_read, .free = wan_vace_free,
+        .reserve = wan_vace_reserve, .units = wan_vace_units,
+        .encode = wan_vace_encode, .begin_steps = wan_vace_begin_steps },
 };
 
 /* In place of a task's row, if the request has a video to be drawn again. */
 static const struct WanConditionKind video_to_video = {
-    "video-to-video", .reserve = start_reserve, .units = latent_frames,
+    "video-to-video", .bytes = start_bytes, .take = start_take,
+    .free = start_free, .reserve = start_reserve, .units = latent_frames,
     .encode = start_encode, .start = start_start,
 };
 
@@ -405,6 +454,48 @@ int wan_condition_needs(const WanModel *m)
     return kind->optional ? 0 : kind->images;
 }
 
+int wan_condition_encodes(const WanModel *m)
+{
+    const struct WanConditionKind *kind = &kinds[m->info.task];
+
+    return kind->encodes || kind->images > 0;
+}
+
+int wan_condition_take(WanImage *own, const WanImage *img, const char *option,
+                       const WanLog *log)
+{
+    int ret;
+
+    if (!img)
+        return wan_error_option(log, option, "one of its images is not there");
+    if ((ret = wan_abi_in(own, sizeof(*own), img, WAN_IMAGE_LEAST, "WanImage",
+                          log)) < 0)
+        return ret;
+    if (own->width < 1 || own->height < 1 ||
+        own->width > 1 << 15 || own->height > 1 << 15)
+        return wan_error_option(log, option, "%dx%d; sides from 1 to %d can "
+                                "be", own->width, own->height, 1 << 15);
+    if (own->format != WAN_PIX_RGB24 && own->format != WAN_PIX_GBRP &&
+        own->format != WAN_PIX_GBRPF32)
+        return wan_error_option(log, option, "it must be rgb24, gbrp or "
+                                "gbrpf32");
+    return 0;
+}
+
+int wan_condition_pixels(const WanImage *own, const char *option,
+                         const WanLog *log)
+{
+    for (int p = 0; p < 4; p++) {
+        const int64_t row = wan_image_row_bytes(own->format, own->width, p);
+
+        if (row && (!own->data[p] || llabs(own->stride[p]) < row))
+            return wan_error_option(log, option, "plane %d of an image has no "
+                                    "memory, or a stride of less than its "
+                                    "%lld bytes a row", p, (long long)row);
+    }
+    return 0;
+}
+
 void wan_condition_fit(const WanModel *m, double area, int iw, int ih, int *w,
                        int *h)
 {
@@ -412,28 +503,9 @@ void wan_condition_fit(const WanModel *m, double area, int iw, int ih, int *w,
                             m->info.size_multiple);
 }
 
-/* Whether the pixels of an image, or a frame of the video, can be read. */
-static int check_pixels(const WanImage *image, const char *option, int frame,
-                        const WanModel *m)
-{
-    char which[32] = "";
-
-    if (frame >= 0)
-        snprintf(which, sizeof(which), "frame %d: ", frame);
-    if (image->width < 1 || image->height < 1 ||
-        image->width > 1 << 15 || image->height > 1 << 15)
-        return wan_error_option(&m->log, option, "%s%dx%d; sides from 1 to %d "
-                                "can be", which, image->width, image->height,
-                                1 << 15);
-    if (image->format != WAN_PIX_RGB24 && image->format != WAN_PIX_GBRP &&
-        image->format != WAN_PIX_GBRPF32)
-        return wan_error_option(&m->log, option, "%sit must be rgb24, gbrp or "
-                                "gbrpf32", which);
-    return 0;
-}
-
 static int check_video(const WanRequest *r, const WanModel *m)
 {
+    WanImage own;
     int ret;
 
     if (m->info.task != WAN_TASK_T2V && m->info.task != WAN_TASK_TI2V)
@@ -458,7 +530,8 @@ static int check_video(const WanRequest *r, const WanModel *m)
                                 r->strength, r->steps,
                                 ceil(1e6 / r->steps) / 1e6);
     for (int i = 0; i < r->nb_video; i++)
-        if ((ret = check_pixels(r->video[i], "video", i, m)) < 0)
+        if ((ret = wan_condition_take(&own, r->video[i], "video",
+                                      &m->log)) < 0)
             return ret;
     return 0;
 }
@@ -470,15 +543,24 @@ int wan_condition_check(const WanRequest *r, const WanModel *m)
     for (int i = 0; i < WAN_MAX_IMAGES; i++) {
         const WanImage *image = given(r, i);
         const int wanted = i < wan_condition_needs(m);
+        WanImage own;
+        int ret;
 
         if (image ? i >= wan_condition_images(m) : wanted)
             return wan_error_option(&m->log, option(i), "%s is a %s "
                                     "checkpoint and takes %s", m->info.name,
                                     kinds[m->info.task].task,
                                     wanted ? "one" : "none");
-        if (image && check_pixels(image, option(i), -1, m) < 0)
-            return WAN_ERR(EINVAL);
+        if (image && (ret = wan_condition_take(&own, image, option(i),
+                                               &m->log)) < 0)
+            return ret;
     }
+    if (kinds[m->info.task].check)
+        return kinds[m->info.task].check(r, m);
+    if (r->nb_controls)
+        return wan_error_option(&m->log, "controls", "%s is a %s checkpoint "
+                                "and takes none", m->info.name,
+                                kinds[m->info.task].task);
     return 0;
 }
 
@@ -489,22 +571,18 @@ void wan_condition_init(WanCondition *c, const WanModel *m,
         .model = m,
         .kind = r->video ? &video_to_video : &kinds[m->info.task],
         .width = r->width, .height = r->height, .frames = r->frames,
-        .nb_video = r->video ? r->nb_video : 0,
     };
     while (c->nb_images < wan_condition_images(m) && given(r, c->nb_images)) {
         c->kind->place(c, c->nb_images, given(r, c->nb_images));
         c->nb_images++;
     }
+    if (c->kind->init)
+        c->kind->init(c, r);
 }
 
 static int64_t image_bytes(const WanGiven *image)
 {
     return (int64_t)3 * sizeof(float) * image->w * image->h;
-}
-
-static int64_t frame_bytes(const WanCondition *c)
-{
-    return (int64_t)3 * sizeof(float) * c->width * c->height;
 }
 
 int64_t wan_condition_bytes(const WanCondition *c)
@@ -513,7 +591,7 @@ int64_t wan_condition_bytes(const WanCondition *c)
 
     for (int i = 0; i < c->nb_images; i++)
         bytes += image_bytes(&c->image[i]);
-    return bytes + c->nb_video * frame_bytes(c);
+    return bytes + (c->kind->bytes ? c->kind->bytes(c) : 0);
 }
 
 int wan_condition_shrink(WanCondition *c)
@@ -532,28 +610,8 @@ int wan_condition_shrink(WanCondition *c)
     return large;
 }
 
-/* Frames of another size than the video cover it and are cut. */
-static int read_video(WanCondition *c, const WanRequest *r)
-{
-    if (!(c->video = calloc(c->nb_video, sizeof(*c->video))))
-        return WAN_ERR(ENOMEM);
-    for (int i = 0; i < c->nb_video; i++) {
-        const WanImage *img = r->video[i];
-
-        if (!(c->video[i] = malloc(frame_bytes(c))))
-            return WAN_ERR(ENOMEM);
-        if (img->width == c->width && img->height == c->height)
-            wan_image_read(c->video[i], img, 0, 0, c->width, c->height);
-        else if (wan_image_cover(c->video[i], img, c->width, c->height) < 0)
-            return WAN_ERR(ENOMEM);
-    }
-    return 0;
-}
-
 int wan_condition_read(WanCondition *c, const WanRequest *r)
 {
-    if (c->nb_video && read_video(c, r) < 0)
-        return wan_error_memory(&c->model->log, "job", "the video");
     for (int i = 0; i < c->nb_images; i++) {
         WanGiven *image = &c->image[i];
 
@@ -562,16 +620,20 @@ int wan_condition_read(WanCondition *c, const WanRequest *r)
             return wan_error_memory(&c->model->log, "job",
                                     i ? "the last image" : "the image");
     }
-    return 0;
+    return c->kind->take ? c->kind->take(c, r) : 0;
 }
 
 void wan_condition_free(WanCondition *c)
 {
     for (int i = 0; i < WAN_MAX_IMAGES; i++)
         free(c->image[i].rgb);
-    for (int i = 0; c->video && i < c->nb_video; i++)
-        free(c->video[i]);
-    free(c->video);
+    if (c->kind && c->kind->free)
+        c->kind->free(c);
+}
+
+int wan_condition_lead(const WanCondition *c)
+{
+    return c->vace.references;
 }
 
 void wan_condition_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
@@ -627,4 +689,10 @@ void wan_condition_keep(const WanCondition *c, WanDev *d, WanTensor *x)
 const WanDitContext *wan_condition_context(const WanCondition *c)
 {
     return c->context.k.nb_dims ? &c->context : NULL;
+}
+
+const WanDitVace *wan_condition_vace(const WanCondition *c, int *n)
+{
+    *n = c->vace.nb;
+    return c->vace.context;
 }

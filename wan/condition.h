@@ -1,11 +1,11 @@
 /*
- * What stands beside the noise: the images of a request, and how the network
- * sees them.
+ * What stands beside the noise: images and videos of a request, and how the
+ * network sees them.
  *
  * This file is part of libwan; see the licence in wan.h.
  *
  * One row of a table (condition.c) per WanTask says how many images there
- * are, what is reserved for them, in how many units they are encoded, and what
+ * are, whether there may be controls, what is reserved for them, in how many units they are encoded, and what
  * the network gets in place of the bare latent. The driver calls the functions
  * below at the ends of its stages and knows no task; where a row has nothing
  * to do they do nothing.
@@ -15,6 +15,7 @@
 #define WAN_CONDITION_H
 
 #include "model.h"
+#include "vace.h"
 
 #define WAN_MAX_IMAGES 2
 
@@ -30,9 +31,8 @@ typedef struct WanCondition {
     int width, height, frames;      // of the video
     int nb_images;
     WanGiven image[WAN_MAX_IMAGES]; // first and last
-    int nb_video;                   // frames, or none, that are drawn again
-    float **video;                  // [3, height, width] each, -1 to 1; NULL
-                                    // until read, one by one when encoded
+    float **video;                  // [frames] of [3, height, width], -1 to 1;
+                                    // NULL until read, each again when encoded
 
     /* In the job's arena. */
     WanTensor input;                // [36, T, h, w]: noise, mask,
@@ -43,6 +43,7 @@ typedef struct WanCondition {
     WanDitContext context;          // keys and values of clip
     WanTensor first;                // [channels, 1, h, w]: kept in the latent
     WanTensor start;                // [channels, T, h, w]: the video's latent
+    WanVace vace;
 } WanCondition;
 
 /**
@@ -55,6 +56,23 @@ int wan_condition_check(const WanRequest *r, const WanModel *m);
 /** How many images a model of this kind takes, and how many it must have. */
 int wan_condition_images(const WanModel *m);
 int wan_condition_needs(const WanModel *m);
+
+/** Whether it reads pixels through the VAE's encoder. */
+int wan_condition_encodes(const WanModel *m);
+
+/**
+ * Take in an image of the caller's, of a kind and size that are read.
+ *
+ * @param own    what this library knows of it
+ * @param option what it was given as, for the line
+ * @return 0, or WAN_ERR(EINVAL), said
+ */
+int wan_condition_take(WanImage *own, const WanImage *img, const char *option,
+                       const WanLog *log);
+
+/** Whether its planes have memory, as wan_job_open() needs it: likewise. */
+int wan_condition_pixels(const WanImage *own, const char *option,
+                         const WanLog *log);
 
 /**
  * The size of a video of about that many pixels for an image of iw x ih, as
@@ -89,6 +107,10 @@ int64_t wan_condition_bytes(const WanCondition *c);
  * @return its number, -1: there is no image
  */
 int wan_condition_shrink(WanCondition *c);
+
+/** Frames that the latent has in front of the video's own: they are sampled
+ *  with it, and not decoded. */
+int wan_condition_lead(const WanCondition *c);
 
 /** The condition's tensors, above the latent of [channels, T, h, w]. */
 void wan_condition_reserve(WanCondition *c, WanDev *d, const WanTensor *latent);
@@ -126,5 +148,8 @@ void wan_condition_keep(const WanCondition *c, WanDev *d, WanTensor *x);
 
 /** The images' keys and values for cross-attention, or NULL. */
 const WanDitContext *wan_condition_context(const WanCondition *c);
+
+/** VACE's contexts, *n of them. */
+const WanDitVace *wan_condition_vace(const WanCondition *c, int *n);
 
 #endif /* WAN_CONDITION_H */

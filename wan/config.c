@@ -77,6 +77,29 @@ static int read_size(WanConfigFile *c, const cJSON *root, const char *path,
     return 0;
 }
 
+/* The blocks that VACE's hints go to. */
+static int read_vace_layers(WanConfigFile *c, const cJSON *root,
+                            const char *path, const WanLog *log)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(root, "vace_layers");
+    const cJSON *one;
+    int n = 0, last = -1;
+
+    if (!v || cJSON_IsNull(v))
+        return 0;
+    cJSON_ArrayForEach(one, v) {
+        if (n == WAN_VACE_BLOCKS || !cJSON_IsNumber(one) ||
+            !(one->valuedouble > last && one->valuedouble < 1000) ||
+            one->valuedouble != floor(one->valuedouble))
+            break;
+        c->vace_layer[n++] = last = (int)one->valuedouble;
+    }
+    c->nb_vace = n;
+    return cJSON_IsArray(v) && n && !one ? 0 :
+           wan_error(log, WAN_INVALIDDATA, "%s: \"vace_layers\" must be a list "
+                     "of blocks, rising, %d at most", path, WAN_VACE_BLOCKS);
+}
+
 /* What requests ask when they are not told otherwise. */
 static int read_defaults(WanConfigFile *c, const cJSON *root,
                          const char *path, const WanLog *log)
@@ -108,13 +131,14 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
         { "num_attention_heads", &c->heads },
         { "attention_head_dim", &c->head_dim },
         { "in_channels", &c->in_dim }, { "out_channels", &c->out_dim },
+        { "vace_in_dim", &c->vace_in }, { "vace_in_channels", &c->vace_in },
     };
     const cJSON *v;
     cJSON *root = NULL;
     int ret = wan_json_parse(&root, path, "text", text, bytes, log);
 
     *c = (WanConfigFile){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, "", "",
-                          -1, -1, -1, -1, -1, -1 };
+                          -1, -1, -1, -1, -1, -1, -1, -1, { 0 } };
     if (ret < 0)
         return ret;
     ret = WAN_INVALIDDATA;
@@ -122,7 +146,8 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
         if (read_int(keys[i].value, root, keys[i].key, 1 << 24, path,
                      log) < 0)
             goto end;
-    if (read_defaults(c, root, path, log) < 0)
+    if (read_defaults(c, root, path, log) < 0 ||
+        read_vace_layers(c, root, path, log) < 0)
         goto end;
 
     v = cJSON_GetObjectItemCaseSensitive(root, "eps");
@@ -146,18 +171,29 @@ end:
     return ret;
 }
 
+const char *wan_config_task(enum WanTask task)
+{
+    static const char *const name[] = { "t2v", "i2v", "flf2v", "ti2v", "vace" };
+
+    return name[task];
+}
+
 void wan_config_text(WanBytes *b, const WanDitConfig *c,
                      const WanModelInfo *info)
 {
-    static const char *const task[] = { "t2v", "i2v", "flf2v", "ti2v" };
-
-    wan_putf(b, "{\n  \"_class_name\": \"WanModel\",\n"
+    wan_putf(b, "{\n  \"_class_name\": \"%s\",\n"
              "  \"dim\": %d,\n  \"eps\": %.7g,\n  \"ffn_dim\": %d,\n"
              "  \"freq_dim\": %d,\n  \"in_dim\": %d,\n"
              "  \"model_type\": \"%s\",\n  \"num_heads\": %d,\n"
              "  \"num_layers\": %d,\n  \"out_dim\": %d,\n"
-             "  \"text_len\": 512", c->dim, c->eps, c->ffn, c->freq_dim,
-             c->in_dim, task[c->task], c->heads, c->layers, c->out_dim);
+             "  \"text_len\": 512", c->nb_vace ? "VaceWanModel" : "WanModel",
+             c->dim, c->eps, c->ffn, c->freq_dim, c->in_dim,
+             wan_config_task(c->task), c->heads, c->layers, c->out_dim);
+    for (int i = 0; i < c->nb_vace; i++)
+        wan_putf(b, "%s%d", i ? ", " : ",\n  \"vace_layers\": [",
+                 c->vace_layer[i]);
+    if (c->nb_vace)
+        wan_putf(b, "],\n  \"vace_in_dim\": %d", WAN_VACE_CHANNELS);
     if (info)
         wan_putf(b, ",\n  \"size\": \"%dx%d\",\n  \"frames\": %d",
                  info->width, info->height, info->frames);
@@ -224,7 +260,6 @@ static int dim_of(Sizes *s, const char *official, int nb_dims, int i)
 static const struct {
     const char *tensor, *what;
 } relatives[] = {
-    { "vace_patch_embedding.weight", "a VACE model" },
     { "control_adapter.conv.weight", "a Fun control model" },
     { "ref_conv.weight", "a Fun reference model" },
     { "face_adapter.fuser_blocks.0.q_norm.weight", "Wan Animate" },
@@ -249,38 +284,81 @@ static int check_key(const WanWeights *w, const char *key, int file,
 static int check_model_type(const WanWeights *w, const WanConfigFile *file,
                             enum WanTask task, const WanLog *log)
 {
-    static const char *const found[] = { "t2v", "i2v", "flf2v", "ti2v" };
     static const char *const known[] = { "t2v", "i2v", "flf2v", "vace", "ti2v",
                                          "s2v", "animate" };
-    const char *type = file->model_type;
+    const char *type = file->model_type, *found = wan_config_task(task);
 
     for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
-        if (!strcmp(type, known[i]) && strcmp(type, found[task]) &&
+        if (!strcmp(type, known[i]) && strcmp(type, found) &&
             !(task == WAN_TASK_FLF2V && !strcmp(type, "i2v")))
             return wan_error(log, WAN_INVALIDDATA, "%s: config.json says "
                              "model_type %s, the tensors say %s",
-                             wan_weights_path(w), type, found[task]);
+                             wan_weights_path(w), type, found);
     return 0;
 }
 
-/* Width and channels, from a kernel [dim, in_dim, 1, 2, 2] that may be stored
- * flat. */
-static void patch_dims(WanDitConfig *c, Sizes *s)
+/* The channels of a kernel [dim, channels, 1, 2, 2] that may be stored flat. */
+static int patch_channels(Sizes *s, const char *name, int dim)
 {
-    static const char name[] = "patch_embedding.weight";
     const WanStored *t = wan_weights_find(s->w, name);
     int64_t patch;
 
-    c->dim = dim_of(s, "patch_embedding.bias", 1, 0);
     if (s->bad)
-        return;
-    patch = t ? wan_stored_count(t) / c->dim : 0;
+        return -1;
+    patch = t ? wan_stored_count(t) / dim : 0;
     if (patch < 4 || patch > 4 << 24 || patch % 4 ||
-        wan_stored_count(t) % c->dim)
+        wan_stored_count(t) % dim)
         s->bad = wan_error(s->log, WAN_INVALIDDATA, "%s: tensor %s %s",
                            wan_weights_path(s->w), name,
                            t ? "has an impossible shape" : "is missing");
-    c->in_dim = (int)(patch / 4);
+    return (int)(patch / 4);
+}
+
+/* Whether there is a side stack: any of its tensors, for one that lacks others
+ * is damaged and no other model. */
+static int is_vace(const WanWeights *w, WanNaming naming)
+{
+    return wan_weights_find(w, "vace_patch_embedding.weight") ||
+           find(w, naming, WAN_PART_DIT, "vace_blocks.0.ffn.0.weight") ||
+           find(w, naming, WAN_PART_DIT, "vace_blocks.0.after_proj.weight");
+}
+
+/* The side stack: its blocks, and those they give hints to, which the file
+ * lists; else they are evenly spread. */
+static int vace_layers(WanDitConfig *c, Sizes *s, const WanConfigFile *file)
+{
+    const char *path = wan_weights_path(s->w);
+    const int in = patch_channels(s, "vace_patch_embedding.weight", c->dim);
+    /* by either, so that the one that is missing is said to be */
+    const int by_ffn = count_blocks(s->w, s->naming, s->part,
+                                    "vace_blocks.%d.ffn.0.weight");
+    const int by_proj = count_blocks(s->w, s->naming, s->part,
+                                     "vace_blocks.%d.after_proj.weight");
+    const int n = by_ffn > by_proj ? by_ffn : by_proj;
+
+    if (s->bad)
+        return s->bad;
+    if (in != WAN_VACE_CHANNELS)
+        return wan_error(s->log, WAN_ERR(ENOSYS), "%s: a VACE model whose "
+                         "contexts have %d channels; %d can be", path, in,
+                         WAN_VACE_CHANNELS);
+    if (n < 1 || n > WAN_VACE_BLOCKS || n > c->layers)
+        return wan_error(s->log, WAN_INVALIDDATA, "%s: a VACE model of %d "
+                         "vace_blocks beside %d blocks; 1 to %d can be", path,
+                         n, c->layers, c->layers < WAN_VACE_BLOCKS
+                         ? c->layers : WAN_VACE_BLOCKS);
+    c->nb_vace = n;
+    for (int j = 0; j < n; j++)
+        c->vace_layer[j] = j * (c->layers / n);
+    if (!file || file->nb_vace < 0)
+        return 0;
+    if (file->nb_vace != n || file->vace_layer[n - 1] >= c->layers)
+        return wan_error(s->log, WAN_INVALIDDATA, "%s: config.json lists %d "
+                         "vace_layers up to %d, the tensors are %d vace_blocks "
+                         "and %d blocks", path, file->nb_vace,
+                         file->vace_layer[file->nb_vace - 1], n, c->layers);
+    memcpy(c->vace_layer, file->vace_layer, n * sizeof(*c->vace_layer));
+    return 0;
 }
 
 /* What each task's transformers read and make, and whether through an image
@@ -290,6 +368,7 @@ static const struct {
 } channels[] = {
     [WAN_TASK_T2V]   = { 16, 16, 0 }, [WAN_TASK_I2V]  = { 36, 16, 1 },
     [WAN_TASK_FLF2V] = { 36, 16, 1 }, [WAN_TASK_TI2V] = { 48, 48, 0 },
+    [WAN_TASK_VACE]  = { 16, 16, 0 },
 };
 
 int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
@@ -319,7 +398,8 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
         }
 
     s.naming = *naming;
-    patch_dims(c, &s);
+    c->dim = dim_of(&s, "patch_embedding.bias", 1, 0);
+    c->in_dim = patch_channels(&s, "patch_embedding.weight", c->dim);
     c->ffn = dim_of(&s, "blocks.0.ffn.0.weight", 2, 0);
     c->text_dim = dim_of(&s, "text_embedding.0.weight", 2, 1);
     c->freq_dim = dim_of(&s, "time_embedding.0.weight", 2, 1);
@@ -329,7 +409,9 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
     c->layers = count_blocks(w, *naming, part, "blocks.%d.ffn.0.weight");
     c->out_dim = out / 4;
 
-    if (find(w, *naming, part, "img_emb.emb_pos"))
+    if (is_vace(w, *naming))
+        c->task = WAN_TASK_VACE;
+    else if (find(w, *naming, part, "img_emb.emb_pos"))
         c->task = WAN_TASK_FLF2V;
     else if (find(w, *naming, part, "img_emb.proj.0.bias"))
         c->task = WAN_TASK_I2V;
@@ -345,6 +427,8 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
         return WAN_ERR(ENOSYS);
     }
 
+    if (c->task == WAN_TASK_VACE && (s.bad = vace_layers(c, &s, file)) < 0)
+        return s.bad;
     if (channels[c->task].clip)
         c->clip_dim = dim_of(&s, "img_emb.proj.1.weight", 2, 1);
     if (s.bad)
@@ -376,6 +460,8 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
                              log)) < 0 ||
             (ret = check_key(w, "text_dim", file->text_dim, c->text_dim,
                              log)) < 0 ||
+            (c->nb_vace && (ret = check_key(w, "vace_in_dim", file->vace_in,
+                                            WAN_VACE_CHANNELS, log)) < 0) ||
             (ret = check_key(w, "freq_dim", file->freq_dim, c->freq_dim,
                              log)) < 0)
             return ret;
@@ -650,6 +736,7 @@ int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
 {
     const int flf2v = !strcmp(name, "flf2v-14B");
     const int i2v = flf2v || !strcmp(name, "i2v-14B");
+    const int vace = !strncmp(name, "vace-", 5);
 
     *clip = (WanClipConfig){ .dim = 1280, .heads = 16, .mlp = 5120,
                              .layers = 31 };
@@ -658,7 +745,7 @@ int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
     *vae = (WanVaeConfig){ .dim = 96 };
     *dit = (WanDitConfig){ .task = WAN_TASK_T2V, .in_dim = 16, .out_dim = 16,
                            .text_dim = 4096, .freq_dim = 256, .eps = 1e-6f };
-    if (!strcmp(name, "t2v-1.3B")) {
+    if (!strcmp(name, "t2v-1.3B") || !strcmp(name, "vace-1.3B")) {
         dit->dim = 1536, dit->heads = 12, dit->layers = 30, dit->ffn = 8960;
     } else if (!strcmp(name, "ti2v-5B")) {
         dit->task = WAN_TASK_TI2V;
@@ -666,7 +753,7 @@ int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
         dit->in_dim = dit->out_dim = 48;
         *vae = (WanVaeConfig){ .family = WAN_VAE_WAN22, .dim = 256,
                                .encoder_dim = 160 };
-    } else if (i2v || !strcmp(name, "t2v-14B")) {
+    } else if (i2v || !strcmp(name, "t2v-14B") || !strcmp(name, "vace-14B")) {
         dit->dim = 5120, dit->heads = 40, dit->layers = 40, dit->ffn = 13824;
     } else {
         return WAN_ERR(EINVAL);
@@ -677,7 +764,22 @@ int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
         dit->clip_dim = clip->dim;
         dit->clip_tokens = flf2v ? 2 * WAN_CLIP_TOKENS : 0;
     }
+    if (vace) {
+        const int step = dit->layers == 30 ? 2 : 5;     // blocks to a hint
+
+        dit->task = WAN_TASK_VACE;
+        dit->nb_vace = dit->layers / step;
+        for (int j = 0; j < dit->nb_vace; j++)
+            dit->vace_layer[j] = j * step;
+    }
     return 0;
+}
+
+void wan_config_cut(WanDitConfig *c, int layers)
+{
+    c->layers = layers;
+    while (c->nb_vace && c->vace_layer[c->nb_vace - 1] >= layers)
+        c->nb_vace--;
 }
 
 /* The unwanted traits, in our words; Wan follows Chinese here best. */
@@ -691,8 +793,10 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
                          char *name, size_t name_size)
 {
     static const char *const task[] = { "Wan2.1 T2V", "Wan2.1 I2V",
-                                        "Wan2.1 FLF2V", "Wan2.2 TI2V" };
+                                        "Wan2.1 FLF2V", "Wan2.2 TI2V",
+                                        "Wan2.1 VACE" };
     const int ti2v = c->task == WAN_TASK_TI2V;
+    const int vace = c->task == WAN_TASK_VACE;
     const int five = ti2v && c->dim == 3072 && c->layers == 30;
     const int small = c->dim == 1536 && c->layers == 30;
     const int large = c->dim == 5120 && c->layers == 40;
@@ -726,8 +830,8 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
     info->rate_num = ti2v ? 24 : 16;
     info->rate_den = 1;
     info->steps = c->task == WAN_TASK_I2V ? 40 : 50;
-    info->guidance = small ? 6 : 5;
-    info->shift = small ? 8 : c->task == WAN_TASK_FLF2V ? 16 :
+    info->guidance = small && !vace ? 6 : 5;
+    info->shift = vace || c->task == WAN_TASK_FLF2V ? 16 : small ? 8 :
                   c->task == WAN_TASK_I2V && !hd ? 3 : 5;
 
     if (!file)

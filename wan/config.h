@@ -25,6 +25,14 @@
 #define WAN_MAX_SHIFT 100.
 #define WAN_MIN_SIGMA_MAX 15.   // the next angle of rCM is 1.5: 14.1
 #define WAN_MAX_SIGMA_MAX 1e6
+#define WAN_MAX_REFERENCES 16   // pictures of a VACE context
+#define WAN_MAX_SCALE 10.       // of its hints
+
+/* A VACE context: latents of what is kept and of what may change, and a mask,
+ * of which each position has all pixels. */
+#define WAN_VACE_MASK (WAN_SPACE_STRIDE * WAN_SPACE_STRIDE)
+#define WAN_VACE_CHANNELS (2 * WAN_LATENT_CHANNELS + WAN_VACE_MASK)
+#define WAN_VACE_BLOCKS 64      // most that a transformer may have
 
 typedef struct WanDitConfig {
     enum WanTask task;
@@ -33,6 +41,8 @@ typedef struct WanDitConfig {
     int text_dim, freq_dim;
     int clip_dim;               // of the image features read, 0: none
     int clip_tokens;            // of emb_pos: 514; 0: it has none
+    int nb_vace;                // blocks of VACE's side stack, 0: it has none
+    int vace_layer[WAN_VACE_BLOCKS];    // the blocks they give hints to, rising
     float eps;
 } WanDitConfig;
 
@@ -77,6 +87,9 @@ typedef struct WanConfigFile {
     char preset[32];            // of a converted file; likewise
     int width, height, frames, steps;   // defaults of requests: our own keys
     double guidance, shift;
+    int vace_in;
+    int nb_vace;                        // of vace_layers, -1: not there
+    int vace_layer[WAN_VACE_BLOCKS];
 } WanConfigFile;
 
 /**
@@ -95,7 +108,7 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
  * @param file   keys of its config.json; NULL: none
  * @return 0; WAN_INVALIDDATA: no Wan transformer, or shapes that disagree
  *         with each other or with the file; WAN_ERR(ENOSYS): a relative that
- *         is not covered (VACE, Wan 2.2, Fun, ...), the line names it
+ *         is not covered (Fun, Animate, ...), the line names it
  */
 int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
                    const WanConfigFile *file, const WanLog *log);
@@ -111,6 +124,9 @@ int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
 /* The metadata of a file that holds a whole checkpoint: its config.json. */
 #define WAN_CONFIG_KEY "wan.config"
 
+/* What config.json calls a task: "t2v", ... */
+const char *wan_config_task(enum WanTask task);
+
 /* That text: what wan_config_parse() reads, with info's defaults, or without
  * (NULL). */
 void wan_config_text(WanBytes *b, const WanDitConfig *c,
@@ -120,9 +136,13 @@ void wan_config_text(WanBytes *b, const WanDitConfig *c,
 int wan_config_holds(const WanWeights *w, WanPart part);
 
 /* The known sizes by name, for plans and tools without a checkpoint:
- * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B", "ti2v-5B". 0 or WAN_ERR(EINVAL). */
+ * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B", "ti2v-5B", "vace-1.3B",
+ * "vace-14B". 0 or WAN_ERR(EINVAL). */
 int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
                      WanVaeConfig *vae, WanClipConfig *clip);
+
+/* The same with its first blocks alone, for tools. */
+void wan_config_cut(WanDitConfig *c, int layers);
 
 /* Fill info's name and documented defaults: the file's (NULL: none), else the
  * architecture's. I2V 480P and 720P have one shape: a "720" in the path tells

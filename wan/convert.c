@@ -130,7 +130,7 @@ static void list_tensor(void *opaque, const char *name, int vector,
 /* A VAE file may hold the decoder alone. */
 static int has_encoder(const WanModel *m)
 {
-    return !m->files[0] || wan_condition_images(m) > 0 ||
+    return !m->files[0] || wan_condition_encodes(m) ||
            wan_codec_has_encoder(&m->vae.config,
                                  wan_model_weights(m, WAN_PART_VAE),
                                  m->naming[WAN_PART_VAE]);
@@ -234,7 +234,8 @@ static int in_blocks(const Item *it)
 {
     return !it->vector && it->head.nb_dims == 2 &&
            (it->part == WAN_PART_T5 ||
-            (it->part == WAN_PART_DIT && starts(it->name, "blocks.")) ||
+            (it->part == WAN_PART_DIT && (starts(it->name, "blocks.") ||
+                                          starts(it->name, "vace_blocks."))) ||
             (it->part == WAN_PART_CLIP &&
              starts(it->name, "visual.transformer.")));
 }

@@ -6,6 +6,10 @@
  * L tokens of width D on a grid f x h x w; F the width of the feed-forward.
  * Execution order of the norms: norm1 (self), norm3 (cross), norm2 (ffn);
  * norm1 and norm2 have no weights.
+ *
+ * VACE has a second stack of such blocks beside the main one. It begins at the
+ * same tokens and a context, and after some of the main blocks what it has come
+ * to is added to their tokens; nothing goes the other way.
  */
 
 #include <math.h>
@@ -34,15 +38,56 @@ static void bind_attn(WanBinder *b, WanAttn *w, const char *prefix, int64_t D)
 #undef NAME
 }
 
-int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
+static void bind_block(WanBinder *b, WanDitBlock *w, const WanDitConfig *c,
+                       const char *prefix)
 {
     const int64_t D = c->dim, F = c->ffn;
-    const WanBinderE4m3 e4m3 = b->e4m3;
     char name[64];
 
+#define NAME(suffix) (snprintf(name, sizeof(name), "%s." suffix, prefix), name)
+    wan_bind_vector(b, &w->modulation, NAME("modulation"), 6, D);
+    bind_attn(b, &w->self_attn, NAME("self_attn"), D);
+    wan_bind_vector(b, &w->norm3.weight, NAME("norm3.weight"), D);
+    wan_bind_vector(b, &w->norm3.bias, NAME("norm3.bias"), D);
+    bind_attn(b, &w->cross_attn, NAME("cross_attn"), D);
+    if (c->clip_dim) {
+        wan_bind_linear(b, &w->cross_img.k_img, NAME("cross_attn.k_img"),
+                        D, D, 1);
+        wan_bind_linear(b, &w->cross_img.v_img, NAME("cross_attn.v_img"),
+                        D, D, 1);
+        wan_bind_vector(b, &w->cross_img.norm_k_img,
+                        NAME("cross_attn.norm_k_img.weight"), D);
+    }
+    wan_bind_linear(b, &w->ffn[0], NAME("ffn.0"), F, D, 1);
+    wan_bind_linear(b, &w->ffn[1], NAME("ffn.2"), D, F, 1);
+#undef NAME
+}
+
+/* The side stack, behind the main blocks. */
+static void bind_vace(WanBinder *b, WanDit *m)
+{
+    const WanDitConfig *c = &m->config;
+    const int64_t D = c->dim;
+    char name[64];
+
+    for (int j = 0; j < c->nb_vace; j++) {
+        snprintf(name, sizeof(name), "vace_blocks.%d", j);
+        bind_block(b, &m->blocks[c->layers + j], c, name);
+        snprintf(name, sizeof(name), "vace_blocks.%d.after_proj", j);
+        wan_bind_linear(b, &m->vace.after_proj[j], name, D, D, 1);
+    }
+}
+
+int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
+{
+    const int64_t D = c->dim;
+    const WanBinderE4m3 e4m3 = b->e4m3;
+    char name[32];
+
     m->config = *c;
-    m->blocks = calloc(c->layers, sizeof(*m->blocks));
-    if (!m->blocks)
+    m->blocks = calloc(c->layers + c->nb_vace, sizeof(*m->blocks));
+    m->vace.after_proj = calloc(c->nb_vace + 1, sizeof(*m->vace.after_proj));
+    if (!m->blocks || !m->vace.after_proj)
         return wan_error_memory(b->log, "model", "its blocks");
 
     /* What everything goes through is not rounded for the little that it
@@ -76,29 +121,22 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
                         D);
         wan_bind_vector(b, &m->img_emb.norm[1].bias, "img_emb.proj.4.bias", D);
     }
+    if (c->nb_vace) {
+        wan_bind_matrix(b, &m->vace.patch_embedding.weight,
+                        "vace_patch_embedding.weight", D, WAN_VACE_CHANNELS, 1,
+                        2, 2);
+        wan_bind_vector(b, &m->vace.patch_embedding.bias,
+                        "vace_patch_embedding.bias", D);
+        wan_bind_linear(b, &m->vace.before_proj, "vace_blocks.0.before_proj",
+                        D, D, 1);
+    }
 
     b->e4m3 = e4m3;
-#define NAME(suffix) (snprintf(name, sizeof(name), "blocks.%d." suffix, i), name)
     for (int i = 0; i < c->layers; i++) {
-        WanDitBlock *w = &m->blocks[i];
-
-        wan_bind_vector(b, &w->modulation, NAME("modulation"), 6, D);
-        bind_attn(b, &w->self_attn, NAME("self_attn"), D);
-        wan_bind_vector(b, &w->norm3.weight, NAME("norm3.weight"), D);
-        wan_bind_vector(b, &w->norm3.bias, NAME("norm3.bias"), D);
-        bind_attn(b, &w->cross_attn, NAME("cross_attn"), D);
-        if (c->clip_dim) {
-            wan_bind_linear(b, &w->cross_img.k_img, NAME("cross_attn.k_img"),
-                            D, D, 1);
-            wan_bind_linear(b, &w->cross_img.v_img, NAME("cross_attn.v_img"),
-                            D, D, 1);
-            wan_bind_vector(b, &w->cross_img.norm_k_img,
-                            NAME("cross_attn.norm_k_img.weight"), D);
-        }
-        wan_bind_linear(b, &w->ffn[0], NAME("ffn.0"), F, D, 1);
-        wan_bind_linear(b, &w->ffn[1], NAME("ffn.2"), D, F, 1);
+        snprintf(name, sizeof(name), "blocks.%d", i);
+        bind_block(b, &m->blocks[i], c, name);
     }
-#undef NAME
+    bind_vace(b, m);
     wan_bind_vector(b, &m->head.modulation, "head.modulation", 2, D);
     wan_bind_linear(b, &m->head.head, "head.head", 4 * c->out_dim, D, 1);
     return wan_binder_end(b);
@@ -107,7 +145,9 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
 void wan_dit_free(WanDit *m)
 {
     free(m->blocks);
+    free(m->vace.after_proj);
     m->blocks = NULL;
+    m->vace.after_proj = NULL;
 }
 
 /* ------------------------------------------------------- context, time */
@@ -120,11 +160,12 @@ void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
     const WanDitConfig *c = &m->config;
     const int64_t D = c->dim, n = wan_rows(text);
     const int64_t rows = n < WAN_TEXT_LEN ? n + 1 : n;
+    const int blocks = c->layers + c->nb_vace;
     WanMark mark;
 
     out->tail = WAN_TEXT_LEN - rows + 1;
-    out->k = wan_tmp_act(d, c->layers, rows, D);
-    out->v = wan_tmp_act(d, c->layers, rows, D);
+    out->k = wan_tmp_act(d, blocks, rows, D);
+    out->v = wan_tmp_act(d, blocks, rows, D);
 
     mark = wan_mark(d);
     WanTensor padded = wan_tmp_act(d, rows, c->text_dim);
@@ -139,7 +180,7 @@ void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
     wan_op_linear(d, &ctx, &h, &m->text_embedding[1]);
     wan_tap(d, &ctx, "text");
 
-    for (int i = 0; i < c->layers; i++) {
+    for (int i = 0; i < blocks; i++) {
         const WanAttn *w = &m->blocks[i].cross_attn;
         WanTensor k = wan_slice(&out->k, i, 1), v = wan_slice(&out->v, i, 1);
 
@@ -427,7 +468,8 @@ static void join_text(WanDev *d, WanTensor *h, WanTensor *x,
     }
 }
 
-/* One block of n branches of guidance, x[b] each. Block 0 gets the same tokens
+/* One block of n branches of guidance, x[b] each; from the config's layers on
+ * it is one of the side stack. The first block of a stack gets the same tokens
  * for all: until the text comes in, one is enough. */
 static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
                           int i, const WanDitTime *time,
@@ -436,11 +478,13 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
 {
     const WanDitConfig *c = &m->config;
     const WanDitBlock *w = &m->blocks[i];
+    const int side = i >= c->layers, same = !i || i == c->layers;
     const WanMark mark = wan_mark(d);
     WanTensor h = wan_tmp_act(d, wan_rows(&x[0]), c->dim);
     WanTensor mod = wan_tmp(d, 6 * time->n, c->dim);
 
-    wan_section(d, "block %d", i);
+    wan_section(d, side ? "VACE block %d" : "block %d",
+                side ? i - c->layers : i);
     wan_op_copy(d, &mod, &time->e0);
     for (int s = 0; s < time->n; s++) {
         WanTensor all = wan_slice(&mod, 6 * s, 6);
@@ -449,12 +493,12 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
     }
 
     for (int b = 0; b < n; b++) {
-        if (i || !b) {
+        if (!same || !b) {
             modulate(d, &h, &x[b], &mod, time, c->eps);
             wan_tap(d, &h, "block%d.norm1_modulated", i);
             self_attention(d, &h, &w->self_attn, rope, c->eps, i);
             join_attention(d, &h, &x[b], &mod, &w->norm3, time, c->eps);
-            for (int o = 1; o < n && !i; o++)
+            for (int o = 1; o < n && same; o++)
                 wan_op_copy(d, &x[o], &x[0]);
         } else {
             wan_op_layer_norm(d, &h, &x[b], &w->norm3.weight, &w->norm3.bias,
@@ -472,7 +516,8 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
 
             feed_forward(d, &xs, &hs, w, &gate, c->ffn);
         }
-        wan_tap(d, &x[b], "block%d", i);
+        if (side)
+            wan_tap(d, &x[b], "vace_block%d", i - c->layers);
     }
     wan_release(d, mark);
 }
@@ -548,25 +593,115 @@ void wan_dit_embed(WanDev *d, WanTensor tokens[], int n, const WanDitInput *in)
     wan_tap(d, &tokens[0], "tokens");
 }
 
+/* Some branches on their way through the blocks. */
+typedef struct Run {
+    const WanDitInput *in;
+    const WanDitContext *text;          // of the first of them
+    int first, n;
+    WanTensor *x;                       // [L, D] each
+    WanTensor side[WAN_CONTROLS][WAN_DIT_BRANCHES];     // of VACE's contexts
+} Run;
+
 /* A stretch for each choice of branches, so that a device which remembers what
- * it launched need not forget it when another choice comes between. */
+ * it launched need not forget it when another choice comes between; and for
+ * each context that block i of the side stack goes through. */
+static void run_block(WanDev *d, const Run *r, int i, int context,
+                      WanTensor x[])
+{
+    const WanDitInput *in = r->in;
+    const WanDit *m = in->dit;
+    const int blocks = m->config.layers + m->config.nb_vace;
+    const int choice = r->first + WAN_DIT_BRANCHES * (r->n - 1);
+    const int key = i + (choice + WAN_DIT_BRANCHES * WAN_DIT_BRANCHES *
+                         context) * blocks;
+    WanTensor all[WAN_REPLAY_TENSORS];
+    const int nb = block_tensors(all, x, r->n, &m->blocks[i], in->time,
+                                 r->text, in->image, in->rope);
+
+    while (wan_dev_replay(d, key, nb, all))
+        block_forward(d, x, r->n, m, i, in->time, r->text, in->image,
+                      in->rope);
+}
+
+/* c = Wbefore embed(context) + x, for x before the first block: as yet the same
+ * for all branches */
+static void begin_side(WanDev *d, Run *r, int k)
+{
+    const WanDit *m = r->in->dit;
+    const WanTensor *x = &r->x[0];
+    WanTensor *c = r->side[k];
+
+    for (int b = 0; b < r->n; b++)
+        c[b] = wan_tmp_like(d, x);
+    const WanMark mark = wan_mark(d);
+    WanTensor patches = wan_tmp_act(d, wan_rows(x), 4 * WAN_VACE_CHANNELS);
+    WanTensor tokens = wan_tmp_act(d, wan_rows(x), wan_cols(x));
+
+    wan_section(d, "VACE patches");
+    wan_op_patchify(d, &patches, &r->in->vace[k].context, 2);
+    wan_op_linear(d, &tokens, &patches, &m->vace.patch_embedding);  // [L, D]
+    wan_tap(d, &tokens, "vace_tokens");
+    wan_op_linear(d, &c[0], &tokens, &m->vace.before_proj);
+    wan_tap(d, &c[0], "vace_blocks.0.before_proj");
+    wan_op_gate_add(d, &c[0], x, NULL);
+    wan_release(d, mark);
+}
+
+/* The hint for a tap: the model holds its sum with x alone. */
+static void tap_hint(WanDev *d, const WanTensor *h, const WanLinear *w, int j)
+{
+    const WanMark mark = wan_mark(d);
+
+    if (d->tap) {
+        WanTensor y = wan_tmp(d, wan_rows(h), wan_cols(h));
+
+        wan_op_linear(d, &y, h, w);
+        wan_tap(d, &y, "hint%d", j);
+    }
+    wan_release(d, mark);
+}
+
+/* x += scale (Wafter c + b), where c goes on as it is */
+static void add_hints(WanDev *d, const Run *r, int j)
+{
+    const WanLinear *w = &r->in->dit->vace.after_proj[j];
+    const WanMark mark = wan_mark(d);
+    WanTensor h = wan_tmp_act(d, wan_rows(&r->x[0]), wan_cols(&r->x[0]));
+
+    wan_section(d, "hint %d", j);
+    for (int k = 0; k < r->in->nb_vace; k++)
+        for (int b = 0; b < r->n; b++) {
+            wan_op_copy(d, &h, &r->side[k][b]);
+            tap_hint(d, &h, w, j);
+            wan_op_linear(d, &r->x[b], &h, w, .gate = &r->in->vace[k].scale);
+        }
+    wan_release(d, mark);
+}
+
 void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
                     const WanDitInput *in)
 {
-    const WanDit *m = in->dit;
-    const int choice = first + WAN_DIT_BRANCHES * (n - 1);
-    WanTensor *x = &tokens[first];
-    const WanDitContext *text = &in->text[first];
+    const WanDitConfig *c = &in->dit->config;
+    const WanMark mark = wan_mark(d);
+    Run r = { .in = in, .text = &in->text[first], .first = first, .n = n,
+              .x = &tokens[first] };
+    int j = 0;                          // the side stack's next block
 
-    for (int i = 0; i < m->config.layers; i++) {
-        const int key = i + choice * m->config.layers;
-        WanTensor all[WAN_REPLAY_TENSORS];
-        const int nb = block_tensors(all, x, n, &m->blocks[i], in->time, text,
-                                     in->image, in->rope);
+    for (int k = 0; k < in->nb_vace; k++)
+        begin_side(d, &r, k);
+    for (int i = 0; i < c->layers; i++) {
+        const int hint = in->nb_vace && j < c->nb_vace &&
+                         c->vace_layer[j] == i;
 
-        while (wan_dev_replay(d, key, nb, all))
-            block_forward(d, x, n, m, i, in->time, text, in->image, in->rope);
+        for (int k = 0; k < in->nb_vace && hint; k++)
+            run_block(d, &r, c->layers + j, k, r.side[k]);
+        run_block(d, &r, i, 0, r.x);
+        if (hint)
+            add_hints(d, &r, j++);
+        for (int b = 0; b < n; b++)
+            wan_tap(d, &r.x[b], "block%d", i);
     }
+    wan_release(d, mark);
 }
 
 void wan_dit_head(WanDev *d, WanTensor v[], const WanTensor tokens[], int n,

@@ -42,7 +42,13 @@ typedef struct WanDit {
         WanNorm norm[2];                // proj.0 [clip], proj.4 [D]
         WanLinear linear[2];            // proj.1 [clip, clip], proj.3 [D, clip]
     } img_emb;
-    WanDitBlock *blocks;
+    WanDitBlock *blocks;                // of the config's layers; behind them
+                                        // those of VACE's side stack
+    struct {                            // VACE alone
+        WanLinear patch_embedding;      // [D, 96, 1, 2, 2]
+        WanLinear before_proj;          // vace_blocks.0.before_proj [D, D]
+        WanLinear *after_proj;          // vace_blocks.J.after_proj [D, D]
+    } vace;
     struct {
         WanLinear head;                 // [4 out, D]
         WanTensor modulation;           // [2, D]
@@ -64,7 +70,7 @@ void wan_dit_free(WanDit *m);
  * rows are equal: one is kept and counts tail times.
  */
 typedef struct WanDitContext {
-    WanTensor k, v;                     // [layers, rows, D]
+    WanTensor k, v;                     // [blocks, rows, D]
     int64_t tail;                       // multiplicity of the last row
 } WanDitContext;
 
@@ -114,6 +120,13 @@ void wan_dit_time(WanDev *d, WanDitTime *out, const WanDit *m, double t);
 void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
                   int frames, int rows, int cols);
 
+/* One context of VACE: a side stack of blocks reads it and gives hints to the
+ * main ones. */
+typedef struct WanDitVace {
+    WanTensor context;                  // [96, T, H, W] for an x of T, H, W
+    WanTensor scale;                    // [D]: by what its hints are multiplied
+} WanDitVace;
+
 /* Guidance asks for two: with the prompt and with the negative one. */
 #define WAN_DIT_BRANCHES 2
 
@@ -128,6 +141,8 @@ typedef struct WanDitInput {
     const WanDitContext *text;          // one a branch
     const WanDitContext *image;         // NULL without an image branch
     const WanRope *rope;
+    const WanDitVace *vace;             // nb_vace contexts, WAN_CONTROLS at
+    int nb_vace;                        // most; both branches see all
 } WanDitInput;
 
 /**

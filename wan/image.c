@@ -225,7 +225,7 @@ void wan_image_read(float *rgb, const WanImage *img, int x0, int y0, int w,
                 *rgb++ = (read_pixel(img, c, x0 + x, y0 + y) - 0.5f) / 0.5f;
 }
 
-/* -------------------------------------------------------------- Lanczos */
+/* -------------------------------------------------------------- filters */
 
 #define LOBES 3
 #define ONE (1 << 22)           // of a weight in fixed point
@@ -247,18 +247,35 @@ static double lanczos(double x)
     return x >= -LOBES && x < LOBES ? sinc(x) * sinc(x / LOBES) : 0;
 }
 
+/* Keys' cubic, a = -1/2. */
+static double cubic(double x)
+{
+    x = fabs(x);
+    return x < 1 ? (1.5 * x - 2.5) * x * x + 1 :
+           x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
+}
+
+static const struct {
+    double (*at)(double x);
+    int reach;
+} kernels[] = {
+    [WAN_LANCZOS] = { lanczos, LOBES }, [WAN_BICUBIC] = { cubic, 2 },
+};
+
 static void filter_free(Filter *f)
 {
     free(f->from);
     free(f->count);
     free(f->weight);
+    *f = (Filter){ 0 };
 }
 
 /* Outputs [first, first + n) of `in` samples resized to `out`. */
-static int filter_init(Filter *f, int in, int out, int first, int n)
+static int filter_init(Filter *f, WanFilter kind, int in, int out, int first,
+                       int n)
 {
     const double scale = (double)in / out, wide = scale > 1 ? scale : 1;
-    const double reach = LOBES * wide;
+    const double reach = kernels[kind].reach * wide;
     double *k;
 
     *f = (Filter){ .n = n, .most = (int)ceil(reach) * 2 + 1 };
@@ -278,7 +295,7 @@ static int filter_init(Filter *f, int in, int out, int first, int n)
         double sum = 0;
 
         for (int i = lo; i < hi; i++) {
-            k[i - lo] = lanczos((i - centre + 0.5) * (1 / wide));
+            k[i - lo] = kernels[kind].at((i - centre + 0.5) * (1 / wide));
             sum += k[i - lo];
         }
         for (int i = 0; i < hi - lo; i++) {
@@ -317,7 +334,8 @@ static void byte_row(uint8_t *row, const WanImage *img, int y)
         }
 }
 
-int wan_image_cover(float *rgb, const WanImage *img, int w, int h)
+int wan_image_cover(float *rgb, const WanImage *img, int w, int h,
+                    WanFilter filter)
 {
     const double sx = (double)w / img->width, sy = (double)h / img->height;
     const double scale = sx > sy ? sx : sy;
@@ -327,8 +345,10 @@ int wan_image_cover(float *rgb, const WanImage *img, int w, int h)
     uint8_t *row = NULL, *part = NULL;
     int ret;
 
-    if ((ret = filter_init(&across, img->width, W, (W - w) / 2, w)) < 0 ||
-        (ret = filter_init(&down, img->height, H, (H - h) / 2, h)) < 0)
+    if ((ret = filter_init(&across, filter, img->width, W, (W - w) / 2,
+                           w)) < 0 ||
+        (ret = filter_init(&down, filter, img->height, H, (H - h) / 2,
+                           h)) < 0)
         goto end;
     /* the rows that the crop is made of, [n, w, 3] */
     const int y0 = down.from[0];
@@ -360,4 +380,55 @@ end:
     free(row);
     free(part);
     return ret;
+}
+
+/* --------------------------------------------------------------- canvas */
+
+/* Where output i of `out` reads `in` samples: between *at and *next, as much of
+ * next as is returned. In float, as the reference has it. */
+static float between(int *at, int *next, int i, int in, int out)
+{
+    const float from = (float)in / out * (i + 0.5f) - 0.5f;
+
+    *at = from > 0 ? (int)from : 0;
+    if (*at > in - 1)
+        *at = in - 1;
+    *next = *at < in - 1 ? *at + 1 : *at;
+    return from > 0 ? from - *at : 0;
+}
+
+void wan_image_canvas(float *rgb, const WanImage *img, int w, int h)
+{
+    const double sx = (double)w / img->width, sy = (double)h / img->height;
+    const double scale = sx < sy ? sx : sy;
+    const int W = (int)fmax((int)(img->width * scale), 1);
+    const int H = (int)fmax((int)(img->height * scale), 1);
+    const int x0 = (w - W) / 2, y0 = (h - H) / 2;
+
+    if (img->width == w && img->height == h) {
+        wan_image_read(rgb, img, 0, 0, w, h);
+        return;
+    }
+    for (int64_t i = 0; i < (int64_t)3 * w * h; i++)
+        rgb[i] = 1;
+    for (int y = 0; y < H; y++)
+        for (int x = 0; x < W; x++) {
+            int xi[2], yi[2];
+            const float v = between(&yi[0], &yi[1], y, img->height, H);
+            const float u = between(&xi[0], &xi[1], x, img->width, W);
+
+            for (int c = 0; c < 3; c++) {
+                float row[2];
+
+                for (int k = 0; k < 2; k++) {
+                    const float a = read_pixel(img, c, xi[0], yi[k]);
+                    const float b = read_pixel(img, c, xi[1], yi[k]);
+
+                    row[k] = (1 - u) * ((a - 0.5f) / 0.5f) +
+                             u * ((b - 0.5f) / 0.5f);
+                }
+                rgb[((int64_t)c * h + y0 + y) * w + x0 + x] =
+                    (1 - v) * row[0] + v * row[1];
+            }
+        }
 }

@@ -66,14 +66,28 @@ void wan_image_write(const WanImage *img, const float *rgb);
 void wan_image_read(float *rgb, const WanImage *img, int x0, int y0, int w,
                     int h);
 
+/* Filters, each as wide as the reduction: Lanczos with a = 3, and bicubic with
+ * a = -0.5. */
+typedef enum WanFilter { WAN_LANCZOS, WAN_BICUBIC } WanFilter;
+
 /**
  * The middle of img, scaled until it covers w x h, as rgb [3, h, w] in [-1, 1].
- * A Lanczos filter (a = 3, as wide as the reduction) on bytes, first along
- * rows, then along columns, each rounded to bytes: what Pillow's resize() and a
- * crop give. GBRPF32 is rounded to bytes before.
+ * A filter on bytes, first along rows, then along columns, each rounded to
+ * bytes: what Pillow's resize() and a crop give. GBRPF32 is rounded to bytes
+ * before.
  *
  * @return 0 or WAN_ERR(ENOMEM)
  */
-int wan_image_cover(float *rgb, const WanImage *img, int w, int h);
+int wan_image_cover(float *rgb, const WanImage *img, int w, int h,
+                    WanFilter filter);
+
+/**
+ * All of img, as large as w x h takes it, in the middle of white, as rgb
+ * [3, h, w] in [-1, 1]. Bilinear, pixel centres at halves, edges repeated, no
+ * antialiasing, as PyTorch's interpolate(mode="bilinear",
+ * align_corners=False); an img of w x h stays as it is. However narrow, it is
+ * a pixel wide.
+ */
+void wan_image_canvas(float *rgb, const WanImage *img, int w, int h);
 
 #endif /* WAN_IMAGE_H */

@@ -112,21 +112,11 @@ void wan_request_default_sized(WanRequest *r, size_t size, const WanModel *m)
     wan_abi_out(r, size, &rq, sizeof(rq));
 }
 
-#define bad(m, ...) wan_error_option(&(m)->log, __VA_ARGS__)
-
 /* A caller's request with its images, as this library knows them. */
 typedef struct Request {
     WanRequest rq;
     WanImage image[2];
-    WanImage *video;                // rq.nb_video, and pointers to them
-    const WanImage **frames;
 } Request;
-
-static void free_request(Request *r)
-{
-    free(r->video);
-    free(r->frames);
-}
 
 static int take_image(const WanImage **img, WanImage *own, const WanModel *m)
 {
@@ -137,34 +127,6 @@ static int take_image(const WanImage **img, WanImage *own, const WanModel *m)
                               "WanImage", &m->log) : 0;
 }
 
-static int take_video(Request *out, const WanModel *m)
-{
-    const WanImage *const *given = out->rq.video;
-    const int n = out->rq.nb_video;
-
-    if (!given)
-        return 0;
-    if (n < 1 || n > WAN_MAX_FRAMES)
-        return bad(m, "video", "a list of %d frames; 1 to %d can be", n,
-                   WAN_MAX_FRAMES);
-    out->video = calloc(n, sizeof(*out->video));
-    out->frames = calloc(n, sizeof(*out->frames));
-    out->rq.video = out->frames;
-    if (!out->video || !out->frames)
-        return wan_error_memory(&m->log, "job", "a list of frames");
-    for (int i = 0; i < n; i++) {
-        int ret;
-
-        out->frames[i] = given[i];
-        if (!given[i])
-            return bad(m, "video", "frame %d is none", i);
-        if ((ret = take_image(&out->frames[i], &out->video[i], m)) < 0)
-            return ret;
-    }
-    return 0;
-}
-
-/* free_request() in any case. */
 static int take_request(Request *out, const WanRequest *r, const WanModel *m)
 {
     int ret;
@@ -172,13 +134,14 @@ static int take_request(Request *out, const WanRequest *r, const WanModel *m)
     *out = (Request){ .rq = defaults(m) };
     if ((ret = wan_abi_in(&out->rq, sizeof(out->rq), r, WAN_REQUEST_LEAST,
                           "WanRequest", &m->log)) < 0 ||
-        (ret = take_image(&out->rq.image, &out->image[0], m)) < 0 ||
-        (ret = take_video(out, m)) < 0)
+        (ret = take_image(&out->rq.image, &out->image[0], m)) < 0)
         return ret;
     if (!out->rq.sigma_max)
         out->rq.sigma_max = WAN_RCM_SIGMA;
     return take_image(&out->rq.last_image, &out->image[1], m);
 }
+
+#define bad(m, ...) wan_error_option(&(m)->log, __VA_ARGS__)
 
 static int check_text(const char *text, const char *option, const WanModel *m)
 {
@@ -285,12 +248,9 @@ static int check_request(const WanRequest *r, const WanModel *m)
 int wan_request_check(const WanRequest *r, const WanModel *m)
 {
     Request own;
-    int ret = take_request(&own, r, m);
+    const int ret = take_request(&own, r, m);
 
-    if (ret >= 0)
-        ret = check_request(&own.rq, m);
-    free_request(&own);
-    return ret;
+    return ret < 0 ? ret : check_request(&own.rq, m);
 }
 
 int wan_request_fit(WanRequest *r, const WanModel *m, int width, int height)
@@ -321,6 +281,12 @@ static int latent_frames(const WanRequest *r)
     return (r->frames - 1) / WAN_TIME_STRIDE + 1;
 }
 
+/* Of what is sampled: the video's, and those of the condition in front. */
+static int sampled_frames(const WanJob *j)
+{
+    return latent_frames(&j->rq) + wan_condition_lead(&j->condition);
+}
+
 static int guided(const WanRequest *r)
 {
     return r->guidance != 1;
@@ -343,7 +309,7 @@ static void draw_noise(WanJob *j, WanTensor *t, int draw)
 static void begin(WanJob *j)
 {
     WanDev *d = j->dev;
-    const int64_t T = latent_frames(&j->rq);
+    const int64_t T = sampled_frames(j);
     const WanCodecFamily *vae = j->model->vae.family;
     const int64_t h = j->rq.height / vae->stride;
     const int64_t w = j->rq.width / vae->stride;
@@ -425,7 +391,8 @@ static void begin_steps(WanJob *j)
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
     wan_stepcache_begin(j->dev, &j->cache, &j->model->dit.config, x);
     if (j->rq.preview)
-        wan_preview_begin(j->dev, &j->preview, &j->model->vae, x);
+        wan_preview_begin(j->dev, &j->preview, &j->model->vae, x,
+                          wan_condition_lead(&j->condition));
 }
 
 /* V = v_u + g (v_c - v_u) at X, then the solver's sums. */
@@ -436,20 +403,20 @@ static void denoise(WanJob *j, int i)
     const WanDit *dit = &j->model->dit;
     const double g = j->rq.guidance;
     WanTensor *s = j->solver;
-    const WanTensor *x;
+    WanDitInput in = { .dit = dit, .text = j->context, .rope = &j->rope };
     WanCombination c[WAN_MAX_COMBINATIONS];
     WanDitTime time;
 
     wan_section(d, "step %d", i);
-    x = wan_condition_input(&j->condition, d, &s[WAN_S_X]);
+    in.x = wan_condition_input(&j->condition, d, &s[WAN_S_X]);
+    in.image = wan_condition_context(&j->condition);
+    in.vace = wan_condition_vace(&j->condition, &in.nb_vace);
+    in.time = &time;
     wan_condition_time(&j->condition, d, &time, j->schedule.timestep[i]);
     WanTensor v[2] = { s[WAN_S_V] };            // COND, UNCOND
     if (guided(&j->rq))
         v[UNCOND] = wan_tmp_like(d, &s[WAN_S_V]);
-    wan_stepcache_forward(d, &j->cache, i, v, &s[WAN_S_X], &(WanDitInput){
-                              dit, x, &time, j->context,
-                              wan_condition_context(&j->condition),
-                              &j->rope });
+    wan_stepcache_forward(d, &j->cache, i, v, &s[WAN_S_X], &in);
     wan_section(d, "guidance and solver");
     if (guided(&j->rq)) {
         const WanTensor *both[] = { &v[COND], &v[UNCOND] };
@@ -490,14 +457,29 @@ static void denoise(WanJob *j, int i)
     wan_release(d, mark);
 }
 
-/* All but the latent makes room for the decoder. */
+/* x without its first n frames, in memory of its own. */
+static void drop_frames(WanDev *d, WanTensor *x, int64_t n)
+{
+    const int64_t C = x->dim[0], T = x->dim[1] - n, hw = x->dim[2] * x->dim[3];
+    const WanTensor all = wan_reshape(x, C, x->dim[1] * hw);
+    const WanTensor rest = wan_columns(&all, n * hw, T * hw);
+    WanTensor own = wan_tmp(d, C, T, x->dim[2], x->dim[3]);
+    WanTensor to = wan_reshape(&own, C, T * hw);
+
+    wan_op_copy(d, &to, &rest);
+    *x = own;
+}
+
+/* All but the video's latent makes room for the decoder. */
 static void begin_decode(WanJob *j)
 {
-    const WanTensor *x = &j->solver[WAN_S_X];
-    const int64_t chunk = x->dim[1] > 1 ? WAN_TIME_STRIDE : 1;
+    WanTensor *x = &j->solver[WAN_S_X];
+    const int64_t chunk = latent_frames(&j->rq) > 1 ? WAN_TIME_STRIDE : 1;
 
     wan_release(j->dev, j->latent_end);
     wan_dev_stage(j->dev, WAN_STAGE_DECODE);
+    if (wan_condition_lead(&j->condition))
+        drop_frames(j->dev, x, wan_condition_lead(&j->condition));
     j->rgb = wan_tmp(j->dev, chunk, j->rq.height, j->rq.width, 3);
     wan_codec_begin_decode(j->dev, &j->stream, &j->model->vae, x->dim[2],
                            x->dim[3]);
@@ -600,7 +582,7 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
         .weight_bytes = m->info.weight_bytes + m->pool.bytes,
         .available_bytes = m->memory ? m->memory :
                            wan_dev_available(m->device, m->cuda_context),
-        .tokens = (int64_t)T * (j->rq.height / m->info.size_multiple) *
+        .tokens = (int64_t)sampled_frames(j) * (j->rq.height / m->info.size_multiple) *
                   (j->rq.width / m->info.size_multiple),
     };
 
@@ -652,9 +634,10 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     int ret;
 
     if ((ret = take_request(&own, r, m)) < 0)
-        goto end;
+        return ret;
     rq = own.rq;
-    stand_in = (WanImage){ .format = WAN_PIX_RGB24, .width = rq.width,
+    stand_in = (WanImage){ .size = sizeof(stand_in),
+                           .format = WAN_PIX_RGB24, .width = rq.width,
                            .height = rq.height };
     rq.prompt = rq.prompt ? rq.prompt : "";
     if (wan_condition_needs(m) > 0 && !rq.image)
@@ -662,11 +645,9 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if (wan_condition_needs(m) > 1 && !rq.last_image)
         rq.last_image = &stand_in;
     if ((ret = check_request(&rq, m)) < 0)
-        goto end;
-    if (!(j = calloc(1, sizeof(*j)))) {
-        ret = wan_error_memory(&m->log, "job", "its plan");
-        goto end;
-    }
+        return ret;
+    if (!(j = calloc(1, sizeof(*j))))
+        return wan_error_memory(&m->log, "job", "its plan");
     j->model = (WanModel *)m;       // not changed, not freed
     j->rq = rq;
     wan_condition_init(&j->condition, m, &rq);
@@ -686,8 +667,6 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     wan_schedule_free(&j->schedule);
     wan_pager_free(&j->pager);
     free(j);
-end:
-    free_request(&own);
     return ret;
 }
 
@@ -797,23 +776,20 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     *out = NULL;
     if ((ret = take_request(&own, asked, m)) < 0 ||
         (ret = check_request(r, m)) < 0)
-        goto fail;
+        return ret;
     negative = r->negative_prompt ? r->negative_prompt
                                   : m->info.negative_prompt;
-    if (!m->tokenizer) {
-        ret = wan_error(&m->log, WAN_ERR(ENOSYS), "job: a model of shapes "
-                        "alone makes none");
-        goto fail;
-    }
-    if (!(j = calloc(1, sizeof(*j)))) {
-        ret = wan_error_memory(&m->log, "job", "its state");
-        goto fail;
-    }
+    if (!m->tokenizer)
+        return wan_error(&m->log, WAN_ERR(ENOSYS), "job: a model of shapes "
+                         "alone makes none");
+    if (!(j = calloc(1, sizeof(*j))))
+        return wan_error_memory(&m->log, "job", "its state");
     j->model = wan_model_ref(m);
     j->rq = *r;
     j->rq.prompt = j->rq.negative_prompt = NULL;
 
     j->rq.image = j->rq.last_image = NULL;
+    j->rq.controls = NULL;
     wan_condition_init(&j->condition, m, r);
     if ((ret = tokenize(j, COND, r->prompt, "prompt")) < 0 ||
         (ret = tokenize(j, UNCOND, negative, "negative_prompt")) < 0 ||
@@ -837,11 +813,9 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->dev->pager = j->pager;
     j->progress.total = 1 + guided(&j->rq);
     *out = j;
-    free_request(&own);
     return 0;
 fail:
     wan_job_close(&j);
-    free_request(&own);
     return ret;
 }
 

@@ -210,13 +210,14 @@ static void fit(WanDev *d, WanPreview *p, int64_t T)
 }
 
 void wan_preview_begin(WanDev *d, WanPreview *p, const WanCodec *vae,
-                       const WanTensor *latent)
+                       const WanTensor *latent, int lead)
 {
     p->vae = vae;
+    p->lead = lead;
     p->rgb = wan_tmp(d, WAN_PREVIEW_SCALE * latent->dim[2],
                      WAN_PREVIEW_SCALE * latent->dim[3], 3);
     if (!vae->family->quick)
-        fit(d, p, latent->dim[1]);
+        fit(d, p, latent->dim[1] - lead);
 }
 
 /* -------------------------------------------------------------- a step */
@@ -283,8 +284,9 @@ void wan_preview_step(WanDev *d, WanPreview *p, const WanTensor *x,
 {
     const WanMark mark = wan_mark(d);
     const int quick = p->vae->family->quick;
-    const int64_t h = x->dim[2], w = x->dim[3], middle = x->dim[1] / 2;
-    const int64_t n = quick && middle ? 2 : 1, pixels = 3 * h * w;
+    const int64_t h = x->dim[2], w = x->dim[3];
+    const int64_t middle = p->lead + (x->dim[1] - p->lead) / 2;
+    const int64_t n = quick && middle > p->lead ? 2 : 1, pixels = 3 * h * w;
     const int64_t small = pixels * WAN_PREVIEW_SCALE * WAN_PREVIEW_SCALE;
     WanTensor z = wan_tmp(d, WAN_LATENT_CHANNELS, n, h, w);
     float *picture, *host;

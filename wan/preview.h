@@ -17,6 +17,7 @@
 
 typedef struct WanPreview {
     const WanCodec *vae;
+    int lead;                   // frames in front that are not the clip's
     WanTensor rgb;              // [2h, 2w, 3], -1 to 1: of the last step
     /* Of a VAE that is too slow to be asked at every step, the linear map
      * nearest to it: values in the order row, column, colour. */
@@ -28,9 +29,10 @@ typedef struct WanPreview {
  * noise, always the same ones.
  *
  * @param latent [16, T, h, w], of which pictures will be made
+ * @param lead   of its frames those in front that are not the clip's
  */
 void wan_preview_begin(WanDev *d, WanPreview *p, const WanCodec *vae,
-                       const WanTensor *latent);
+                       const WanTensor *latent, int lead);
 
 /**
  * The picture of a step: the latent frame in the middle of x - sigma v, the

@@ -279,7 +279,7 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
                 "mean, as LightTAE" : "as they are sampled, as TAEHV",
                 c.scaled_by);
     settle(&b, m);
-    encoder = wan_condition_images(m) > 0 ||
+    encoder = wan_condition_encodes(m) ||
               wan_codec_has_encoder(&c, b.weights, b.naming);
     if ((ret = wan_codec_bind(&m->vae, &c, encoder, &b)) < 0)
         return ret;

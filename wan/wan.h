@@ -122,8 +122,11 @@ enum WanTask {
     WAN_TASK_T2V,       /**< text to video; one frame makes an image */
     WAN_TASK_I2V,       /**< a first frame and text to video */
     WAN_TASK_FLF2V,     /**< first and last frame and text to video */
-    WAN_TASK_TI2V       /**< text to video, from a first frame if there is one
+    WAN_TASK_TI2V,      /**< text to video, from a first frame if there is one
                              (Wan 2.2 TI2V-5B) */
+    WAN_TASK_VACE       /**< text to video, after a control video, around what
+                             is kept of one, with who is on pictures, or none
+                             of it: WanRequest.controls */
 };
 
 enum WanSampler {
@@ -344,18 +347,31 @@ typedef struct WanImage {
 
 /**
  * One VACE context: a control video, or one of which a part is kept, and
- * pictures of who or what is to be in it. wan_job_open() copies the pixels.
+ * pictures of who or what is to be in it. Images are as WanRequest.image is.
+ * wan_job_open() copies the pixels. What is kept is only followed, not copied
+ * into the result: whoever wants it exact puts it back.
  */
 typedef struct WanControl {
     size_t size;                /**< sizeof(WanControl) */
-    const WanImage *const *video;/**< nb_frames of them: the request's frames;
-                                     NULL: none, references alone */
-    const WanImage *const *mask;/**< likewise: 0 keeps, the largest value is made
-                                     anew; NULL: all is made anew */
+    /**
+     * nb_frames of them, as many as the request's frames, all of one size:
+     * it covers the request's and is cut. Of a frame of which nothing is known
+     * all is mid-grey, 0.5 in GBRPF32. NULL: there is none, references alone.
+     */
+    const WanImage *const *video;
+    /**
+     * Likewise, as large as video: 0 keeps what video has there, the largest
+     * value is made anew; of colours the red. Pixels part at one half, but the
+     * network sees the values. NULL: all is made anew.
+     */
+    const WanImage *const *mask;
     int nb_frames;
-    int nb_references;
+    int nb_references;          /**< up to 16, trained: 3; as many in each of a
+                                     request's controls */
+    /** In any size: all of each in the middle of white, if that has another
+     *  shape than the request. Each is a latent frame more to be computed. */
     const WanImage *const *references;
-    double scale;               /**< of its hints; 1 as trained */
+    double scale;               /**< of its hints, 0 to 10; 1 as trained */
 } WanControl;
 
 /** One video to make. wan_request_default() fills in the model's numbers. */
@@ -416,7 +432,8 @@ typedef struct WanRequest {
     /** Above 0, to 1: how much of them becomes noise, and so how many of the
      *  steps are made, the last steps * strength of them; at least one. */
     double strength;
-    /** VACE: what the video follows or keeps; at most WAN_CONTROLS. */
+    /** VACE: what the video follows or keeps, up to WAN_CONTROLS; their hints
+     *  add. Without any the video is made from its prompt alone. */
     const WanControl *const *controls;
     int nb_controls;
     int reserved;               /**< 0 */
@@ -424,7 +441,8 @@ typedef struct WanRequest {
 
 enum WanStage {
     WAN_STAGE_TEXT,     /**< prompts through the text encoder */
-    WAN_STAGE_IMAGE,    /**< images through CLIP and the VAE's encoder */
+    WAN_STAGE_IMAGE,    /**< images and videos through CLIP and the VAE's
+                             encoder */
     WAN_STAGE_STEPS,    /**< denoising */
     WAN_STAGE_DECODE,   /**< latents to pixels */
     WAN_STAGE_DONE
@@ -498,6 +516,32 @@ WAN_API const char *wan_sampler_name(enum WanSampler sampler);
  */
 WAN_API int wan_request_fit(WanRequest *r, const WanModel *m, int width,
                             int height);
+
+/**
+ * Choose size and length for a control video as VACE's own code does: as many
+ * tokens as r asks for with its present width, height and frames at most, in
+ * the video's aspect, and no more frames or pixels a frame than the video has.
+ * (Its code knows 832x480 and 1280x720, 81 frames.) What is longer is thinned
+ * out: wan_source_frame().
+ *
+ * Since 1.1.
+ *
+ * @param width, height  of the video, its pixels being square
+ * @param nb             frames that it has; with a mask the shorter's
+ * @return 0, or WAN_ERR(EINVAL): it is empty, or as wan_request_fit()
+ */
+WAN_API int wan_request_fit_video(WanRequest *r, const WanModel *m, int width,
+                                  int height, int nb);
+
+/**
+ * The frame of a video that stands for a frame of a shorter one, as VACE's own
+ * code chooses it. Since 1.1.
+ *
+ * @param frame  from 0 on, of frames in all
+ * @param nb     frames that the video has, rate of them a second
+ * @return from 0 to nb - 1
+ */
+WAN_API int wan_source_frame(int frame, int frames, int nb, double rate);
 
 /**
  * Check a request against the model. wan_job_open() does it too.

@@ -12,6 +12,7 @@
 
 #define LIMIT 2e-6
 #define TI2V_STAGES 10
+#define VACE_STAGES 13          // with those of the side stack, and its hints
 
 /* A case's timestep, or that of each latent frame of n tokens; how many spans
  * that is. */
@@ -40,6 +41,8 @@ static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
     WanDitSpan span[WAN_DIT_SPANS];
     char name[64];
     WanDitContext text, image;
+    WanDitInput in = { .dit = &m->dit };
+    WanDitVace vace;
     WanDitTime time;
     WanRope rope;
 
@@ -51,6 +54,8 @@ static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
     const GoldenTensor *y = golden_look(g, name);
     snprintf(name, sizeof(name), "case%d.in.clip_fea", i);
     const GoldenTensor *clip = golden_look(g, name);
+    snprintf(name, sizeof(name), "case%d.in.vace_context", i);
+    const GoldenTensor *beside = golden_look(g, name);
     CHECK(grid->child->valueint == x->dim[1]);
 
     WanTensor v = wan_tmp(d, x->dim[0], x->dim[1], x->dim[2], x->dim[3]);
@@ -68,6 +73,16 @@ static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
         wan_op_upload(d, &tokens, clip->data);
         wan_dit_image(d, &image, &m->dit, &tokens);
     }
+    if (beside) {
+        vace.context = wan_tmp(d, beside->dim[0], x->dim[1], x->dim[2],
+                               x->dim[3]);
+        vace.scale = wan_tmp(d, m->dit.config.dim);
+        wan_op_upload(d, &vace.context, beside->data);
+        wan_op_fill(d, &vace.scale,
+                    (float)grid->next->next->next->valuedouble);
+        in.vace = &vace;
+        in.nb_vace = 1;
+    }
     wan_op_upload(d, &ctx, context->data);
     wan_dit_text(d, &text, &m->dit, &ctx);
     wan_dit_times(d, &time, &m->dit,
@@ -75,8 +90,12 @@ static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
                         x->dim[2] / 2 * (x->dim[3] / 2)), span);
     wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
-    wan_dit_forward(d, &v, 1, &(WanDitInput){ &m->dit, &xt, &time, &text,
-                                              y ? &image : NULL, &rope });
+    in.x = &xt;
+    in.time = &time;
+    in.text = &text;
+    in.image = y ? &image : NULL;
+    in.rope = &rope;
+    wan_dit_forward(d, &v, 1, &in);
     CHECK(!wan_dev_error(d));
     cJSON_Delete(cases);
     return v;
@@ -161,6 +180,14 @@ TEST(times_cpu)
 {
     forward_all(dut, "dit-wan22-ti2v-5b.safetensors", "tiny/wan22-ti2v-5b",
                 TI2V_STAGES);
+}
+
+#define VACE "dit-vace.safetensors"
+TEST(vace_ref) { forward_all("ref", VACE, "tiny/wan-vace", VACE_STAGES); }
+TEST(vace_cpu) { forward_all(dut, VACE, "tiny/wan-vace", VACE_STAGES); }
+TEST(vace_diffusers)
+{
+    forward_all(dut, VACE, "tiny/wan-vace-diffusers", VACE_STAGES);
 }
 
 /* Quantised files: what their numbers, dequantised, give by the same code in
@@ -255,17 +282,27 @@ TEST(gguf_stages)
 }
 
 /* Two branches side by side give what each gives alone, bit for bit. */
-TEST(branches)
+static void side_by_side(const char *golden, const char *folder)
 {
-    Golden *g = golden_open("dit-t2v.safetensors");
-    WanModel *m = open_tiny("tiny/wan-t2v", dut);
+    Golden *g = golden_open(golden);
+    const GoldenTensor *beside = golden_look(g, "case0.in.vace_context");
+    WanModel *m = open_tiny(folder, dut);
     WanDev *d = open_dev(dut);
     const GoldenTensor *x = golden_find(g, "case0.in.x");
     WanTensor xt = wan_tmp(d, x->dim[0], x->dim[1], x->dim[2], x->dim[3]);
     WanTensor alone[2], both[2];
     WanDitContext text[2];
+    WanDitVace vace;
     WanDitTime time;
     WanRope rope;
+
+    if (beside) {
+        vace.context = wan_tmp(d, beside->dim[0], x->dim[1], x->dim[2],
+                               x->dim[3]);
+        vace.scale = wan_tmp(d, m->dit.config.dim);
+        wan_op_upload(d, &vace.context, beside->data);
+        wan_op_fill(d, &vace.scale, 0.7f);
+    }
 
     for (int b = 0; b < 2; b++) {
         char name[32];
@@ -283,12 +320,15 @@ TEST(branches)
     wan_dit_time(d, &time, &m->dit, 500);
     wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
-    for (int b = 0; b < 2; b++)
-        wan_dit_forward(d, &alone[b], 1,
-                        &(WanDitInput){ &m->dit, &xt, &time, &text[b], NULL,
-                                        &rope });
-    wan_dit_forward(d, both, 2, &(WanDitInput){ &m->dit, &xt, &time, text,
-                                                NULL, &rope });
+    WanDitInput in = { .dit = &m->dit, .x = &xt, .time = &time, .rope = &rope,
+                       .vace = &vace, .nb_vace = m->dit.config.nb_vace > 0 };
+
+    for (int b = 0; b < 2; b++) {
+        in.text = &text[b];
+        wan_dit_forward(d, &alone[b], 1, &in);
+    }
+    in.text = text;
+    wan_dit_forward(d, both, 2, &in);
     CHECK(!wan_dev_error(d));
     float *v[4] = { values_of(d, &alone[0]), values_of(d, &both[0]),
                     values_of(d, &alone[1]), values_of(d, &both[1]) };
@@ -303,6 +343,9 @@ TEST(branches)
     wan_model_close(&m);
     golden_close(&g);
 }
+
+TEST(branches) { side_by_side("dit-t2v.safetensors", "tiny/wan-t2v"); }
+TEST(vace_branches) { side_by_side("dit-vace.safetensors", "tiny/wan-vace"); }
 
 /* The rotary embedding alone, for four head sizes. */
 static void rope(const char *device)
@@ -360,6 +403,9 @@ int main(int argc, char **argv)
     RUN(two_images_cpu);
     RUN_REF(times_ref);
     RUN(times_cpu);
+    RUN_REF(vace_ref);
+    RUN(vace_cpu);
+    RUN(vace_diffusers);
     RUN_REF(gguf_q8_0_ref);
     RUN(gguf_q8_0_cpu);
     RUN_REF(gguf_q4_k_ref);
@@ -367,5 +413,6 @@ int main(int argc, char **argv)
     RUN(gguf_sdcpp_cpu);
     RUN_REF(gguf_stages);
     RUN(branches);
+    RUN(vace_branches);
     return test_end();
 }

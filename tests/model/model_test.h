@@ -66,7 +66,7 @@ static inline WanModel *open_tiny(const char *folder, const char *device)
     p.threads = 2;
     p.log = print_log;
     p.log_level = WAN_LOG_WARNING;
-    if (!strstr(folder, "diffusers")) {
+    if (!strstr(folder, "diffusers") || strstr(folder, "vace")) {
         p.text_encoder = p.tokenizer = rest;
         p.vae = strstr(folder, "wan22-ti2v") ? NULL : rest;
         p.clip = clip;
@@ -119,6 +119,81 @@ static inline void golden_images(WanImage image[2], Golden *g)
                                    .data = { (void *)t->raw },
                                    .stride = { 3 * t->dim[1] } };
     }
+}
+
+/* The VACE control of a golden. */
+typedef struct GoldenControl {
+    WanControl control;
+    const WanControl *list[WAN_CONTROLS];   // that one alone
+    WanImage image[2][16], reference[4];
+    const WanImage *pointer[3][16];
+    uint8_t *mask;                          // [f, h, w, 3]
+    float *grey;                            // of a frame that is not given
+} GoldenControl;
+
+static inline void golden_control_free(GoldenControl *c)
+{
+    free(c->mask);
+    free(c->grey);
+}
+
+static inline WanImage golden_rgb(const uint8_t *rgb, int64_t h, int64_t w)
+{
+    return (WanImage){ .size = sizeof(WanImage), .format = WAN_PIX_RGB24,
+                       .width = (int)w, .height = (int)h,
+                       .data = { (void *)rgb }, .stride = { 3 * w } };
+}
+
+static inline void golden_clip(GoldenControl *c, Golden *g)
+{
+    const GoldenTensor *rgb = golden_find(g, "in.frames_u8");
+    const GoldenTensor *mask = golden_find(g, "in.mask_u8");
+    const GoldenTensor *given = golden_look(g, "in.given");
+    const int64_t f = rgb->dim[0], h = rgb->dim[1], w = rgb->dim[2];
+
+    c->mask = malloc(3 * mask->n);
+    c->grey = malloc(h * w * sizeof(*c->grey));
+    for (int64_t i = 0; i < 3 * mask->n; i++)
+        c->mask[i] = mask->raw[i / 3];
+    for (int64_t i = 0; i < h * w; i++)
+        c->grey[i] = 0.5f;
+    for (int i = 0; i < f && i < 16; i++) {
+        c->image[0][i] = golden_rgb(rgb->raw + i * 3 * h * w, h, w);
+        c->image[1][i] = golden_rgb(c->mask + i * 3 * h * w, h, w);
+        if (given && !given->raw[i])
+            c->image[0][i] = (WanImage){
+                .size = sizeof(WanImage), .format = WAN_PIX_GBRPF32,
+                .width = (int)w, .height = (int)h,
+                .data = { c->grey, c->grey, c->grey },
+                .stride = { 4 * w, 4 * w, 4 * w },
+            };
+        for (int k = 0; k < 2; k++)
+            c->pointer[k][i] = &c->image[k][i];
+    }
+    c->control.video = c->pointer[0];
+    c->control.mask = c->pointer[1];
+    c->control.nb_frames = (int)f;
+}
+
+static inline void golden_control(GoldenControl *c, Golden *g, const cJSON *a)
+{
+    const cJSON *scale = cJSON_GetObjectItem(a, "context_scale");
+    const GoldenTensor *t;
+    char name[16];
+
+    *c = (GoldenControl){ .control = { .size = sizeof(WanControl),
+                                       .scale = scale ? scale->valuedouble
+                                                      : 1 },
+                          .list = { &c->control } };
+    if (golden_look(g, "in.frames_u8"))
+        golden_clip(c, g);
+    for (int i = 0; snprintf(name, sizeof(name), "ref%d", i),
+                    (t = golden_look(g, name)); i++) {
+        c->reference[i] = golden_rgb(t->raw, t->dim[0], t->dim[1]);
+        c->pointer[2][i] = &c->reference[i];
+        c->control.nb_references = i + 1;
+    }
+    c->control.references = c->pointer[2];
 }
 
 static inline int golden_number(const cJSON *a, const char *key,

@@ -51,7 +51,7 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
         want = g->data;
         seen->contexts++;
     } else if (!strcmp(name, "clip_fea") || !strcmp(name, "y_latent") ||
-               !strcmp(name, "z_image")) {
+               !strcmp(name, "z_image") || !strcmp(name, "vace_context")) {
         g = golden_find(seen->golden, name);
         CHECK(g->n == wan_count(t));
         want = g->data;
@@ -80,8 +80,10 @@ static void generate(const char *golden, const char *folder,
     const GoldenTensor *video = golden_look(g, "video");
     Seen seen = { .golden = g, .limit = limit_on(device, LIMIT),
                   .start_limit = limit_on(device, 4e-6) };
+    const int vace = m->info.task == WAN_TASK_VACE;
     WanImage image[2] = { { 0 } };
-    GoldenVideo in;
+    GoldenControl control = { 0 };
+    GoldenVideo in = { 0 };
     WanRequest rq;
     WanPlan plan;
     WanJob *job;
@@ -89,7 +91,13 @@ static void generate(const char *golden, const char *folder,
 
     golden_images(image, g);
     golden_request(&rq, m, g, a, image);
-    golden_video(&in, &rq, g, a);
+    if (vace) {
+        golden_control(&control, g, a);
+        rq.controls = control.list;
+        rq.nb_controls = 1;
+    } else {
+        golden_video(&in, &rq, g, a);
+    }
     seen.last_step = rq.steps - 1 - in.first_step;
     const int64_t HW = (int64_t)rq.width * rq.height;
     float *planes = malloc(3 * HW * sizeof(*planes));
@@ -124,7 +132,7 @@ static void generate(const char *golden, const char *folder,
     CHECK(wan_job_frame(job, &(WanImage){ 0 }) == WAN_EOF);
     CHECK(wan_job_step(job, NULL) == 0);
     CHECKF(seen.contexts == 2, "%d texts", seen.contexts);
-    CHECKF(seen.images == (!rq.image ? 0 : m->info.clip_dim ? 2 : 1),
+    CHECKF(seen.images == (!rq.image ? vace : m->info.clip_dim ? 2 : 1),
            "%d images", seen.images);
     CHECKF(seen.steps >= 1, "%d steps", seen.steps);
     CHECKF(seen.starts == (rq.video ? 2 : 0), "%d starts", seen.starts);
@@ -153,6 +161,7 @@ static void generate(const char *golden, const char *folder,
 end:
     free(planes);
     free(all);
+    golden_control_free(&control);
     cJSON_Delete(a);
     wan_model_close(&m);
     golden_close(&g);
@@ -334,6 +343,13 @@ TEST(ti2v_image_dpm5_cpu) { generate(TI2V("i2v-dpm5"), dut); }
 TEST(v2v_unipc6_ref) { generate("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", "ref"); }
 TEST(v2v_unipc6_cpu) { generate("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", dut); }
 TEST(v2v_dpm8_cpu) { generate("pipeline-v2v-dpm8.safetensors", "tiny/wan-t2v", dut); }
+#define VACE(name) "pipeline-vace-" name ".safetensors", "tiny/wan-vace"
+TEST(vace_control_ref) { generate(VACE("control-unipc4"), "ref"); }
+TEST(vace_control_cpu) { generate(VACE("control-unipc4"), dut); }
+TEST(vace_inpaint_ref) { generate(VACE("inpaint-dpm5"), "ref"); }
+TEST(vace_inpaint_cpu) { generate(VACE("inpaint-dpm5"), dut); }
+TEST(vace_references_cpu) { generate(VACE("ref-unipc3"), dut); }
+TEST(vace_extend_cpu) { generate(VACE("extend-unipc4"), dut); }
 
 /* All frames of a small request, in a checksum; on a device with that much
  * memory, 0: what is free. */
@@ -411,6 +427,12 @@ int main(int argc, char **argv)
     RUN_REF(v2v_unipc6_ref);
     RUN(v2v_unipc6_cpu);
     RUN(v2v_dpm8_cpu);
+    RUN_REF(vace_control_ref);
+    RUN(vace_control_cpu);
+    RUN_REF(vace_inpaint_ref);
+    RUN(vace_inpaint_cpu);
+    RUN(vace_references_cpu);
+    RUN(vace_extend_cpu);
     RUN(streamed_weights);
     return test_end();
 }

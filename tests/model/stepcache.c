@@ -271,8 +271,8 @@ typedef struct Step {
 
 static WanDitInput input_of(const Step *s, int i)
 {
-    return (WanDitInput){ &s->model->dit, &s->x[i], &s->time, s->text, NULL,
-                          &s->rope };
+    return (WanDitInput){ .dit = &s->model->dit, .x = &s->x[i],
+                          .time = &s->time, .text = s->text, .rope = &s->rope };
 }
 
 static void step_open(Step *s, Golden *g)

@@ -298,7 +298,7 @@ TEST(preview_is_decoded)
     /* x + 0.25 v is run on: what it foresees is x */
     wan_op_noise(d, &v, WAN_RNG_CPU, 1, 256);
     wan_op_lincomb(d, &x, 2, (double[]){ 1, 0.25 }, both);
-    wan_preview_begin(d, &p, &t.codec, &x);
+    wan_preview_begin(d, &p, &t.codec, &x, 0);
     wan_preview_step(d, &p, &x, &v, 0.25);
     const double err = tensor_rel_l2(d, &p.rgb, want, 72);
     CHECKF(wan_count(&p.rgb) == 72 && err <= limit_on(dut, LIMIT),

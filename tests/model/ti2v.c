@@ -99,7 +99,7 @@ static void cover(const char *golden)
     float *rgb = malloc(sizeof(*rgb) * 3 * w * h);
     int bad = 0;
 
-    CHECK(wan_image_cover(rgb, &img, w, h) == 0);
+    CHECK(wan_image_cover(rgb, &img, w, h, WAN_LANCZOS) == 0);
     for (int c = 0; c < 3; c++)
         for (int i = 0; i < w * h; i++)
             bad += lrintf((rgb[c * w * h + i] + 1) / 2 * 255) !=
@@ -134,11 +134,11 @@ TEST(cover_formats)
     }
     for (int k = 0; k < 3; k++) {
         img[k].width = W, img[k].height = H;
-        CHECK(wan_image_cover(rgb[k], &img[k], 64, 32) == 0);
+        CHECK(wan_image_cover(rgb[k], &img[k], 64, 32, WAN_LANCZOS) == 0);
         CHECK(!memcmp(rgb[k], rgb[0], sizeof(rgb[0])));
     }
     img[0].width = img[0].height = 1;
-    CHECK(wan_image_cover(rgb[0], &img[0], 64, 32) == 0);
+    CHECK(wan_image_cover(rgb[0], &img[0], 64, 32, WAN_LANCZOS) == 0);
     for (int i = 0; i < 3 * 32 * 64; i++)
         CHECK(rgb[0][i] == (packed[i / 2048] / 255.f - 0.5f) / 0.5f);
 }

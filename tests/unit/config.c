@@ -70,7 +70,11 @@ TEST(refused)
         "{\"steps\": [8]}", "{\"guidance\": -1}", "{\"guidance\": 100.5}",
         "{\"guidance\": \"5\"}", "{\"guidance\": 1e999}",
         "{\"shift\": 0}", "{\"shift\": -3}", "{\"shift\": 1e3}",
-        "{\"shift\": {}}",
+        "{\"shift\": {}}", "{\"vace_layers\": 2}", "{\"vace_layers\": []}",
+        "{\"vace_layers\": [0, 0]}", "{\"vace_layers\": [4, 2]}",
+        "{\"vace_layers\": [-1]}", "{\"vace_layers\": [0.5]}",
+        "{\"vace_layers\": [1e3]}", "{\"vace_layers\": [\"0\"]}",
+        "{\"vace_layers\": {\"a\": 0}}", "{\"vace_in_dim\": 0}",
     };
     WanConfigFile c;
 
@@ -120,6 +124,23 @@ TEST(defaults)
     CHECK(info.frames == 81 && info.guidance == 6 && info.width == 832);
 }
 
+/* A list that does not end, and the longest that can be. */
+TEST(vace_layers)
+{
+    WanConfigFile c;
+    char text[1024];
+    int n = snprintf(text, sizeof(text), "{\"vace_layers\": [0");
+
+    for (int i = 1; i < WAN_VACE_BLOCKS; i++)
+        n += snprintf(text + n, sizeof(text) - n, ",%d", 2 * i);
+    snprintf(text + n, sizeof(text) - n, "], \"vace_in_channels\": 96}");
+    CHECK(parse(&c, text) == 0 && c.nb_vace == WAN_VACE_BLOCKS);
+    CHECK(c.vace_layer[1] == 2 && c.vace_layer[63] == 126 && c.vace_in == 96);
+    snprintf(text + n, sizeof(text) - n, ",998]}");
+    CHECK(parse(&c, text) == WAN_INVALIDDATA && strstr(last, "vace_layers"));
+    CHECK(parse(&c, "{}") == 0 && c.nb_vace == -1);
+}
+
 TEST(deep_nesting)
 {
     static char text[200001];
@@ -129,19 +150,88 @@ TEST(deep_nesting)
     CHECK(parse(&c, text) == WAN_INVALIDDATA);
 }
 
-static int detect(WanDitConfig *c, const WanConfigFile *file)
+static int detect_in(const char *folder, WanDitConfig *c,
+                     const WanConfigFile *file)
 {
+    char path[128];
     WanNaming naming;
     WanWeights *w;
     int ret;
 
-    ret = wan_weights_open(&w, golden_path(
-        "tiny/wan-t2v/diffusion_pytorch_model.safetensors"), &log_keep);
+    snprintf(path, sizeof(path), "tiny/%s/diffusion_pytorch_model.safetensors",
+             folder);
+    ret = wan_weights_open(&w, golden_path(path), &log_keep);
     if (!CHECK(ret == 0))
         return ret;
     ret = wan_config_dit(c, &naming, w, file, &log_keep);
     wan_weights_close(&w);
     return ret;
+}
+
+static int detect(WanDitConfig *c, const WanConfigFile *file)
+{
+    return detect_in("wan-t2v", c, file);
+}
+
+/* The side stack's blocks are counted; the list says where hints go, else they
+ * are evenly spread. */
+TEST(vace)
+{
+    static const char *const folder[] = { "wan-vace",
+                                          "wan-vace-diffusers/transformer" };
+    WanConfigFile file;
+    WanDitConfig c;
+
+    for (int i = 0; i < 2; i++) {
+        parse(&file, "{\"num_heads\": 2}");
+        CHECK(detect_in(folder[i], &c, &file) == 0);
+        CHECK(c.task == WAN_TASK_VACE && c.layers == 4 && c.in_dim == 16);
+        CHECK(c.nb_vace == 2 && c.vace_layer[0] == 0 && c.vace_layer[1] == 2);
+        parse(&file, "{\"num_heads\": 2, \"vace_layers\": [1, 3]}");
+        CHECK(detect_in(folder[i], &c, &file) == 0);
+        CHECK(c.nb_vace == 2 && c.vace_layer[0] == 1 && c.vace_layer[1] == 3);
+    }
+    parse(&file, "{\"num_heads\": 2, \"vace_layers\": [0]}");
+    CHECK(detect_in(folder[0], &c, &file) == WAN_INVALIDDATA);
+    CHECKF(strstr(last, "lists 1 vace_layers up to 0, the tensors are 2"), "%s",
+           last);
+    parse(&file, "{\"num_heads\": 2, \"vace_layers\": [0, 4]}");
+    CHECK(detect_in(folder[0], &c, &file) == WAN_INVALIDDATA);
+    CHECK(strstr(last, "vace_layers up to 4"));
+    parse(&file, "{\"num_heads\": 2, \"vace_in_dim\": 95}");
+    CHECK(detect_in(folder[0], &c, &file) == WAN_INVALIDDATA);
+    CHECK(strstr(last, "vace_in_dim 95"));
+    parse(&file, "{\"num_heads\": 2, \"model_type\": \"t2v\"}");
+    CHECK(detect_in(folder[0], &c, &file) == WAN_INVALIDDATA);
+    CHECK(strstr(last, "model_type t2v, the tensors say vace"));
+}
+
+/* What config.json is written as is read as the same, for each known size. */
+TEST(written_and_read)
+{
+    static const char *const name[] = { "t2v-1.3B", "ti2v-5B", "vace-1.3B",
+                                        "vace-14B" };
+
+    for (int i = 0; i < 4; i++) {
+        WanBytes b = { 0 };
+        WanConfigFile file;
+        WanDitConfig c;
+        WanT5Config t5;
+        WanVaeConfig vae;
+        WanClipConfig clip;
+
+        CHECK(wan_config_named(name[i], &c, &t5, &vae, &clip) == 0);
+        wan_config_text(&b, &c, NULL);
+        CHECK(wan_config_parse(&file, (const char *)b.data, b.n, "text",
+                               &log_keep) == 0);
+        CHECK(file.dim == c.dim && file.layers == c.layers &&
+              file.heads == c.heads && file.in_dim == c.in_dim);
+        CHECK(!strcmp(file.model_type, wan_config_task(c.task)));
+        CHECK(c.nb_vace ? file.nb_vace == c.nb_vace && file.vace_in == 96 &&
+              !memcmp(file.vace_layer, c.vace_layer, sizeof(c.vace_layer))
+                        : file.nb_vace == -1 && file.vace_in == -1);
+        free(b.data);
+    }
 }
 
 TEST(file_and_shapes_must_agree)
@@ -283,6 +373,12 @@ TEST(known_sizes)
           c.task == WAN_TASK_TI2V && !c.clip_dim);
     CHECK(vae.family == WAN_VAE_WAN22 && vae.dim == 256 &&
           vae.encoder_dim == 160);
+    CHECK(wan_config_named("vace-14B", &c, &t5, &vae, &clip) == 0);
+    CHECK(c.dim == 5120 && c.task == WAN_TASK_VACE && c.nb_vace == 8);
+    wan_config_cut(&c, 6);
+    CHECK(c.layers == 6 && c.nb_vace == 2 && c.vace_layer[1] == 5);
+    CHECK(wan_config_named("vace-5B", &c, &t5, &vae, &clip) ==
+          WAN_ERR(EINVAL));
     CHECK(wan_config_named("t2v-2B", &c, &t5, &vae, &clip) == WAN_ERR(EINVAL));
 }
 
@@ -292,7 +388,10 @@ int main(void)
     RUN(diffusers_words);
     RUN(refused);
     RUN(defaults);
+    RUN(vace_layers);
     RUN(deep_nesting);
+    RUN(vace);
+    RUN(written_and_read);
     RUN(file_and_shapes_must_agree);
     RUN(one_line);
     RUN(no_memory_is_not_damage);

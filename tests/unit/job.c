@@ -260,8 +260,6 @@ TEST(video_requests_are_checked)
     good.nb_video = 5;
     CHECK(good.strength == 0.8);
     CHECK(wan_request_check(&good, m) == 0);
-    REFUSED(nb_video, 0, "option video: a list of 0 frames");
-    REFUSED(nb_video, 1 << 20, "option video: a list of 1048576 frames");
     REFUSED(nb_video, 4, "option video: it has 4 frames, but frames is 5");
     REFUSED(strength, 0, "option strength: 0; above 0, to 1 can be");
     REFUSED(strength, NAN, "option strength: nan");
@@ -270,13 +268,13 @@ TEST(video_requests_are_checked)
             "the smallest that makes one");
     REFUSED(image, &frame, "option image: there is a video");
     video[3] = NULL;
-    REFUSED(nb_video, 5, "option video: frame 3 is none");
+    REFUSED(nb_video, 5, "option video: one of its images is not there");
     video[3] = &other;
     other.width = 0;
-    REFUSED(nb_video, 5, "option video: frame 3: 0x16; sides");
+    REFUSED(nb_video, 5, "option video: 0x16; sides");
     other = frame;
     other.format = WAN_PIX_YUV420P;
-    REFUSED(nb_video, 5, "option video: frame 3: it must be rgb24");
+    REFUSED(nb_video, 5, "option video: it must be rgb24");
     other = frame;
     other.size = 0;
     REFUSED(nb_video, 5, "WanImage: its size is 0");

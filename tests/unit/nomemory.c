@@ -96,6 +96,12 @@ static int run(const WanModelParams *p, const char **where)
     WanImage image = { .size = sizeof(image), .format = WAN_PIX_RGB24,
                        .width = 24, .height = 24, .data = { pixels },
                        .stride = { 72 } };
+    const WanImage *one[] = { &image };
+    const WanControl control = { .size = sizeof(control), .video = one,
+                                 .mask = one, .nb_frames = 1,
+                                 .references = one, .nb_references = 1,
+                                 .scale = 1 };
+    const WanControl *controls[] = { &control };
     WanModel *m = NULL;
     WanJob *job = NULL;
     WanRequest rq;
@@ -112,6 +118,8 @@ static int run(const WanModelParams *p, const char **where)
     rq.steps = 1;
     rq.guidance = 1;
     rq.image = wan_model_info(m)->task == WAN_TASK_I2V ? &image : NULL;
+    rq.controls = controls;
+    rq.nb_controls = wan_model_info(m)->task == WAN_TASK_VACE;
     *where = "plan";
     if ((ret = wan_plan(&plan, m, &rq)) < 0)
         goto end;
@@ -234,6 +242,15 @@ TEST(images)
     fail_each(&p);
 }
 
+TEST(vace)
+{
+    static char rest[4096];
+
+    snprintf(rest, sizeof(rest), "%s", golden_path("tiny/wan-t2v"));
+    const WanModelParams p = params(golden_path("tiny/wan-vace"), rest);
+    fail_each(&p);
+}
+
 TEST(shards)
 {
     static char rest[4096];
@@ -275,6 +292,7 @@ int main(void)
     RUN(official_and_lora);
     RUN(gguf_and_lora);
     RUN(images);
+    RUN(vace);
     RUN(shards);
     RUN(searched);
     return test_end();
