@@ -87,6 +87,7 @@
 #define AHEAD_US     2000000            ///< default of ahead with clips=0
 #define SETTLE_US    300000             ///< a file that is written needs to rest
 #define MAX_TEXT       65536            ///< bytes of a prompt
+#define DEFAULT_STRENGTH 0.8
 
 #define SOURCE_TYPE "http://cv.iptc.org/newscodes/digitalsourcetype/" \
                     "trainedAlgorithmicMedia"
@@ -165,7 +166,7 @@ typedef struct WanContext {
     char cuda_device[16];               ///< its card, as libwan calls it
 
     /* wan_i2v */
-    uint8_t *blank_row;
+    uint8_t *blank_pixels;
     WanImage blank;                     ///< stands for the image to come
     AVFrame *last_frame;                ///< of FLF2V
     WanImage last_image;                ///< its pixels
@@ -180,6 +181,8 @@ typedef struct WanContext {
     /* wan_v2v */
     int redraws;                        ///< it is that
     double strength;
+    int mask;                           ///< there is a second input
+    int keep;
     int out_w, out_h;                   ///< of the output; w and h the model's
     int cover;                          ///< the input is cut to a given size
     const WanImage **video;             ///< [frames], all blank: stands for a
@@ -190,6 +193,19 @@ typedef struct WanContext {
                                         ///< its job runs
     int left;                           ///< frames to come of what was handed
     int last_handed;
+    AVFrame *unmasked;                  ///< waits for its mask
+    AVFrame *mask_now, *mask_next;      ///< the mask at that time; a later one
+    int mask_ended;
+
+    /* VACE */
+    char *reference_paths;
+    double context_scale;
+    AVFrame **reference;
+    WanImage *reference_image;
+    const WanImage **references;
+    int nb_references;
+    WanControl control;                 ///< of plans, and of wan_t2v's clips
+    const WanControl *controls[1];
 
     char *manual;                       ///< page about models; the demo is used
     WanModel *model;
@@ -290,6 +306,11 @@ typedef struct WanContext {
     { "label",    "mark the frames as AI-generated", OFFSET(label), AV_OPT_TYPE_BOOL, {.i64 = 1}, 0, 1, FLAGS }, \
     { "preview",  "add an output with a small picture of every step", OFFSET(preview), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }, \
     { "reload",   "look at the files of prompts again before each clip", OFFSET(reload), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }
+
+/* What a VACE checkpoint can be told besides a video. */
+#define CONTROL_OPTIONS \
+    { "reference", "set pictures of who or what is to be seen, path[|path...], for VACE", OFFSET(reference_paths), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "context_scale", "set how strongly a VACE model follows them and its video", OFFSET(context_scale), AV_OPT_TYPE_DOUBLE, {.dbl = 1}, 0, 10, FLAGS }
 
 /* What those have that decide on a clip's length and time themselves. */
 #define CLIP_OPTIONS \
@@ -1104,16 +1125,21 @@ static int decode_interrupted(void *opaque)
     return interrupted(opaque);
 }
 
-/** An image of that size for plans, all its rows being one. */
-static int make_blank(WanContext *s, int width, int height)
+/** A black image of that size, or a white one. */
+static int make_image(WanImage *image, uint8_t **pixels, int width, int height,
+                      int level)
 {
-    av_freep(&s->blank_row);
-    s->blank_row = av_calloc(width, 3);
-    if (!s->blank_row)
+    const size_t size = 3LL * width * height;
+
+    av_freep(pixels);
+    *pixels = av_malloc(size);
+    if (!*pixels)
         return AVERROR(ENOMEM);
-    s->blank = (WanImage) {
-        .size   = sizeof(s->blank), .format = WAN_PIX_RGB24,
-        .width  = width, .height = height, .data = { s->blank_row },
+    memset(*pixels, level, size);
+    *image = (WanImage) {
+        .size   = sizeof(*image), .format = WAN_PIX_RGB24,
+        .width  = width, .height = height, .data = { *pixels },
+        .stride = { 3 * width },
     };
     return 0;
 }
@@ -1148,8 +1174,16 @@ static int open_images(AVFilterContext *ctx)
         return AVERROR(EINVAL);
     }
 
-    if ((ret = make_blank(s, in->w, in->h)) < 0)
-        return ret;
+    /* all its rows are one */
+    av_freep(&s->blank_pixels);
+    s->blank_pixels = av_calloc(in->w, 3);
+    if (!s->blank_pixels)
+        return AVERROR(ENOMEM);
+    s->blank = (WanImage) {
+        .size   = sizeof(s->blank), .format = WAN_PIX_RGB24,
+        .width  = in->w, .height = in->h, .data = { s->blank_pixels },
+    };
+
     if (flf) {
         av_frame_free(&s->last_frame);
         ret = ff_wan_decode_file(ctx, &s->last_frame, "last_image",
@@ -1159,6 +1193,70 @@ static int open_images(AVFilterContext *ctx)
         ff_wan_describe(&s->last_image, s->last_frame);
     }
     return 0;
+}
+
+/** Does the model follow a control video and pictures? */
+static int is_vace(const WanContext *s)
+{
+    return s->info->task == WAN_TASK_VACE;
+}
+
+static void free_references(WanContext *s)
+{
+    int i;
+
+    for (i = 0; i < s->nb_references; i++)
+        av_frame_free(&s->reference[i]);
+    s->nb_references = 0;
+    av_freep(&s->reference);
+    av_freep(&s->reference_image);
+    av_freep(&s->references);
+}
+
+/** Read the pictures of the option reference. */
+static int open_references(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    const AVIOInterruptCB interrupt = { decode_interrupted, ctx };
+    const char *paths = s->reference_paths ? s->reference_paths : "";
+    int ret = 0, max = 1, i;
+
+    free_references(s);
+    for (i = 0; paths[i]; i++)
+        max += paths[i] == '|';
+    s->reference       = av_calloc(max, sizeof(*s->reference));
+    s->reference_image = av_calloc(max, sizeof(*s->reference_image));
+    s->references      = av_calloc(max, sizeof(*s->references));
+    if (!s->reference || !s->reference_image || !s->references)
+        return AVERROR(ENOMEM);
+    while (*paths && ret >= 0) {
+        const int n = s->nb_references;
+        char *path  = av_get_token(&paths, "|");
+
+        if (!path)
+            return AVERROR(ENOMEM);
+        ret = ff_wan_decode_file(ctx, &s->reference[n], "reference", path,
+                                 &interrupt);
+        av_free(path);
+        if (ret < 0)
+            return ret;
+        ff_wan_describe(&s->reference_image[n], s->reference[n]);
+        s->references[n] = &s->reference_image[n];
+        s->nb_references++;
+        paths += *paths == '|';
+    }
+    return ret;
+}
+
+/** A control with the pictures alone, or with a window's frames as well. */
+static WanControl make_control(const WanContext *s, const WanImage **video,
+                               const WanImage **mask)
+{
+    return (WanControl) {
+        .size = sizeof(WanControl), .video = video, .mask = mask,
+        .nb_frames = video ? s->frames : 0, .references = s->references,
+        .nb_references = s->nb_references, .scale = s->context_scale,
+    };
 }
 
 /* ---------------------------------------------------------------- request */
@@ -1204,7 +1302,10 @@ static int make_request(const WanContext *s, WanRequest *rq)
     if (s->cache_run != -1)
         rq->cache_run = s->cache_run;
     rq->preview     = s->preview;
-    if (s->video) {
+    if (is_vace(s)) {
+        rq->controls    = s->controls;
+        rq->nb_controls = 1;
+    } else if (s->video) {
         rq->video    = s->video;
         rq->nb_video = s->frames;
         rq->strength = s->strength;
@@ -1446,16 +1547,26 @@ static int settle_windows(AVFilterContext *ctx)
 
     s->ahead       = 0;
     s->join_frames = FFMIN(FF_WAN_CHUNK, s->frames / 2);
+    if (is_vace(s))
+        s->join_frames = s->keep != -1 ? s->keep : FFMIN(9, s->frames / 2 / 4 * 4 + 1);
+    if (s->frames == 1)
+        s->join_frames = 0;             /* each frame is alone */
+    else if (s->join_frames >= s->frames) {
+        av_log(ctx, AV_LOG_ERROR, "keep=%d: a window has %d frames, so %d at "
+               "most can be kept\n", s->keep, s->frames, s->frames - 4);
+        return AVERROR(EINVAL);
+    }
     av_freep(&s->held);
     av_freep(&s->video);
     s->held  = av_calloc(s->join_frames + 1, sizeof(*s->held));
     s->video = av_malloc_array(s->frames, sizeof(*s->video));
     if (!s->held || !s->video)
         return AVERROR(ENOMEM);
-    if ((ret = make_blank(s, s->w, s->h)) < 0)
+    if ((ret = make_image(&s->blank, &s->blank_pixels, s->w, s->h, 0)) < 0)
         return ret;
     for (i = 0; i < s->frames; i++)
         s->video[i] = &s->blank;
+    s->control = make_control(s, s->video, s->video);
     return ff_wan_windows_init(&s->windows, s->frames, s->join_frames);
 }
 
@@ -1509,10 +1620,14 @@ static int load_model(AVFilterContext *ctx)
         av_log(ctx, AV_LOG_INFO, "no model was given, so this is the small "
                "demo model %s; for others see %s\n", s->model_path, s->manual);
 
-    if (redraws(ctx) ? s->info->task != WAN_TASK_T2V &&
-                       s->info->task != WAN_TASK_TI2V
-                     : s->info->task != WAN_TASK_TI2V &&
-                       (s->info->task == WAN_TASK_T2V) == from_image(ctx)) {
+    if (is_vace(s) && from_image(ctx)) {
+        av_log(ctx, AV_LOG_ERROR, "model=%s: %s follows videos and pictures: use "
+               "the filter wan_v2v, or wan_t2v with reference\n", s->model_path,
+               s->info->name);
+        return AVERROR(EINVAL);
+    }
+    if (s->info->task != WAN_TASK_TI2V && !is_vace(s) &&
+        (s->info->task == WAN_TASK_T2V) == from_image(ctx)) {
         av_log(ctx, AV_LOG_ERROR, "model=%s: %s makes video from %s: use the "
                "filter %s\n", s->model_path, s->info->name,
                from_image(ctx) ? "a prompt alone" : "an image and a prompt",
@@ -1520,6 +1635,28 @@ static int load_model(AVFilterContext *ctx)
         return AVERROR(EINVAL);
     }
     return 0;
+}
+
+/** What a checkpoint of the kind has no use for. */
+static int check_control(AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+    const char *option  = s->mask               ? "mask"          :
+                          s->reference_paths    ? "reference"     :
+                          s->context_scale != 1 ? "context_scale" :
+                          s->keep != -1         ? "keep"          : NULL;
+
+    if (is_vace(s) && redraws(ctx) && s->strength != DEFAULT_STRENGTH) {
+        av_log(ctx, AV_LOG_ERROR, "strength=%g: %s is a VACE checkpoint and "
+               "takes none: it follows its video, and context_scale says how "
+               "strongly\n", s->strength, s->info->name);
+        return AVERROR(EINVAL);
+    }
+    if (is_vace(s) || from_image(ctx) || !option)
+        return 0;
+    av_log(ctx, AV_LOG_ERROR, "%s: %s takes none, only a VACE checkpoint does\n",
+           option, s->info->name);
+    return AVERROR(EINVAL);
 }
 
 /** See that the request can be met, and say what it takes. */
@@ -1564,9 +1701,13 @@ static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
 
     s->out_format = s->hwframes ? s->format : format;
     if ((ret = read_pipes(ctx)) < 0 || (ret = load_model(ctx)) < 0 ||
+        (ret = check_control(ctx)) < 0 || (ret = open_references(ctx)) < 0 ||
         (from_image(ctx) && (ret = open_images(ctx)) < 0) ||
-        (ret = settle_shape(ctx)) < 0 ||
-        (ret = redraws(ctx) ? settle_windows(ctx) : settle_ahead(ctx)) < 0)
+        (ret = settle_shape(ctx)) < 0)
+        return ret;
+    s->control     = make_control(s, NULL, NULL);
+    s->controls[0] = &s->control;
+    if ((ret = redraws(ctx) ? settle_windows(ctx) : settle_ahead(ctx)) < 0)
         return ret;
     return s->odd_size ? 0 : check_plan(ctx);
 }
@@ -1720,9 +1861,17 @@ static int take_window(WanContext *s)
 /** The images of a window as the model gets them; what the input does not fill
  *  is its last frame. */
 typedef struct Redraw {
-    AVFrame **frame;                    ///< [window.nb], of the model's size
-    WanImage *image;                    ///< and so
+    AVFrame **frame;                    ///< [window.nb], of the model's size,
+                                        ///< or NULL
+    WanImage *image;                    ///< of them, or of what stands for them
     const WanImage **video;             ///< [frames]
+    AVFrame **mask;                     ///< likewise
+    WanImage *mask_image;
+    const WanImage **masks;
+    WanImage white;                     ///< a mask that keeps nothing
+    uint8_t *white_pixels;
+    WanControl control;
+    const WanControl *controls[1];
 } Redraw;
 
 static void free_redraw(const WanContext *s, Redraw *r)
@@ -1731,27 +1880,52 @@ static void free_redraw(const WanContext *s, Redraw *r)
 
     for (i = 0; r->frame && i < s->window.nb; i++)
         av_frame_free(&r->frame[i]);
+    for (i = 0; r->mask && i < s->window.nb; i++)
+        av_frame_free(&r->mask[i]);
     av_freep(&r->frame);
     av_freep(&r->image);
     av_freep(&r->video);
+    av_freep(&r->mask);
+    av_freep(&r->mask_image);
+    av_freep(&r->masks);
+    av_freep(&r->white_pixels);
+}
+
+/** Give a picture another size; it is replaced. */
+static int resize(AVFrame **rgb, int width, int height, int cover)
+{
+    AVFrame *sized = NULL;
+    int ret;
+
+    if ((*rgb)->width == width && (*rgb)->height == height)
+        return 0;
+    ret = ff_wan_resize(&sized, *rgb, width, height, cover);
+    if (ret >= 0)
+        FFSWAP(AVFrame *, *rgb, sized);
+    av_frame_free(&sized);
+    return ret;
 }
 
 /** A frame of the input as RGB of the model's size. */
 static int redraw_input(AVFilterContext *ctx, AVFrame **out, const AVFrame *in)
 {
     WanContext *s = ctx->priv;
-    AVFrame *rgb  = NULL;
-    int ret = ff_wan_to_rgb(ctx, &rgb, in, "input", &s->warned);
+    int ret = ff_wan_to_rgb(ctx, out, in, "input", &s->warned);
 
-    if (ret < 0)
+    return ret < 0 ? ret : resize(out, s->w, s->h, s->cover);
+}
+
+/** The mask of a frame, of any size itself, cut as that is. */
+static int redraw_mask(AVFilterContext *ctx, AVFrame **out, const AVFrame *mask,
+                       const AVFrame *in)
+{
+    WanContext *s = ctx->priv;
+    int ret = ff_wan_to_mask(ctx, out, mask, "mask");
+
+    if (ret < 0 || (s->cover &&
+                    (ret = resize(out, in->width, in->height, 0)) < 0))
         return ret;
-    if (rgb->width == s->w && rgb->height == s->h) {
-        *out = rgb;
-        return 0;
-    }
-    ret = ff_wan_resize(out, rgb, s->w, s->h, s->cover);
-    av_frame_free(&rgb);
-    return ret;
+    return resize(out, s->w, s->h, s->cover);
 }
 
 /** Keep of a frame what its output will have, but no pixels. */
@@ -1769,28 +1943,63 @@ static int drop_pixels(AVFrame **frame)
     return ret;
 }
 
+/** Frame i of a window and its mask. With VACE what the last window had too is as
+ *  that made it, and kept; a frame without a mask is made anew. */
+static int redraw_frame(AVFilterContext *ctx, Redraw *r, int i)
+{
+    WanContext *s  = ctx->priv;
+    FFWanInput *in = &s->window.in[i];
+    int ret = 0;
+
+    if (is_vace(s) && i < s->window.overlap) {
+        ff_wan_describe(&r->image[i], s->held[i]);
+        r->mask_image[i] = s->blank;
+        return drop_pixels(&in->frame);
+    }
+    r->mask_image[i] = r->white;
+    if (in->mask && (ret = redraw_mask(ctx, &r->mask[i], in->mask,
+                                       in->frame)) >= 0)
+        ff_wan_describe(&r->mask_image[i], r->mask[i]);
+    if (ret >= 0)
+        ret = redraw_input(ctx, &r->frame[i], in->frame);
+    if (ret >= 0)
+        ff_wan_describe(&r->image[i], r->frame[i]);
+    return ret < 0 ? ret : drop_pixels(&in->frame);
+}
+
 static int begin_window(AVFilterContext *ctx, Redraw *r, WanRequest *rq)
 {
     WanContext *s = ctx->priv;
     const int nb  = s->window.nb;
     int i, ret;
 
-    r->frame = av_calloc(nb, sizeof(*r->frame));
-    r->image = av_calloc(nb, sizeof(*r->image));
-    r->video = av_malloc_array(s->frames, sizeof(*r->video));
-    if (!r->frame || !r->image || !r->video)
+    r->frame      = av_calloc(nb, sizeof(*r->frame));
+    r->image      = av_calloc(nb, sizeof(*r->image));
+    r->video      = av_calloc(s->frames, sizeof(*r->video));
+    r->mask       = av_calloc(nb, sizeof(*r->mask));
+    r->mask_image = av_calloc(nb, sizeof(*r->mask_image));
+    r->masks      = av_calloc(s->frames, sizeof(*r->masks));
+    if (!r->frame || !r->image || !r->video || !r->mask || !r->mask_image ||
+        !r->masks)
         return AVERROR(ENOMEM);
+    if ((ret = make_image(&r->white, &r->white_pixels, s->w, s->h, 255)) < 0)
+        return ret;
     for (i = 0; i < nb; i++) {
         if (ff_wan_worker_pause(s->worker, 0))
             return AVERROR_EXIT;
-        if ((ret = redraw_input(ctx, &r->frame[i], s->window.in[i].frame)) < 0 ||
-            (ret = drop_pixels(&s->window.in[i].frame)) < 0)
+        if ((ret = redraw_frame(ctx, r, i)) < 0)
             return ret;
-        ff_wan_describe(&r->image[i], r->frame[i]);
     }
-    for (i = 0; i < s->frames; i++)
+    for (i = 0; i < s->frames; i++) {
         r->video[i] = &r->image[FFMIN(i, nb - 1)];
-    rq->video = r->video;
+        r->masks[i] = &r->mask_image[FFMIN(i, nb - 1)];
+    }
+    r->control     = make_control(s, r->video, r->masks);
+    r->controls[0] = &r->control;
+    if (is_vace(s))
+        rq->controls = r->controls;
+    else
+        rq->video = r->video;
     return 0;
 }
 
@@ -2173,7 +2382,35 @@ end:
     return ret;
 }
 
-/** As read_clip(): what the next window has too is held, and mixed with that. */
+/**
+ * What becomes of frame i of a window that shares frames with another one: it is
+ * mixed with what the last one made of it and held for the next, or with VACE,
+ * which kept them, made one of them.
+ *
+ * @return 1: it is to leave; 0: not, *rgb is taken
+ */
+static int share(WanContext *s, AVFrame **rgb, int i)
+{
+    const FFWanWindow *w = &s->window;
+    const int held = w->last ? -1 : i - (w->nb - s->join_frames);
+    const int done = is_vace(s) && i < w->overlap;
+
+    if (done)                           /* as it left, not as it came out */
+        FFSWAP(AVFrame *, *rgb, s->held[i]);
+    else if (i < w->overlap)
+        ff_wan_mix(*rgb, s->held[i], (i + 1.f) / (w->overlap + 1));
+    if (i < w->overlap)
+        av_frame_free(&s->held[i]);
+    if (held >= 0 && (done || !is_vace(s)))
+        FFSWAP(AVFrame *, s->held[held], *rgb);
+    else if (held >= 0 && !(s->held[held] = av_frame_clone(*rgb)))
+        return AVERROR(ENOMEM);
+    if (*rgb && done)
+        av_frame_free(rgb);
+    return !!*rgb;
+}
+
+/** As read_clip(). */
 static int read_window(void *opaque, WanJob *job, AVFrame **out)
 {
     AVFilterContext *ctx = opaque;
@@ -2188,14 +2425,14 @@ static int read_window(void *opaque, WanJob *job, AVFrame **out)
         ret = read_rgb(ctx, job, &rgb);
         if (ret <= 0)
             return ret;
-        i = s->nb_read++;
-        if (i < w->overlap) {
-            ff_wan_mix(rgb, s->held[i], (i + 1.f) / (w->overlap + 1));
-            av_frame_free(&s->held[i]);
-        }
-        if (w->last || i < w->nb - s->join_frames)
+        i   = s->nb_read++;
+        ret = share(s, &rgb, i);
+        if (ret > 0)
             break;
-        s->held[i - (w->nb - s->join_frames)] = rgb;
+        if (ret < 0) {
+            av_frame_free(&rgb);
+            return ret;
+        }
     }
     ret = redrawn(ctx, out, rgb, w->in[i].frame);
     av_frame_free(&rgb);
@@ -2247,7 +2484,7 @@ static void shut_down(AVFilterContext *ctx)
     av_frame_free(&s->rgb);
     av_frame_free(&s->shown);
     av_frame_free(&s->last_frame);
-    av_freep(&s->blank_row);
+    av_freep(&s->blank_pixels);
     for (; s->held_pos < s->nb_held; s->held_pos++)
         av_frame_free(&s->held[s->held_pos]);
     for (i = 0; s->redraws && s->held && i < s->join_frames; i++)
@@ -2257,6 +2494,10 @@ static void shut_down(AVFilterContext *ctx)
     ff_wan_windows_free(&s->windows);
     ff_wan_window_free(&s->handed);
     ff_wan_window_free(&s->window);
+    av_frame_free(&s->unmasked);
+    av_frame_free(&s->mask_now);
+    av_frame_free(&s->mask_next);
+    free_references(s);
     for (i = 0; i < FF_ARRAY_ELEMS(s->watch); i++)
         av_freep(&s->watch[i].seen);
 }
@@ -2787,22 +3028,22 @@ static int activate_t2v(AVFilterContext *ctx)
 }
 
 /** Is it one that can be read? */
-static int check_input(AVFilterContext *ctx)
+static int check_input(AVFilterContext *ctx, AVFilterLink *inlink,
+                       const char *what)
 {
-    const AVFilterLink *inlink = ctx->inputs[0];
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(inlink->format);
 
     if (desc->flags & AV_PIX_FMT_FLAG_HWACCEL) {
-        const AVBufferRef *ref = WAN_LINK(ctx->inputs[0])->hw_frames_ctx;
+        const AVBufferRef *ref = WAN_LINK(inlink)->hw_frames_ctx;
         const AVHWFramesContext *frames = ref ? (void *)ref->data : NULL;
 
-        av_log(ctx, AV_LOG_ERROR, "input: %s frames lie on a device: put the "
-               "filters hwdownload,format=%s before this one\n", desc->name,
+        av_log(ctx, AV_LOG_ERROR, "%s: %s frames lie on a device: put the "
+               "filters hwdownload,format=%s before this one\n", what, desc->name,
                frames ? av_get_pix_fmt_name(frames->sw_format) : "nv12");
         return AVERROR(EINVAL);
     }
 #if LAVFI_FROM(9, 15)                   /* 7.0 */
-    return ff_wan_check_matrix(ctx, inlink->format, inlink->colorspace, "input");
+    return ff_wan_check_matrix(ctx, inlink->format, inlink->colorspace, what);
 #else
     return 0;
 #endif
@@ -2822,7 +3063,10 @@ static int settle(AVFilterContext *ctx)
         s->settled = 0;
         return 0;
     }
-    if ((ctx->nb_inputs && (ret = check_input(ctx)) < 0) ||
+    if ((ctx->nb_inputs > 0 &&
+         (ret = check_input(ctx, ctx->inputs[0], "input")) < 0) ||
+        (ctx->nb_inputs > 1 &&
+         (ret = check_input(ctx, ctx->inputs[1], "mask")) < 0) ||
         (ret = open_cuda(ctx)) < 0 ||
         (ret = open_model(ctx, outlink->format)) < 0 ||
         (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0)
@@ -2866,6 +3110,7 @@ static int config_props_preview(AVFilterLink *outlink)
 static const AVOption wan_t2v_options[] = {
     MODEL_OPTIONS,
     CLIP_OPTIONS,
+    CONTROL_OPTIONS,
     { "join",     "set what is between clips", OFFSET(join), AV_OPT_TYPE_INT, {.i64 = JOIN_CUT}, JOIN_CUT, JOIN_FADE, FLAGS, .unit = "join" },
         { "cut",  "nothing",               0, AV_OPT_TYPE_CONST, {.i64 = JOIN_CUT},  .flags = FLAGS, .unit = "join" },
         { "fade", "the end of one and the start of the next are mixed", 0, AV_OPT_TYPE_CONST, {.i64 = JOIN_FADE}, .flags = FLAGS, .unit = "join" },
@@ -3235,16 +3480,29 @@ const WAN_FILTER ff_vf_wan_i2v = {
 
 static const AVOption wan_v2v_options[] = {
     MODEL_OPTIONS,
-    { "strength", "set how much of the input is made anew, 0: nothing", OFFSET(strength), AV_OPT_TYPE_DOUBLE, {.dbl = 0.8}, 0, 1, FLAGS },
+    { "strength", "set how much of the input is made anew, 0: nothing", OFFSET(strength), AV_OPT_TYPE_DOUBLE, {.dbl = DEFAULT_STRENGTH}, 0, 1, FLAGS },
+    { "mask",     "add an input with a mask for VACE: white is made anew, black kept", OFFSET(mask), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS },
+    CONTROL_OPTIONS,
+    { "keep",     "set frames that VACE keeps from one window to the next, 4n+1, -1: 9 at most", OFFSET(keep), AV_OPT_TYPE_INT, {.i64 = -1}, -1, INT_MAX, FLAGS },
     { NULL }
 };
 
 AVFILTER_DEFINE_CLASS(wan_v2v);
 
+/** The input of the option mask, once. */
+static int add_mask(AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+    AVFilterPad pad = { .name = "mask", .type = AVMEDIA_TYPE_VIDEO };
+
+    return s->mask && ctx->nb_inputs < 2 ? ff_append_inpad(ctx, &pad) : 0;
+}
+
 /* Options that it does not have stand for what it does. */
 static av_cold int init_v2v(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
+    int ret;
 
     s->redraws     = 1;
     s->duration_us = -1;
@@ -3259,10 +3517,32 @@ static av_cold int init_v2v(AVFilterContext *ctx)
                "steps to be seen\n");
         return AVERROR(EINVAL);
     }
-    return init(ctx);
+    if (s->keep != -1 && (s->keep < 1 || s->keep % 4 != 1)) {
+        av_log(ctx, AV_LOG_ERROR, "keep=%d: must be 4n+1: 1, 5, 9, ...\n",
+               s->keep);
+        return AVERROR(EINVAL);
+    }
+    ret = init(ctx);
+    return ret < 0 ? ret : add_mask(ctx);
 }
 
 #if LAVFI_FROM(10, 4)
+/** A mask need have nothing of the video. */
+static int accept_mask(const AVFilterContext *ctx, AVFilterFormatsConfig **in)
+{
+    AVFilterFormats *formats = NULL;
+    int ret;
+
+    if (ctx->nb_inputs < 2)
+        return 0;
+    if ((ret = add_input_formats(&formats, 0)) < 0 ||
+        (ret = ff_formats_ref(formats, &in[1]->formats)) < 0 ||
+        (ret = ff_formats_ref(ff_all_color_spaces(),
+                              &in[1]->color_spaces)) < 0)
+        return ret;
+    return ff_formats_ref(ff_all_color_ranges(), &in[1]->color_ranges);
+}
+
 static int query_formats_v2v(const AVFilterContext *ctx,
                              AVFilterFormatsConfig **cfg_in,
                              AVFilterFormatsConfig **cfg_out)
@@ -3274,11 +3554,24 @@ static int query_formats_v2v(const AVFilterContext *ctx,
         return ff_set_common_formats2(ctx, cfg_in, cfg_out,
                                       ff_all_formats(AVMEDIA_TYPE_VIDEO));
     if ((ret = offer_preview(ctx, cfg_out)) < 0 ||
+        (ret = accept_mask(ctx, cfg_in)) < 0 ||
         (ret = add_input_formats(&formats, 1)) < 0)
         return ret;
     return ff_set_common_formats2(ctx, cfg_in, cfg_out, formats);
 }
 #else
+static int accept_mask(AVFilterContext *ctx)
+{
+    AVFilterFormats *formats = NULL;
+    int ret;
+
+    if (ctx->nb_inputs < 2)
+        return 0;
+    ret = add_input_formats(&formats, 0);
+    return ret < 0 ? ret : ff_formats_ref(formats,
+                                          &ctx->inputs[1]->outcfg.formats);
+}
+
 static int query_formats_v2v(AVFilterContext *ctx)
 {
     AVFilterFormats *formats = NULL;
@@ -3286,7 +3579,7 @@ static int query_formats_v2v(AVFilterContext *ctx)
 
     if (passes(ctx))
         return ff_set_common_formats(ctx, ff_all_formats(AVMEDIA_TYPE_VIDEO));
-    if ((ret = offer_preview(ctx)) < 0 ||
+    if ((ret = offer_preview(ctx)) < 0 || (ret = accept_mask(ctx)) < 0 ||
         (ret = add_input_formats(&formats, 1)) < 0)
         return ret;
     return ff_set_common_formats(ctx, formats);
@@ -3329,7 +3622,8 @@ static int hand_over(AVFilterContext *ctx)
 
     if (ret <= 0)
         return ret;
-    s->left        = next.last ? next.nb : next.nb - s->join_frames;
+    s->left        = is_vace(s) ? next.nb - next.overlap :
+                     next.last  ? next.nb : next.nb - s->join_frames;
     s->last_handed = next.last;
     pthread_mutex_lock(&s->settings);
     FFSWAP(FFWanWindow, s->handed, next);
@@ -3356,49 +3650,125 @@ static int end_video(AVFilterContext *ctx, int status)
     return status;
 }
 
-/** Take a frame in; of another size than the first it is made to fit. */
-static int put_input(AVFilterContext *ctx, AVFrame *frame)
+/** Of another size than the first a frame is made to fit, but its format stays. */
+static int check_frame(AVFilterContext *ctx, const AVFrame *frame)
 {
-    WanContext *s = ctx->priv;
+    const WanContext *s = ctx->priv;
 
-    if (frame->format == s->out_format) {
-        ff_wan_windows_put(&s->windows, frame, NULL);
+    if (frame->format == s->out_format)
         return 0;
-    }
     av_log(ctx, AV_LOG_ERROR, "input: its format changes from %s to %s in "
            "mid-stream; put the filter format=%s before this one\n",
            av_get_pix_fmt_name(s->out_format),
            av_get_pix_fmt_name(frame->format),
            av_get_pix_fmt_name(s->out_format));
-    av_frame_free(&frame);
     return AVERROR(EINVAL);
+}
+
+/** Is the mask that waits the one of the frame that waits, or still later? */
+static int mask_is_later(const AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+
+    return s->mask_now && s->mask_next->pts != AV_NOPTS_VALUE &&
+           s->unmasked->pts != AV_NOPTS_VALUE &&
+           av_compare_ts(s->mask_next->pts, ctx->inputs[1]->time_base,
+                         s->unmasked->pts, ctx->inputs[0]->time_base) > 0;
+}
+
+/**
+ * Find the mask of the frame that waits: the last one at its time, so that one of
+ * another rate or length will do.
+ *
+ * @param mask  a new reference, NULL where there is no second input
+ * @return 1; 0: it is waited for; an AVERROR, logged if it is ours
+ */
+static int find_mask(AVFilterContext *ctx, AVFrame **mask)
+{
+    WanContext *s = ctx->priv;
+    int ret, status;
+    int64_t pts;
+
+    *mask = NULL;
+    if (ctx->nb_inputs < 2)
+        return 1;
+    while (!s->mask_ended) {
+        if (s->mask_next && mask_is_later(ctx))
+            break;
+        if (s->mask_next) {
+            av_frame_free(&s->mask_now);
+            FFSWAP(AVFrame *, s->mask_now, s->mask_next);
+        }
+        ret = ff_inlink_consume_frame(ctx->inputs[1], &s->mask_next);
+        if (ret < 0)
+            return ret;
+        if (ret)
+            continue;
+        if (!ff_inlink_acknowledge_status(ctx->inputs[1], &status, &pts)) {
+            ff_inlink_request_frame(ctx->inputs[1]);
+            return 0;
+        }
+        if (status != AVERROR_EOF)
+            return status;
+        s->mask_ended = 1;
+    }
+    if (!s->mask_now) {
+        av_log(ctx, AV_LOG_ERROR, "mask: the second input has no frame\n");
+        return AVERROR_INVALIDDATA;
+    }
+    *mask = av_frame_clone(s->mask_now);
+    return *mask ? 1 : AVERROR(ENOMEM);
+}
+
+/**
+ * Take the next frame of the input.
+ *
+ * @return 1: it is in s->unmasked; 0: it is waited for; AVERROR_EOF: windows
+ *         have the last one; another AVERROR
+ */
+static int next_input(AVFilterContext *ctx)
+{
+    AVFilterLink *inlink = ctx->inputs[0];
+    WanContext *s = ctx->priv;
+    int ret, status;
+    int64_t pts;
+
+    if (s->unmasked)
+        return 1;
+    ret = ff_inlink_consume_frame(inlink, &s->unmasked);
+    if (ret > 0)
+        ret = check_frame(ctx, s->unmasked);
+    else if (!ret && ff_inlink_acknowledge_status(inlink, &status, &pts))
+        return status;
+    else if (!ret) {
+        ff_inlink_request_frame(inlink);
+        return 0;
+    }
+    return ret < 0 ? ret : 1;
 }
 
 /**
  * Take frames of the input until a window is complete.
  *
- * @return 1: one is handed over; 0: the input is waited for; else the status that
+ * @return 1: one is handed over; 0: an input is waited for; else the status that
  *         ends us
  */
 static int collect(AVFilterContext *ctx)
 {
-    AVFilterLink *inlink = ctx->inputs[0];
-    int ret, status;
-    AVFrame *frame;
-    int64_t pts;
+    WanContext *s = ctx->priv;
+    AVFrame *mask;
+    int ret;
 
     while (!(ret = hand_over(ctx))) {
-        if (interrupted(ctx))
-            return end_video(ctx, AVERROR_EOF);
-        ret = ff_inlink_consume_frame(inlink, &frame);
-        if (ret > 0) {
-            ret = put_input(ctx, frame);
-        } else if (!ret && ff_inlink_acknowledge_status(inlink, &status, &pts)) {
-            ret = end_video(ctx, status);
-        } else if (!ret) {
-            ff_inlink_request_frame(inlink);
-            return 0;
-        }
+        ret = interrupted(ctx) ? AVERROR_EOF : next_input(ctx);
+        if (ret < 0)
+            ret = end_video(ctx, ret);
+        else if (ret > 0 && (ret = find_mask(ctx, &mask)) > 0) {
+            ff_wan_windows_put(&s->windows, s->unmasked, mask);
+            s->unmasked = NULL;
+            continue;
+        } else
+            return ret;
         if (ret < 0)
             return ret;
     }
@@ -3423,15 +3793,23 @@ static int pass(AVFilterContext *ctx)
     return ret;
 }
 
+/** No more is wanted of them. */
+static void end_inputs(AVFilterContext *ctx, int status)
+{
+    int i;
+
+    for (i = 0; i < ctx->nb_inputs; i++)
+        ff_inlink_set_status(ctx->inputs[i], status);
+}
+
 static int activate_v2v(AVFilterContext *ctx)
 {
-    AVFilterLink *inlink  = ctx->inputs[0];
     AVFilterLink *outlink = ctx->outputs[0];
     WanContext *s = ctx->priv;
     int ret, status = ff_outlink_get_status(outlink);
 
     if (status) {
-        ff_inlink_set_status(inlink, status);
+        end_inputs(ctx, status);
         set_status(ctx, status, 0);
         shut_down(ctx);
         return 0;
@@ -3448,7 +3826,7 @@ static int activate_v2v(AVFilterContext *ctx)
     if (!ret)
         return 0;
     shut_down(ctx);
-    ff_inlink_set_status(inlink, ret);
+    end_inputs(ctx, ret);
     set_status(ctx, ret, s->first_pts);
     return ret == AVERROR_EOF ? 0 : ret;
 }
@@ -3457,7 +3835,7 @@ static int activate_v2v(AVFilterContext *ctx)
 static av_cold void uninit_v2v(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
-    const int lost = ff_wan_windows_pending(&s->windows);
+    const int lost = ff_wan_windows_pending(&s->windows) + !!s->unmasked;
 
     if (lost)
         av_log(ctx, AV_LOG_WARNING, "%d frames of the input are lost: the graph "
@@ -3486,7 +3864,8 @@ const WAN_FILTER ff_vf_wan_v2v = {
     .WAN_PUB(description) = NULL_IF_CONFIG_SMALL("Make video anew after a text "
                                                  "with a Wan model."),
     .WAN_PUB(priv_class)  = &wan_v2v_class,
-    .WAN_PUB(flags)       = AVFILTER_FLAG_DYNAMIC_OUTPUTS,
+    .WAN_PUB(flags)       = AVFILTER_FLAG_DYNAMIC_INPUTS |
+                            AVFILTER_FLAG_DYNAMIC_OUTPUTS,
     .priv_size            = sizeof(WanContext),
     .init                 = init_v2v,
     .uninit               = uninit_v2v,

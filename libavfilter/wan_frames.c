@@ -555,6 +555,32 @@ static int warn_losses(void *log, const AVFrame *frame, const char *what,
     return 0;
 }
 
+static int check_convertible(void *log, const AVFrame *in, const char *what)
+{
+    if (ff_wan_convertible(av_pix_fmt_desc_get(in->format), 0))
+        return 0;
+    av_log(log, AV_LOG_ERROR, "%s: no conversion from pixel format %s\n", what,
+           av_get_pix_fmt_name(in->format));
+    return AVERROR(ENOSYS);
+}
+
+int ff_wan_to_mask(void *log, AVFrame **out, const AVFrame *in,
+                   const char *what)
+{
+    Component p;
+    int c, x, y, ret = check_convertible(log, in, what);
+
+    if (ret < 0 || (ret = read_component(&p, in, 0)) < 0)
+        return ret;
+    ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, in->width, in->height);
+    for (c = 0; c < 3 && ret >= 0; c++)
+        for (y = 0; y < in->height; y++)
+            for (x = 0; x < in->width; x++)
+                rgb_row(*out, c, y)[x] = unit(p.v[(size_t)y * p.w + x]);
+    close_component(&p);
+    return ret;
+}
+
 int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
                   const char *what, int *warned)
 {
@@ -569,12 +595,8 @@ int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
         av_frame_free(&host);
         return ret;
     }
-    if (!ff_wan_convertible(av_pix_fmt_desc_get(in->format), 0)) {
-        av_log(log, AV_LOG_ERROR, "%s: no conversion from pixel format %s\n",
-               what, av_get_pix_fmt_name(in->format));
-        return AVERROR(ENOSYS);
-    }
-    if ((ret = warn_losses(log, in, what, warned)) < 0)
+    if ((ret = check_convertible(log, in, what)) < 0 ||
+        (ret = warn_losses(log, in, what, warned)) < 0)
         return ret;
     if (in->format == AV_PIX_FMT_RGB24 || in->format == AV_PIX_FMT_GBRP) {
         *out = av_frame_clone(in);

@@ -90,6 +90,16 @@ int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
                   const char *what, int *warned);
 
 /**
+ * A frame as a mask, by its first component alone: luma, or red, in the range
+ * that its tags say.
+ *
+ * @param out   gbrpf32, all three alike, a new frame
+ * @param what  the input's name, for the log
+ */
+int ff_wan_to_mask(void *log, AVFrame **out, const AVFrame *in,
+                   const char *what);
+
+/**
  * Convert gbrpf32 to the format and by the tags of a frame of that size.
  *
  * @param what  has those tags, for the log
