@@ -158,7 +158,7 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/stream.sh \
-       $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
+       $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
        $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
@@ -284,7 +284,7 @@ check-cuda-build: libs $(EMU_HEADERS)
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter fewstep stream i2v ti2v v2v preview cuda recipes live badinput \
+CHECK_FATE = framecrc filter fewstep stream i2v ti2v v2v vace preview cuda recipes live badinput \
              interrupt
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \
@@ -326,7 +326,7 @@ check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/c
 check-all:
 	sh $(SRC)/.ci/run
 	$(MAKE) judge
-	@LONG=1 $(RUN) $(SRC)/tests/fate/v2v.sh
+	@LONG=1 $(RUN) $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh
 	$(MAKE) fuzz FUZZ_SECONDS=600
 	$(MAKE) bench
 

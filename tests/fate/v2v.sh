@@ -7,6 +7,7 @@
 # LONG=1: 300 frames instead of 60 through small windows.
 
 . "$SRC/tests/fate/common.sh"
+. "$SRC/tests/fate/redrawn.sh"
 need "$ffmpeg" "$ffprobe"
 
 codec=mpeg4
@@ -18,35 +19,6 @@ quick='prompt=a cat:frames=5:steps=2:strength=0.5:guidance=1:seed=7'
 
 # test pattern OPTIONS
 pattern() { printf 'testsrc2=s=64x48:r=10:%s' "$1"; }
-
-# times FILE of framemd5: pts and duration of each frame; md5s: the hashes
-times() { sed -n 's/^0, *-*[0-9]*, *\(-*[0-9]*\), *\([0-9]*\),.*/\1 \2/p' "$1"; }
-md5s() { sed -n 's/^[0-9].*, *//p' "$1"; }
-
-# redrawn INPUT FILTERS FILTER [OPTION...]: framemd5 of the input in $tmp/in, of
-# what becomes of it in $tmp/md5
-redrawn()
-{
-    redrawn_in=$1 redrawn_pre=$2 redrawn_vf=$3
-    shift 3
-    good -f lavfi -i "$redrawn_in" -vf "${redrawn_pre:-null}" -fps_mode passthrough \
-        -enc_time_base -1 "$@" -f framemd5 "$tmp/in" &&
-        good -f lavfi -i "$redrawn_in" -vf "${redrawn_pre:+$redrawn_pre,}$redrawn_vf" \
-            -fps_mode passthrough -enc_time_base -1 "$@" -f framemd5 "$tmp/md5"
-}
-
-# refused NAME PATTERN ARGUMENT...: exit code of ffmpeg, and a line that says why
-refused()
-{
-    refused_name=$1 refused_pattern=$2
-    shift 2
-    run -v error "$@" -f null -
-    refused_status=$?
-    [ $refused_status -ne 0 -o "${late-}" = 5.1 ] && [ $refused_status -ne 124 ] &&
-        [ $refused_status -lt 129 -o $refused_status -ge 160 ] &&
-        has "$refused_pattern" "$tmp/log" > "$tmp/why"
-    report $? "$refused_name" "$tmp/log"
-}
 
 # ------------------------------------------------------- against the goldens
 
@@ -149,33 +121,22 @@ alone()
 }
 check 'windows are clips, but for what they share' alone
 
-# seams FILE SIZE SHARED: of the metadata print of signalstats; the largest
-# difference between frames where windows meet, and elsewhere
-seams()
-{
-    sed -n 's/^lavfi.signalstats.YDIF=//p' "$1" | awk -v size="$2" -v shared="$3" '
-        NR > 1 { n = (NR - 1) % (size - shared); k = NR > size - shared && n <= shared
-                 if ($1 > most[k]) most[k] = $1; count++ }
-        END { print count " pairs, at seams " most[1] ", elsewhere " most[0]
-              exit !(count > 0 && most[1] <= most[0]) }'
-}
 long_frames=60
 [ -z "${LONG-}" ] || long_frames=300
 long_video()
 {
     good -benchmark -f lavfi -i "testsrc2=s=32x32:r=10" -vf \
         "trim=end_frame=$1,$(v2v "$quick:frames=17"),signalstats,metadata=print:file=$(quote "$tmp/stats"):key=lavfi.signalstats.YDIF" \
-        -f null - && cp "$tmp/log" "$tmp/log.$1" &&
+        -f null - && peak "$1" &&
         same "$(grep -c '^frame:' "$tmp/stats")" "$1"
 }
 seamless() { long_video $long_frames && seams "$tmp/stats" 17 4; }
 check "$long_frames frames without a seam" seamless
-rss() { sed -n 's/.*maxrss=\([0-9]*\).*/\1/p' "$tmp/log.$1"; }
 constant()
 {
     long_video 20 || return 1
-    echo "$(rss 20) and $(rss $long_frames) KiB"
-    [ "$(rss $long_frames)" -lt $(($(rss 20) * 11 / 10 + 4096)) ]
+    echo "$(peak_of 20) and $(peak_of $long_frames) KiB"
+    [ "$(peak_of $long_frames)" -lt $(($(peak_of 20) * 11 / 10 + 4096)) ]
 }
 check 'and in constant memory' constant
 
