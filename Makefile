@@ -60,7 +60,7 @@ TOOLS = wan-info wan-convert wan-random wan-bench wan-parity
 UNIT = abi arena codec config experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce \
        stepcache text_clean tokenizer \
-       torch_zip weights worker
+       torch_zip weights windows worker
 # weights.c and replay.c on a runtime that is made up: where the real one is
 # not.
 ifneq ($(CUDA),yes)
@@ -160,7 +160,8 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/stream.sh \
-       $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/a14b.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
+       $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/a14b.sh \
+       $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
        $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
@@ -188,9 +189,10 @@ $(B)/tests/checkop/checkop: $(CHECKOP:%=$(B)/tests/checkop/%.o) $(B)/lib/libwan.
 $(B)/tests/unit/cuda_%.o: $(SRC)/tests/unit/cuda_%.c config.mak
 	@mkdir -p $(@D)
 	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
-# The filters' worker, without an FFmpeg and without libwan.
-$(B)/tests/unit/worker.o: ALL_FLAGS += -I$(SRC)/tests/unit/fakeav -I$(SRC)/tests
-$(B)/tests/unit/worker: $(B)/tests/unit/worker.o
+# The filters' worker and windows, without an FFmpeg and without libwan.
+FAKEAV = $(B)/tests/unit/worker $(B)/tests/unit/windows
+$(FAKEAV:=.o): ALL_FLAGS += -I$(SRC)/tests/unit/fakeav -I$(SRC)/tests
+$(FAKEAV): $(B)/tests/unit/%: $(B)/tests/unit/%.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(LDFLAGS) -lm -lpthread
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
@@ -307,7 +309,7 @@ check-arm64: $(GOLDEN)/.stamp
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter fewstep stream i2v ti2v preview cuda recipes live badinput \
+CHECK_FATE = framecrc filter fewstep stream i2v ti2v v2v vace preview cuda recipes live badinput \
              interrupt
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \
@@ -365,6 +367,7 @@ check-all:
 	$(MAKE) check-arm64
 	$(MAKE) check-whole
 	$(MAKE) judge
+	@LONG=1 $(RUN) $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh
 	$(MAKE) fuzz FUZZ_SECONDS=600
 	$(MAKE) bench
 

@@ -23,6 +23,8 @@
  * wan_t2v: a video source that makes clips from a sentence.
  * wan_i2v: a filter that makes clips from an image, its first input frame, and
  * a sentence, or lets its input go on where it ends.
+ * wan_v2v: a filter that makes its input anew, frame by frame, in windows that a
+ * model can take, see wan_windows.h.
  *
  * A clip takes seconds to hours. init() checks what can be checked without
  * the model, the output's config_props() opens the model, so that what is
@@ -76,6 +78,7 @@
 #include "video.h"
 #include "wan_compat.h"
 #include "wan_frames.h"
+#include "wan_windows.h"
 #include "wan_worker.h"
 
 #define WAIT_US       100000            ///< how long activate() blocks at most
@@ -84,6 +87,7 @@
 #define AHEAD_US     2000000            ///< default of ahead with clips=0
 #define SETTLE_US    300000             ///< a file that is written needs to rest
 #define MAX_TEXT       65536            ///< bytes of a prompt
+#define DEFAULT_STRENGTH 0.8
 
 /* Terms of IPTC: what a trained model made; what it made a part of. */
 #define TYPES "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -182,7 +186,7 @@ typedef struct WanContext {
     char cuda_device[16];               ///< its card, as libwan calls it
 
     /* wan_i2v */
-    uint8_t *blank_row;
+    uint8_t *blank_pixels;
     WanImage blank;                     ///< stands for the image to come
     AVFrame *last_frame;                ///< of FLF2V
     WanImage last_image;                ///< its pixels
@@ -193,6 +197,35 @@ typedef struct WanContext {
     int damaged;                        ///< its first frame was
     int64_t input_duration;             ///< of its last frame
     int warned;                         ///< about what is lost in the image
+
+    /* wan_v2v */
+    int redraws;                        ///< it is that
+    double strength;
+    int mask;                           ///< there is a second input
+    int keep;
+    int out_w, out_h;                   ///< of the output; w and h the model's
+    int cover;                          ///< the input is cut to a given size
+    const WanImage **video;             ///< [frames], all blank: stands for a
+                                        ///< window
+    FFWanWindows windows;               ///< the graph's
+    FFWanWindow handed;                 ///< to the worker; under settings
+    FFWanWindow window;                 ///< the worker's, of props alone once
+                                        ///< its job runs
+    int left;                           ///< frames to come of what was handed
+    int last_handed;
+    AVFrame *unmasked;                  ///< waits for its mask
+    AVFrame *mask_now, *mask_next;      ///< the mask at that time; a later one
+    int mask_ended;
+
+    /* VACE */
+    char *reference_paths;
+    double context_scale;
+    AVFrame **reference;
+    WanImage *reference_image;
+    const WanImage **references;
+    int nb_references;
+    WanControl control;                 ///< of plans, and of wan_t2v's clips
+    const WanControl *controls[1];
 
     char *manual;                       ///< page about models; the demo is used
     WanModel *model;
@@ -239,8 +272,8 @@ typedef struct WanContext {
 #define FLAGS (AV_OPT_FLAG_FILTERING_PARAM | AV_OPT_FLAG_VIDEO_PARAM)
 #define RFLAGS (FLAGS | AV_OPT_FLAG_RUNTIME_PARAM)
 
-/* "threads" is an option that every filter has. */
-#define COMMON_OPTIONS \
+/* What all three have; "threads" is an option of every filter. */
+#define MODEL_OPTIONS \
     { "model",    "set checkpoint directory or file (default: $WAN_MODEL, then the demo model)", OFFSET(model_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "model2",   "set the low-noise one of two experts, if model has the other alone", OFFSET(model2), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "prompt",     "set text that describes the video", OFFSET(prompt),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
@@ -250,11 +283,6 @@ typedef struct WanContext {
     { "size",     "set video size (default: from the model)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
     { "s",        "set video size (default: from the model)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
     { "frames",   "set frames of a clip, 4n+1, -1: the model's", OFFSET(frames), AV_OPT_TYPE_INT,  {.i64 = -1}, -1, INT_MAX, FLAGS }, \
-    { "duration", "set duration of a clip, rounded up to 4n+1 frames", OFFSET(duration_us), AV_OPT_TYPE_DURATION, {.i64 = -1}, -1, INT64_MAX, FLAGS }, \
-    { "d",        "set duration of a clip, rounded up to 4n+1 frames", OFFSET(duration_us), AV_OPT_TYPE_DURATION, {.i64 = -1}, -1, INT64_MAX, FLAGS }, \
-    { "rate",     "set video rate (default: the model's)", OFFSET(rate_str), AV_OPT_TYPE_STRING,   {.str = NULL}, .flags = FLAGS }, \
-    { "r",        "set video rate (default: the model's)", OFFSET(rate_str), AV_OPT_TYPE_STRING,   {.str = NULL}, .flags = FLAGS }, \
-    { "sar",      "set video sample aspect ratio",         OFFSET(sar),      AV_OPT_TYPE_RATIONAL, {.dbl = 1}, 0, INT_MAX, FLAGS }, \
     { "preset",   "set few-step family: auto, none, lightx2v, fastwan, causvid, rcm", OFFSET(sampling.preset), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = RFLAGS }, \
     { "steps",    "set number of denoising steps, -1: the model's", OFFSET(sampling.steps), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, RFLAGS }, \
     { "guidance", "set strength of the prompt, 1: ignore the negative prompt, -1: the model's", OFFSET(sampling.guidance), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
@@ -299,20 +327,33 @@ typedef struct WanContext {
     { "tokenizer",    "set file or directory of the tokenizer",    OFFSET(tokenizer),    AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "clip",         "set file or directory of the image encoder", OFFSET(clip),        AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "lora",         "set LoRA files, path[=strength][|path...]", OFFSET(lora),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "label",    "mark the frames as AI-generated", OFFSET(label), AV_OPT_TYPE_BOOL, {.i64 = 1}, 0, 1, FLAGS }, \
+    { "preview",  "add an output with a small picture of every step", OFFSET(preview), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }, \
+    { "reload",   "look at the files of prompts again before each clip", OFFSET(reload), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }
+
+/* What a VACE checkpoint can be told besides a video. */
+#define CONTROL_OPTIONS \
+    { "reference", "set pictures of who or what is to be seen, path[|path...], for VACE", OFFSET(reference_paths), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "context_scale", "set how strongly a VACE model follows them and its video", OFFSET(context_scale), AV_OPT_TYPE_DOUBLE, {.dbl = 1}, 0, 10, FLAGS }
+
+/* What those have that decide on a clip's length and time themselves. */
+#define CLIP_OPTIONS \
+    { "duration", "set duration of a clip, rounded up to 4n+1 frames", OFFSET(duration_us), AV_OPT_TYPE_DURATION, {.i64 = -1}, -1, INT64_MAX, FLAGS }, \
+    { "d",        "set duration of a clip, rounded up to 4n+1 frames", OFFSET(duration_us), AV_OPT_TYPE_DURATION, {.i64 = -1}, -1, INT64_MAX, FLAGS }, \
+    { "rate",     "set video rate (default: the model's)", OFFSET(rate_str), AV_OPT_TYPE_STRING,   {.str = NULL}, .flags = FLAGS }, \
+    { "r",        "set video rate (default: the model's)", OFFSET(rate_str), AV_OPT_TYPE_STRING,   {.str = NULL}, .flags = FLAGS }, \
+    { "sar",      "set video sample aspect ratio",         OFFSET(sar),      AV_OPT_TYPE_RATIONAL, {.dbl = 1}, 0, INT_MAX, FLAGS }, \
     { "format",   "set pixel format, none: the one the graph prefers", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT, {.i64 = AV_PIX_FMT_YUV420P}, AV_PIX_FMT_NONE, INT_MAX, FLAGS }, \
     { "dither",   "set how values become levels of 8 and 10 bits", OFFSET(dither), AV_OPT_TYPE_INT, {.i64 = WAN_DITHER_NONE}, WAN_DITHER_NONE, WAN_DITHER_BAYER, FLAGS, .unit = "dither" }, \
         { "none",  "YUV rounded, RGB cut", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_DITHER_NONE},  .flags = FLAGS, .unit = "dither" }, \
         { "bayer", "ordered, by an 8x8 pattern", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_DITHER_BAYER}, .flags = FLAGS, .unit = "dither" }, \
     { "hwframes", "give CUDA frames of that format, on the device of the graph", OFFSET(hwframes), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }, \
-    { "label",    "mark the frames as AI-generated", OFFSET(label), AV_OPT_TYPE_BOOL, {.i64 = 1}, 0, 1, FLAGS }, \
     { "clips",    "set number of clips one after another, 0: without end", OFFSET(clips), AV_OPT_TYPE_INT, {.i64 = 1}, 0, INT_MAX, FLAGS }, \
     { "ahead",    "set duration of finished video that may wait while the next clip is made (default: 2 with clips=0, else 0)", OFFSET(ahead_us), AV_OPT_TYPE_DURATION, {.i64 = -1}, -1, INT64_MAX, FLAGS }, \
     { "late",     "set what becomes of a frame that is not there in time", OFFSET(late), AV_OPT_TYPE_INT, {.i64 = LATE_WAIT}, LATE_WAIT, LATE_REPEAT, FLAGS, .unit = "late" }, \
         { "wait",   "it is waited for",    0, AV_OPT_TYPE_CONST, {.i64 = LATE_WAIT},   .flags = FLAGS, .unit = "late" }, \
         { "repeat", "the last one is shown again, by the clock", 0, AV_OPT_TYPE_CONST, {.i64 = LATE_REPEAT}, .flags = FLAGS, .unit = "late" }, \
-    { "slate",    "set file of the picture that late=repeat shows before the first frame (default: black)", OFFSET(slate_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
-    { "preview",  "add an output with a small picture of every step", OFFSET(preview), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }, \
-    { "reload",   "look at the files of prompts again before each clip", OFFSET(reload), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS }
+    { "slate",    "set file of the picture that late=repeat shows before the first frame (default: black)", OFFSET(slate_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }
 
 /* ------------------------------------------------------------ libwan glue */
 
@@ -379,10 +420,28 @@ static int open_interrupted(void *opaque)
     return s->opening && interrupted(ctx);
 }
 
+/** Is this wan_v2v? Constant where that is not built, as below. */
+static int redraws(const AVFilterContext *ctx)
+{
+    return CONFIG_WAN_V2V_FILTER && ((const WanContext *)ctx->priv)->redraws;
+}
+
 /** Is this wan_i2v? Constant where that is not built, nor what it links. */
 static int from_image(const AVFilterContext *ctx)
 {
-    return CONFIG_WAN_I2V_FILTER && ctx->nb_inputs;
+    return CONFIG_WAN_I2V_FILTER && ctx->nb_inputs && !redraws(ctx);
+}
+
+/** Does it hand on its input, and needs no model? */
+static int passes(const AVFilterContext *ctx)
+{
+    return redraws(ctx) && !((const WanContext *)ctx->priv)->strength;
+}
+
+/** What one job makes, in words. */
+static const char *job_name(const AVFilterContext *ctx)
+{
+    return redraws(ctx) ? "window" : "clip";
 }
 
 /**
@@ -952,7 +1011,7 @@ static av_cold int init(AVFilterContext *ctx)
         (ret = check_device(ctx)) < 0 ||
         (ret = check_format(ctx)) < 0 ||
         (ret = check_hwframes(ctx)) < 0 ||
-        (ret = check_model_path(ctx)) < 0)
+        (!passes(ctx) && (ret = check_model_path(ctx)) < 0))
         return ret;
     return add_preview(ctx);
 }
@@ -1094,6 +1153,25 @@ static int decode_interrupted(void *opaque)
     return interrupted(opaque);
 }
 
+/** A black image of that size, or a white one. */
+static int make_image(WanImage *image, uint8_t **pixels, int width, int height,
+                      int level)
+{
+    const size_t size = 3LL * width * height;
+
+    av_freep(pixels);
+    *pixels = av_malloc(size);
+    if (!*pixels)
+        return AVERROR(ENOMEM);
+    memset(*pixels, level, size);
+    *image = (WanImage) {
+        .size   = sizeof(*image), .format = WAN_PIX_RGB24,
+        .width  = width, .height = height, .data = { *pixels },
+        .stride = { 3 * width },
+    };
+    return 0;
+}
+
 /**
  * What of the images can be had before the input's first frame: its size, and
  * the last image.
@@ -1125,13 +1203,13 @@ static int open_images(AVFilterContext *ctx)
     }
 
     /* all its rows are one */
-    av_freep(&s->blank_row);
-    s->blank_row = av_calloc(in->w, 3);
-    if (!s->blank_row)
+    av_freep(&s->blank_pixels);
+    s->blank_pixels = av_calloc(in->w, 3);
+    if (!s->blank_pixels)
         return AVERROR(ENOMEM);
     s->blank = (WanImage) {
         .size   = sizeof(s->blank), .format = WAN_PIX_RGB24,
-        .width  = in->w, .height = in->h, .data = { s->blank_row },
+        .width  = in->w, .height = in->h, .data = { s->blank_pixels },
     };
 
     if (flf) {
@@ -1143,6 +1221,70 @@ static int open_images(AVFilterContext *ctx)
         ff_wan_describe(&s->last_image, s->last_frame);
     }
     return 0;
+}
+
+/** Does the model follow a control video and pictures? */
+static int is_vace(const WanContext *s)
+{
+    return s->info->task == WAN_TASK_VACE;
+}
+
+static void free_references(WanContext *s)
+{
+    int i;
+
+    for (i = 0; i < s->nb_references; i++)
+        av_frame_free(&s->reference[i]);
+    s->nb_references = 0;
+    av_freep(&s->reference);
+    av_freep(&s->reference_image);
+    av_freep(&s->references);
+}
+
+/** Read the pictures of the option reference. */
+static int open_references(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    const AVIOInterruptCB interrupt = { decode_interrupted, ctx };
+    const char *paths = s->reference_paths ? s->reference_paths : "";
+    int ret = 0, max = 1, i;
+
+    free_references(s);
+    for (i = 0; paths[i]; i++)
+        max += paths[i] == '|';
+    s->reference       = av_calloc(max, sizeof(*s->reference));
+    s->reference_image = av_calloc(max, sizeof(*s->reference_image));
+    s->references      = av_calloc(max, sizeof(*s->references));
+    if (!s->reference || !s->reference_image || !s->references)
+        return AVERROR(ENOMEM);
+    while (*paths && ret >= 0) {
+        const int n = s->nb_references;
+        char *path  = av_get_token(&paths, "|");
+
+        if (!path)
+            return AVERROR(ENOMEM);
+        ret = ff_wan_decode_file(ctx, &s->reference[n], "reference", path,
+                                 &interrupt);
+        av_free(path);
+        if (ret < 0)
+            return ret;
+        ff_wan_describe(&s->reference_image[n], s->reference[n]);
+        s->references[n] = &s->reference_image[n];
+        s->nb_references++;
+        paths += *paths == '|';
+    }
+    return ret;
+}
+
+/** A control with the pictures alone, or with a window's frames as well. */
+static WanControl make_control(const WanContext *s, const WanImage **video,
+                               const WanImage **mask)
+{
+    return (WanControl) {
+        .size = sizeof(WanControl), .video = video, .mask = mask,
+        .nb_frames = video ? s->frames : 0, .references = s->references,
+        .nb_references = s->nb_references, .scale = s->context_scale,
+    };
 }
 
 /* ---------------------------------------------------------------- request */
@@ -1182,7 +1324,7 @@ static int make_request(const WanContext *s, WanRequest *rq)
     rq->nb_timesteps = a->nb_list;
     rq->rng         = s->rng;
     rq->rng_threads = s->rng_threads;
-    rq->seed        = s->seed + s->clip_index;
+    rq->seed        = s->seed + (s->redraws ? 0 : s->clip_index);
     rq->cache       = s->cache;
     rq->cache_table = s->cache_table;
     if (s->cache_threshold != -1)
@@ -1192,7 +1334,14 @@ static int make_request(const WanContext *s, WanRequest *rq)
     if (s->cache_run != -1)
         rq->cache_run = s->cache_run;
     rq->preview     = s->preview;
-    if (s->blank.width)
+    if (is_vace(s)) {
+        rq->controls    = s->controls;
+        rq->nb_controls = 1;
+    } else if (s->video) {
+        rq->video    = s->video;
+        rq->nb_video = s->frames;
+        rq->strength = s->strength;
+    } else if (s->blank.width)
         rq->image = &s->blank;
     if (s->last_frame)
         rq->last_image = &s->last_image;
@@ -1284,12 +1433,43 @@ static int settle_extend(AVFilterContext *ctx)
     return 0;
 }
 
+/**
+ * The output has the input's size, unless one was given: the model gets what is
+ * next above that it can make.
+ */
+static int settle_redraw(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    const AVFilterLink *in = ctx->inputs[0];
+    const AVRational rate  = WAN_LINK(ctx->inputs[0])->frame_rate;
+    const int mul = s->info->size_multiple, max = s->info->size_max / mul * mul;
+
+    s->out_w = s->w ? s->w : in->w;
+    s->out_h = s->h ? s->h : in->h;
+    if (!s->w && (in->w > max || in->h > max)) {
+        av_log(ctx, AV_LOG_ERROR, "input: %dx%d; sides up to %d can be: give "
+               "option size, or scale it before\n", in->w, in->h, max);
+        return AVERROR(EINVAL);
+    }
+    if (!s->w) {
+        s->w = FFALIGN(in->w, mul);
+        s->h = FFALIGN(in->h, mul);
+    }
+    s->cover = s->out_w != in->w || s->out_h != in->h;
+    s->sar   = in->sample_aspect_ratio;
+    if (rate.num > 0 && rate.den > 0)
+        s->rate = rate;
+    return 0;
+}
+
 /** Fill in size, rate and frames, which the model decides if nobody did. */
 static int settle_shape(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
     int mul = s->info->size_multiple, ret;
 
+    if (redraws(ctx) && (ret = settle_redraw(ctx)) < 0)
+        return ret;
     if (from_image(ctx)) {
         ret = s->mode == MODE_EXTEND ? settle_extend(ctx) :
               !s->w                  ? fit_image(ctx)     : 0;
@@ -1339,14 +1519,19 @@ static int settle_shape(AVFilterContext *ctx)
     return 0;
 }
 
-/** Bytes of the frames that wait to be taken, and of those held back. */
+/**
+ * Bytes of the frames that wait to be taken, of those held back, and of a window
+ * and the frames that are collected for the next.
+ */
 static int64_t waiting_bytes(const WanContext *s)
 {
     const int64_t frame = av_image_get_buffer_size(s->out_format, s->w, s->h,
                                                    32);
+    const int64_t rgb   = 12LL * s->w * s->h;
+    const int64_t input = s->video ? s->frames + 1LL : 0;
 
-    return ff_wan_worker_frames(s->ahead) * FFMAX(frame, 0) +
-           s->join_frames * (12LL * s->w * s->h);
+    return (ff_wan_worker_frames(s->ahead) + input) * FFMAX(frame, 0) +
+           (s->join_frames + input) * rgb;
 }
 
 /** How far the worker may run ahead, and how its clips are joined. */
@@ -1386,6 +1571,37 @@ static int settle_ahead(AVFilterContext *ctx)
     return s->held ? 0 : AVERROR(ENOMEM);
 }
 
+/** How long a window is, and how much of it the next one has too. */
+static int settle_windows(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    int i, ret;
+
+    s->ahead       = 0;
+    s->join_frames = FFMIN(FF_WAN_CHUNK, s->frames / 2);
+    if (is_vace(s))
+        s->join_frames = s->keep != -1 ? s->keep : FFMIN(9, s->frames / 2 / 4 * 4 + 1);
+    if (s->frames == 1)
+        s->join_frames = 0;             /* each frame is alone */
+    else if (s->join_frames >= s->frames) {
+        av_log(ctx, AV_LOG_ERROR, "keep=%d: a window has %d frames, so %d at "
+               "most can be kept\n", s->keep, s->frames, s->frames - 4);
+        return AVERROR(EINVAL);
+    }
+    av_freep(&s->held);
+    av_freep(&s->video);
+    s->held  = av_calloc(s->join_frames + 1, sizeof(*s->held));
+    s->video = av_malloc_array(s->frames, sizeof(*s->video));
+    if (!s->held || !s->video)
+        return AVERROR(ENOMEM);
+    if ((ret = make_image(&s->blank, &s->blank_pixels, s->w, s->h, 0)) < 0)
+        return ret;
+    for (i = 0; i < s->frames; i++)
+        s->video[i] = &s->blank;
+    s->control = make_control(s, s->video, s->video);
+    return ff_wan_windows_init(&s->windows, s->frames, s->join_frames);
+}
+
 /**
  * Do the frames that wait fit beside the work? Where the work is in a card's
  * memory and the frames are not, nobody here knows how much there is for them.
@@ -1395,9 +1611,16 @@ static int check_ahead(AVFilterContext *ctx, const WanPlan *plan)
     const WanContext *s = ctx->priv;
     const int64_t work  = FFMAX(plan->work_bytes, plan->least_bytes);
 
-    if (!s->ahead || (plan->least_bytes && !s->hwframes) ||
+    if ((!s->ahead && !s->video) || (plan->least_bytes && !s->hwframes) ||
         waiting_bytes(s) <= plan->available_bytes - work)
         return 0;
+    if (s->video) {
+        av_log(ctx, AV_LOG_ERROR, "frames=%d: those of a window take %.3g GB, "
+               "the work %.3g GB, and there are %.3g GB: make frames or size "
+               "smaller\n", s->frames, waiting_bytes(s) / 1e9, work / 1e9,
+               plan->available_bytes / 1e9);
+        return AVERROR(ENOMEM);
+    }
     av_log(ctx, AV_LOG_ERROR, "ahead=%g: %d frames that wait take %.3g GB, the "
            "work %.3g GB, and there are %.3g GB: make ahead smaller\n",
            s->ahead / av_q2d(s->rate), ff_wan_worker_frames(s->ahead),
@@ -1429,7 +1652,13 @@ static int load_model(AVFilterContext *ctx)
         av_log(ctx, AV_LOG_INFO, "no model was given, so this is the small "
                "demo model %s; for others see %s\n", s->model_path, s->manual);
 
-    if (s->info->task != WAN_TASK_TI2V &&
+    if (is_vace(s) && from_image(ctx)) {
+        av_log(ctx, AV_LOG_ERROR, "model=%s: %s follows videos and pictures: use "
+               "the filter wan_v2v, or wan_t2v with reference\n", s->model_path,
+               s->info->name);
+        return AVERROR(EINVAL);
+    }
+    if (s->info->task != WAN_TASK_TI2V && !is_vace(s) &&
         (s->info->task == WAN_TASK_T2V) == from_image(ctx)) {
         av_log(ctx, AV_LOG_ERROR, "model=%s: %s makes video from %s: use the "
                "filter %s\n", s->model_path, s->info->name,
@@ -1438,6 +1667,28 @@ static int load_model(AVFilterContext *ctx)
         return AVERROR(EINVAL);
     }
     return 0;
+}
+
+/** What a checkpoint of the kind has no use for. */
+static int check_control(AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+    const char *option  = s->mask               ? "mask"          :
+                          s->reference_paths    ? "reference"     :
+                          s->context_scale != 1 ? "context_scale" :
+                          s->keep != -1         ? "keep"          : NULL;
+
+    if (is_vace(s) && redraws(ctx) && s->strength != DEFAULT_STRENGTH) {
+        av_log(ctx, AV_LOG_ERROR, "strength=%g: %s is a VACE checkpoint and "
+               "takes none: it follows its video, and context_scale says how "
+               "strongly\n", s->strength, s->info->name);
+        return AVERROR(EINVAL);
+    }
+    if (is_vace(s) || from_image(ctx) || !option)
+        return 0;
+    av_log(ctx, AV_LOG_ERROR, "%s: %s takes none, only a VACE checkpoint does\n",
+           option, s->info->name);
+    return AVERROR(EINVAL);
 }
 
 /** See that the request can be met, and say what it takes. */
@@ -1482,8 +1733,13 @@ static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
 
     s->out_format = s->hwframes ? s->format : format;
     if ((ret = read_pipes(ctx)) < 0 || (ret = load_model(ctx)) < 0 ||
+        (ret = check_control(ctx)) < 0 || (ret = open_references(ctx)) < 0 ||
         (from_image(ctx) && (ret = open_images(ctx)) < 0) ||
-        (ret = settle_shape(ctx)) < 0 || (ret = settle_ahead(ctx)) < 0)
+        (ret = settle_shape(ctx)) < 0)
+        return ret;
+    s->control     = make_control(s, NULL, NULL);
+    s->controls[0] = &s->control;
+    if ((ret = redraws(ctx) ? settle_windows(ctx) : settle_ahead(ctx)) < 0)
         return ret;
     return s->odd_size ? 0 : check_plan(ctx);
 }
@@ -1511,15 +1767,15 @@ static void log_progress(AVFilterContext *ctx)
     s->last_line  = now;
 
     if (s->clips != 1)
-        snprintf(clip, sizeof(clip), "clip %d: ", status.clip);
+        snprintf(clip, sizeof(clip), "%s %d: ", job_name(ctx), status.clip);
     switch (p->stage) {
     case WAN_STAGE_TEXT:
         av_log(ctx, AV_LOG_INFO, "%stext %d/%d, %.3g s\n", clip, p->done,
                p->total, p->text);
         break;
     case WAN_STAGE_IMAGE:
-        av_log(ctx, AV_LOG_INFO, "%simage %d/%d, %.3g s\n", clip, p->done,
-               p->total, p->image);
+        av_log(ctx, AV_LOG_INFO, "%s%s %d/%d, %.3g s\n", clip,
+               redraws(ctx) ? "video" : "image", p->done, p->total, p->image);
         break;
     case WAN_STAGE_STEPS:
         each = p->steps / p->done;
@@ -1573,6 +1829,10 @@ static int make_labels(WanContext *s, const WanRequest *rq)
     if ((ret = av_dict_set_int(&s->meta, "lavfi.wan.clip", s->clip_index,
                                0)) < 0)
         return ret;
+    snprintf(text, sizeof(text), "%g", rq->strength);
+    if (rq->video && (ret = av_dict_set(&s->meta, "lavfi.wan.strength", text,
+                                        0)) < 0)
+        return ret;
     snprintf(text, sizeof(text), "%"PRIu64, rq->seed);
     if ((ret = av_dict_set(&s->meta, "lavfi.wan.seed", text, 0)) < 0 ||
         (ret = av_dict_set_int(&s->meta, "lavfi.wan.steps", rq->steps, 0)) < 0)
@@ -1601,6 +1861,8 @@ static int make_labels(WanContext *s, const WanRequest *rq)
 
 static int more_clips(const WanContext *s)
 {
+    if (s->redraws)
+        return !s->window.last;
     return !s->clips || s->clip_index < s->clips;
 }
 
@@ -1628,18 +1890,174 @@ static int take_settings(WanContext *s, WanRequest *rq, char **prompt,
     return ret;
 }
 
+/** The window that was handed over. @return 0, or AVERROR_EOF: there is none */
+static int take_window(WanContext *s)
+{
+    pthread_mutex_lock(&s->settings);
+    ff_wan_window_free(&s->window);
+    FFSWAP(FFWanWindow, s->window, s->handed);
+    pthread_mutex_unlock(&s->settings);
+    return s->window.nb ? 0 : AVERROR_EOF;
+}
+
+/** The images of a window as the model gets them; what the input does not fill
+ *  is its last frame. */
+typedef struct Redraw {
+    AVFrame **frame;                    ///< [window.nb], of the model's size,
+                                        ///< or NULL
+    WanImage *image;                    ///< of them, or of what stands for them
+    const WanImage **video;             ///< [frames]
+    AVFrame **mask;                     ///< likewise
+    WanImage *mask_image;
+    const WanImage **masks;
+    WanImage white;                     ///< a mask that keeps nothing
+    uint8_t *white_pixels;
+    WanControl control;
+    const WanControl *controls[1];
+} Redraw;
+
+static void free_redraw(const WanContext *s, Redraw *r)
+{
+    int i;
+
+    for (i = 0; r->frame && i < s->window.nb; i++)
+        av_frame_free(&r->frame[i]);
+    for (i = 0; r->mask && i < s->window.nb; i++)
+        av_frame_free(&r->mask[i]);
+    av_freep(&r->frame);
+    av_freep(&r->image);
+    av_freep(&r->video);
+    av_freep(&r->mask);
+    av_freep(&r->mask_image);
+    av_freep(&r->masks);
+    av_freep(&r->white_pixels);
+}
+
+/** Give a picture another size; it is replaced. */
+static int resize(AVFrame **rgb, int width, int height, int cover)
+{
+    AVFrame *sized = NULL;
+    int ret;
+
+    if ((*rgb)->width == width && (*rgb)->height == height)
+        return 0;
+    ret = ff_wan_resize(&sized, *rgb, width, height, cover);
+    if (ret >= 0)
+        FFSWAP(AVFrame *, *rgb, sized);
+    av_frame_free(&sized);
+    return ret;
+}
+
+/** A frame of the input as RGB of the model's size. */
+static int redraw_input(AVFilterContext *ctx, AVFrame **out, const AVFrame *in)
+{
+    WanContext *s = ctx->priv;
+    int ret = ff_wan_to_rgb(ctx, out, in, "input", &s->warned);
+
+    return ret < 0 ? ret : resize(out, s->w, s->h, s->cover);
+}
+
+/** The mask of a frame, of any size itself, cut as that is. */
+static int redraw_mask(AVFilterContext *ctx, AVFrame **out, const AVFrame *mask,
+                       const AVFrame *in)
+{
+    WanContext *s = ctx->priv;
+    int ret = ff_wan_to_mask(ctx, out, mask, "mask");
+
+    if (ret < 0 || (s->cover &&
+                    (ret = resize(out, in->width, in->height, 0)) < 0))
+        return ret;
+    return resize(out, s->w, s->h, s->cover);
+}
+
+/** Keep of a frame what its output will have, but no pixels. */
+static int drop_pixels(AVFrame **frame)
+{
+    AVFrame *props = av_frame_alloc();
+    int ret;
+
+    if (!props)
+        return AVERROR(ENOMEM);
+    props->format = (*frame)->format;
+    ret = av_frame_copy_props(props, *frame);
+    av_frame_free(frame);
+    *frame = props;
+    return ret;
+}
+
+/** Frame i of a window and its mask. With VACE what the last window had too is as
+ *  that made it, and kept; a frame without a mask is made anew. */
+static int redraw_frame(AVFilterContext *ctx, Redraw *r, int i)
+{
+    WanContext *s  = ctx->priv;
+    FFWanInput *in = &s->window.in[i];
+    int ret = 0;
+
+    if (is_vace(s) && i < s->window.overlap) {
+        ff_wan_describe(&r->image[i], s->held[i]);
+        r->mask_image[i] = s->blank;
+        return drop_pixels(&in->frame);
+    }
+    r->mask_image[i] = r->white;
+    if (in->mask && (ret = redraw_mask(ctx, &r->mask[i], in->mask,
+                                       in->frame)) >= 0)
+        ff_wan_describe(&r->mask_image[i], r->mask[i]);
+    if (ret >= 0)
+        ret = redraw_input(ctx, &r->frame[i], in->frame);
+    if (ret >= 0)
+        ff_wan_describe(&r->image[i], r->frame[i]);
+    return ret < 0 ? ret : drop_pixels(&in->frame);
+}
+
+static int begin_window(AVFilterContext *ctx, Redraw *r, WanRequest *rq)
+{
+    WanContext *s = ctx->priv;
+    const int nb  = s->window.nb;
+    int i, ret;
+
+    r->frame      = av_calloc(nb, sizeof(*r->frame));
+    r->image      = av_calloc(nb, sizeof(*r->image));
+    r->video      = av_calloc(s->frames, sizeof(*r->video));
+    r->mask       = av_calloc(nb, sizeof(*r->mask));
+    r->mask_image = av_calloc(nb, sizeof(*r->mask_image));
+    r->masks      = av_calloc(s->frames, sizeof(*r->masks));
+    if (!r->frame || !r->image || !r->video || !r->mask || !r->mask_image ||
+        !r->masks)
+        return AVERROR(ENOMEM);
+    if ((ret = make_image(&r->white, &r->white_pixels, s->w, s->h, 255)) < 0)
+        return ret;
+    for (i = 0; i < nb; i++) {
+        if (ff_wan_worker_pause(s->worker, 0))
+            return AVERROR_EXIT;
+        if ((ret = redraw_frame(ctx, r, i)) < 0)
+            return ret;
+    }
+    for (i = 0; i < s->frames; i++) {
+        r->video[i] = &r->image[FFMIN(i, nb - 1)];
+        r->masks[i] = &r->mask_image[FFMIN(i, nb - 1)];
+    }
+    r->control     = make_control(s, r->video, r->masks);
+    r->controls[0] = &r->control;
+    if (is_vace(s))
+        rq->controls = r->controls;
+    else
+        rq->video = r->video;
+    return 0;
+}
+
 static int begin_clip(void *opaque, WanJob **job)
 {
     AVFilterContext *ctx = opaque;
     WanContext *s = ctx->priv;
-    char *prompt = NULL, *negative = NULL;
+    char *prompt = NULL, *negative = NULL, strength[32] = "";
     double *list = NULL;
     AVFrame *frame = NULL;
+    Redraw redraw = { 0 };
     WanImage image;
     WanRequest rq;
     int ret;
 
-    if (!more_clips(s))
+    if (redraws(ctx) ? take_window(s) < 0 : !more_clips(s))
         return AVERROR_EOF;
     if (s->reload) {
         reload_text(ctx, &s->watch[0], "prompt", &s->prompt, s->promptfile);
@@ -1648,11 +2066,13 @@ static int begin_clip(void *opaque, WanJob **job)
     }
     if ((ret = take_settings(s, &rq, &prompt, &negative, &list)) < 0)
         goto end;
-    av_log(ctx, AV_LOG_INFO, "clip %d: seed %"PRIu64", %d steps of %s, "
-           "guidance %g, shift %g%s%s\n", s->clip_index, rq.seed, rq.steps,
-           wan_sampler_name(rq.sampler), rq.guidance, rq.shift,
-           strcmp(rq.preset, "none") ? ", preset " : "",
-           strcmp(rq.preset, "none") ? rq.preset : "");
+    if (rq.video)
+        snprintf(strength, sizeof(strength), ", strength %g", rq.strength);
+    av_log(ctx, AV_LOG_INFO, "%s %d: seed %"PRIu64", %d steps of %s, "
+           "guidance %g, shift %g%s%s%s\n", job_name(ctx), s->clip_index,
+           rq.seed, rq.steps, wan_sampler_name(rq.sampler), rq.guidance,
+           rq.shift, strcmp(rq.preset, "none") ? ", preset " : "",
+           strcmp(rq.preset, "none") ? rq.preset : "", strength);
 
     if ((ret = make_labels(s, &rq)) < 0)
         goto end;
@@ -1667,10 +2087,13 @@ static int begin_clip(void *opaque, WanJob **job)
         ff_wan_describe(&image, frame);
         rq.image = &image;
     }
+    if (redraws(ctx) && (ret = begin_window(ctx, &redraw, &rq)) < 0)
+        goto end;
     ret = wan_job_open(job, s->model, &rq);
     if (ret < 0)
         ret = map_error(ret);
 end:
+    free_redraw(s, &redraw);
     av_frame_free(&frame);
     av_free(prompt);
     av_free(negative);
@@ -1685,15 +2108,26 @@ static void end_clip(void *opaque, const WanProgress *p)
     double load = s->clip_index == 1 ? s->load_seconds : 0;
     char image[32] = "";
 
-    if (from_image(ctx))
-        snprintf(image, sizeof(image), "image %.3g, ", p->image);
-    av_log(ctx, AV_LOG_INFO, "clip %d: %d frames in %.3g s: load %.3g, text "
-           "%.3g, %ssteps %.3g, decode %.3g\n", s->clip_index, s->nb_given,
+    if (ctx->nb_inputs)
+        snprintf(image, sizeof(image), "%s %.3g, ",
+                 redraws(ctx) ? "video" : "image", p->image);
+    av_log(ctx, AV_LOG_INFO, "%s %d: %d frames in %.3g s: load %.3g, text "
+           "%.3g, %ssteps %.3g, decode %.3g\n", job_name(ctx), s->clip_index,
+           s->nb_given,
            load + (av_gettime_relative() - s->clip_start) / 1e6, load, p->text,
            image, p->steps, p->decode);
 }
 
 /* ----------------------------------------------------------------- frames */
+
+static int64_t get_duration(const AVFrame *frame)
+{
+#if LAVU_FROM(57, 30)                   /* 6.0 */
+    return frame->duration;
+#else
+    return frame->pkt_duration;
+#endif
+}
 
 static void set_duration(AVFrame *frame, int64_t duration)
 {
@@ -1954,6 +2388,105 @@ static int read_clip(void *opaque, WanJob *job, AVFrame **out)
     return 1;
 }
 
+/** What a frame of the input becomes; all else of it stays. */
+static int redrawn(AVFilterContext *ctx, AVFrame **out, const AVFrame *rgb,
+                   const AVFrame *in)
+{
+    /* they speak of pixels that are gone */
+    static const enum AVFrameSideDataType gone[] = {
+        AV_FRAME_DATA_MOTION_VECTORS, AV_FRAME_DATA_FILM_GRAIN_PARAMS,
+        AV_FRAME_DATA_VIDEO_ENC_PARAMS,
+    };
+    WanContext *s = ctx->priv;
+    AVFrame *sized = NULL;
+    int i, ret = 0;
+
+    *out = NULL;
+    if (rgb->width != s->out_w || rgb->height != s->out_h) {
+        if ((ret = ff_wan_resize(&sized, rgb, s->out_w, s->out_h, 0)) < 0)
+            return ret;
+        rgb = sized;
+    }
+    if ((ret = ff_wan_new_frame(out, s->out_format, s->out_w, s->out_h)) < 0 ||
+        (ret = av_frame_copy_props(*out, in)) < 0 ||
+        (ret = ff_wan_store_rgb(ctx, *out, rgb, "input")) < 0)
+        goto end;
+    for (i = 0; i < FF_ARRAY_ELEMS(gone); i++)
+        av_frame_remove_side_data(*out, gone[i]);
+    (*out)->flags &= ~AV_FRAME_FLAG_CORRUPT;
+    (*out)->decode_error_flags = 0;
+    ret = set_props(s, *out);
+    (*out)->sample_aspect_ratio = in->sample_aspect_ratio;
+end:
+    av_frame_free(&sized);
+    if (ret < 0)
+        av_frame_free(out);
+    return ret;
+}
+
+/**
+ * What becomes of frame i of a window that shares frames with another one: it is
+ * mixed with what the last one made of it and held for the next, or with VACE,
+ * which kept them, made one of them.
+ *
+ * @return 1: it is to leave; 0: not, *rgb is taken
+ */
+static int share(WanContext *s, AVFrame **rgb, int i)
+{
+    const FFWanWindow *w = &s->window;
+    const int held = w->last ? -1 : i - (w->nb - s->join_frames);
+    const int done = is_vace(s) && i < w->overlap;
+
+    if (done)                           /* as it left, not as it came out */
+        FFSWAP(AVFrame *, *rgb, s->held[i]);
+    else if (i < w->overlap)
+        ff_wan_mix(*rgb, s->held[i], (i + 1.f) / (w->overlap + 1));
+    if (i < w->overlap)
+        av_frame_free(&s->held[i]);
+    if (held >= 0 && (done || !is_vace(s)))
+        FFSWAP(AVFrame *, s->held[held], *rgb);
+    else if (held >= 0 && !(s->held[held] = av_frame_clone(*rgb)))
+        return AVERROR(ENOMEM);
+    if (*rgb && done)
+        av_frame_free(rgb);
+    return !!*rgb;
+}
+
+/** As read_clip(). */
+static int read_window(void *opaque, WanJob *job, AVFrame **out)
+{
+    AVFilterContext *ctx = opaque;
+    WanContext *s = ctx->priv;
+    const FFWanWindow *w = &s->window;
+    AVFrame *rgb;
+    int i, ret;
+
+    for (;;) {
+        if (s->nb_read == w->nb)        /* the rest was made up */
+            return AVERROR_EOF;
+        ret = read_rgb(ctx, job, &rgb);
+        if (ret <= 0)
+            return ret;
+        i   = s->nb_read++;
+        ret = share(s, &rgb, i);
+        if (ret > 0)
+            break;
+        if (ret < 0) {
+            av_frame_free(&rgb);
+            return ret;
+        }
+    }
+    ret = redrawn(ctx, out, rgb, w->in[i].frame);
+    av_frame_free(&rgb);
+    s->nb_given += ret >= 0;
+    return ret < 0 ? ret : 1;
+}
+
+static int flush_window(void *opaque, AVFrame **frame)
+{
+    return 0;                           /* it is not whole without the next */
+}
+
 /** The end of a clip that no other one follows. */
 static int flush_held(void *opaque, AVFrame **frame)
 {
@@ -1994,10 +2527,20 @@ static void shut_down(AVFilterContext *ctx)
     av_frame_free(&s->rgb);
     av_frame_free(&s->shown);
     av_frame_free(&s->last_frame);
-    av_freep(&s->blank_row);
+    av_freep(&s->blank_pixels);
     for (; s->held_pos < s->nb_held; s->held_pos++)
         av_frame_free(&s->held[s->held_pos]);
+    for (i = 0; s->redraws && s->held && i < s->join_frames; i++)
+        av_frame_free(&s->held[i]);
     av_freep(&s->held);
+    av_freep(&s->video);
+    ff_wan_windows_free(&s->windows);
+    ff_wan_window_free(&s->handed);
+    ff_wan_window_free(&s->window);
+    av_frame_free(&s->unmasked);
+    av_frame_free(&s->mask_now);
+    av_frame_free(&s->mask_next);
+    free_references(s);
     for (i = 0; i < FF_ARRAY_ELEMS(s->watch); i++)
         av_freep(&s->watch[i].seen);
 }
@@ -2008,9 +2551,9 @@ static int start_worker(AVFilterContext *ctx)
     const FFWanMaker maker = {
         .opaque    = ctx,
         .begin     = begin_clip,
-        .read      = read_clip,
+        .read      = redraws(ctx) ? read_window : read_clip,
         .end       = end_clip,
-        .flush     = flush_held,
+        .flush     = redraws(ctx) ? flush_window : flush_held,
         .map_error = map_error,
         .preview   = s->preview ? read_preview : NULL,
     };
@@ -2065,6 +2608,26 @@ static int64_t frame_pts(const WanContext *s, int64_t n)
 {
     return av_sat_add64(s->first_pts,
                         av_rescale_q(n, av_inv_q(s->rate), s->time_base));
+}
+
+/** The time of the next frame, or where there is none of the end. */
+static int64_t next_pts(const WanContext *s)
+{
+    return s->redraws ? s->first_pts : frame_pts(s, s->delivered);
+}
+
+/** Give a frame its time, if it has none from the input. */
+static void stamp(WanContext *s, AVFrame *frame)
+{
+    if (s->redraws) {
+        s->left--;
+        s->delivered++;
+        if (frame->pts != AV_NOPTS_VALUE)
+            s->first_pts = av_sat_add64(frame->pts, get_duration(frame));
+        return;
+    }
+    frame->pts = frame_pts(s, s->delivered);
+    set_duration(frame, frame_pts(s, ++s->delivered) - frame->pts);
 }
 
 /** What late=repeat shows before the first frame. */
@@ -2241,9 +2804,9 @@ static int next_frame(AVFilterContext *ctx, AVFrame **frame)
     else if (ret != AVERROR_EOF) {
         if (s->worker)
             ff_wan_worker_status(s->worker, &status);
-        av_log(ctx, AV_LOG_ERROR, "stopped in clip %d: %s; %"PRId64" frames "
-               "delivered\n", FFMAX(status.clip, 1), av_err2str(ret),
-               s->delivered);
+        av_log(ctx, AV_LOG_ERROR, "stopped in %s %d: %s; %"PRId64" frames "
+               "delivered\n", job_name(ctx), FFMAX(status.clip, 1),
+               av_err2str(ret), s->delivered);
     }
     return ret;
 }
@@ -2436,8 +2999,8 @@ static int process_command(AVFilterContext *ctx, const char *cmd,
         av_log(ctx, AV_LOG_WARNING, "%s: too late, the last clip has begun\n",
                cmd);
     else
-        av_log(ctx, AV_LOG_VERBOSE, "%s: applies from clip %d\n", cmd,
-               clip + 1);
+        av_log(ctx, AV_LOG_VERBOSE, "%s: applies from %s %d\n", cmd,
+               job_name(ctx), clip + 1);
     return 0;
 }
 
@@ -2498,7 +3061,6 @@ static void set_status(AVFilterContext *ctx, int status, int64_t pts)
 static int deliver(AVFilterContext *ctx, AVFilterLink *outlink)
 {
     WanContext *s = ctx->priv;
-    const int64_t pts = frame_pts(s, s->delivered);
     AVFrame *frame;
     int ret, previews;
 
@@ -2512,8 +3074,7 @@ static int deliver(AVFilterContext *ctx, AVFilterLink *outlink)
         ret = previews;
     }
     if (ret > 0) {
-        frame->pts = pts;
-        set_duration(frame, frame_pts(s, ++s->delivered) - pts);
+        stamp(s, frame);
         ret = send_frame(outlink, frame);
         /* who wants a picture of the next clip may want no frame of this */
         if (is_wanted(preview_link(ctx)))
@@ -2526,7 +3087,7 @@ static int deliver(AVFilterContext *ctx, AVFilterLink *outlink)
     }
     /* An error must stay: one that is only returned is asked for again. */
     shut_down(ctx);
-    set_status(ctx, ret, pts);
+    set_status(ctx, ret, next_pts(s));
     return ret == AVERROR_EOF ? 0 : ret;
 }
 
@@ -2545,23 +3106,23 @@ static int activate_t2v(AVFilterContext *ctx)
     return deliver(ctx, outlink);
 }
 
-/** Is it one that wan_i2v can read? */
-static int check_input(AVFilterContext *ctx)
+/** Is it one that can be read? */
+static int check_input(AVFilterContext *ctx, AVFilterLink *inlink,
+                       const char *what)
 {
-    const AVFilterLink *inlink = ctx->inputs[0];
     const AVPixFmtDescriptor *desc = av_pix_fmt_desc_get(inlink->format);
 
     if (desc->flags & AV_PIX_FMT_FLAG_HWACCEL) {
-        const AVBufferRef *ref = WAN_LINK(ctx->inputs[0])->hw_frames_ctx;
+        const AVBufferRef *ref = WAN_LINK(inlink)->hw_frames_ctx;
         const AVHWFramesContext *frames = ref ? (void *)ref->data : NULL;
 
-        av_log(ctx, AV_LOG_ERROR, "input: %s frames lie on a device: put the "
-               "filters hwdownload,format=%s before this one\n", desc->name,
+        av_log(ctx, AV_LOG_ERROR, "%s: %s frames lie on a device: put the "
+               "filters hwdownload,format=%s before this one\n", what, desc->name,
                frames ? av_get_pix_fmt_name(frames->sw_format) : "nv12");
         return AVERROR(EINVAL);
     }
 #if LAVFI_FROM(9, 15)                   /* 7.0 */
-    return ff_wan_check_matrix(ctx, inlink->format, inlink->colorspace, "input");
+    return ff_wan_check_matrix(ctx, inlink->format, inlink->colorspace, what);
 #else
     return 0;
 #endif
@@ -2581,7 +3142,10 @@ static int settle(AVFilterContext *ctx)
         s->settled = 0;
         return 0;
     }
-    if ((from_image(ctx) && (ret = check_input(ctx)) < 0) ||
+    if ((ctx->nb_inputs > 0 &&
+         (ret = check_input(ctx, ctx->inputs[0], "input")) < 0) ||
+        (ctx->nb_inputs > 1 &&
+         (ret = check_input(ctx, ctx->inputs[1], "mask")) < 0) ||
         (ret = open_cuda(ctx)) < 0 ||
         (ret = open_model(ctx, outlink->format)) < 0 ||
         (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0 ||
@@ -2624,7 +3188,9 @@ static int config_props_preview(AVFilterLink *outlink)
 }
 
 static const AVOption wan_t2v_options[] = {
-    COMMON_OPTIONS,
+    MODEL_OPTIONS,
+    CLIP_OPTIONS,
+    CONTROL_OPTIONS,
     { "join",     "set what is between clips", OFFSET(join), AV_OPT_TYPE_INT, {.i64 = JOIN_CUT}, JOIN_CUT, JOIN_FADE, FLAGS, .unit = "join" },
         { "cut",  "nothing",               0, AV_OPT_TYPE_CONST, {.i64 = JOIN_CUT},  .flags = FLAGS, .unit = "join" },
         { "fade", "the end of one and the start of the next are mixed", 0, AV_OPT_TYPE_CONST, {.i64 = JOIN_FADE}, .flags = FLAGS, .unit = "join" },
@@ -2661,10 +3227,38 @@ const WAN_FILTER ff_vsrc_wan_t2v = {
 
 /* ---------------------------------------------------------------- wan_i2v */
 
+#if CONFIG_WAN_I2V_FILTER || CONFIG_WAN_V2V_FILTER
+
+/**
+ * What the input may be: all that can be converted to RGB, and for who gives
+ * such frames back again. Frames on devices come last, and so only where there
+ * is nothing else: check_input() then says more than the graph would.
+ */
+static int add_input_formats(AVFilterFormats **list, int both)
+{
+    int hw, ret;
+
+    for (hw = 0; hw < 2; hw++) {
+        const AVPixFmtDescriptor *desc = NULL;
+
+        while ((desc = av_pix_fmt_desc_next(desc))) {
+            if (hw ? !(desc->flags & AV_PIX_FMT_FLAG_HWACCEL)
+                   : !ff_wan_convertible(desc, both))
+                continue;
+            if ((ret = ff_add_format(list, av_pix_fmt_desc_get_id(desc))) < 0)
+                return ret;
+        }
+    }
+    return 0;
+}
+
+#endif
+
 #if CONFIG_WAN_I2V_FILTER
 
 static const AVOption wan_i2v_options[] = {
-    COMMON_OPTIONS,
+    MODEL_OPTIONS,
+    CLIP_OPTIONS,
     { "last_image", "set file of the last frame, for first-last-frame models and Wan 2.2's experts", OFFSET(last_image_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS },
     { "mode",     "set what becomes of the input", OFFSET(mode), AV_OPT_TYPE_INT, {.i64 = MODE_FIRST}, MODE_FIRST, MODE_EXTEND, FLAGS, .unit = "mode" },
         { "first",  "its first frame is the start, the rest is not read", 0, AV_OPT_TYPE_CONST, {.i64 = MODE_FIRST},  .flags = FLAGS, .unit = "mode" },
@@ -2699,29 +3293,6 @@ static av_cold int init_i2v(AVFilterContext *ctx)
     return init(ctx);
 }
 
-/**
- * What the input may be: all that can be converted to RGB, and in extend mode
- * back again. Frames on devices come last, and so only where there is nothing
- * else: check_input() then says more than the graph would.
- */
-static int add_input_formats(const WanContext *s, AVFilterFormats **list)
-{
-    int hw, ret;
-
-    for (hw = 0; hw < 2; hw++) {
-        const AVPixFmtDescriptor *desc = NULL;
-
-        while ((desc = av_pix_fmt_desc_next(desc))) {
-            if (hw ? !(desc->flags & AV_PIX_FMT_FLAG_HWACCEL)
-                   : !ff_wan_convertible(desc, s->mode == MODE_EXTEND))
-                continue;
-            if ((ret = ff_add_format(list, av_pix_fmt_desc_get_id(desc))) < 0)
-                return ret;
-        }
-    }
-    return 0;
-}
-
 #if LAVFI_FROM(10, 4)
 static int query_formats_i2v(const AVFilterContext *ctx,
                              AVFilterFormatsConfig **cfg_in,
@@ -2732,7 +3303,7 @@ static int query_formats_i2v(const AVFilterContext *ctx,
     int ret;
 
     if ((ret = offer_preview(ctx, cfg_out)) < 0 ||
-        (ret = add_input_formats(s, &formats)) < 0)
+        (ret = add_input_formats(&formats, s->mode == MODE_EXTEND)) < 0)
         return ret;
     if (s->mode == MODE_EXTEND)
         return ff_set_common_formats2(ctx, cfg_in, cfg_out, formats);
@@ -2747,7 +3318,7 @@ static int query_formats_i2v(AVFilterContext *ctx)
     int ret;
 
     if ((ret = offer_preview(ctx)) < 0 ||
-        (ret = add_input_formats(s, &in)) < 0)
+        (ret = add_input_formats(&in, s->mode == MODE_EXTEND)) < 0)
         return ret;
     if (s->mode == MODE_EXTEND)
         return ff_set_common_formats(ctx, in);
@@ -2801,13 +3372,9 @@ static int config_props_i2v(AVFilterLink *outlink)
 }
 
 /** How long a frame of the input is shown: as it says, or as the last was. */
-static int64_t get_duration(const WanContext *s, const AVFrame *frame)
+static int64_t shown_for(const WanContext *s, const AVFrame *frame)
 {
-#if LAVU_FROM(57, 30)                   /* 6.0 */
-    int64_t duration = frame->duration;
-#else
-    int64_t duration = frame->pkt_duration;
-#endif
+    int64_t duration = get_duration(frame);
 
     if (duration <= 0 && s->start && s->start->pts != AV_NOPTS_VALUE &&
         frame->pts != AV_NOPTS_VALUE)
@@ -2843,7 +3410,7 @@ static int take_input(AVFilterContext *ctx, AVFrame *frame)
     if (s->mode == MODE_EXTEND) {
         int ret;
 
-        s->input_duration = get_duration(s, frame);
+        s->input_duration = shown_for(s, frame);
         if (frame->pts != AV_NOPTS_VALUE)
             s->first_pts = frame->pts;
         if (s->late == LATE_REPEAT)
@@ -2986,3 +3553,407 @@ const WAN_FILTER ff_vf_wan_i2v = {
 };
 
 #endif /* CONFIG_WAN_I2V_FILTER */
+
+/* ---------------------------------------------------------------- wan_v2v */
+
+#if CONFIG_WAN_V2V_FILTER
+
+static const AVOption wan_v2v_options[] = {
+    MODEL_OPTIONS,
+    { "strength", "set how much of the input is made anew, 0: nothing", OFFSET(strength), AV_OPT_TYPE_DOUBLE, {.dbl = DEFAULT_STRENGTH}, 0, 1, FLAGS },
+    { "mask",     "add an input with a mask for VACE: white is made anew, black kept", OFFSET(mask), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS },
+    CONTROL_OPTIONS,
+    { "keep",     "set frames that VACE keeps from one window to the next, 4n+1, -1: 9 at most", OFFSET(keep), AV_OPT_TYPE_INT, {.i64 = -1}, -1, INT_MAX, FLAGS },
+    { NULL }
+};
+
+AVFILTER_DEFINE_CLASS(wan_v2v);
+
+/** The input of the option mask, once. */
+static int add_mask(AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+    AVFilterPad pad = { .name = "mask", .type = AVMEDIA_TYPE_VIDEO };
+
+    return s->mask && ctx->nb_inputs < 2 ? ff_append_inpad(ctx, &pad) : 0;
+}
+
+/* Options that it does not have stand for what it does. */
+static av_cold int init_v2v(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    int ret;
+
+    s->redraws     = 1;
+    s->duration_us = -1;
+    s->format      = AV_PIX_FMT_NONE;
+    if (!(s->strength >= 0 && s->strength <= 1)) {      /* a NaN passes */
+        av_log(ctx, AV_LOG_ERROR, "strength=%g: must be from 0 to 1\n",
+               s->strength);
+        return AVERROR(EINVAL);
+    }
+    if (passes(ctx) && s->preview) {
+        av_log(ctx, AV_LOG_ERROR, "preview=1: with strength=0 there are no "
+               "steps to be seen\n");
+        return AVERROR(EINVAL);
+    }
+    if (s->keep != -1 && (s->keep < 1 || s->keep % 4 != 1)) {
+        av_log(ctx, AV_LOG_ERROR, "keep=%d: must be 4n+1: 1, 5, 9, ...\n",
+               s->keep);
+        return AVERROR(EINVAL);
+    }
+    ret = init(ctx);
+    return ret < 0 ? ret : add_mask(ctx);
+}
+
+#if LAVFI_FROM(10, 4)
+/** A mask need have nothing of the video. */
+static int accept_mask(const AVFilterContext *ctx, AVFilterFormatsConfig **in)
+{
+    AVFilterFormats *formats = NULL;
+    int ret;
+
+    if (ctx->nb_inputs < 2)
+        return 0;
+    if ((ret = add_input_formats(&formats, 0)) < 0 ||
+        (ret = ff_formats_ref(formats, &in[1]->formats)) < 0 ||
+        (ret = ff_formats_ref(ff_all_color_spaces(),
+                              &in[1]->color_spaces)) < 0)
+        return ret;
+    return ff_formats_ref(ff_all_color_ranges(), &in[1]->color_ranges);
+}
+
+static int query_formats_v2v(const AVFilterContext *ctx,
+                             AVFilterFormatsConfig **cfg_in,
+                             AVFilterFormatsConfig **cfg_out)
+{
+    AVFilterFormats *formats = NULL;
+    int ret;
+
+    if (passes(ctx))
+        return ff_set_common_formats2(ctx, cfg_in, cfg_out,
+                                      ff_all_formats(AVMEDIA_TYPE_VIDEO));
+    if ((ret = offer_preview(ctx, cfg_out)) < 0 ||
+        (ret = accept_mask(ctx, cfg_in)) < 0 ||
+        (ret = add_input_formats(&formats, 1)) < 0)
+        return ret;
+    return ff_set_common_formats2(ctx, cfg_in, cfg_out, formats);
+}
+#else
+static int accept_mask(AVFilterContext *ctx)
+{
+    AVFilterFormats *formats = NULL;
+    int ret;
+
+    if (ctx->nb_inputs < 2)
+        return 0;
+    ret = add_input_formats(&formats, 0);
+    return ret < 0 ? ret : ff_formats_ref(formats,
+                                          &ctx->inputs[1]->outcfg.formats);
+}
+
+static int query_formats_v2v(AVFilterContext *ctx)
+{
+    AVFilterFormats *formats = NULL;
+    int ret;
+
+    if (passes(ctx))
+        return ff_set_common_formats(ctx, ff_all_formats(AVMEDIA_TYPE_VIDEO));
+    if ((ret = offer_preview(ctx)) < 0 || (ret = accept_mask(ctx)) < 0 ||
+        (ret = add_input_formats(&formats, 1)) < 0)
+        return ret;
+    return ff_set_common_formats(ctx, formats);
+}
+#endif
+
+static int config_props_v2v(AVFilterLink *outlink)
+{
+    AVFilterContext *ctx = outlink->src;
+    AVFilterLink *inlink = ctx->inputs[0];
+    WanContext *s = ctx->priv;
+    int ret;
+
+    outlink->time_base            = inlink->time_base;
+    outlink->sample_aspect_ratio  = inlink->sample_aspect_ratio;
+    WAN_LINK(outlink)->frame_rate = WAN_LINK(inlink)->frame_rate;
+    outlink->w = inlink->w;
+    outlink->h = inlink->h;
+    if (passes(ctx))
+        return 0;
+    if ((ret = settle(ctx)) < 0)
+        return ret;
+    outlink->w = s->out_w;
+    outlink->h = s->out_h;
+#if LAVFI_FROM(10, 7)                   /* 8.0; what the link has of its input */
+    if (s->cover)
+        av_frame_side_data_remove_by_props(&outlink->side_data,
+                                           &outlink->nb_side_data,
+                                           AV_SIDE_DATA_PROP_SIZE_DEPENDENT);
+#endif
+    return 0;
+}
+
+/** Hand the next window over to the worker, if it is complete. */
+static int hand_over(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    FFWanWindow next;
+    int ret = ff_wan_windows_next(&s->windows, &next);
+
+    if (ret <= 0)
+        return ret;
+    s->left        = is_vace(s) ? next.nb - next.overlap :
+                     next.last  ? next.nb : next.nb - s->join_frames;
+    s->last_handed = next.last;
+    pthread_mutex_lock(&s->settings);
+    FFSWAP(FFWanWindow, s->handed, next);
+    pthread_mutex_unlock(&s->settings);
+    return 1;
+}
+
+/** The input has ended so. @return 0: go on, else the status that ends us */
+static int end_video(AVFilterContext *ctx, int status)
+{
+    WanContext *s = ctx->priv;
+
+    if (status != AVERROR_EOF)
+        return status;
+    if (interrupted(ctx)) {
+        av_log(ctx, AV_LOG_WARNING, "interrupted, %"PRId64" frames delivered\n",
+               s->delivered);
+        return status;
+    }
+    ff_wan_windows_end(&s->windows);
+    if (ff_wan_windows_pending(&s->windows))
+        return 0;
+    av_log(ctx, AV_LOG_WARNING, "the input has no frame\n");
+    return status;
+}
+
+/** Of another size than the first a frame is made to fit, but its format stays. */
+static int check_frame(AVFilterContext *ctx, const AVFrame *frame)
+{
+    const WanContext *s = ctx->priv;
+
+    if (frame->format == s->out_format)
+        return 0;
+    av_log(ctx, AV_LOG_ERROR, "input: its format changes from %s to %s in "
+           "mid-stream; put the filter format=%s before this one\n",
+           av_get_pix_fmt_name(s->out_format),
+           av_get_pix_fmt_name(frame->format),
+           av_get_pix_fmt_name(s->out_format));
+    return AVERROR(EINVAL);
+}
+
+/** Is the mask that waits the one of the frame that waits, or still later? */
+static int mask_is_later(const AVFilterContext *ctx)
+{
+    const WanContext *s = ctx->priv;
+
+    return s->mask_now && s->mask_next->pts != AV_NOPTS_VALUE &&
+           s->unmasked->pts != AV_NOPTS_VALUE &&
+           av_compare_ts(s->mask_next->pts, ctx->inputs[1]->time_base,
+                         s->unmasked->pts, ctx->inputs[0]->time_base) > 0;
+}
+
+/**
+ * Find the mask of the frame that waits: the last one at its time, so that one of
+ * another rate or length will do.
+ *
+ * @param mask  a new reference, NULL where there is no second input
+ * @return 1; 0: it is waited for; an AVERROR, logged if it is ours
+ */
+static int find_mask(AVFilterContext *ctx, AVFrame **mask)
+{
+    WanContext *s = ctx->priv;
+    int ret, status;
+    int64_t pts;
+
+    *mask = NULL;
+    if (ctx->nb_inputs < 2)
+        return 1;
+    while (!s->mask_ended) {
+        if (s->mask_next && mask_is_later(ctx))
+            break;
+        if (s->mask_next) {
+            av_frame_free(&s->mask_now);
+            FFSWAP(AVFrame *, s->mask_now, s->mask_next);
+        }
+        ret = ff_inlink_consume_frame(ctx->inputs[1], &s->mask_next);
+        if (ret < 0)
+            return ret;
+        if (ret)
+            continue;
+        if (!ff_inlink_acknowledge_status(ctx->inputs[1], &status, &pts)) {
+            ff_inlink_request_frame(ctx->inputs[1]);
+            return 0;
+        }
+        if (status != AVERROR_EOF)
+            return status;
+        s->mask_ended = 1;
+    }
+    if (!s->mask_now) {
+        av_log(ctx, AV_LOG_ERROR, "mask: the second input has no frame\n");
+        return AVERROR_INVALIDDATA;
+    }
+    *mask = av_frame_clone(s->mask_now);
+    return *mask ? 1 : AVERROR(ENOMEM);
+}
+
+/**
+ * Take the next frame of the input.
+ *
+ * @return 1: it is in s->unmasked; 0: it is waited for; AVERROR_EOF: windows
+ *         have the last one; another AVERROR
+ */
+static int next_input(AVFilterContext *ctx)
+{
+    AVFilterLink *inlink = ctx->inputs[0];
+    WanContext *s = ctx->priv;
+    int ret, status;
+    int64_t pts;
+
+    if (s->unmasked)
+        return 1;
+    ret = ff_inlink_consume_frame(inlink, &s->unmasked);
+    if (ret > 0)
+        ret = check_frame(ctx, s->unmasked);
+    else if (!ret && ff_inlink_acknowledge_status(inlink, &status, &pts))
+        return status;
+    else if (!ret) {
+        ff_inlink_request_frame(inlink);
+        return 0;
+    }
+    return ret < 0 ? ret : 1;
+}
+
+/**
+ * Take frames of the input until a window is complete.
+ *
+ * @return 1: one is handed over; 0: an input is waited for; else the status that
+ *         ends us
+ */
+static int collect(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    AVFrame *mask;
+    int ret;
+
+    while (!(ret = hand_over(ctx))) {
+        ret = interrupted(ctx) ? AVERROR_EOF : next_input(ctx);
+        if (ret < 0)
+            ret = end_video(ctx, ret);
+        else if (ret > 0 && (ret = find_mask(ctx, &mask)) > 0) {
+            ff_wan_windows_put(&s->windows, s->unmasked, mask);
+            s->unmasked = NULL;
+            continue;
+        } else
+            return ret;
+        if (ret < 0)
+            return ret;
+    }
+    return ret;
+}
+
+/** strength=0. */
+static int pass(AVFilterContext *ctx)
+{
+    AVFilterLink *inlink  = ctx->inputs[0];
+    AVFilterLink *outlink = ctx->outputs[0];
+    AVFrame *frame;
+    int ret = ff_inlink_consume_frame(inlink, &frame), status;
+    int64_t pts;
+
+    if (ret > 0)
+        return ff_filter_frame(outlink, frame);
+    if (!ret && ff_inlink_acknowledge_status(inlink, &status, &pts))
+        ff_outlink_set_status(outlink, status, pts);
+    else if (!ret && is_wanted(outlink))
+        ff_inlink_request_frame(inlink);
+    return ret;
+}
+
+/** No more is wanted of them. */
+static void end_inputs(AVFilterContext *ctx, int status)
+{
+    int i;
+
+    for (i = 0; i < ctx->nb_inputs; i++)
+        ff_inlink_set_status(ctx->inputs[i], status);
+}
+
+static int activate_v2v(AVFilterContext *ctx)
+{
+    AVFilterLink *outlink = ctx->outputs[0];
+    WanContext *s = ctx->priv;
+    int ret, status = ff_outlink_get_status(outlink);
+
+    if (status) {
+        end_inputs(ctx, status);
+        set_status(ctx, status, 0);
+        shut_down(ctx);
+        return 0;
+    }
+    if (passes(ctx))
+        return pass(ctx);
+    if (s->left || s->last_handed)
+        return deliver(ctx, outlink);
+    if (!is_wanted(outlink) && !is_wanted(preview_link(ctx)))
+        return FFERROR_NOT_READY;
+    ret = collect(ctx);
+    if (ret > 0)
+        return deliver(ctx, outlink);
+    if (!ret)
+        return 0;
+    shut_down(ctx);
+    end_inputs(ctx, ret);
+    set_status(ctx, ret, s->first_pts);
+    return ret == AVERROR_EOF ? 0 : ret;
+}
+
+/* Frames that wait here when the graph is taken down are lost: say so. */
+static av_cold void uninit_v2v(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    const int lost = ff_wan_windows_pending(&s->windows) + !!s->unmasked;
+
+    if (lost)
+        av_log(ctx, AV_LOG_WARNING, "%d frames of the input are lost: the graph "
+               "was taken down before its end, as for a change of size or format "
+               "in mid-stream\n", lost);
+    uninit(ctx);
+}
+
+static const AVFilterPad wan_v2v_inputs[] = {
+    {
+        .name         = "default",
+        .type         = AVMEDIA_TYPE_VIDEO,
+    },
+};
+
+static const AVFilterPad wan_v2v_outputs[] = {
+    {
+        .name         = "default",
+        .type         = AVMEDIA_TYPE_VIDEO,
+        .config_props = config_props_v2v,
+    },
+};
+
+const WAN_FILTER ff_vf_wan_v2v = {
+    .WAN_PUB(name)        = "wan_v2v",
+    .WAN_PUB(description) = NULL_IF_CONFIG_SMALL("Make video anew after a text "
+                                                 "with a Wan model."),
+    .WAN_PUB(priv_class)  = &wan_v2v_class,
+    .WAN_PUB(flags)       = AVFILTER_FLAG_DYNAMIC_INPUTS |
+                            AVFILTER_FLAG_DYNAMIC_OUTPUTS,
+    .priv_size            = sizeof(WanContext),
+    .init                 = init_v2v,
+    .uninit               = uninit_v2v,
+    .activate             = activate_v2v,
+    .process_command      = process_command,
+    FILTER_INPUTS(wan_v2v_inputs),
+    FILTER_OUTPUTS(wan_v2v_outputs),
+    WAN_QUERY_FUNC(query_formats_v2v),
+};
+
+#endif /* CONFIG_WAN_V2V_FILTER */

@@ -555,6 +555,32 @@ static int warn_losses(void *log, const AVFrame *frame, const char *what,
     return 0;
 }
 
+static int check_convertible(void *log, const AVFrame *in, const char *what)
+{
+    if (ff_wan_convertible(av_pix_fmt_desc_get(in->format), 0))
+        return 0;
+    av_log(log, AV_LOG_ERROR, "%s: no conversion from pixel format %s\n", what,
+           av_get_pix_fmt_name(in->format));
+    return AVERROR(ENOSYS);
+}
+
+int ff_wan_to_mask(void *log, AVFrame **out, const AVFrame *in,
+                   const char *what)
+{
+    Component p;
+    int c, x, y, ret = check_convertible(log, in, what);
+
+    if (ret < 0 || (ret = read_component(&p, in, 0)) < 0)
+        return ret;
+    ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, in->width, in->height);
+    for (c = 0; c < 3 && ret >= 0; c++)
+        for (y = 0; y < in->height; y++)
+            for (x = 0; x < in->width; x++)
+                rgb_row(*out, c, y)[x] = unit(p.v[(size_t)y * p.w + x]);
+    close_component(&p);
+    return ret;
+}
+
 int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
                   const char *what, int *warned)
 {
@@ -569,12 +595,8 @@ int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
         av_frame_free(&host);
         return ret;
     }
-    if (!ff_wan_convertible(av_pix_fmt_desc_get(in->format), 0)) {
-        av_log(log, AV_LOG_ERROR, "%s: no conversion from pixel format %s\n",
-               what, av_get_pix_fmt_name(in->format));
-        return AVERROR(ENOSYS);
-    }
-    if ((ret = warn_losses(log, in, what, warned)) < 0)
+    if ((ret = check_convertible(log, in, what)) < 0 ||
+        (ret = warn_losses(log, in, what, warned)) < 0)
         return ret;
     if (in->format == AV_PIX_FMT_RGB24 || in->format == AV_PIX_FMT_GBRP) {
         *out = av_frame_clone(in);
@@ -802,19 +824,22 @@ static int scale(AVFrame **out, const AVFrame *in, int w, int h)
     return ret;
 }
 
-/** Into the middle; what bicubic scaling overshoots is cut. */
+/** Middle on middle; what bicubic scaling overshoots is cut. */
 static void paste(AVFrame *to, const AVFrame *rgb)
 {
     const int left = (to->width - rgb->width) / 2;
     const int top  = (to->height - rgb->height) / 2;
+    const int w = FFMIN(to->width, rgb->width);
+    const int h = FFMIN(to->height, rgb->height);
     int c, x, y;
 
     for (c = 0; c < 3; c++)
-        for (y = 0; y < rgb->height; y++) {
-            const float *in = rgb_row(rgb, c, y);
-            float *out = rgb_row(to, c, top + y) + left;
+        for (y = 0; y < h; y++) {
+            const float *in = rgb_row(rgb, c, FFMAX(-top, 0) + y) +
+                              FFMAX(-left, 0);
+            float *out = rgb_row(to, c, FFMAX(top, 0) + y) + FFMAX(left, 0);
 
-            for (x = 0; x < rgb->width; x++)
+            for (x = 0; x < w; x++)
                 out[x] = unit(in[x]);
         }
 }
@@ -834,6 +859,28 @@ int ff_wan_fit(AVFrame **out, const AVFrame *rgb, int width, int height)
         w = FFMAX(av_rescale(height, rgb->width, rgb->height), 1);
     else
         h = FFMAX(av_rescale(width, rgb->height, rgb->width), 1);
+    ret = scale(&scaled, rgb, w, h);
+    if (ret >= 0)
+        paste(*out, scaled);
+    else
+        av_frame_free(out);
+    av_frame_free(&scaled);
+    return ret;
+}
+
+int ff_wan_resize(AVFrame **out, const AVFrame *rgb, int width, int height,
+                  int cover)
+{
+    AVFrame *scaled = NULL;
+    int w = width, h = height;
+    int ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, width, height);
+
+    if (ret < 0)
+        return ret;
+    if (cover && (int64_t)rgb->width * height > (int64_t)width * rgb->height)
+        w = av_rescale(height, rgb->width, rgb->height);
+    else if (cover)
+        h = av_rescale(width, rgb->height, rgb->width);
     ret = scale(&scaled, rgb, w, h);
     if (ret >= 0)
         paste(*out, scaled);

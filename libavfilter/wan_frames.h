@@ -90,6 +90,16 @@ int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
                   const char *what, int *warned);
 
 /**
+ * A frame as a mask, by its first component alone: luma, or red, in the range
+ * that its tags say.
+ *
+ * @param out   gbrpf32, all three alike, a new frame
+ * @param what  the input's name, for the log
+ */
+int ff_wan_to_mask(void *log, AVFrame **out, const AVFrame *in,
+                   const char *what);
+
+/**
  * Convert gbrpf32 to the format and by the tags of a frame of that size.
  *
  * @param what  has those tags, for the log
@@ -114,6 +124,16 @@ int ff_wan_decode_file(void *log, AVFrame **out, const char *option,
  * @param rgb  rgb24, gbrp or gbrpf32; NULL: black alone
  */
 int ff_wan_fit(AVFrame **out, const AVFrame *rgb, int width, int height);
+
+/**
+ * A picture scaled to width x height: all of it, whatever becomes of its shape,
+ * or with `cover` its middle, in its own shape.
+ *
+ * @param out  gbrpf32, a new frame
+ * @param rgb  rgb24, gbrp or gbrpf32
+ */
+int ff_wan_resize(AVFrame **out, const AVFrame *rgb, int width, int height,
+                  int cover);
 
 /**
  * Mix light: to = to * weight + from * (1 - weight). Both are gbrpf32 by

@@ -137,9 +137,10 @@ have() { pkg-config --exists "$1"; }
 filters=null,anull,format,aformat,scale,aresample,fps,setpts,asetpts,settb,setsar,setparams
 filters=$filters,sendcmd,metadata,showinfo,sidedata,select,psnr,ssim,signalstats,realtime
 filters=$filters,hstack,vstack,xstack,overlay,concat,split,loop,trim,atrim,tpad,crop,pad,fade,xfade
+filters=$filters,edgedetect,geq,chromakey,alphaextract,negate,lut
 filters=$filters,drawbox,minterpolate,transpose,hflip,reverse,palettegen,paletteuse
 filters=$filters,testsrc,testsrc2,color,nullsrc,nullsink,anullsrc,sine,volume,amix,afade
-for name in wan_i2v wan_t2v; do     # what vf_wan.c has, and no more
+for name in wan_i2v wan_t2v wan_v2v; do     # what vf_wan.c has, and no more
     grep -q "ff_v[a-z]*_$name\>" "$filter" && filters=$filters,$name
 done
 encoders=mpeg4,ffv1,png,mjpeg,gif,rawvideo,wrapped_avframe,aac,flac,pcm_s16le

@@ -323,8 +323,7 @@ static int show_shapes(const WanModel *m, WanPart part)
     else if (part == WAN_PART_T5)
         ret = wan_t5_bind(&t5, &m->t5.config, &b);
     else if (part == WAN_PART_VAE)
-        ret = wan_codec_bind(&vae, &m->vae.config, wan_condition_encodes(m),
-                             &b);
+        ret = wan_codec_bind(&vae, &m->vae.config, m->vae.encodes, &b);
     else
         ret = wan_clip_bind(&clip, &m->clip.config, &b);
     wan_dit_free(&dit);

@@ -60,6 +60,18 @@ const WanCodecFamily *wan_codec_family(WanVaeFamily family)
     return table[family];
 }
 
+int wan_codec_has_encoder(const WanVaeConfig *config, const WanWeights *w,
+                          WanNaming naming)
+{
+    char name[160];
+
+    return wan_weights_find(w, wan_name_in(naming, WAN_PART_VAE,
+                                           config->family == WAN_VAE_TAEHV
+                                           ? "encoder.0.weight"
+                                           : "encoder.conv1.weight", name,
+                                           sizeof(name))) != NULL;
+}
+
 int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
                    WanBinder *b)
 {
@@ -67,6 +79,7 @@ int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
 
     c->config = *config;
     c->family = wan_codec_family(config->family);
+    c->encodes = encoder;
     c->net = wan_pool_alloc(b->pool, c->family->net_bytes);
     if (!c->net)
         return wan_error_memory(b->log, "model", "the VAE");

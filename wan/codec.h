@@ -56,8 +56,13 @@ typedef struct WanCodec {
     const WanCodecFamily *family;
     WanVaeConfig config;
     void *net;
+    int encodes;                // the encoder is bound too
     WanTensor one, zero;        // [3]: pixels go in as they are
 } WanCodec;
+
+/* Whether a file holds an encoder: text to video can do without. */
+int wan_codec_has_encoder(const WanVaeConfig *config, const WanWeights *w,
+                          WanNaming naming);
 
 /* Bind what decoding needs, and with encoder != 0 what encoding does; the
  * binder's error. */

@@ -12,6 +12,7 @@
 #include "abi.h"
 #include "condition.h"
 #include "image.h"
+#include "sampler.h"
 
 /* A row's work; what stands below `read` may be NULL: then there is none, or
  * the latent is what the network gets, at one time. */
@@ -32,6 +33,8 @@ struct WanConditionKind {
     int (*units)(const WanCondition *c);
     void (*encode)(WanCondition *c, WanDev *d, int i);
     void (*begin_steps)(WanCondition *c, WanDev *d, const WanDit *dit);
+    void (*start)(const WanCondition *c, WanDev *d, WanTensor *x,
+                  double share);
     const WanTensor *(*input)(WanCondition *c, WanDev *d, const WanTensor *x);
     void (*time)(const WanCondition *c, WanDev *d, WanDitTime *out,
                  const WanDit *dit, double t);
@@ -307,6 +310,107 @@ static void first_keep(const WanCondition *c, WanDev *d, WanTensor *x)
     wan_op_copy(d, &place, &first);
 }
 
+/* ------------------------ a start in the middle: the latent of a whole video */
+
+static int64_t start_bytes(const WanCondition *c)
+{
+    return (int64_t)c->frames * 3 * sizeof(float) * c->width * c->height;
+}
+
+/* Frames of another size than the video cover it and are cut. */
+static int start_take(WanCondition *c, const WanRequest *r)
+{
+    const WanLog *log = &c->model->log;
+    WanImage img;
+    int ret;
+
+    if (!(c->video = calloc(c->frames, sizeof(*c->video))))
+        return wan_error_memory(log, "job", "the video");
+    for (int i = 0; i < c->frames; i++) {
+        if ((ret = wan_condition_take(&img, r->video[i], "video", log)) < 0 ||
+            (ret = wan_condition_pixels(&img, "video", log)) < 0)
+            return ret;
+        if (!(c->video[i] = malloc(start_bytes(c) / c->frames)))
+            return wan_error_memory(log, "job", "the video");
+        if (img.width == c->width && img.height == c->height)
+            wan_image_read(c->video[i], &img, 0, 0, c->width, c->height);
+        else if (wan_image_cover(c->video[i], &img, c->width, c->height,
+                                 WAN_LANCZOS) < 0)
+            return wan_error_memory(log, "job", "the video");
+    }
+    return 0;
+}
+
+static void start_free(WanCondition *c)
+{
+    for (int i = 0; c->video && i < c->frames; i++)
+        free(c->video[i]);
+    free(c->video);
+}
+
+static void start_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
+{
+    c->start = wan_tmp_like(d, latent);
+}
+
+/* Frame f of the video, [1, H, W, 3]. A plan has no pixels. */
+static void start_frame(WanCondition *c, WanDev *d, WanTensor *frame, int f)
+{
+    const WanCodec *vae = &c->model->vae;
+    const WanMark mark = wan_mark(d);
+    WanTensor rgb = wan_tmp(d, 3, c->height, c->width);
+    const WanTensor frames = wan_reshape(&rgb, 3, 1, c->height, c->width);
+
+    wan_op_upload(d, &rgb, c->video ? c->video[f] : NULL);
+    wan_op_channels_last(d, frame, &frames, 0, &vae->one, &vae->zero);
+    wan_release(d, mark);
+}
+
+/* The frames that latent frame t is made of, which are not needed again. */
+static void start_encode(WanCondition *c, WanDev *d, int t)
+{
+    const WanCodec *vae = &c->model->vae;
+    const int last = c->frames - 1;
+    int n;
+    const int from = (int)wan_codec_group(vae, t, &n);
+
+    if (!t) {
+        wan_dev_stage(d, WAN_STAGE_IMAGE);
+        c->encoder_mark = wan_mark(d);
+        wan_codec_begin_encode(d, &c->stream, vae, c->height, c->width);
+    }
+
+    const WanMark mark = wan_mark(d);
+    WanTensor rgb = wan_tmp(d, n, c->height, c->width, 3);
+
+    wan_section(d, "frames of group %d", t);
+    for (int f = from; f < from + n; f++) {
+        WanTensor frame = wan_slice(&rgb, f - from, 1);
+
+        start_frame(c, d, &frame, f < last ? f : last);
+    }
+    wan_codec_encode(d, &c->start, vae, &c->stream, &rgb);
+    wan_release(d, mark);
+    for (int f = from; c->video && f < from + n && f <= last; f++) {
+        free(c->video[f]);
+        c->video[f] = NULL;
+    }
+    if (t < latent_frames(c) - 1)
+        return;
+    wan_release(d, c->encoder_mark);
+    wan_op_finite(d, &c->start, "VAE encoder: the video's latent");
+    wan_tap(d, &c->start, "z");
+}
+
+static void start_start(const WanCondition *c, WanDev *d, WanTensor *x,
+                        double share)
+{
+    const WanTensor *both[] = { x, &c->start };
+
+    wan_op_lincomb(d, x, 2, (double[]){ 1, share }, both);
+    wan_tap(d, x, "x_start");
+}
+
 /* ------------------------------------------------------------ the table */
 
 #define CHANNELS                                                              \
@@ -327,6 +431,13 @@ static const struct WanConditionKind kinds[] = {
         .bytes = wan_vace_bytes, .take = wan_vace_read, .free = wan_vace_free,
         .reserve = wan_vace_reserve, .units = wan_vace_units,
         .encode = wan_vace_encode, .begin_steps = wan_vace_begin_steps },
+};
+
+/* In place of a task's row, if the request has a video to be drawn again. */
+static const struct WanConditionKind video_to_video = {
+    "video-to-video", .bytes = start_bytes, .take = start_take,
+    .free = start_free, .reserve = start_reserve, .units = latent_frames,
+    .encode = start_encode, .start = start_start,
 };
 
 /* Wan 2.2's experts have no CLIP, and take a last frame too. */
@@ -411,8 +522,43 @@ void wan_condition_fit(const WanModel *m, double area, int iw, int ih, int *w,
                             m->info.size_multiple);
 }
 
+static int check_video(const WanRequest *r, const WanModel *m)
+{
+    WanImage own;
+    int ret;
+
+    if (m->info.task != WAN_TASK_T2V && m->info.task != WAN_TASK_TI2V)
+        return wan_error_option(&m->log, "video", "%s is a %s checkpoint; "
+                                "text-to-video ones draw a video again",
+                                m->info.name, kinds[m->info.task].task);
+    if (r->image)
+        return wan_error_option(&m->log, "image", "there is a video, which "
+                                "begins with its own first frame");
+    if (!m->vae.encodes)
+        return wan_error_option(&m->log, "video", "the VAE's file has no "
+                                "encoder, so no video can be read");
+    if (r->nb_video != r->frames)
+        return wan_error_option(&m->log, "video", "it has %d frames, but "
+                                "frames is %d", r->nb_video, r->frames);
+    if (!(r->strength > 0 && r->strength <= 1))
+        return wan_error_option(&m->log, "strength", "%g; above 0, to 1 can "
+                                "be", r->strength);
+    if (wan_schedule_first(r->steps, r->strength) == r->steps)
+        return wan_error_option(&m->log, "strength", "%g of %d steps is none; "
+                                "%g is the smallest that makes one",
+                                r->strength, r->steps,
+                                ceil(1e6 / r->steps) / 1e6);
+    for (int i = 0; i < r->nb_video; i++)
+        if ((ret = wan_condition_take(&own, r->video[i], "video",
+                                      &m->log)) < 0)
+            return ret;
+    return 0;
+}
+
 int wan_condition_check(const WanRequest *r, const WanModel *m)
 {
+    if (r->video)
+        return check_video(r, m);
     for (int i = 0; i < WAN_MAX_IMAGES; i++) {
         const WanImage *image = given(r, i);
         const int wanted = i < wan_condition_needs(m);
@@ -441,7 +587,7 @@ void wan_condition_init(WanCondition *c, const WanModel *m,
                         const WanRequest *r)
 {
     *c = (WanCondition){
-        .model = m, .kind = kind_of(m),
+        .model = m, .kind = r->video ? &video_to_video : kind_of(m),
         .width = r->width, .height = r->height, .frames = r->frames,
     };
     while (c->nb_images < wan_condition_images(m) && given(r, c->nb_images)) {
@@ -528,6 +674,13 @@ void wan_condition_begin_steps(WanCondition *c, WanDev *d, const WanDit *dit)
 {
     if (c->kind->begin_steps)
         c->kind->begin_steps(c, d, dit);
+}
+
+void wan_condition_start(const WanCondition *c, WanDev *d, WanTensor *x,
+                         double share)
+{
+    if (c->kind->start)
+        c->kind->start(c, d, x, share);
 }
 
 const WanTensor *wan_condition_input(WanCondition *c, WanDev *d,

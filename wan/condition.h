@@ -31,6 +31,8 @@ typedef struct WanCondition {
     int width, height, frames;      // of the video
     int nb_images;
     WanGiven image[WAN_MAX_IMAGES]; // first and last
+    float **video;                  // [frames] of [3, height, width], -1 to 1;
+                                    // NULL until read, each again when encoded
 
     /* In the job's arena. */
     WanTensor input;                // [36, T, h, w]: noise, mask,
@@ -40,6 +42,7 @@ typedef struct WanCondition {
     WanCodecStream stream;          // of the VAE encoder
     WanDitContext context;          // keys and values of clip
     WanTensor first;                // [channels, 1, h, w]: kept in the latent
+    WanTensor start;                // [channels, T, h, w]: the video's latent
     WanVace vace;
 } WanCondition;
 
@@ -86,14 +89,14 @@ void wan_condition_init(WanCondition *c, const WanModel *m,
                         const WanRequest *r);
 
 /**
- * Copy the images' pixels out of the request.
+ * Copy the pixels of images and video out of the request.
  *
  * @return 0, or WAN_ERR(ENOMEM), said. wan_condition_free() in either case
  */
 int wan_condition_read(WanCondition *c, const WanRequest *r);
 void wan_condition_free(WanCondition *c);
 
-/** Bytes of the images as they are kept until they are encoded. */
+/** Bytes of the pixels as they are kept until they are encoded. */
 int64_t wan_condition_bytes(const WanCondition *c);
 
 /**
@@ -120,6 +123,11 @@ void wan_condition_encode(WanCondition *c, WanDev *d, int i);
 
 /** What all steps of a transformer share; once for each that makes some. */
 void wan_condition_begin_steps(WanCondition *c, WanDev *d, const WanDit *dit);
+
+/** Add what steps begin from, besides noise, to the first latent: that much of
+ *  it. */
+void wan_condition_start(const WanCondition *c, WanDev *d, WanTensor *x,
+                         double share);
 
 /**
  * What the network gets at a step.

@@ -147,13 +147,10 @@ static void list_tensor(void *opaque, const char *name, int vector,
 /* A VAE file may hold the decoder alone. */
 static int has_encoder(const WanModel *m)
 {
-    char name[160];
-
     return !m->files[0] || wan_condition_encodes(m) ||
-           wan_weights_find(wan_model_weights(m, WAN_PART_VAE),
-                            wan_name_in(m->naming[WAN_PART_VAE], WAN_PART_VAE,
-                                        "encoder.conv1.weight", name,
-                                        sizeof(name))) != NULL;
+           wan_codec_has_encoder(&m->vae.config,
+                                 wan_model_weights(m, WAN_PART_VAE),
+                                 m->naming[WAN_PART_VAE]);
 }
 
 /* All tensors of a part, by binding its shapes. Of CLIP with the block that is

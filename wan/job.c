@@ -73,6 +73,7 @@ static WanRequest defaults(const WanModel *m)
         .warp = m->preset ? m->preset->warp : 0, .sigma_max = WAN_RCM_SIGMA,
         .rng_threads = 270336,      // an H100's launch
         .boundary = i->boundary,
+        .strength = 0.8,            // as Diffusers has it
     };
 }
 
@@ -267,9 +268,9 @@ static int check_request(const WanRequest *r, const WanModel *m)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
     WanStepCache cache;
-    const int ret = wan_stepcache_init(&cache, r, &m->info, &m->log);
+    const int ret = wan_condition_check(r, m);
 
-    return ret < 0 ? ret : wan_condition_check(r, m);
+    return ret < 0 ? ret : wan_stepcache_init(&cache, r, &m->info, &m->log);
 }
 
 int wan_request_check(const WanRequest *r, const WanModel *m)
@@ -428,6 +429,8 @@ static void begin_steps(WanJob *j)
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_dit_text(j->dev, &j->context[i], dit, &j->text[i]);
     wan_condition_begin_steps(&j->condition, j->dev, dit);
+    wan_condition_start(&j->condition, j->dev, &j->solver[WAN_S_X],
+                        1 - j->schedule.start);
     wan_condition_keep(&j->condition, j->dev, &j->solver[WAN_S_X]);
     wan_section(j->dev, "rotary tables");
     wan_dit_rope(j->dev, &j->rope, &j->model->dit.config, (int)x->dim[1],
@@ -484,7 +487,7 @@ static void hand_over(void *opaque, int block)
 /* Whether another expert makes the step behind i. */
 static int is_last_of_expert(const WanJob *j, int i)
 {
-    return i + 1 < j->rq.steps && expert_of(j, i + 1) != j->expert;
+    return i + 1 < j->schedule.steps && expert_of(j, i + 1) != j->expert;
 }
 
 /* V = v_u + g (v_c - v_u) at X, then the solver's sums. */
@@ -541,7 +544,7 @@ static void denoise(WanJob *j, int i)
     }
     wan_condition_keep(&j->condition, d, &s[WAN_S_X]);
     wan_op_finite(d, &s[WAN_S_X], "step %d of %d: the latent", i + 1,
-                  j->rq.steps);
+                  j->schedule.steps);
     wan_tap(d, &s[WAN_S_X], "latents%d", i);
 
     /* M2 <- M1 <- M0, the oldest buffer serves next. */
@@ -601,7 +604,8 @@ static int init_schedule(WanJob *j)
     const WanPreset *p;
     WanSampling s = { .sampler = r->sampler, .steps = r->steps,
                       .shift = r->shift, .timesteps = r->timesteps,
-                      .warp = r->warp, .sigma_max = r->sigma_max };
+                      .warp = r->warp, .sigma_max = r->sigma_max,
+                      .strength = r->video ? r->strength : 0 };
     int ret = find_preset(&p, r, j->model);
 
     if (!s.timesteps && p)
@@ -659,7 +663,7 @@ static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
  * step costs is the mean: one of them may be guided alone. */
 static void plan_second(WanPlan *out, WanJob *j)
 {
-    const int steps = j->rq.steps, before = j->expert;
+    const int steps = j->schedule.steps, before = j->expert;
     double flops;
     int first = 0;
 
@@ -717,7 +721,7 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
     before = j->dev->flops;
     denoise(j, 0);
     out->step_flops = j->dev->flops - before;
-    if (expert_of(j, j->rq.steps - 1) != j->expert)
+    if (expert_of(j, j->schedule.steps - 1) != j->expert)
         plan_second(out, j);
     if (j->rq.preview)
         wan_op_image(j->dev, NULL, &j->preview.rgb);
@@ -935,6 +939,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->rq.cache_table = NULL;
     if ((ret = wan_condition_read(&j->condition, r)) < 0)
         goto fail;
+    j->rq.video = NULL;
     j->rq.preset = NULL;
     j->rq.timesteps = NULL;
     memset(j->solver, 0, sizeof(j->solver));
@@ -983,7 +988,7 @@ static int stage_units(const WanJob *j, enum WanStage stage)
     switch (stage) {
     case WAN_STAGE_TEXT:    return 1 + guided(&j->rq);
     case WAN_STAGE_IMAGE:   return wan_condition_units(&j->condition);
-    case WAN_STAGE_STEPS:   return j->rq.steps;
+    case WAN_STAGE_STEPS:   return j->schedule.steps;
     case WAN_STAGE_DECODE:  return latent_frames(&j->rq);
     default:                return 0;
     }

@@ -126,12 +126,35 @@ static int is_valid(const WanSampling *p)
     if ((unsigned)p->sampler > WAN_SAMPLER_RCM || p->steps < 1 ||
         p->steps > WAN_MAX_STEPS || !(p->shift >= 0.01 && p->shift <= 100))
         return 0;
+    if (!(p->strength >= 0 && p->strength <= 1) ||
+        (p->strength && wan_schedule_first(p->steps, p->strength) == p->steps))
+        return 0;
     if (p->sampler == WAN_SAMPLER_RCM)      // angles must fall
         return p->steps <= WAN_RCM_STEPS && p->sigma_max > tan(1.5) &&
                isfinite(p->sigma_max) && !p->timesteps;
     return !p->timesteps ||
            ((p->sampler == WAN_SAMPLER_EULER || p->sampler == WAN_SAMPLER_DMD) &&
             wan_timesteps_check(p->timesteps, p->steps) == p->steps);
+}
+
+/* Its double arithmetic is part of the rule: 50 * 0.58 makes 28 steps. */
+int wan_schedule_first(int steps, double strength)
+{
+    const int run = (int)(steps * strength);
+
+    return steps - (run < steps ? run : steps);
+}
+
+/* Begin in the middle: solvers count steps from the first that is run. */
+static void start_late(WanSchedule *s, double strength)
+{
+    s->first = wan_schedule_first(s->steps, strength);
+    s->steps -= s->first;
+    memmove(s->sigma, s->sigma + s->first,
+            (s->steps + 1) * sizeof(*s->sigma));
+    memmove(s->timestep, s->timestep + s->first,
+            s->steps * sizeof(*s->timestep));
+    s->start = s->sigma[0];
 }
 
 int wan_schedule_init(WanSchedule *s, const WanSampling *p)
@@ -157,6 +180,8 @@ int wan_schedule_init(WanSchedule *s, const WanSampling *p)
         listed_steps(s, p);
     else
         even_steps(s, p->shift);
+    if (p->strength)
+        start_late(s, p->strength);
     return 0;
 }
 

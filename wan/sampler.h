@@ -27,17 +27,25 @@ typedef struct WanSampling {
     const double *timesteps;    // euler, dmd: [steps]; NULL: even ones
     int warp;                   // timesteps go through the shifted table
     double sigma_max;           // rcm
+    double strength;            // above 0: it starts from what is given, of
+                                // which that much becomes noise, 1 at most
 } WanSampling;
 
 typedef struct WanSchedule {
     enum WanSampler sampler;
-    int steps;
+    int first;          // steps before the first that is run
+    int steps;          // that are run
     float *sigma;       // [steps + 1], falling, the last 0; f32 as reference
     double *timestep;   // [steps], what the network gets: integers of unipc
                         // and dpm++
-    double start;       // the first x is the noise times this
+    double start;       // the first x is the noise times this; with
+                        // strength: plus what is given times 1 - this
     int frame_major;    // noise is drawn as [T, C, h, w]
 } WanSchedule;
+
+/* Of so many steps the first that is run when that much of what is given
+ * becomes noise, 0 to 1; steps: none is. Diffusers' rule, in double. */
+int wan_schedule_first(int steps, double strength);
 
 /**
  * Sigmas and timesteps of a run. unipc: linspace(0.999f, 0), dpm++:
@@ -52,8 +60,11 @@ typedef struct WanSchedule {
  *   rcm         sigma = sin a / (sin a + cos a) for a = atan(sigma_max), 1.5,
  *               1.4, 1; timestep = 1000 sigma in bf16; start = sigma_0.
  *
+ * With strength steps before wan_schedule_first() are dropped: the solver begins
+ * there, without a memory.
+ *
  * @return 0, WAN_ERR(EINVAL): steps, shift, sigma_max or a timestep out of
- *         range, WAN_ERR(ENOMEM)
+ *         range, a strength that leaves no step; WAN_ERR(ENOMEM)
  */
 int wan_schedule_init(WanSchedule *s, const WanSampling *p);
 void wan_schedule_free(WanSchedule *s);

@@ -111,7 +111,8 @@ static int init_mag(WanStepCache *c, const WanRequest *r,
         return ret;
     for (int b = 0; b < c->branches; b++)
         for (int i = 0; i < c->steps; i++)
-            c->ratio[b][i] = wan_cache_table_at(&t, b, i, c->steps);
+            c->ratio[b][i] = wan_cache_table_at(&t, b, r->steps - c->steps + i,
+                                                r->steps);
     c->threshold = r->cache_threshold ? r->cache_threshold
                                       : defaults.threshold;
     c->run = r->cache_run ? r->cache_run : defaults.run;
@@ -129,6 +130,8 @@ int wan_stepcache_init(WanStepCache *c, const WanRequest *r,
         return ret;
     *c = (WanStepCache){ .kind = r->cache, .steps = r->steps,
                          .most = n, .branches = n };
+    if (r->video)
+        c->steps -= wan_schedule_first(r->steps, r->strength);
     return c->kind == WAN_CACHE_EASY ? init_easy(c, r, log) :
            c->kind == WAN_CACHE_MAG ? init_mag(c, r, info, log) : 0;
 }

@@ -352,7 +352,7 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
 {
     WanBinder b;
     WanVaeConfig c;
-    int ret;
+    int encoder, ret;
 
     if ((ret = open_part(&b, m, WAN_PART_VAE, p->vae, f->vae,
                          interrupt)) < 0 ||
@@ -369,8 +369,9 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
                 "mean, as LightTAE" : "as they are sampled, as TAEHV",
                 c.scaled_by);
     settle(&b, m);
-    if ((ret = wan_codec_bind(&m->vae, &c, wan_condition_encodes(m),
-                              &b)) < 0)
+    encoder = wan_condition_encodes(m) ||
+              wan_codec_has_encoder(&c, b.weights, b.naming);
+    if ((ret = wan_codec_bind(&m->vae, &c, encoder, &b)) < 0)
         return ret;
     if (m->vae.family->channels != m->dit.config.out_dim)
         return wan_error(&m->log, WAN_INVALIDDATA, "%s: the %s, of latents with "
@@ -592,8 +593,7 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     b.e4m3 = WAN_E4M3_NONE;
     if (ret < 0 ||
         (ret = wan_t5_bind(&m->t5, &t5, &b)) < 0 ||
-        (ret = wan_codec_bind(&m->vae, &vae, wan_condition_encodes(m),
-                              &b)) < 0 ||
+        (ret = wan_codec_bind(&m->vae, &vae, 1, &b)) < 0 ||
         (dit.clip_dim && (ret = wan_clip_bind(&m->clip, &clip, &b)) < 0)) {
         wan_model_close(&m);
         return ret;

@@ -441,11 +441,13 @@ typedef struct WanRequest {
                                      step */
     int nb_video;               /**< of video: as many as frames */
     /**
-     * Video to video: the frames that are drawn again, in any size, as image
-     * above is; NULL: none. wan_job_open() copies the pixels.
+     * Video to video with T2V and TI2V: the frames that are drawn again, RGB24,
+     * GBRP or GBRPF32 in any size (what is not the video's covers it and is
+     * cut); NULL: none. wan_job_open() copies the pixels.
      */
     const WanImage *const *video;
-    /** Above 0, to 1: how much of them is noise when the steps begin. */
+    /** Above 0, to 1: how much of them becomes noise, and so how many of the
+     *  steps are made, the last steps * strength of them; at least one. */
     double strength;
     /** VACE: what the video follows or keeps, up to WAN_CONTROLS; their hints
      *  add. Without any the video is made from its prompt alone. */

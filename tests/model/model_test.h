@@ -243,6 +243,36 @@ static inline void golden_request(WanRequest *rq, const WanModel *m,
     rq->rng = WAN_RNG_CPU;
 }
 
+/* The video that a golden starts from, if it does. */
+typedef struct GoldenVideo {
+    WanImage frame[16];
+    const WanImage *list[16];
+    int first_step;
+} GoldenVideo;
+
+static inline void golden_video(GoldenVideo *v, WanRequest *rq, Golden *g,
+                                const cJSON *a)
+{
+    const GoldenTensor *t = golden_look(g, "in.frames_u8");
+
+    memset(v, 0, sizeof(*v));
+    if (!t)
+        return;
+    const int h = (int)t->dim[1], w = (int)t->dim[2];
+
+    for (int i = 0; i < t->dim[0]; i++) {
+        v->frame[i] = (WanImage){ .size = sizeof(WanImage),
+                                  .format = WAN_PIX_RGB24, .width = w,
+                                  .height = h, .stride = { 3 * w },
+                                  .data = { (uint8_t *)t->raw + 3 * w * h * i } };
+        v->list[i] = &v->frame[i];
+    }
+    rq->video = v->list;
+    rq->nb_video = (int)t->dim[0];
+    rq->strength = cJSON_GetObjectItem(a, "strength")->valuedouble;
+    v->first_step = atoi(golden_meta_string(g, "first_step"));
+}
+
 /* Taps of one run against tensors "prefix + name". */
 typedef struct Taps {
     Golden *golden;

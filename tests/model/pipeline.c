@@ -16,8 +16,8 @@ typedef struct Seen {
     Golden *golden;
     int last_step;
     int images;
-    double limit;
-    int steps, contexts;        // stages that were held against a golden
+    double limit, start_limit;
+    int steps, contexts, starts;    // stages that were held against a golden
     double worst;
 } Seen;
 
@@ -26,7 +26,7 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
     Seen *seen = opaque;
     const GoldenTensor *g = NULL;
     const float *want = NULL;
-    double err;
+    double err, limit = seen->limit;
 
     if (!strncmp(name, "latents", 7) || !strncmp(name, "noise_pred", 10)) {
         const char *digits = strpbrk(name, "0123456789");
@@ -56,12 +56,17 @@ static void check_stage(void *opaque, const char *name, const WanTensor *t)
         CHECK(g->n == wan_count(t));
         want = g->data;
         seen->images++;
+    } else if (!strcmp(name, "z") || !strcmp(name, "x_start")) {
+        g = golden_find(seen->golden, name);
+        CHECK(g->n == wan_count(t));
+        want = g->data;
+        limit = seen->start_limit;
+        seen->starts++;
     } else {
         return;
     }
     err = test_rel_l2(t->data, want, wan_count(t));
-    CHECKF(err <= seen->limit, "%s: relative L2 %.2e, limit %.1e", name, err,
-           seen->limit);
+    CHECKF(err <= limit, "%s: relative L2 %.2e, limit %.1e", name, err, limit);
     if (err > seen->worst)
         seen->worst = err;
 }
@@ -73,10 +78,12 @@ static void generate(const char *golden, const char *folder,
     cJSON *a = golden_meta(g, "arguments");
     WanModel *m = open_tiny(folder, device);
     const GoldenTensor *video = golden_look(g, "video");
-    Seen seen = { .golden = g, .limit = limit_on(device, LIMIT) };
+    Seen seen = { .golden = g, .limit = limit_on(device, LIMIT),
+                  .start_limit = limit_on(device, 4e-6) };
     const int vace = m->info.task == WAN_TASK_VACE;
     WanImage image[2] = { { 0 } };
     GoldenControl control = { 0 };
+    GoldenVideo in = { 0 };
     WanRequest rq;
     WanPlan plan;
     WanJob *job;
@@ -88,8 +95,10 @@ static void generate(const char *golden, const char *folder,
         golden_control(&control, g, a);
         rq.controls = control.list;
         rq.nb_controls = 1;
+    } else {
+        golden_video(&in, &rq, g, a);
     }
-    seen.last_step = rq.steps - 1;
+    seen.last_step = rq.steps - 1 - in.first_step;
     const int64_t HW = (int64_t)rq.width * rq.height;
     float *planes = malloc(3 * HW * sizeof(*planes));
     float *all = calloc(3 * HW * rq.frames, sizeof(*all));
@@ -126,6 +135,7 @@ static void generate(const char *golden, const char *folder,
     CHECKF(seen.images == (!rq.image ? vace : m->info.clip_dim ? 2 : 1),
            "%d images", seen.images);
     CHECKF(seen.steps >= 1, "%d steps", seen.steps);
+    CHECKF(seen.starts == (rq.video ? 2 : 0), "%d starts", seen.starts);
 
     if (video) {
         const double err = test_rel_l2(all, video->data, video->n);
@@ -330,6 +340,9 @@ TEST(ti2v_image_ref) { generate(TI2V("i2v-unipc4"), "ref"); }
 TEST(ti2v_image_cpu) { generate(TI2V("i2v-unipc4"), dut); }
 TEST(ti2v_image_dpm5_cpu) { generate(TI2V("i2v-dpm5"), dut); }
 
+TEST(v2v_unipc6_ref) { generate("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", "ref"); }
+TEST(v2v_unipc6_cpu) { generate("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", dut); }
+TEST(v2v_dpm8_cpu) { generate("pipeline-v2v-dpm8.safetensors", "tiny/wan-t2v", dut); }
 #define A14B(name) "pipeline-wan22-" name ".safetensors"
 #define T2V_A14B "tiny/wan22-t2v-a14b"
 #define I2V_A14B "tiny/wan22-i2v-a14b"
@@ -344,6 +357,10 @@ TEST(experts_diffusers)
     generate(A14B("i2v-unipc5"), I2V_A14B "-diffusers", dut);
 }
 TEST(experts_two_images_ref) { generate(A14B("flf2v-unipc4"), I2V_A14B, "ref"); }
+TEST(experts_v2v_cpu)
+{
+    generate("pipeline-v2v-a14b-unipc8.safetensors", T2V_A14B, dut);
+}
 TEST(experts_two_images_cpu) { generate(A14B("flf2v-unipc4"), I2V_A14B, dut); }
 #define VACE(name) "pipeline-vace-" name ".safetensors", "tiny/wan-vace"
 TEST(vace_control_ref) { generate(VACE("control-unipc4"), "ref"); }
@@ -426,6 +443,9 @@ int main(int argc, char **argv)
     RUN_REF(ti2v_image_ref);
     RUN(ti2v_image_cpu);
     RUN(ti2v_image_dpm5_cpu);
+    RUN_REF(v2v_unipc6_ref);
+    RUN(v2v_unipc6_cpu);
+    RUN(v2v_dpm8_cpu);
     RUN_REF(experts_ref);
     RUN(experts_cpu);
     RUN(experts_dpm8_cpu);
@@ -435,6 +455,7 @@ int main(int argc, char **argv)
     RUN(experts_diffusers);
     RUN_REF(experts_two_images_ref);
     RUN(experts_two_images_cpu);
+    RUN(experts_v2v_cpu);
     RUN_REF(vace_control_ref);
     RUN(vace_control_cpu);
     RUN_REF(vace_inpaint_ref);

@@ -150,7 +150,6 @@ TEST(requests_are_checked)
     REFUSED(rng, (enum WanRng)9, "rng");
     REFUSED(rng_threads, 0, "rng_threads");
     REFUSED(rng_threads, 1000, "rng_threads");
-#undef REFUSED
     wan_model_close(&m);
 }
 
@@ -241,6 +240,111 @@ TEST(images_are_counted)
     CHECK(wan_job_open(&job, m, &rq) == WAN_ERR(ENOMEM));
     CHECKF(strstr(last, "2048x2048, 5 frames need"), "%s", last);
     free(image.data[0]);
+    wan_model_close(&m);
+}
+
+/* A video that is drawn again: each impossible one by its option's name, and the
+ * smallest strength is one that can be. */
+TEST(video_requests_are_checked)
+{
+    static uint8_t pixels[3 * 32 * 16];
+    WanModel *m = open_model("cpu", 0);
+    WanImage frame = { .size = sizeof(frame), .format = WAN_PIX_RGB24,
+                       .width = 32, .height = 16, .data = { pixels },
+                       .stride = { 3 * 32 } };
+    WanImage other = frame;
+    const WanImage *video[5] = { &frame, &frame, &frame, &frame, &frame };
+    WanRequest good = small_request(m), rq;
+
+    good.video = video;
+    good.nb_video = 5;
+    CHECK(good.strength == 0.8);
+    CHECK(wan_request_check(&good, m) == 0);
+    REFUSED(nb_video, 4, "option video: it has 4 frames, but frames is 5");
+    REFUSED(strength, 0, "option strength: 0; above 0, to 1 can be");
+    REFUSED(strength, NAN, "option strength: nan");
+    REFUSED(strength, 1.01, "option strength: 1.01");
+    REFUSED(strength, 0.49, "option strength: 0.49 of 2 steps is none; 0.5 is "
+            "the smallest that makes one");
+    REFUSED(image, &frame, "option image: there is a video");
+    video[3] = NULL;
+    REFUSED(nb_video, 5, "option video: one of its images is not there");
+    video[3] = &other;
+    other.width = 0;
+    REFUSED(nb_video, 5, "option video: 0x16; sides");
+    other = frame;
+    other.format = WAN_PIX_YUV420P;
+    REFUSED(nb_video, 5, "option video: it must be rgb24");
+    other = frame;
+    other.size = 0;
+    REFUSED(nb_video, 5, "WanImage: its size is 0");
+    video[3] = &frame;
+
+    for (rq = good; rq.steps <= WAN_MAX_STEPS; rq.steps++) {
+        const char *smallest;
+
+        rq.strength = 0.9 / rq.steps;
+        CHECK(wan_request_check(&rq, m) == WAN_ERR(EINVAL));
+        smallest = strstr(last, "is none; ");
+        if (!CHECKF(smallest != NULL, "%s", last))
+            break;
+        rq.strength = atof(smallest + 9);
+        if (!CHECKF(wan_request_check(&rq, m) == 0, "%d steps: %s", rq.steps,
+                    last))
+            break;
+    }
+    wan_model_close(&m);
+}
+
+#undef REFUSED
+
+/* Its frames are memory; how far it goes is how many steps are made, and where
+ * nothing is left of it it does not count any more. */
+TEST(video_to_video)
+{
+    enum { FRAME = 3 * 32 * 16, CLIP = 5 * FRAME };
+    static uint8_t pixels[2][FRAME], clip[3][CLIP];
+    WanModel *m = open_model("cpu", 0);
+    WanImage frame = { .size = sizeof(frame), .format = WAN_PIX_RGB24,
+                       .width = 32, .height = 16, .data = { pixels[0] },
+                       .stride = { 3 * 32 } };
+    const WanImage *video[5] = { &frame, &frame, &frame, &frame, &frame };
+    WanRequest rq = small_request(m);
+    WanProgress p = { 0 };
+    WanPlan bare, plan;
+    WanJob *job;
+
+    for (int i = 0; i < FRAME; i++)
+        pixels[1][i] = (uint8_t)(i * 7);
+    CHECK(wan_plan(&bare, m, &rq) == 0);
+    rq.video = video;
+    rq.nb_video = 5;
+    rq.steps = 8;
+    rq.strength = 0.4;
+    CHECK(wan_plan(&plan, m, &rq) == 0);
+    CHECK(plan.work_bytes >= bare.work_bytes + 4 * CLIP);
+    CHECK(plan.image_flops > 0 && bare.image_flops == 0);
+
+    CHECK(wan_job_open(&job, m, &rq) == 0);
+    while (p.stage != WAN_STAGE_DECODE && !wan_job_step(job, &p))
+        if (p.stage == WAN_STAGE_STEPS)
+            CHECKF(p.total == 3, "%d steps", p.total);
+        else if (p.stage == WAN_STAGE_IMAGE)
+            CHECKF(p.total == 2, "%d groups of frames", p.total);
+    wan_job_close(&job);
+
+    rq.sampler = WAN_SAMPLER_DPMPP;     // whose noise is all there is at first
+    rq.strength = 1;
+    CHECK(run(m, &rq, clip[0]) == WAN_EOF);
+    frame.data[0] = pixels[1];
+    CHECK(run(m, &rq, clip[1]) == WAN_EOF);
+    CHECK(!memcmp(clip[0], clip[1], CLIP));
+    rq.strength = 0.9;
+    CHECK(run(m, &rq, clip[2]) == WAN_EOF);
+    CHECK(memcmp(clip[1], clip[2], CLIP));
+    rq.video = NULL;
+    CHECK(run(m, &rq, clip[2]) == WAN_EOF);
+    CHECK(!memcmp(clip[0], clip[2], CLIP));
     wan_model_close(&m);
 }
 
@@ -560,6 +664,8 @@ int main(void)
     RUN(prompts);
     RUN(memory_is_said_before_sampling);
     RUN(images_are_counted);
+    RUN(video_requests_are_checked);
+    RUN(video_to_video);
     RUN(sizes_for_images);
     RUN(guidance_one_is_half_the_work);
     RUN(frame_wants_fitting_planes);

@@ -90,7 +90,7 @@ TEST(refuses_what_is_out_of_range)
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
         const WanSampling p = { (enum WanSampler)bad[i].sampler, bad[i].steps,
                                 bad[i].shift, bad[i].timesteps, 0,
-                                bad[i].sigma_max };
+                                bad[i].sigma_max, 0 };
 
         CHECKF(wan_schedule_init(&s, &p) == WAN_ERR(EINVAL), "%d", (int)i);
         CHECK(!s.sigma && !s.timestep);
@@ -363,6 +363,44 @@ TEST(few_step_rules_follow_their_programs)
     golden_close(&g);
 }
 
+/* A start in the middle is the end of the whole schedule, and solvers have no
+ * memory there. */
+TEST(strength_drops_the_first_steps)
+{
+    static const struct { int steps; double strength; int first; } rule[] = {
+        { 6, 0.7, 2 }, { 8, 0.5, 4 }, { 8, 0.65, 3 }, { 50, 0.58, 22 },
+        { 50, 1, 0 }, { 50, 0.02, 49 }, { 50, 0.0199, 50 }, { 1, 1, 0 },
+    };
+
+    for (size_t i = 0; i < sizeof(rule) / sizeof(*rule); i++)
+        CHECKF(wan_schedule_first(rule[i].steps, rule[i].strength) ==
+               rule[i].first, "%d of %d steps, %g: %d", rule[i].first,
+               rule[i].steps, rule[i].strength,
+               wan_schedule_first(rule[i].steps, rule[i].strength));
+    for (int sampler = 0; sampler <= WAN_SAMPLER_RCM; sampler++) {
+        WanSampling p = { .sampler = sampler, .steps = 4, .shift = 5,
+                          .sigma_max = 80 };
+        WanCombination c[WAN_MAX_COMBINATIONS];
+        WanSchedule whole, s;
+
+        CHECK(!wan_schedule_init(&whole, &p));
+        p.strength = 0.5;
+        CHECK(!wan_schedule_init(&s, &p));
+        CHECK(s.first == 2 && s.steps == 2 && s.start == s.sigma[0]);
+        for (int i = 0; i <= s.steps; i++)
+            CHECK(s.sigma[i] == whole.sigma[i + 2]);
+        for (int i = 0; i < s.steps; i++)
+            CHECK(s.timestep[i] == whole.timestep[i + 2]);
+        for (int k = wan_solver_step(&s, 0, c) - 1; k >= 0; k--)
+            CHECK(!c[k].coef[WAN_S_M1] && !c[k].coef[WAN_S_M2] &&
+                  !c[k].coef[WAN_S_PREV]);
+        wan_schedule_free(&whole);
+        wan_schedule_free(&s);
+        p.strength = 0.2;
+        CHECK(wan_schedule_init(&s, &p) == WAN_ERR(EINVAL));
+    }
+}
+
 TEST(lists_in_text)
 {
     static const char *const bad[] = {
@@ -393,6 +431,7 @@ int main(void)
     RUN(solvers_follow_the_official_traces);
     RUN(a_perfect_network_gives_x0);
     RUN(few_step_rules_follow_their_programs);
+    RUN(strength_drops_the_first_steps);
     RUN(lists_in_text);
     return test_end();
 }

@@ -1,6 +1,6 @@
 /*
- * What wan_worker.c needs of FFmpeg, made up: tests/unit/worker.c runs it
- * without one, so that sanitizers see its threads.
+ * What wan_worker.c and wan_windows.c need of FFmpeg, made up: tests/unit runs
+ * them without one, so that sanitizers see their threads and frames.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  */
@@ -37,6 +37,14 @@ static inline void av_freep(void *p)
     *(void **)p = NULL;
 }
 static inline void av_frame_free(AVFrame **f) { av_freep(f); }
+static inline AVFrame *av_frame_clone(const AVFrame *f)
+{
+    AVFrame *copy = malloc(sizeof(*copy));
+
+    if (copy)
+        *copy = *f;
+    return copy;
+}
 
 static inline int64_t av_gettime_relative(void)
 {
