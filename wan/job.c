@@ -701,7 +701,8 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
         j->pager->vectors = m->pool.vectors * 3 / 2 + VECTORS_SLACK;
     }
     *out = (WanPlan){
-        .weight_bytes = m->info.weight_bytes + m->pool.bytes,
+        .weight_bytes = m->info.weight_bytes - m->resting_bytes +
+                        m->pool.bytes,
         .available_bytes = m->memory ? m->memory :
                            wan_dev_available(m->device, m->cuda_context),
         .tokens = (int64_t)sampled_frames(j) * (j->rq.height / m->info.size_multiple) *
