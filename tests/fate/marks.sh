@@ -78,6 +78,8 @@ look=h0.ts
 kind libx264 'HLS, a segment' "$sei" h.m3u8 -c:v libx264
 look=init.mp4
 kind libx264 'HLS with MP4, its first part' "$tags" f.m3u8 -c:v libx264 -hls_segment_type fmp4
+look=chunk-stream0-00001.m4s
+kind libx264 'DASH, a segment' "$sei" d.mpd -c:v libx264
 kind libx264 'H.264 alone' "$sei" a.h264 -c:v libx264
 kind libx265 'H.265 alone' "$sei" a.hevc -c:v libx265 -x265-params log-level=none
 kind mpeg4 'AVI, MPEG-4' tag.comment:.AI-generated a.avi -c:v mpeg4
