@@ -310,7 +310,7 @@ check-arm64: $(GOLDEN)/.stamp
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
 CHECK_FATE = framecrc filter fewstep stream i2v ti2v v2v vace preview cuda recipes live badinput \
-             interrupt
+             interrupt marks
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \
                --disable-filter=minterpolate,xfade,xstack \
