@@ -94,7 +94,7 @@ copy_source()
         (cd "$tree.part" && tar -xf -) || return 1
     [ -f "$tree.part/Makefile" ] || return 1
     cd "$tree.part" || return 1
-    apply 0001 libavfilter/allfilters.c ff_vf_wan_i2v &&
+    apply 0001 libavfilter/allfilters.c ff_vf_wan_v2v &&
         apply 0002 libavfilter/filters.h FF_FILTER_INTERRUPT &&
         apply 0003 libavfilter/f_zmq.c MAX_MESSAGE &&
         apply 0004 libavcodec/gifdec.c gif_has_all_blocks &&
