@@ -38,8 +38,8 @@ page()
 }
 
 page README.md index.md
-for name in recipes models live marks performance architecture contributing porting upstream; do
-    page docs/$name.md $name.md
+for file in "$root"/docs/*.md; do
+    page "docs/${file##*/}" "${file##*/}"
 done
 page CHANGELOG.md changelog.md
 page share/demo/README.md demo-models.md

@@ -100,7 +100,8 @@ int wan_request_preset(WanRequest *r, const WanModel *m, const char *name)
     r->sampler = own.sampler;
     r->steps = own.steps;
     r->guidance = own.guidance;
-    r->guidance2 = own.guidance2;
+    if (r->size >= WAN_LEAST(WanRequest, guidance2))    // younger than this function
+        r->guidance2 = own.guidance2;
     r->shift = own.shift;
     r->timesteps = NULL;
     r->nb_timesteps = 0;

@@ -65,6 +65,14 @@ pictures()
 check 'all pictures are there' pictures
 
 made() { sh "$SRC/tools/site.sh" "$tmp/site" && ls "$tmp/site/html/index.html"; }
+listed()        # every document is in the site's list
+{
+    for page in "$SRC"/docs/*.md; do
+        has ": ${page##*/}\$" "$SRC/docs/site/mkdocs.yml" > "$tmp/nav" ||
+            { echo "${page##*/} is not listed"; return 1; }
+    done
+}
+check 'the site has all documents' listed
 options()
 {
     for option in $(sed -n 's/^@item \([a-z0-9_]*\).*/\1/p' "$SRC/docs/filters.texi" | sort -u); do

@@ -6,6 +6,7 @@
 . "$SRC/tests/fate/common.sh"
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 version=$(sed -n 's/^.define WAN_VERSION_M[AIJNORC]* *//p' "$SRC/wan/wan.h" | paste -sd.)
+chmod 755 "$tmp"        # its tests look at it as somebody else
 mkdir "$tmp/bin"
 printf '#!/bin/sh\necho "git is not to be called" >&2\nexit 1\n' > "$tmp/bin/git"
 chmod +x "$tmp/bin/git"
@@ -13,7 +14,7 @@ chmod +x "$tmp/bin/git"
 built()
 {
     cd "$tmp/libwan-$version" && PATH=$tmp/bin:$PATH &&
-        ./configure --debug && make -s -j2 unit && make -s install DESTDIR="$tmp/root"
+        ./configure --debug && make -s -j2 libs tools unit && make -s install DESTDIR="$tmp/root"
 }
 if [ -e "$SRC/.git" ]; then
     check 'make dist' make -s dist
