@@ -852,16 +852,16 @@ static int large_image(const WanJob *j)
 /* Which steps each of two experts makes. */
 static void say_experts(const WanJob *j)
 {
-    const WanRequest *r = &j->rq;
+    const int steps = j->schedule.steps;
     int first = 0;
 
     if (j->model->info.experts < 2)
         return;
-    while (first < r->steps && !expert_of(j, first))
+    while (first < steps && !expert_of(j, first))
         first++;
     wan_log(&j->model->log, WAN_LOG_INFO, "steps for the high-noise expert: "
             "%d, guidance %g; for the low-noise one: %d, guidance %g", first,
-            r->guidance, r->steps - first, r->guidance2);
+            j->rq.guidance, steps - first, j->rq.guidance2);
 }
 
 /* Whether it fits, and what does not. */

@@ -59,6 +59,23 @@ ti2v()
             "$(frames_of "$ti2v" ":size=64x32:text_encoder=$(quote "$t2v")")" && rm "$one"
 }
 check 'TI2V with the VAE of Wan 2.2' ti2v
+a14b=$tiny/wan22-t2v-a14b
+# Each expert into a file, which find each other.
+experts()
+{
+    for i in low high; do
+        made "$a14b" "$tmp/d/w_${i}_noise.gguf" --text-encoder "$t2v" --vae "$t2v" \
+            --tokenizer "$t2v" --transformer f32 --text-encoder f32 --vae f32 || return 1
+        has '^  transformer ' "$tmp/out" || return 1
+        [ $i = high ] || lacks '^  (text encoder|VAE|tokenizer) ' "$tmp/out" || return 1
+    done
+    rest=text_encoder=$(quote "$t2v"):vae=$(quote "$t2v"):tokenizer=$(quote "$t2v")
+    same "$(frames_of "$tmp/d/w_high_noise.gguf")" "$(frames_of "$a14b" ":$rest")" &&
+        rm "$tmp/d/w_high_noise.gguf" "$tmp/d/w_low_noise.gguf"
+}
+check 'two experts' experts
+check 'two experts and a name that tells neither' refused 1 'the model has two experts' \
+    "$a14b" "$one" --text-encoder "$t2v" --vae "$t2v" --tokenizer "$t2v"
 check 'safetensors in a filter' in_filter "$tmp/d/wan.safetensors"
 
 with_lora()

@@ -37,6 +37,8 @@ check '14B as published'  published t2v-14B 14,288,491,584
 check '5B as published'   published ti2v-5B 4,999,787,712 1280x704 121 27280
 check 'VACE 1.3B as published' published vace-1.3B 2,153,972,032
 check 'VACE 14B as published'  published vace-14B 17,337,592,896 1280x720 81 75600
+check 'A14B as published, from text' published t2v-a14b 14,288,491,584 1280x720 81 75600
+check 'and from an image' published i2v-a14b 14,288,901,184 1280x720 81 75600
 
 unknown() { ! "$info" --shapes t2v-7B --trace > "$tmp/out" 2>&1 && has t2v-7B "$tmp/out"; }
 check 'no such shapes' unknown
