@@ -557,6 +557,10 @@ static int check_video(const WanRequest *r, const WanModel *m)
 
 int wan_condition_check(const WanRequest *r, const WanModel *m)
 {
+    if (r->nb_controls && !kind_of(m)->check)
+        return wan_error_option(&m->log, "controls", "%s is a %s checkpoint "
+                                "and takes none", m->info.name,
+                                kind_of(m)->task);
     if (r->video)
         return check_video(r, m);
     for (int i = 0; i < WAN_MAX_IMAGES; i++) {
@@ -574,13 +578,7 @@ int wan_condition_check(const WanRequest *r, const WanModel *m)
                                                &m->log)) < 0)
             return ret;
     }
-    if (kind_of(m)->check)
-        return kind_of(m)->check(r, m);
-    if (r->nb_controls)
-        return wan_error_option(&m->log, "controls", "%s is a %s checkpoint "
-                                "and takes none", m->info.name,
-                                kind_of(m)->task);
-    return 0;
+    return kind_of(m)->check ? kind_of(m)->check(r, m) : 0;
 }
 
 void wan_condition_init(WanCondition *c, const WanModel *m,

@@ -746,6 +746,10 @@ TEST(bad_controls)
     rq.image = NULL;
     refused(t2v, &rq, "option controls: Wan2.1 T2V (width 96, 2 layers) is a "
             "text-to-video checkpoint and takes none");
+    rq.video = clips[0].list;           // to be drawn again: one or the other
+    rq.nb_video = 5;
+    refused(t2v, &rq, "option controls: ");
+    refused(m, &rq, "option video: ");
     wan_model_close(&m);
     wan_model_close(&t2v);
 }
