@@ -377,6 +377,7 @@ check-all:
 	$(MAKE) check-whole
 	$(MAKE) judge
 	@LONG=1 $(RUN) $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh
+	@KILLS=50 $(RUN) $(SRC)/tests/fate/mpi.sh
 	$(MAKE) fuzz FUZZ_SECONDS=600
 	$(MAKE) bench
 

@@ -231,6 +231,17 @@ static int check_experts(const WanRequest *r, const WanModel *m)
     return 0;
 }
 
+static int latent_frames(const WanRequest *r)
+{
+    return (r->frames - 1) / WAN_TIME_STRIDE + 1;
+}
+
+static int64_t tokens_of(const WanRequest *r, const WanModel *m)
+{
+    return (int64_t)latent_frames(r) * (r->height / m->info.size_multiple) *
+           (r->width / m->info.size_multiple);
+}
+
 static int check_request(const WanRequest *r, const WanModel *m)
 {
     const int k = m->info.size_multiple, max = m->info.size_max;
@@ -269,6 +280,10 @@ static int check_request(const WanRequest *r, const WanModel *m)
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
+    if (m->ranks && tokens_of(r, m) < m->ranks->size)
+        return bad(m, "size", "%dx%d, %d frames are %lld tokens, too few for "
+                   "%d processes", r->width, r->height, r->frames,
+                   (long long)tokens_of(r, m), m->ranks->size);
     WanStepCache cache;
     const int ret = wan_condition_check(r, m);
 
@@ -306,11 +321,6 @@ int wan_request_fit(WanRequest *r, const WanModel *m, int width, int height)
 
 /* ------------------------------------------------------------- pipeline */
 
-static int latent_frames(const WanRequest *r)
-{
-    return (r->frames - 1) / WAN_TIME_STRIDE + 1;
-}
-
 /* Of what is sampled: the video's, and those of the condition in front. */
 static int sampled_frames(const WanJob *j)
 {
@@ -332,6 +342,13 @@ static int expert_of(const WanJob *j, int i)
 static double guidance_of(const WanJob *j, int expert)
 {
     return expert ? j->rq.guidance2 : j->rq.guidance;
+}
+
+/* The ranks that compute such a request; NULL: this process alone, as all that
+ * has frames of a video, which the others are not given. */
+static WanRanks *ranks_for(const WanModel *m, const WanRequest *r)
+{
+    return r->video || r->nb_controls ? NULL : m->ranks;
 }
 
 /* Whether this process does what is not shared: texts, images, frames. */
@@ -799,7 +816,7 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if (!(j = calloc(1, sizeof(*j))))
         return wan_error_memory(&m->log, "job", "its plan");
     j->model = (WanModel *)m;       // not changed, not freed
-    j->ranks = m->ranks;
+    j->ranks = ranks_for(m, &rq);
     j->rq = rq;
     wan_condition_init(&j->condition, m, &rq);
     j->nb_ids[COND] = j->nb_ids[UNCOND] = WAN_TEXT_LEN;
@@ -933,19 +950,16 @@ static int check_memory(const WanJob *j, const WanPlan *p)
 static int take_ranks(WanJob *j, const WanRequest *r)
 {
     WanModel *m = j->model;
-    const int64_t rows = (int64_t)latent_frames(r) *
-                         (r->height / m->info.size_multiple) *
-                         (r->width / m->info.size_multiple);
     WanBytes b = { 0 };
     int ret;
 
     if (!m->ranks)
         return 0;
-    if (rows < m->ranks->size)
-        return wan_error(&m->log, WAN_ERR(EINVAL), "%dx%d, %d frames are %lld "
-                         "tokens, too few for %d processes", r->width,
-                         r->height, r->frames, (long long)rows,
-                         m->ranks->size);
+    if (!ranks_for(m, r)) {
+        wan_log(&m->log, WAN_LOG_WARNING, "clips from a video are made by one "
+                "process: those beside this one wait");
+        return 0;
+    }
     if (m->ranks->broken)
         return wan_error(&m->log, WAN_ERR(EIO), "the processes beside this one "
                          "have ended");
@@ -975,11 +989,11 @@ static uint64_t mix(uint64_t h, const void *data, size_t n)
     return h;
 }
 
-/* Names, shapes and the ends of a checkpoint's tensors, in any order. */
-static uint64_t weights_sum(const WanModel *m)
+/* Names, shapes and the ends of an expert's tensors, in any order. */
+static uint64_t weights_sum(const WanModel *m, int expert)
 {
     enum { ENDS = 64 };
-    const WanWeights *w = m->files[WAN_PART_DIT];
+    const WanWeights *w = wan_model_expert_file(m, expert);
     uint64_t sum = 0;
 
     for (int i = 0; w && i < wan_weights_count(w); i++) {
@@ -1002,7 +1016,8 @@ static uint64_t weights_sum(const WanModel *m)
 /* That all ranks are about to compute the same. */
 static int agree(WanJob *j)
 {
-    const uint64_t weights = weights_sum(j->model);
+    const uint64_t weights = weights_sum(j->model, 0) +
+                             31 * weights_sum(j->model, 1);
     int ret;
 
     if (!j->ranks)

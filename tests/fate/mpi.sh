@@ -33,7 +33,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
 export OMPI_MCA_btl=self,vader
 # Time for ffmpeg to end its file when the launcher ends all.
-export OMPI_MCA_odls_base_sigkill_timeout=20
+export OMPI_MCA_odls_base_sigkill_timeout=5
 
 # The others read what the launcher's standard input is.
 graph() { source_of "prompt=a ball:frames=5:size=64x64:seed=1:device=cpu:threads=1:$1" "${2-}"; }
@@ -104,16 +104,18 @@ fi
 
 # ---- killed, stopped
 
-# ours WHAT: processes of this test, by the folder in their command lines
-workers() { pgrep -f "$worker --threads 1 --device cpu"; }
+# its processes, not the launcher that has their command lines in its own
+workers() { pgrep -f "^$worker --threads 1 --device cpu"; }
 # start OUT: a clip that takes long; $launcher
 start()
 {
+    : > "$tmp/log"              # not the last one's
     mpirun -n 1 "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$(graph clips=0:ahead=0:steps=1000)" \
         -c:v ffv1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
     launcher=$!
     # in its steps
     while kill -0 $launcher 2> /dev/null && ! grep -q 'step [0-9]*/1000' "$tmp/log"; do sleep 0.1; done
+    shm=$(find /dev/shm -name 'vader_segment*' 2> /dev/null)
 }
 # none of them is left
 over()
@@ -124,6 +126,9 @@ over()
         sleep 0.1
     done
 }
+# by the launcher or one of ours; lines are folded
+said() { tr '\n' ' ' < "$tmp/log" | grep -Eq 'rank [1-3] .*(is gone|signal 9)'; }
+plays() { "$ffprobe" -v error -show_entries format=format_name "$1"; }
 k=0
 while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     start "$tmp/killed.mkv"
@@ -131,13 +136,16 @@ while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     over
     report $? "a worker is killed, all end ($k)" "$tmp/log"
     wait $launcher 2> /dev/null
-    check 'who it was is said' grep -Eq 'rank [1-3] .*(is gone|signal 9)' "$tmp/log"
+    check 'who it was is said' said
+    check 'what there was of the clip can be played' plays "$tmp/killed.mkv"
 done
 start "$tmp/stopped.mkv"
-kill -INT "$(pgrep -f "$ffmpeg.*$tmp/stopped.mkv" | grep -vx $launcher | head -n 1)"
+kill -INT "$(pgrep -f "^$ffmpeg.*$tmp/stopped.mkv")"
 over
 report $? 'Ctrl-C at ffmpeg ends all' "$tmp/log"
 wait $launcher 2> /dev/null
-check 'no shared memory is left' test -z "$(find /dev/shm -user "$(id -u)" -name 'vader_segment*' -newer "$tmp/1.md5" 2> /dev/null)"
+# what there was while it ran
+freed() { for f in $shm; do [ ! -e "$f" ] || { echo "$f"; return 1; }; done; }
+check 'no shared memory is left' freed
 
 finish
