@@ -35,7 +35,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o ranks.o launcher.o serve.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
@@ -55,7 +55,7 @@ OBJS += $(OBJS-CUDA)
 DEP_LIBS += $(CUDA_LIBS)
 endif
 
-TOOLS = wan-info wan-convert wan-random wan-bench wan-parity
+TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker
 
 UNIT = abi arena codec config experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce \
@@ -67,7 +67,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v vace stepcache convert
+MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v vace stepcache convert ranks
 FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
        tokenizer text_clean marks
 
@@ -77,8 +77,9 @@ LIB = $(B)/lib/libwan.so.$(VERSION)
 ALL_FLAGS = $(CONFIG_FLAGS) $(DEP_CFLAGS) -I$(SRC)/wan -MMD -MP
 C = $(CC) -std=c11 -D_GNU_SOURCE $(ALL_FLAGS) $(CFLAGS)
 
+MPI_MODULE = $(if $(filter yes,$(MPI)),$(B)/lib/libwan-mpi.so)
 libs: $(LIB) $(B)/lib/libwan.so $(B)/lib/libwan.a $(B)/pkgconfig/wan.pc \
-      $(B)/share/libwan/.linked
+      $(B)/share/libwan/.linked $(MPI_MODULE)
 tools: $(TOOLS:%=$(B)/bin/%)
 
 $(B)/wan/%.o: $(SRC)/wan/%.c config.mak
@@ -86,6 +87,14 @@ $(B)/wan/%.o: $(SRC)/wan/%.c config.mak
 	$(C) -c $< -o $@
 
 $(B)/wan/files.o: ALL_FLAGS += -DWAN_DATADIR='"$(DATADIR)"'
+
+$(B)/wan/launcher.o: ALL_FLAGS += -DWAN_LIBDIR='"$(LIBDIR)"'
+
+# The only one that knows MPI.
+$(B)/wan/ranks_mpi.o: ALL_FLAGS += $(MPI_CFLAGS)
+$(B)/lib/libwan-mpi.so: $(B)/wan/ranks_mpi.o
+	@mkdir -p $(@D)
+	$(CC) -shared -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) $(MPI_LIBS)
 
 # Of the toolkit's headers these alone know.
 $(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.c config.mak
@@ -162,7 +171,7 @@ FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/stream.sh \
        $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/a14b.sh \
        $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
-       $(SRC)/tests/fate/cuda.sh \
+       $(SRC)/tests/fate/cuda.sh $(SRC)/tests/fate/batch.sh $(SRC)/tests/fate/mpi.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
        $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh $(SRC)/tests/fate/marks.sh \
@@ -368,6 +377,7 @@ check-all:
 	$(MAKE) check-whole
 	$(MAKE) judge
 	@LONG=1 $(RUN) $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh
+	@KILLS=50 $(RUN) $(SRC)/tests/fate/mpi.sh
 	$(MAKE) fuzz FUZZ_SECONDS=600
 	$(MAKE) bench
 
@@ -381,10 +391,10 @@ BUILD_FFMPEG = mkdir -p $(B) && \
     dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $(FFMPEG_VERSION) $(B)/source $(FFMPEG_FLAGS)) && \
     sed -n '1s/^\([0-9]*\.[0-9]*\).*/\1/p' $$dir/RELEASE > $(B)/ffmpeg.series && \
     sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig
-ffmpeg-minimal: libs
+ffmpeg-minimal: libs $(B)/bin/wan-worker
 	@$(BUILD_FFMPEG) $(FFMPEG_CUDA)
 # Without a package, or the wish to install one, there is what is there.
-ffmpeg: libs
+ffmpeg: libs $(B)/bin/wan-worker
 	@sh $(SRC)/tools/packages.sh ffmpeg || echo "ffmpeg: built with what is there" >&2
 	@$(BUILD_FFMPEG) --whole
 
@@ -399,8 +409,8 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS = -g -O1 -fsanitize=fuzzer,address,undefined \
              -fno-sanitize-recover=undefined -DWAN_HAVE_ONEDNN=0 \
              -DWAN_HAVE_CUDA=0 -DWAN_DATADIR='"$(DATADIR)"'
-FUZZ_SRCS = $(wildcard $(SRC)/wan/*.c $(SRC)/wan/formats/*.c \
-            $(SRC)/wan/cpu/*.c)
+FUZZ_SRCS = $(filter-out %/ranks_mpi.c,$(wildcard $(SRC)/wan/*.c \
+            $(SRC)/wan/formats/*.c $(SRC)/wan/cpu/*.c))
 FUZZ_HEADERS = $(wildcard $(SRC)/tests/fuzz/*.h $(SRC)/wan/*.h \
                $(SRC)/wan/formats/*.h $(SRC)/wan/cpu/*.h)
 
@@ -408,7 +418,7 @@ $(B)/fuzz/marks: $(SRC)/tools/marks.c $(SRC)/tools/marks.h
 $(B)/fuzz/%: $(SRC)/tests/fuzz/%.c $(FUZZ_SRCS) $(FUZZ_HEADERS)
 	@mkdir -p $(@D)
 	clang -std=c11 -D_GNU_SOURCE $(FUZZ_FLAGS) $(DEP_CFLAGS) -I$(SRC)/wan \
-	    -o $@ $(filter %.c,$^) $(DEP_LIBS) -lm -lpthread
+	    -DWAN_LIBDIR='"$(LIBDIR)"' -o $@ $(filter %.c,$^) $(DEP_LIBS) -lm -lpthread
 
 fuzz: $(FUZZ:%=$(B)/fuzz/%)
 	@for f in $(FUZZ); do \
@@ -449,8 +459,9 @@ install: libs tools man
 	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so.$(MAJOR)
 	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so
 	install -m 644 $(B)/lib/libwan.a $(DESTDIR)$(LIBDIR)
+	[ -z "$(MPI_MODULE)" ] || install -m 755 $(MPI_MODULE) $(DESTDIR)$(LIBDIR)
 	install -m 644 $(SRC)/wan/wan.h $(DESTDIR)$(PREFIX)/include
-	install -m 755 $(TOOLS:%=$(B)/bin/%) $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(TOOLS:%=$(B)/bin/%) $(SRC)/tools/wan-batch $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(PAGES) $(DESTDIR)$(MANDIR)/man1
 	$(call pc,$(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc,$(LIBDIR),$(PREFIX)/include)
 	install -d $(DESTDIR)$(DATADIR)
@@ -474,9 +485,10 @@ install-ffmpeg: install
 SONAME = libwan.so.$(MAJOR)
 uninstall:
 	cd $(DESTDIR)$(LIBDIR) 2> /dev/null || exit 0; \
-	    rm -f $(notdir $(LIB)) libwan.a pkgconfig/wan.pc; \
+	    rm -f $(notdir $(LIB)) libwan.a libwan-mpi.so pkgconfig/wan.pc; \
 	    for l in libwan.so $(SONAME); do [ -e $$l ] || rm -f $$l; done
 	rm -f $(DESTDIR)$(PREFIX)/include/wan.h $(TOOLS:%=$(DESTDIR)$(PREFIX)/bin/%) \
+	    $(DESTDIR)$(PREFIX)/bin/wan-batch \
 	    $(TOOLS:%=$(DESTDIR)$(MANDIR)/man1/%.1)
 	cd $(DESTDIR)$(PREFIX)/bin 2> /dev/null || exit 0; \
 	    [ ! -e $(DESTDIR)$(LIBDIR)/$(SONAME) ] || exit 0; \

@@ -479,6 +479,7 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
     p->log                = log_line;
     p->log_opaque         = ctx;
     p->log_level          = log_level();
+    p->processes          = 1;
     p->interrupted        = open_interrupted;
     p->interrupted_opaque = ctx;
 }

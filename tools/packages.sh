@@ -18,7 +18,7 @@
 need="build-essential pkg-config xz-utils nasm ca-certificates
       libdnnl-dev libcjson-dev libutf8proc-dev
       zlib1g-dev libx264-dev libx265-dev libzmq3-dev
-      libssl-dev libopus-dev"
+      libssl-dev libopus-dev libopenmpi-dev openmpi-bin"
 # Of SRT's twins the one that Debian's FFmpeg is built with, or the other if that
 # is there.
 pkg-config --exists srt 2> /dev/null || need="$need libsrt-gnutls-dev"
@@ -60,7 +60,8 @@ done
 if ! command -v apt-get > /dev/null || ! command -v dpkg-query > /dev/null; then
     echo "packages: no apt here. libwan needs a C compiler, make,"
     echo "pkg-config, oneDNN, cJSON, utf8proc; FFmpeg also nasm, xz,"
-    echo "zlib and, if wanted, what tools/ffmpeg-libraries lists."
+    echo "zlib and, if wanted, what tools/ffmpeg-libraries lists;"
+    echo "for clips over several machines Open MPI or MPICH."
     exit 0
 fi
 

@@ -668,6 +668,15 @@ void wan_condition_encode(WanCondition *c, WanDev *d, int i)
     c->kind->encode(c, d, i);
 }
 
+void wan_condition_share(WanCondition *c, WanDev *d)
+{
+    WanTensor *const encoded[] = { &c->input, &c->clip, &c->first };
+
+    for (int i = 0; i < 3; i++)
+        if (encoded[i]->nb_dims)
+            wan_op_share(d, encoded[i]);
+}
+
 void wan_condition_begin_steps(WanCondition *c, WanDev *d, const WanDit *dit)
 {
     if (c->kind->begin_steps)

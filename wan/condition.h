@@ -121,6 +121,9 @@ int wan_condition_units(const WanCondition *c);
 /** Encode unit i of them, in order. */
 void wan_condition_encode(WanCondition *c, WanDev *d, int i);
 
+/** What rank 0 encoded, to all. */
+void wan_condition_share(WanCondition *c, WanDev *d);
+
 /** What all steps of a transformer share; once for each that makes some. */
 void wan_condition_begin_steps(WanCondition *c, WanDev *d, const WanDit *dit);
 

@@ -227,6 +227,12 @@ void wan_dev_fail(WanDev *d, int error, const char *fmt, ...)
         wan_log(d->log, WAN_LOG_ERROR, "%s", d->message);
 }
 
+void wan_dev_end(WanDev *d, int error)
+{
+    if (!d->error)
+        d->error = error;
+}
+
 /* Bytes from the top of the arena; NULL under plan or when full. */
 static void *take(WanDev *d, int64_t bytes)
 {

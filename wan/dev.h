@@ -15,6 +15,7 @@
 
 #include "log.h"
 #include "pager.h"
+#include "ranks.h"
 #include "tensor.h"
 
 typedef struct WanDev WanDev;
@@ -95,6 +96,9 @@ struct WanDev {
     void (*trace)(void *opaque, const char *line);
     void *trace_opaque;
 
+    WanRanks *ranks;                // who computes too; not owned; NULL: alone
+    double sent;                    // bytes to other ranks so far
+
     double flops;                   // 2 x multiply-adds of all ops so far
     double bytes;                   // of their operands, each once
 };
@@ -138,6 +142,15 @@ int wan_dev_known(const char *name, const WanLog *log);
 /* Record the first error; the message becomes its line. */
 __attribute__((format(printf, 3, 4)))
 void wan_dev_fail(WanDev *d, int error, const char *fmt, ...);
+
+/* Record the first error, whose line was said. */
+void wan_dev_end(WanDev *d, int error);
+
+/* Of that many rows of tokens those of this rank: all, if it is alone. */
+static inline WanShare wan_share(const WanDev *d, int64_t rows)
+{
+    return wan_share_of(d->ranks, d->ranks ? d->ranks->rank : 0, rows);
+}
 
 /* Backend calls outside of ops: the device's context becomes current, and the
  * caller's again. */

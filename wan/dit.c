@@ -293,6 +293,31 @@ void wan_dit_time(WanDev *d, WanDitTime *out, const WanDit *m, double t)
     wan_dit_times(d, out, m, 1, &(WanDitSpan){ .t = t });
 }
 
+static int64_t tokens_of(const WanDitInput *in)
+{
+    return wan_count(in->x) / (4 * in->dit->config.in_dim);
+}
+
+/* The spans that this rank's tokens are in, counted from its first token. */
+static WanDitTime own_time(const WanDev *d, const WanDitInput *in)
+{
+    const WanShare own = wan_share(d, tokens_of(in));
+    const WanDitTime *all = in->time;
+    WanDitTime t = { 0 };
+    int s = 0;
+
+    while (s < all->n - 1 && all->end[s] <= own.first)
+        s++;
+    t.e = wan_slice(&all->e, s, 1);
+    t.e0 = wan_slice(&all->e0, 6 * s, 6);
+    for (; s < all->n - 1 && all->end[s] < own.first + own.n; s++)
+        t.end[t.n++] = all->end[s] - own.first;
+    t.n++;
+    t.e.dim[0] *= t.n;
+    t.e0.dim[0] *= t.n;
+    return t;
+}
+
 /* The rows of x, one a token, that are in span s. */
 static WanTensor in_span(const WanTensor *x, const WanDitTime *time, int s)
 {
@@ -311,6 +336,7 @@ void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
     const int pairs = c->dim / c->heads / 2;
 
     *rope = (WanRope){
+        .first = wan_share(d, (int64_t)frames * rows * cols).first,
         .heads = c->heads,
         .grid = { frames, rows, cols },
         .pairs = { pairs - 2 * (pairs / 3), pairs / 3, pairs / 3 },
@@ -355,7 +381,8 @@ static void self_attention(WanDev *d, WanTensor *h, const WanAttn *w,
     wan_tap(d, &v, "block%d.self_attn.v", block);
     wan_op_rms_norm_rope(d, &q, &w->norm_q, eps, rope);         // norm over D,
     wan_op_rms_norm_rope(d, &k, &w->norm_k, eps, rope);         // rope per head
-    wan_op_attention(d, &q, &q, &k, &v, .heads = rope->heads);  // replaces q
+    wan_op_attention(d, &q, &q, &k, &v, .heads = rope->heads,   // replaces q
+                     .rows = wan_rope_rows(rope));
     wan_op_linear(d, h, &q, &w->o);
     wan_tap(d, h, "block%d.self_attn", block);
     wan_release(d, mark);
@@ -574,26 +601,28 @@ static void head_forward(WanDev *d, WanTensor *v, const WanTensor *x,
         wan_op_gate_add(d, &scale, &e, NULL);
         wan_op_modulate(d, &hs, &xs, &shift, &scale, c->eps);
     }
-    wan_op_linear(d, &z, &h, &m->head.head);                    // [L, 64]
-    wan_tap(d, &z, "head");
-    wan_op_unpatchify(d, v, &z);
+    wan_op_linear(d, &z, &h, &m->head.head);                    // [n, 64]
+    const WanTensor all = wan_op_gather(d, &z, wan_count(v) / wan_cols(&z));
+    wan_tap(d, &all, "head");                                   // [L, 64]
+    wan_op_unpatchify(d, v, &all);
     wan_release(d, mark);
 }
 
 void wan_dit_embed(WanDev *d, WanTensor tokens[], int n, const WanDitInput *in)
 {
     const WanDitConfig *c = &in->dit->config;
-    const int64_t L = wan_count(in->x) / (4 * c->in_dim);
+    const int64_t L = tokens_of(in), own = wan_share(d, L).n;
 
     for (int b = 0; b < n; b++)
-        tokens[b] = wan_tmp(d, L, c->dim);
+        tokens[b] = wan_tmp(d, own, c->dim);
     const WanMark mark = wan_mark(d);
     WanTensor patches = wan_tmp_act(d, L, 4 * c->in_dim);
 
     wan_section(d, "patches");
     wan_op_patchify(d, &patches, in->x, 2);
-    wan_op_linear(d, &tokens[0], &patches,
-                  &in->dit->patch_embedding);                   // [L, D]
+    const WanTensor mine = wan_op_scatter(d, &patches);
+    wan_op_linear(d, &tokens[0], &mine,
+                  &in->dit->patch_embedding);                   // [own, D]
     wan_release(d, mark);
     wan_tap(d, &tokens[0], "tokens");
 }
@@ -601,6 +630,7 @@ void wan_dit_embed(WanDev *d, WanTensor tokens[], int n, const WanDitInput *in)
 /* Some branches on their way through the blocks. */
 typedef struct Run {
     const WanDitInput *in;
+    const WanDitTime *time;             // of this rank's tokens
     const WanDitContext *text;          // of the first of them
     int first, n;
     WanTensor *x;                       // [L, D] each
@@ -620,11 +650,11 @@ static void run_block(WanDev *d, const Run *r, int i, int context,
     const int key = i + (choice + WAN_DIT_BRANCHES * WAN_DIT_BRANCHES *
                          context) * blocks;
     WanTensor all[WAN_REPLAY_TENSORS];
-    const int nb = block_tensors(all, x, r->n, &m->blocks[i], in->time,
+    const int nb = block_tensors(all, x, r->n, &m->blocks[i], r->time,
                                  r->text, in->image, in->rope);
 
     while (wan_dev_replay(d, key, nb, all))
-        block_forward(d, x, r->n, m, i, in->time, r->text, in->image,
+        block_forward(d, x, r->n, m, i, r->time, r->text, in->image,
                       in->rope);
 }
 
@@ -688,8 +718,9 @@ void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
 {
     const WanDitConfig *c = &in->dit->config;
     const WanMark mark = wan_mark(d);
-    Run r = { .in = in, .text = &in->text[first], .first = first, .n = n,
-              .x = &tokens[first] };
+    const WanDitTime time = own_time(d, in);
+    Run r = { .in = in, .time = &time, .text = &in->text[first],
+              .first = first, .n = n, .x = &tokens[first] };
     int j = 0;                          // the side stack's next block
 
     for (int k = 0; k < in->nb_vace; k++)
@@ -714,8 +745,10 @@ void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
 void wan_dit_head(WanDev *d, WanTensor v[], const WanTensor tokens[], int n,
                   const WanDitInput *in)
 {
+    const WanDitTime time = own_time(d, in);
+
     for (int b = 0; b < n; b++) {
-        head_forward(d, &v[b], &tokens[b], in->dit, in->time);
+        head_forward(d, &v[b], &tokens[b], in->dit, &time);
         wan_tap(d, &v[b], "out");
     }
 }

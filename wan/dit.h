@@ -165,8 +165,8 @@ void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDitInput *in);
 
 /*
  * The same in its three parts, for who does something between them.
- * wan_dit_embed() takes the tokens of n branches from the arena, [L, D], and
- * fills in the first: all begin the same. wan_dit_blocks() sends n of them
+ * wan_dit_embed() takes the tokens of n branches from the arena, [L, D], this
+ * rank's share of the L there are, and fills in the first: all begin the same. wan_dit_blocks() sends n of them
  * from branch first on through all blocks; before block 0 the first of these
  * n holds for all. wan_dit_head() makes v of all n.
  */

@@ -34,6 +34,8 @@ struct WanJob {
     WanModel *model;
     WanDev *dev;
     WanPager *pager;                // of devices with their own memory
+    WanRanks *ranks;                // that compute it; NULL: this process alone
+    int begun;                      // host: the others know of it
     WanRequest rq;                  // strings are not kept: see ids
     int32_t ids[2][WAN_TEXT_LEN];   // COND, UNCOND
     int nb_ids[2];
@@ -230,6 +232,17 @@ static int check_experts(const WanRequest *r, const WanModel *m)
     return 0;
 }
 
+static int latent_frames(const WanRequest *r)
+{
+    return (r->frames - 1) / WAN_TIME_STRIDE + 1;
+}
+
+static int64_t tokens_of(const WanRequest *r, const WanModel *m)
+{
+    return (int64_t)latent_frames(r) * (r->height / m->info.size_multiple) *
+           (r->width / m->info.size_multiple);
+}
+
 static int check_request(const WanRequest *r, const WanModel *m)
 {
     const int k = m->info.size_multiple, max = m->info.size_max;
@@ -268,6 +281,10 @@ static int check_request(const WanRequest *r, const WanModel *m)
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
+    if (m->ranks && tokens_of(r, m) < m->ranks->size)
+        return bad(m, "size", "%dx%d, %d frames are %lld tokens, too few for "
+                   "%d processes", r->width, r->height, r->frames,
+                   (long long)tokens_of(r, m), m->ranks->size);
     WanStepCache cache;
     const int ret = wan_condition_check(r, m);
 
@@ -305,11 +322,6 @@ int wan_request_fit(WanRequest *r, const WanModel *m, int width, int height)
 
 /* ------------------------------------------------------------- pipeline */
 
-static int latent_frames(const WanRequest *r)
-{
-    return (r->frames - 1) / WAN_TIME_STRIDE + 1;
-}
-
 /* Of what is sampled: the video's, and those of the condition in front. */
 static int sampled_frames(const WanJob *j)
 {
@@ -331,6 +343,19 @@ static int expert_of(const WanJob *j, int i)
 static double guidance_of(const WanJob *j, int expert)
 {
     return expert ? j->rq.guidance2 : j->rq.guidance;
+}
+
+/* The ranks that compute such a request; NULL: this process alone, as all that
+ * has frames of a video, which the others are not given. */
+static WanRanks *ranks_for(const WanModel *m, const WanRequest *r)
+{
+    return r->video || r->nb_controls ? NULL : m->ranks;
+}
+
+/* Whether this process does what is not shared: texts, images, frames. */
+static int is_host(const WanJob *j)
+{
+    return !j->ranks || !j->ranks->rank;
 }
 
 /* A draw from the request's generator into t: the first for the first x, the
@@ -427,6 +452,9 @@ static void begin_steps(WanJob *j)
     const WanDit *dit = wan_model_dit(j->model, j->expert = expert_of(j, 0));
 
     wan_dev_stage(j->dev, stage_of(j->expert));
+    for (int i = 0; i <= guided(&j->rq); i++)
+        wan_op_share(j->dev, &j->text[i]);
+    wan_condition_share(&j->condition, j->dev);
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_dit_text(j->dev, &j->context[i], dit, &j->text[i]);
     wan_condition_begin_steps(&j->condition, j->dev, dit);
@@ -686,13 +714,21 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
 {
     const WanModel *m = j->model;
     const int T = latent_frames(&j->rq), last = T < 3 ? T - 1 : 2;
-    double before;
+    double before, sent;
     int ret = wan_dev_open_plan(&j->dev, m->device, m->threads, &m->log);
 
     if (ret < 0)
         return ret;
     j->dev->trace = trace;
     j->dev->trace_opaque = opaque;
+    j->dev->ranks = j->ranks;
+    if (j->ranks && j->dev->backend->device) {
+        ret = wan_error(&m->log, WAN_ERR(ENOSYS), "device %s: several processes "
+                        "compute on CPUs; use device=cpu",
+                        j->dev->backend->name);
+        wan_dev_close(&j->dev);
+        return ret;
+    }
     if (j->dev->backend->page_bytes) {
         if (!(j->pager = wan_pager_alloc())) {
             wan_dev_close(&j->dev);
@@ -708,23 +744,28 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
                            wan_dev_available(m->device, m->cuda_context),
         .tokens = (int64_t)sampled_frames(j) * (j->rq.height / m->info.size_multiple) *
                   (j->rq.width / m->info.size_multiple),
+        .processes = j->ranks ? j->ranks->size : 1,
     };
 
     begin(j);
-    for (int i = 0; i <= guided(&j->rq); i++)
+    for (int i = 0; i <= guided(&j->rq) && is_host(j); i++)
         encode_text(j, i);
     out->text_flops = j->dev->flops;
     before = j->dev->flops;
-    for (int i = 0; i < wan_condition_units(&j->condition); i++)
+    for (int i = 0; i < wan_condition_units(&j->condition) && is_host(j); i++)
         wan_condition_encode(&j->condition, j->dev, i);
     out->image_flops = j->dev->flops - before;
     begin_steps(j);
     wan_dev_repeat(j->dev);
     before = j->dev->flops;
+    sent = j->dev->sent;
     denoise(j, 0);
     out->step_flops = j->dev->flops - before;
+    out->sent_bytes = j->dev->sent - sent;
     if (expert_of(j, j->schedule.steps - 1) != j->expert)
         plan_second(out, j);
+    if (!is_host(j))
+        goto end;
     if (j->rq.preview)
         wan_op_image(j->dev, NULL, &j->preview.rgb);
     begin_decode(j);
@@ -742,6 +783,7 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
     WanTensor frame = wan_slice(&j->rgb, 0, 1);
     frame = wan_reshape(&frame, j->rq.height, j->rq.width, 3);
     wan_op_image(j->dev, NULL, &frame);
+end:
     ret = wan_dev_error(j->dev);
     out->work_bytes = j->dev->peak;
     wan_dev_close(&j->dev);
@@ -775,6 +817,7 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if (!(j = calloc(1, sizeof(*j))))
         return wan_error_memory(&m->log, "job", "its plan");
     j->model = (WanModel *)m;       // not changed, not freed
+    j->ranks = ranks_for(m, &rq);
     j->rq = rq;
     wan_condition_init(&j->condition, m, &rq);
     j->nb_ids[COND] = j->nb_ids[UNCOND] = WAN_TEXT_LEN;
@@ -903,6 +946,90 @@ static int check_memory(const WanJob *j, const WanPlan *p)
     return 0;
 }
 
+/* The ranks of the model, unless they have a job: then this process computes
+ * alone. The others get the request. */
+static int take_ranks(WanJob *j, const WanRequest *r)
+{
+    WanModel *m = j->model;
+    WanBytes b = { 0 };
+    int ret;
+
+    if (!m->ranks)
+        return 0;
+    if (!ranks_for(m, r)) {
+        wan_log(&m->log, WAN_LOG_WARNING, "clips from a video are made by one "
+                "process: those beside this one wait");
+        return 0;
+    }
+    if (m->ranks->broken)
+        return wan_error(&m->log, WAN_ERR(EIO), "the processes beside this one "
+                         "have ended");
+    if (__atomic_exchange_n(&m->ranks->busy, 1, __ATOMIC_ACQUIRE)) {
+        wan_log(&m->log, WAN_LOG_WARNING, "the processes beside this one have "
+                "another clip: this one is made alone");
+        return 0;
+    }
+    j->ranks = m->ranks;
+    if (m->ranks->rank)
+        return 0;
+    wan_put(&b, m->given.data, m->given.n);
+    wan_put_request(&b, r);
+    ret = b.failed ? wan_error_memory(&m->log, "job", "its request")
+                   : wan_ranks_begin(j->ranks, b.data, b.n);
+    free(b.data);
+    j->begun = 1;
+    return ret;
+}
+
+static uint64_t mix(uint64_t h, const void *data, size_t n)
+{
+    const unsigned char *p = data;
+
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ p[i]) * 0x100000001b3;         // FNV-1a
+    return h;
+}
+
+/* Names, shapes and the ends of an expert's tensors, in any order. */
+static uint64_t weights_sum(const WanModel *m, int expert)
+{
+    enum { ENDS = 64 };
+    const WanWeights *w = wan_model_expert_file(m, expert);
+    uint64_t sum = 0;
+
+    for (int i = 0; w && i < wan_weights_count(w); i++) {
+        const WanStored *t = wan_weights_at(w, i);
+        const size_t n = t->bytes < ENDS ? (size_t)t->bytes : ENDS;
+        uint64_t h = 0xcbf29ce484222325;
+
+        h = mix(h, t->raw_name, strlen(t->raw_name));
+        h = mix(h, t->dim, t->nb_dims * sizeof(*t->dim));
+        h = mix(h, &t->type, sizeof(t->type));
+        if (t->data) {
+            h = mix(h, t->data, n);
+            h = mix(h, (const char *)t->data + t->bytes - n, n);
+        }
+        sum += h;
+    }
+    return sum;
+}
+
+/* That all ranks are about to compute the same. */
+static int agree(WanJob *j)
+{
+    const uint64_t weights = weights_sum(j->model, 0) +
+                             31 * weights_sum(j->model, 1);
+    int ret;
+
+    if (!j->ranks)
+        return 0;
+    if ((ret = wan_ranks_agree(j->ranks, &weights, sizeof(weights), "weights",
+                               &j->dev->cancel)) >= 0)
+        ret = wan_ranks_agree(j->ranks, j->nb_ids, sizeof(j->nb_ids),
+                              "a tokenizer", &j->dev->cancel);
+    return ret;
+}
+
 static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
                     int measure)
 {
@@ -932,6 +1059,10 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->rq.image = j->rq.last_image = NULL;
     j->rq.controls = NULL;
     wan_condition_init(&j->condition, m, r);
+    if (!measure && (ret = take_ranks(j, r)) < 0)
+        goto fail;
+    if (!is_host(j))
+        j->rq.preview = 0;
     if ((ret = tokenize(j, COND, r->prompt, "prompt")) < 0 ||
         (ret = tokenize(j, UNCOND, negative, "negative_prompt")) < 0 ||
         (ret = init_steps(j, measure)) < 0 ||
@@ -939,7 +1070,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
         (ret = check_memory(j, &plan)) < 0)
         goto fail;
     j->rq.cache_table = NULL;
-    if ((ret = wan_condition_read(&j->condition, r)) < 0)
+    if (is_host(j) && (ret = wan_condition_read(&j->condition, r)) < 0)
         goto fail;
     j->rq.video = NULL;
     j->rq.preset = NULL;
@@ -952,6 +1083,9 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     if (ret < 0)
         goto fail;
     j->dev->pager = j->pager;
+    j->dev->ranks = j->ranks;
+    if ((ret = agree(j)) < 0)
+        goto fail;
     j->progress.total = 1 + guided(&j->rq);
     say_experts(j);
     *out = j;
@@ -989,9 +1123,10 @@ static int stage_units(const WanJob *j, enum WanStage stage)
 {
     switch (stage) {
     case WAN_STAGE_TEXT:    return 1 + guided(&j->rq);
-    case WAN_STAGE_IMAGE:   return wan_condition_units(&j->condition);
+    case WAN_STAGE_IMAGE:   return is_host(j) ?
+                                   wan_condition_units(&j->condition) : 0;
     case WAN_STAGE_STEPS:   return j->schedule.steps;
-    case WAN_STAGE_DECODE:  return latent_frames(&j->rq);
+    case WAN_STAGE_DECODE:  return is_host(j) ? latent_frames(&j->rq) : 0;
     default:                return 0;
     }
 }
@@ -1033,7 +1168,8 @@ int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
     case WAN_STAGE_TEXT:
         if (!j->unit)
             begin(j);
-        take_text(j, j->unit);
+        if (is_host(j))
+            take_text(j, j->unit);
         spent = &p->text;
         break;
     case WAN_STAGE_IMAGE:
@@ -1172,6 +1308,10 @@ void wan_job_close(WanJob **jp)
     *jp = NULL;
     if (!j)
         return;
+    if (j->begun)
+        wan_ranks_end(j->ranks, j->error, NULL);
+    if (j->ranks)
+        __atomic_store_n(&j->ranks->busy, 0, __ATOMIC_RELEASE);
     wan_dev_close(&j->dev);
     wan_pager_free(&j->pager);
     wan_schedule_free(&j->schedule);

@@ -12,6 +12,7 @@
 #include "dit.h"
 #include "preset.h"
 #include "prompts.h"
+#include "serve.h"
 #include "stepcache.h"
 #include "t5.h"
 #include "tokenizer.h"
@@ -24,6 +25,8 @@ struct WanModel {
     void *cuda_context;         // the caller's, or NULL
     int threads;
     int64_t memory;             // the user's limit, 0: what is free
+    WanRanks *ranks;            // that may share a job; not owned; NULL: none
+    WanBytes given;             // to the host: what it was opened with
     WanModelInfo info;
     char name[64];
     const WanPreset *preset;    // recognised; NULL: none
@@ -79,6 +82,11 @@ static inline const WanWeights *wan_model_expert_file(const WanModel *m,
 {
     return expert ? m->file2 : m->files[WAN_PART_DIT];
 }
+
+/* Jobs of this model are those of some ranks, which outlive it. Threads, if
+ * none were asked for, become this process' share of the machine's cores.
+ * p: of the host, what it was opened with; else NULL. 0, or WAN_ERR(ENOMEM). */
+int wan_model_join(WanModel *m, WanRanks *ranks, const WanModelParams *p);
 
 /* Take another reference. */
 WanModel *wan_model_ref(WanModel *m);

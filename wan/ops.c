@@ -305,6 +305,191 @@ void wan_op_linear_n_(WanDev *d, WanTensor *y, const WanTensor *x, int n,
     }
 }
 
+/* ---------------------------------------------------------------- ranks */
+
+static WanParcel parcel(const WanTensor *t)
+{
+    return (WanParcel){ t->data, wan_type_bytes(t->type, wan_count(t)) };
+}
+
+/* The rows of t [L, C] that are rank q's. */
+static WanTensor rows_of(const WanDev *d, const WanTensor *t, int q)
+{
+    const WanShare s = wan_share_of(d->ranks, q, t->dim[0]);
+
+    return wan_slice(t, s.first, s.n);
+}
+
+static void exchange(WanDev *d, const WanParcel *out, const WanParcel *in,
+                     const char *what)
+{
+    int ret;
+
+    if (d->error)
+        return;
+    for (int q = 0; q < d->ranks->size; q++)
+        if (q != d->ranks->rank)
+            d->sent += out[q].bytes;
+    if (!d->plan && (ret = wan_ranks_exchange(d->ranks, out, in, what,
+                                              &d->cancel)) < 0)
+        wan_dev_end(d, ret);
+}
+
+/* whole [L, C] holds this rank's rows, and gets those of the others. */
+static void gather(WanDev *d, WanTensor *whole, const char *what)
+{
+    const WanTensor own = rows_of(d, whole, d->ranks->rank);
+    WanParcel out[WAN_MAX_RANKS], in[WAN_MAX_RANKS];
+
+    for (int q = 0; q < d->ranks->size; q++) {
+        const WanTensor theirs = rows_of(d, whole, q);
+
+        out[q] = parcel(&own);
+        in[q] = parcel(&theirs);
+    }
+    exchange(d, out, in, what);
+}
+
+/* Each rank's rows of rank 0's whole [L, C] go to it; own is this one's. */
+static void scatter(WanDev *d, WanTensor *own, const WanTensor *whole)
+{
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+
+    for (int q = 0; q < d->ranks->size && !d->ranks->rank; q++) {
+        const WanTensor theirs = rows_of(d, whole, q);
+
+        out[q] = parcel(&theirs);
+    }
+    in[0] = parcel(own);
+    exchange(d, out, in, "scatter");
+}
+
+WanTensor wan_op_scatter(WanDev *d, const WanTensor *x)
+{
+    WanTensor y = *x;
+
+    if (!d->ranks || !ready(d))
+        return y;
+    y = wan_tmp_type(d, x->type, wan_share(d, wan_rows(x)).n, wan_cols(x));
+    trace(d, "scatter", &y, x, NULL, NULL);
+    scatter(d, &y, x);
+    return y;
+}
+
+WanTensor wan_op_gather(WanDev *d, const WanTensor *x, int64_t L)
+{
+    WanTensor y = *x;
+
+    if (!d->ranks || !ready(d))
+        return y;
+    y = wan_tmp_type(d, x->type, L, wan_cols(x));
+    trace(d, "gather", &y, x, NULL, NULL);
+    const Inner in = inner_begin(d);
+    WanTensor own = rows_of(d, &y, d->ranks->rank);
+
+    wan_op_copy(d, &own, x);
+    gather(d, &y, "gather");
+    inner_end(d, in);
+    return y;
+}
+
+void wan_op_share(WanDev *d, WanTensor *x)
+{
+    const WanTensor all = wan_reshape(x, wan_count(x), 1);
+
+    if (!d->ranks || !ready(d))
+        return;
+    trace(d, "share", x, NULL, NULL, NULL);
+    WanTensor own = rows_of(d, &all, d->ranks->rank);
+    WanTensor whole = all;
+
+    scatter(d, &own, &all);
+    gather(d, &whole, "share");
+}
+
+/* whole [L, c] = the rows of all ranks of this one's columns, where each has
+ * some rows of all columns: x [n, P c]. */
+static void to_heads(WanDev *d, WanTensor *whole, const WanTensor *x)
+{
+    const int64_t n = wan_rows(x), c = wan_cols(whole);
+    const WanMark mark = wan_mark(d);
+    WanTensor packed = wan_tmp_type(d, x->type, d->ranks->size * n, c);
+    WanParcel out[WAN_MAX_RANKS], in[WAN_MAX_RANKS];
+
+    for (int q = 0; q < d->ranks->size; q++) {
+        const WanTensor columns = wan_columns(x, q * c, c);
+        const WanTensor theirs = rows_of(d, whole, q);
+        WanTensor part = wan_slice(&packed, q * n, n);
+
+        wan_op_copy(d, &part, &columns);
+        out[q] = parcel(&part);
+        in[q] = parcel(&theirs);
+    }
+    exchange(d, out, in, "rows to heads");
+    wan_release(d, mark);
+}
+
+/* The way back: y [n, P c] from whole [L, c]. */
+static void to_rows(WanDev *d, WanTensor *y, const WanTensor *whole)
+{
+    const int64_t n = wan_rows(y), c = wan_cols(whole);
+    const WanMark mark = wan_mark(d);
+    WanTensor packed = wan_tmp_type(d, y->type, d->ranks->size * n, c);
+    WanParcel out[WAN_MAX_RANKS], in[WAN_MAX_RANKS];
+
+    for (int q = 0; q < d->ranks->size; q++) {
+        const WanTensor theirs = rows_of(d, whole, q);
+        const WanTensor part = wan_slice(&packed, q * n, n);
+
+        out[q] = parcel(&theirs);
+        in[q] = parcel(&part);
+    }
+    exchange(d, out, in, "heads to rows");
+    for (int q = 0; q < d->ranks->size; q++) {
+        const WanTensor part = wan_slice(&packed, q * n, n);
+        WanTensor columns = wan_columns(y, q * c, c);
+
+        wan_op_copy(d, &columns, &part);
+    }
+    wan_release(d, mark);
+}
+
+/* Attention over the keys of all ranks. */
+static void attention_of_ranks(WanDev *d, WanTensor *y, const WanTensor *q,
+                               const WanTensor *k, const WanTensor *v,
+                               WanAttentionArgs a)
+{
+    const int P = d->ranks->size, divided = a.heads % P == 0;
+    const int64_t L = a.rows, c = wan_cols(q) / (divided ? P : 1);
+    const Inner in = inner_begin(d);
+    WanTensor keys = wan_tmp_type(d, k->type, L, c);
+    WanTensor values = wan_tmp_type(d, v->type, L, c);
+
+    a.rows = 0;
+    if (divided) {
+        WanTensor queries = wan_tmp_type(d, q->type, L, c);
+
+        a.heads /= P;
+        to_heads(d, &queries, q);
+        to_heads(d, &keys, k);
+        to_heads(d, &values, v);
+        wan_op_attention_(d, &queries, &queries, &keys, &values, a);
+        to_rows(d, y, &queries);
+    } else {
+        WanTensor own_keys = rows_of(d, &keys, d->ranks->rank);
+        WanTensor own_values = rows_of(d, &values, d->ranks->rank);
+
+        wan_op_copy(d, &own_keys, k);
+        wan_op_copy(d, &own_values, v);
+        gather(d, &keys, "keys");
+        gather(d, &values, "values");
+        wan_op_attention_(d, y, q, &keys, &values, a);
+    }
+    inner_end(d, in);
+}
+
+/* ------------------------------------------------------------- attention */
+
 int wan_t5_bucket(int64_t delta)
 {
     static const unsigned char from[] = { 8, 12, 16, 23, 32, 46, 64, 91 };
@@ -324,8 +509,10 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
                        WanAttentionArgs a)
 {
     const WanOps *ops = d->backend->ops;
-    const double lq = wan_rows(q), lk = wan_rows(k), c = wan_cols(q);
-    char opt[96];
+    const double lq = wan_rows(q), lk = a.rows ? a.rows : wan_rows(k);
+    const double c = wan_cols(q);
+    const int split = a.rows && d->ranks;
+    char opt[128];
     WanMark mark;
 
     if (!ready(d))
@@ -335,6 +522,10 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
     REQUIRE(d, "attention", wan_cols(k) == wan_cols(q));
     REQUIRE(d, "attention", a.heads > 0 && wan_cols(q) % a.heads == 0);
     REQUIRE(d, "attention", wan_rows(k) > 0 && a.tail >= 0);
+    REQUIRE(d, "attention", !a.rows ||
+            wan_share(d, a.rows).n == wan_rows(k));
+    REQUIRE(d, "attention", !split || (wan_rows(q) == wan_rows(k) && !a.tail &&
+                                       !a.add && !a.rel_bias));
     REQUIRE(d, "attention", !a.add || y->data != q->data || d->plan);
     REQUIRE(d, "attention", !a.rel_bias ||
             (a.rel_bias->nb_dims == 2 && a.rel_bias->dim[0] == 32 &&
@@ -344,8 +535,15 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
     snprintf(opt, sizeof(opt), "heads %d%s%s%s", a.heads,
              a.rel_bias ? " rel_bias" : "", a.tail > 1 ? " tail" : "",
              a.add ? " add" : "");
+    if (split)
+        snprintf(opt + strlen(opt), sizeof(opt) - strlen(opt), " of %lld rows "
+                 "by %d ranks", (long long)a.rows, d->ranks->size);
     trace(d, "attention", y, q, k, opt);
     d->flops += 4 * lq * lk * c;
+    if (split) {
+        attention_of_ranks(d, y, q, k, v, a);
+        return;
+    }
 
     if (!scratch_begin(d, ops->attention_scratch
                        ? ops->attention_scratch(d->threads, q, k, &a) : 0,
@@ -508,7 +706,7 @@ static int rope_fits(const WanTensor *x, const WanRope *r)
 {
     const int64_t pairs = r->pairs[0] + r->pairs[1] + r->pairs[2];
     int ok = r->heads > 0 && wan_cols(x) == 2 * pairs * r->heads &&
-             wan_rows(x) == (int64_t)r->grid[0] * r->grid[1] * r->grid[2];
+             r->first >= 0 && wan_rows(x) <= wan_rope_rows(r) - r->first;
 
     for (int a = 0; a < 3; a++)
         ok = ok && wan_count(&r->table[a]) ==

@@ -77,6 +77,8 @@ typedef struct WanAttentionArgs {
                             // scaled score: rel_bias[bucket(j - i), head]
     int64_t tail;           // the last key counts this many times (0: once)
     int add;                // y += instead of y =
+    int64_t rows;           // k and v are this rank's of so many, see ranks;
+                            // 0: they are whole
 } WanAttentionArgs;
 
 /**
@@ -84,6 +86,11 @@ typedef struct WanAttentionArgs {
  * q, y: [Lq, C]; k, v: [Lk, C]. y may be q (without .add). Memory is linear
  * in Lq and Lk. Identical keys at the end are folded: .tail = n adds ln n to
  * the last key's score, which is exact.
+ *
+ * With .rows, q, k, v and y are a rank's share of the rows of a longer sequence
+ * and the keys of all ranks are attended to, in their order. Where the heads
+ * can be divided among the ranks, each gets all rows of its heads and gives the
+ * results back; else each gets all keys and values. Neither changes a bit.
  */
 #define wan_op_attention(d, y, q, k, v, ...) \
     wan_op_attention_((d), (y), (q), (k), (v), \
@@ -171,10 +178,17 @@ typedef struct WanRope {
     int pairs[3];           // pairs of a head that turn with each axis; their
                             // sum is half the head size
     WanTensor table[3];     // [grid[a], pairs[a] * 2] f32: cos, sin
+    int64_t first;          // token that the first row is: a rank has its share
 } WanRope;
 
-/* x: [L, C] in place: pair p of each head, elements (2p, 2p + 1), is turned
- * by its axis' angle at the token's position:
+/* Tokens of the whole grid. */
+static inline int64_t wan_rope_rows(const WanRope *r)
+{
+    return (int64_t)r->grid[0] * r->grid[1] * r->grid[2];
+}
+
+/* x: [n, C] in place, n tokens from .first on: pair p of each head, elements
+ * (2p, 2p + 1), is turned by its axis' angle at the token's position:
  * (a, b) -> (a cos - b sin, a sin + b cos). */
 void wan_op_rope(WanDev *d, WanTensor *x, const WanRope *rope);
 
@@ -233,6 +247,23 @@ void wan_op_download(WanDev *d, float *host, const WanTensor *x);
  * names it: "step 3: the latent" makes "step 3: the latent is not finite". */
 __attribute__((format(printf, 3, 4)))
 void wan_op_finite(WanDev *d, const WanTensor *x, const char *fmt, ...);
+
+/* --------------------------------------------------------------- ranks */
+
+/* Where a device has ranks (ranks.h), each has wan_share() of the rows of a
+ * matrix of tokens. Alone, the first two hand their argument back and the last
+ * does nothing. All of x is dense; what they return is from the arena. */
+
+/* This rank's rows of rank 0's x [L, C]; what x holds on others is not read. */
+WanTensor wan_op_scatter(WanDev *d, const WanTensor *x);
+
+/* [L, C], the rows of all ranks in their order, on each of them: x [n, C] are
+ * this one's of them. */
+WanTensor wan_op_gather(WanDev *d, const WanTensor *x, int64_t L);
+
+/* x becomes rank 0's, whatever its shape. Composed: a scatter and a gather of
+ * its elements. */
+void wan_op_share(WanDev *d, WanTensor *x);
 
 /* ------------------------------------------- text, latents and pixels */
 

@@ -229,7 +229,7 @@ void wan_stepcache_begin(WanDev *d, WanStepCache *c, const WanDitConfig *dit,
         c->norms[0] = wan_tmp(d, wan_rows(x));
     }
     for (int b = 0; c->kind == WAN_CACHE_MAG && b < c->branches; b++) {
-        c->residual[b] = wan_tmp(d, L, dit->dim);
+        c->residual[b] = wan_tmp(d, wan_share(d, L).n, dit->dim);
         if (c->measuring) {
             c->norms[b] = wan_tmp(d, L);
             c->last_norms[b] = wan_tmp(d, L);
@@ -261,6 +261,7 @@ static double mean_abs(WanDev *d, WanStepCache *c, const WanTensor *a,
         return 0;
     }
     wan_op_row_norm(d, &c->norms[0], a, b, 1);
+    wan_op_share(d, &c->norms[0]);      // all ranks skip the same steps
     wan_op_download(d, host, &c->norms[0]);
     for (int64_t i = 0; i < rows; i++)
         sum += host[i];

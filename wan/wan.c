@@ -488,12 +488,47 @@ static int check_params(const WanModelParams *p, const WanLog *log)
                 p->vae_scale);
         return WAN_ERR(EINVAL);
     }
+    if ((unsigned)p->processes > 1) {
+        wan_log(log, WAN_LOG_ERROR, "processes: %d; 0 or 1 can be",
+                p->processes);
+        return WAN_ERR(EINVAL);
+    }
     if ((unsigned)p->fp8 > WAN_FP8_ON) {
         wan_log(log, WAN_LOG_ERROR, "option fp8: %d is none", p->fp8);
         return WAN_ERR(EINVAL);
     }
     return wan_dev_known(p->device && *p->device ? p->device : "auto", log)
            ? 0 : WAN_ERR(ENOSYS);
+}
+
+int wan_model_join(WanModel *m, WanRanks *ranks, const WanModelParams *p)
+{
+    int here = 0;
+
+    if (p)
+        wan_put_params(&m->given, p);
+    if (m->given.failed)
+        return wan_error_memory(&m->log, "model", "its description");
+    m->ranks = ranks;
+    for (int q = 0; q < ranks->size; q++)
+        here += !strcmp(ranks->info[q].node, ranks->info[ranks->rank].node);
+    if (!m->threads)
+        m->threads = wan_dev_threads(0) > here ? wan_dev_threads(0) / here : 1;
+    return 0;
+}
+
+/* The processes beside this one, if it was started with some. */
+static int find_ranks(WanModel *m, const WanModelParams *p)
+{
+    WanRanks *ranks = NULL;
+    char text[64];
+    int ret = p->processes ? wan_ranks_from_launcher(&ranks, 1, &m->log) : 0;
+
+    if (ret < 0 || !ranks || (ret = wan_model_join(m, ranks, p)) < 0)
+        return ret;
+    wan_log(&m->log, WAN_LOG_INFO, "clip over %s, %d threads in this one",
+            wan_ranks_text(ranks, text, sizeof(text)), m->threads);
+    return 0;
 }
 
 static int64_t stored_bytes(const WanWeights *w)
@@ -526,6 +561,8 @@ static int open_parts(WanModel **out, const WanModelParams *params,
     if (!(m = model_alloc(p)))
         goto fail;
     m->shapes = shapes;
+    if (!shapes && (ret = find_ranks(m, p)) < 0)
+        goto fail;
     interrupt = (WanInterrupt){ p->interrupted, p->interrupted_opaque };
     if ((ret = open_dit(m, &f, p, &interrupt)) < 0 ||
         (m->info.clip_dim && parts & 1 << WAN_PART_CLIP &&
@@ -648,6 +685,7 @@ void wan_model_close(WanModel **mp)
         wan_weights_close(&m->files[i]);
     wan_weights_close(&m->file2);
     free(m->device);
+    free(m->given.data);
     free(m->spiece);
     free(m->loras);
     free(m);

@@ -218,9 +218,12 @@ typedef struct WanModelParams {
      *  nonzero ends wan_model_open() with WAN_CANCELLED. May be NULL. */
     int (*interrupted)(void *opaque);
     void *interrupted_opaque;
-    enum WanVaeScale vae_scale; /**< since 1.1 */
-    int reserved;               /**< 0 */
-    /** Since 1.1. The low-noise one of Wan 2.2's two experts, where path leads
+    enum WanVaeScale vae_scale; /**< since 1.1, as what follows */
+    /** 1: if an MPI launcher started this process with wan-workers beside it,
+     *  they compute jobs together; see docs/cluster.md. Else, and with 0, this
+     *  process computes alone. */
+    int processes;
+    /** The low-noise one of Wan 2.2's two experts, where path leads
      *  to the high-noise one alone: a file or a directory with one. NULL:
      *  looked for beside path by the names that the official repositories,
      *  Diffusers, ComfyUI and GGUF files have; one that is not there leaves
@@ -497,8 +500,12 @@ typedef struct WanPlan {
      *  full_bytes is available. */
     int64_t stream_bytes;
     int64_t tokens;             /**< L, the transformer's sequence */
-    /** of all prompts, of the images, of one step, of all frames */
+    /** of all prompts, of the images, of one step, of all frames; with
+     *  several processes this one's part */
     double text_flops, image_flops, step_flops, decode_flops;
+    int processes;              /**< since 1.1: that compute the job */
+    int reserved;               /**< 0 */
+    double sent_bytes;          /**< that this one sends to others at a step */
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */

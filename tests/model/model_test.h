@@ -49,9 +49,10 @@ static inline void print_log(void *opaque, enum WanLogLevel level,
 
 static const WanLog test_log = { print_log, NULL, WAN_LOG_WARNING };
 
-/* A tiny checkpoint of the golden directory; what the folder lacks comes
- * from wan-t2v. Ends the program on failure. */
-static inline WanModel *open_tiny(const char *folder, const char *device)
+/* A tiny checkpoint of the golden directory, of a host of ranks or NULL; what
+ * the folder lacks comes from wan-t2v. Ends the program on failure. */
+static inline WanModel *open_tiny_of(const char *folder, const char *device,
+                                     WanRanks *ranks)
 {
     char path[4096], rest[4096], clip[4096];
     WanModelParams p;
@@ -72,9 +73,15 @@ static inline WanModel *open_tiny(const char *folder, const char *device)
         p.vae = strstr(folder, "wan22-ti2v") ? NULL : rest;
         p.clip = clip;
     }
-    if (wan_model_open(&m, &p) < 0)
+    if (wan_model_open(&m, &p) < 0 ||
+        (ranks && wan_model_join(m, ranks, &p) < 0))
         golden_fail("can't be opened as a model", path);
     return m;
+}
+
+static inline WanModel *open_tiny(const char *folder, const char *device)
+{
+    return open_tiny_of(folder, device, NULL);
 }
 
 static inline WanDev *open_dev(const char *device)

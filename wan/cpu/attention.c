@@ -7,7 +7,8 @@
  *
  * For each block of keys: S = scale Q K^T + bias; with m the new maximum of
  * each row, P = e^(S - m); the sum so far shrinks by e^(old m - m), then
- * total += row sums of P, O += P V. At the end y = O / total.
+ * total += row sums of P, O += P V. At the end y = O / total. A query's sums
+ * depend on no other query.
  */
 
 #include <math.h>
@@ -16,7 +17,7 @@
 #include "sgemm.h"
 #include "simd.h"
 
-enum { QUERIES = 128, KEYS = 512 };
+enum { QUERIES = 5 * WAN_SGEMM_ROWS, KEYS = 512 };
 
 typedef struct Attention {
     WanDev *d;
@@ -136,8 +137,9 @@ static void tile(void *arg, int64_t index, int worker)
 
         if (wan_dev_cancelled(t->d))
             return;
-        ret = wan_sgemm(1, m, n, D, a->scale, q, t->q->pitch,
-                        wan_row(t->k, j) + head * D, t->k->pitch, 0, s, n);
+        ret = wan_sgemm_rows(1, m, n, D, a->scale, q, t->q->pitch,
+                             wan_row(t->k, j) + head * D, t->k->pitch, 0, s,
+                             n);
         if (ret < 0)
             break;
         if (a->rel_bias)
@@ -148,8 +150,9 @@ static void tile(void *arg, int64_t index, int worker)
         for (int64_t r = 0; r < m; r++)
             softmax_row(s + r * n, n, j == 0, &max[r], &total[r], o + r * D,
                         D);
-        ret = wan_sgemm(0, m, D, n, 1, s, n, wan_row(t->v, j) + head * D,
-                        t->v->pitch, j > 0, o, D);
+        ret = wan_sgemm_rows(0, m, D, n, 1, s, n,
+                             wan_row(t->v, j) + head * D, t->v->pitch, j > 0,
+                             o, D);
     }
     if (ret < 0) {
         __atomic_store_n(&t->failed, 1, __ATOMIC_RELAXED);
@@ -186,7 +189,7 @@ void wan_cpu_attention(WanDev *d, WanTensor *y, const WanTensor *q,
 
     if (!t.row_tiles)
         return;
-    t.rows = wan_ceil_div(wan_rows(q), t.row_tiles);
+    t.rows = wan_sgemm_tile(wan_rows(q), t.row_tiles);
     wan_cpu_parallel(d, a->heads * t.row_tiles, tile, &t);
     if (t.failed)
         wan_dev_fail(d, WAN_ERR(ENOMEM), "attention: no memory for a product");

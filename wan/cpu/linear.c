@@ -3,14 +3,15 @@
  *
  * This file is part of libwan; see the licence in wan.h.
  *
- * A tile is up to 512 rows by 256 columns, narrower where there are few. Its
+ * A tile is up to 504 rows by 256 columns, narrower where there are few. Its
  * sum is gathered in the worker's scratch and goes through scale, bias,
  * activation, gate and add into y while it is in the cache. f32 weights are
  * used where they lie; other types are widened for each tile, a panel of 1024
  * inputs, which are whole blocks of any type, at a time: that costs little
  * beside the products of many rows. Tiles that follow one another share their
  * rows of x. Sizes do not depend on the number of threads, so neither do the
- * results.
+ * results; a row's depend on no other row, so neither do they on which rows
+ * there are (ranks.h).
  */
 
 #include <math.h>
@@ -20,7 +21,7 @@
 #include "simd.h"
 
 enum {
-    ROWS = 512, COLS = 256, DEPTH = 1024,
+    ROWS = 21 * WAN_SGEMM_ROWS, COLS = 256, DEPTH = 1024,
     TILES = 4, LEAST_COLS = 48,         // where there would be fewer tiles
     WORK = 1 << 20                      // multiplications of such a tile
 };
@@ -193,8 +194,8 @@ static void tile(void *arg, int64_t i, int worker)
             b = panel;
             ldb = kn;
         }
-        ret = wan_sgemm(1, m, n, kn, 1, wan_row(l->x, i0) + k, l->x->pitch,
-                        b, ldb, k > 0, sum, n);
+        ret = wan_sgemm_rows(1, m, n, kn, 1, wan_row(l->x, i0) + k,
+                             l->x->pitch, b, ldb, k > 0, sum, n);
     }
     if (ret < 0) {
         __atomic_store_n(&l->failed, 1, __ATOMIC_RELAXED);
@@ -229,7 +230,7 @@ static Linear plan(const WanTensor *y, const WanTensor *x, const WanLinear *w)
 {
     Linear l = { .row_tiles = wan_ceil_div(wan_rows(y), ROWS) };
 
-    l.rows = l.row_tiles ? wan_ceil_div(wan_rows(y), l.row_tiles) : 0;
+    l.rows = wan_sgemm_tile(wan_rows(y), l.row_tiles);
     l.cols = tile_cols(l.rows, wan_cols(y), wan_cols(x), l.row_tiles);
     l.col_tiles = wan_ceil_div(wan_cols(y), l.cols);
     /* The widened panel is counted for f32 too: whether a file aligned its

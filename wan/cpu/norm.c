@@ -157,7 +157,7 @@ void wan_cpu_gate_add_norm(WanDev *d, WanTensor *y, WanTensor *x,
 
 /* --------------------------------------------------------- rms norm, rope */
 
-/* Turns the pairs of row i, token (f, h, w) of the grid. */
+/* Turns the pairs of token i, (f, h, w) of the grid. */
 WAN_INLINE void rope_row(float *x, int64_t i, const WanRope *r)
 {
     const int64_t at[3] = {
@@ -194,7 +194,7 @@ WAN_SIMD static void rms_norm_row(const Rows *r, int64_t i)
             y[c] = x[c] * scale * gain[c];
     }
     if (r->rope)
-        rope_row(y, i, r->rope);
+        rope_row(y, i + r->rope->first, r->rope);
 }
 
 void wan_cpu_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,

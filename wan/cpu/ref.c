@@ -264,9 +264,10 @@ static void rope(WanDev *d, WanTensor *x, const WanRope *r)
 {
     (void)d;
     for (int64_t i = 0; i < wan_rows(x); i++) {
+        const int64_t token = r->first + i;
         const int64_t at[3] = {
-            i / r->grid[2] / r->grid[1], i / r->grid[2] % r->grid[1],
-            i % r->grid[2],
+            token / r->grid[2] / r->grid[1], token / r->grid[2] % r->grid[1],
+            token % r->grid[2],
         };
         float *p = wan_row(x, i);
 

@@ -12,6 +12,8 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "sgemm.h"
@@ -278,3 +280,41 @@ const char *wan_sgemm_name(char *buf, int size)
 }
 
 #endif
+
+/* ---------------------------------------------------- whole tiles of rows */
+
+int wan_sgemm_rows(int trans, int64_t m, int64_t n, int64_t k, float alpha,
+                   const float *a, int64_t lda, const float *b, int64_t ldb,
+                   float beta, float *c, int64_t ldc)
+{
+    enum { R = WAN_SGEMM_ROWS };
+    const int64_t rest = m % R, whole = m - rest;
+    float *own, *rows;
+    int ret = 0;
+
+    if (whole)
+        ret = wan_sgemm(trans, whole, n, k, alpha, a, lda, b, ldb, beta, c,
+                        ldc);
+    if (!rest || ret < 0)
+        return ret;
+    /* c's last rows [R, n]; where a has fewer than R, it too [R, k] */
+    if (!(own = calloc(R * (n + (whole ? 0 : k)), sizeof(*own))))
+        return WAN_ERR(ENOMEM);
+    rows = own + (R - rest) * n;
+    if (whole) {
+        a += (m - R) * lda;
+    } else {
+        for (int64_t i = 0; i < rest; i++)
+            memcpy(own + R * n + (R - rest + i) * k, a + i * lda,
+                   k * sizeof(*a));
+        a = own + R * n;
+        lda = k;
+    }
+    for (int64_t i = 0; i < rest && beta; i++)
+        memcpy(rows + i * n, c + (whole + i) * ldc, n * sizeof(*c));
+    ret = wan_sgemm(trans, R, n, k, alpha, a, lda, b, ldb, beta, own, n);
+    for (int64_t i = 0; i < rest && ret >= 0; i++)
+        memcpy(c + (whole + i) * ldc, rows + i * n, n * sizeof(*c));
+    free(own);
+    return ret;
+}

@@ -41,6 +41,29 @@ int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
               const float *a, int64_t lda, const float *b, int64_t ldb,
               float beta, float *c, int64_t ldc);
 
+/* Rows that wan_sgemm_rows() makes at a time: whole micro-tiles of oneDNN's
+ * kernels, 6 rows (AVX2) or 8 (AVX-512). */
+#define WAN_SGEMM_ROWS 24
+
+/* Rows of each tile but the last, where m are to be so many tiles; of no more
+ * rows than a multiple of WAN_SGEMM_ROWS that is enough for all. */
+static inline int64_t wan_sgemm_tile(int64_t m, int64_t tiles)
+{
+    const int64_t whole = (m + WAN_SGEMM_ROWS - 1) / WAN_SGEMM_ROWS;
+
+    return tiles ? (whole + tiles - 1) / tiles * WAN_SGEMM_ROWS : 0;
+}
+
+/**
+ * The same, and a row of c has the same bits whatever m is and wherever in a it
+ * stands. oneDNN sums the last rows of a product otherwise than the others: here
+ * they are the last of a product of WAN_SGEMM_ROWS rows, which is one call more
+ * if m is no multiple of that.
+ */
+int wan_sgemm_rows(int trans, int64_t m, int64_t n, int64_t k, float alpha,
+                   const float *a, int64_t lda, const float *b, int64_t ldb,
+                   float beta, float *c, int64_t ldc);
+
 /* "oneDNN 2.6.3" or "built-in", for the log and the benchmarks. */
 const char *wan_sgemm_name(char *buf, int size);
 

@@ -15,6 +15,7 @@ struct Rope {
     int C;
     int half;                   // pairs of a head
     int h, w;                   // of the grid, w fastest
+    int first;                  // token of row 0
     int pairs[3];
     const float *table[3];      // [position, pairs] of cos, sin
 };
@@ -25,7 +26,7 @@ struct Rope {
 /* turn[p] = cos, sin of pair p of every head, for the block's token. */
 static __device__ inline void rope_turns(const Rope &a, float2 *turn)
 {
-    const int i = blockIdx.x;
+    const int i = a.first + blockIdx.x;
     const int at[3] = { i / a.w / a.h, i / a.w % a.h, i % a.w };
 
     for (int p = threadIdx.x; p < a.half; p += blockDim.x) {
@@ -141,6 +142,7 @@ static void rope(WanDev *d, const char *op, WanTensor *x,
     a.C = (int)wan_cols(x);
     a.h = r->grid[1];
     a.w = r->grid[2];
+    a.first = (int)r->first;
     for (int i = 0; i < 3; i++) {
         a.pairs[i] = r->pairs[i];
         a.half += r->pairs[i];

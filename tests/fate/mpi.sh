@@ -1,0 +1,151 @@
+#!/bin/sh
+# One clip over several processes of an MPI launcher: the same bits, and what
+# becomes of it when one dies, is stopped, or was started wrongly.
+#
+# This file is part of libwan; see the licence in wan/wan.h.
+#
+# KILLS: how often a worker is killed [2].
+
+. "$SRC/tests/fate/common.sh"
+worker=$B/bin/wan-worker
+need "$ffmpeg" "$worker"
+
+alone() { env -u OMPI_COMM_WORLD_SIZE -u PMI_SIZE -u PMIX_RANK -u PMI_RANK "$@"; }
+alone "$worker" 2> "$tmp/log"
+[ $? -eq 1 ] && grep -q '^wan-worker: no MPI launcher' "$tmp/log" && [ "$(wc -l < "$tmp/log")" -eq 1 ]
+report $? 'a worker without a launcher' "$tmp/log"
+OMPI_COMM_WORLD_SIZE=4 "$worker" --threads many 2> "$tmp/log"
+[ $? -eq 1 ]
+report $? 'an option that is none' "$tmp/log"
+
+if [ ! -f "$B/lib/libwan-mpi.so" ] || ! command -v mpirun > /dev/null; then
+    OMPI_COMM_WORLD_SIZE=4 "$worker" 2> "$tmp/log"
+    [ $? -eq 1 ] && grep -q "^wan-worker: a launcher started 4 processes, but this build can't" "$tmp/log"
+    report $? 'a build without MPI says so' "$tmp/log"
+    skip 'a clip over several processes' 'no MPI was found by configure'
+    finish
+    exit
+fi
+
+# Open MPI refuses to run as root, which containers of tests are; more processes
+# than cores, and none held to one core. Nothing goes over a network.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+export OMPI_MCA_btl=self,vader
+# Time for ffmpeg to end its file when the launcher ends all.
+export OMPI_MCA_odls_base_sigkill_timeout=5
+
+# The others read what the launcher's standard input is.
+graph() { source_of "prompt=a ball:frames=5:size=64x64:seed=1:device=cpu:threads=1:$1" "${2-}"; }
+# clip OUT PROCESSES OPTIONS [FOLDER]
+clip()
+{
+    clip_out=$1 clip_n=$2
+    shift 2
+    set -- "$ffmpeg" -nostdin -hide_banner -nostats -xerror -y -f lavfi -i "$(graph "$@")" -f framemd5 "$clip_out"
+    [ "$clip_n" -eq 1 ] || set -- mpirun -n 1 "$@" : -n $((clip_n - 1)) "$worker"
+    "$@" < /dev/null 2> "$tmp/log"
+}
+same() { clip "$tmp/$1.md5" "$1" "$2" "${3-}" && cmp "$tmp/1.md5" "$tmp/$1.md5" || { cat "$tmp/log"; return 1; }; }
+
+# ---- the same bits
+
+check 'one process' clip "$tmp/1.md5" 1 steps=2
+for n in 2 3 4; do
+    check "$n processes: the same bits" same $n steps=2
+done
+check 'it says how many' grep -q 'clip over 4 processes on 1 machine' "$tmp/log"
+
+# ---- started wrongly
+
+refused()       # PATTERN COMMAND...
+{
+    refused_pattern=$1
+    shift
+    "$@" < /dev/null > "$tmp/log" 2>&1 && return 1
+    grep -q "$refused_pattern" "$tmp/log" || { cat "$tmp/log"; return 1; }
+}
+check 'workers without an ffmpeg' refused 'rank 0 is a wan-worker' mpirun -n 2 "$worker"
+check 'two ffmpegs' refused 'rank 1 on .* is not a wan-worker' mpirun -n 2 "$ffmpeg" -nostdin -f lavfi \
+    -i "$(graph steps=1)" -f null -
+few() { mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph steps=1:frames=1:size=16x16)" -f null - : -n 3 "$worker"; }
+check 'more processes than tokens' refused '1 tokens, too few for 4 processes' few
+cp -r "$tiny/wan-t2v" "$tmp/model"
+mkdir "$tmp/here" "$tmp/there"
+ln -s "$tmp/model" "$tmp/here/model"
+cp -r "$tmp/model" "$tmp/there/model"
+# another number at the end of the worker's file
+size=$(wc -c < "$tmp/there/model/diffusion_pytorch_model.safetensors")
+printf '\101' | dd of="$tmp/there/model/diffusion_pytorch_model.safetensors" bs=1 seek=$((size - 2)) conv=notrunc 2> /dev/null
+# the same relative path, of another folder
+cat > "$tmp/elsewhere" <<END
+#!/bin/sh
+# a machine on which that path is another file
+exec unshare -m sh -c 'mount --bind "$tmp/there/model" "$tmp/model" && exec "$worker"'
+END
+chmod +x "$tmp/elsewhere"
+other() { mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "wan_t2v=model=$tmp/model:prompt=x:frames=5:size=64x64:steps=1:device=cpu" -f null - : -n 1 "$tmp/elsewhere"; }
+if unshare -m true 2> /dev/null; then
+    check 'other weights' refused 'rank 1 .* has other weights than rank 0' other
+else
+    skip 'other weights' 'no namespace of mounts can be made here'
+fi
+gone() { mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "wan_t2v=model=$tmp/model:prompt=x:frames=5:size=64x64:steps=1:device=cpu" -f null - : -n 1 "$tmp/without"; }
+cat > "$tmp/without" <<END
+#!/bin/sh
+exec unshare -m sh -c 'mount -t tmpfs none "$tmp/model" && exec "$worker"'
+END
+chmod +x "$tmp/without"
+if unshare -m true 2> /dev/null; then
+    check 'no model there' refused 'rank 1 .* failed: .*model' gone
+else
+    skip 'no model there' 'no namespace of mounts can be made here'
+fi
+
+# ---- killed, stopped
+
+# its processes, not the launcher that has their command lines in its own
+workers() { pgrep -f "^$worker --threads 1 --device cpu"; }
+# start OUT: a clip that takes long; $launcher
+start()
+{
+    : > "$tmp/log"              # not the last one's
+    mpirun -n 1 "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$(graph clips=0:ahead=0:steps=1000)" \
+        -c:v ffv1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
+    launcher=$!
+    # in its steps
+    while kill -0 $launcher 2> /dev/null && ! grep -q 'step [0-9]*/1000' "$tmp/log"; do sleep 0.1; done
+    shm=$(find /dev/shm -name 'vader_segment*' 2> /dev/null)
+}
+# none of them is left
+over()
+{
+    i=0
+    while workers > /dev/null || kill -0 $launcher 2> /dev/null; do
+        [ $((i += 1)) -lt 300 ] || return 1
+        sleep 0.1
+    done
+}
+# by the launcher or one of ours; lines are folded
+said() { tr '\n' ' ' < "$tmp/log" | grep -Eq 'rank [1-3] .*(is gone|signal 9)'; }
+plays() { "$ffprobe" -v error -show_entries format=format_name "$1"; }
+k=0
+while [ $((k += 1)) -le "${KILLS:-2}" ]; do
+    start "$tmp/killed.mkv"
+    kill -9 "$(workers | head -n 1)"
+    over
+    report $? "a worker is killed, all end ($k)" "$tmp/log"
+    wait $launcher 2> /dev/null
+    check 'who it was is said' said
+    check 'what there was of the clip can be played' plays "$tmp/killed.mkv"
+done
+start "$tmp/stopped.mkv"
+kill -INT "$(pgrep -f "^$ffmpeg.*$tmp/stopped.mkv")"
+over
+report $? 'Ctrl-C at ffmpeg ends all' "$tmp/log"
+wait $launcher 2> /dev/null
+# what there was while it ran
+freed() { for f in $shm; do [ ! -e "$f" ] || { echo "$f"; return 1; }; done; }
+check 'no shared memory is left' freed
+
+finish

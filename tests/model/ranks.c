@@ -1,0 +1,204 @@
+/*
+ * Whole videos by one to four processes: the same bits.
+ *
+ * This file is part of libwan; see the licence in wan/wan.h.
+ *
+ * That those of one process are the official ones is pipeline.c's. The host's
+ * latents after each step and its frames go into a file, which is compared.
+ */
+
+#include "model_test.h"
+#include "../ranks.h"
+
+typedef struct Video {
+    const char *golden, *folder, *device;
+    enum WanCache cache;
+    int ranks;
+    FILE *file;                 // what was made
+} Video;
+
+static int serve(WanTransport *t, void *arg)
+{
+    WanRanks *r;
+    int ret;
+
+    (void)arg;
+    if (wan_ranks_meet(&r, t, 0, &test_log) < 0)
+        return 1;
+    ret = wan_ranks_serve(r, 1, NULL, &test_log);
+    wan_ranks_close(&r);
+    return ret < 0;
+}
+
+static void keep(void *opaque, const char *name, const WanTensor *t)
+{
+    Video *v = opaque;
+
+    if (!strncmp(name, "latents", 7))
+        fwrite(t->data, sizeof(float), wan_count(t), v->file);
+}
+
+static int make(Video *v, WanModel *m)
+{
+    Golden *g = golden_open(v->golden);
+    cJSON *a = golden_meta(g, "arguments");
+    WanImage image[2] = { { 0 } };
+    WanRequest rq;
+    WanPlan plan;
+    WanJob *job;
+    int ret;
+
+    golden_images(image, g);
+    golden_request(&rq, m, g, a, image);
+    rq.cache = v->cache;
+    rq.cache_threshold = v->cache ? 1 : 0;
+    rq.cache_retain = v->cache ? 1 : 0;
+    CHECK(wan_plan(&plan, m, &rq) == 0 && plan.processes == v->ranks);
+    CHECK((plan.sent_bytes > 0) == (v->ranks > 1));
+    if (!CHECK(wan_job_open(&job, m, &rq) == 0))
+        return 1;
+    wan_job_tap(job, keep, v);
+    uint8_t *rgb = malloc(3 * rq.width * rq.height);
+    const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                           .width = rq.width, .height = rq.height,
+                           .data = { rgb }, .stride = { 3 * rq.width } };
+
+    while ((ret = wan_job_step(job, NULL)) >= 0) {
+        while ((ret = wan_job_frame(job, &img)) >= 0)
+            fwrite(rgb, 3 * rq.width, rq.height, v->file);
+        if (ret == WAN_EOF)
+            break;
+    }
+    CHECKF(ret == WAN_EOF, "ended with %s", wan_strerror(ret));
+    free(rgb);
+    wan_job_close(&job);
+    cJSON_Delete(a);
+    golden_close(&g);
+    return 0;
+}
+
+/* Twice: the second clip finds what the first left. */
+static int host(WanTransport *t, void *arg)
+{
+    Video *v = arg;
+    WanRanks *r = NULL;
+    WanModel *m;
+
+    if (v->ranks > 1 && !CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0))
+        return 1;
+    m = open_tiny_of(v->folder, v->device, r);
+    make(v, m);
+    if (v->ranks == 2) {
+        rewind(v->file);
+        make(v, m);
+    }
+    wan_model_close(&m);
+    wan_ranks_close(&r);
+    fflush(v->file);
+    return test_failures != 0;
+}
+
+static long size_of(FILE *f)
+{
+    fseek(f, 0, SEEK_END);
+    return ftell(f);
+}
+
+/* The first bytes that differ, -1: none. */
+static long differ(FILE *a, FILE *b)
+{
+    const long n = size_of(a);
+
+    if (n != size_of(b))
+        return n < size_of(b) ? n : size_of(b);
+    rewind(a);
+    rewind(b);
+    for (long i = 0; i < n; i++)
+        if (getc(a) != getc(b))
+            return i;
+    return -1;
+}
+
+static void same_bits(const char *golden, const char *folder,
+                      const char *device, enum WanCache cache)
+{
+    FILE *one = NULL;
+
+    for (int ranks = 1; ranks <= 4; ranks++) {
+        Video v = { golden, folder, device, cache, ranks, tmpfile() };
+
+        CHECKF(!ranks_run(ranks, host, &v, serve, NULL), "%s by %d", golden,
+               ranks);
+        if (one) {
+            const long at = differ(one, v.file);
+
+            CHECKF(at < 0, "%s on %s: %d processes differ at byte %ld of %ld",
+                   golden, device, ranks, at, size_of(one));
+            fclose(v.file);
+        } else {
+            one = v.file;
+            CHECK(size_of(one) > 0);
+        }
+    }
+    fclose(one);
+}
+
+TEST(t2v_ref)
+{
+    same_bits("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "ref", 0);
+}
+TEST(t2v)
+{
+    same_bits("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "cpu", 0);
+}
+TEST(t2v_dpm)
+{
+    same_bits("pipeline-t2v-dpm4.safetensors", "tiny/wan-t2v", "cpu", 0);
+}
+TEST(t2v_image)
+{
+    same_bits("pipeline-t2v-image.safetensors", "tiny/wan-t2v", "cpu", 0);
+}
+TEST(head128)
+{
+    same_bits("pipeline-t2v-hd128.safetensors", "tiny/wan-t2v-hd128", "cpu",
+              0);
+}
+TEST(easycache)
+{
+    same_bits("pipeline-t2v-unipc10.safetensors", "tiny/wan-t2v", "cpu",
+              WAN_CACHE_EASY);
+}
+TEST(i2v)
+{
+    same_bits("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", "cpu", 0);
+}
+TEST(flf2v)
+{
+    same_bits("pipeline-flf2v-unipc4.safetensors", "tiny/wan-flf2v", "cpu", 0);
+}
+TEST(ti2v)
+{
+    same_bits("pipeline-wan22-ti2v-unipc5.safetensors", "tiny/wan22-ti2v-5b",
+              "cpu", 0);
+}
+TEST(ti2v_image)
+{
+    same_bits("pipeline-wan22-ti2v-i2v-unipc4.safetensors", "tiny/wan22-ti2v-5b",
+              "cpu", 0);
+}
+
+int main(void)
+{
+    RUN(t2v_ref);
+    RUN(t2v);
+    RUN(t2v_dpm);
+    RUN(t2v_image);
+    RUN(head128);
+    RUN(easycache);
+    RUN(i2v);
+    RUN(flf2v);
+    RUN(ti2v);
+    RUN(ti2v_image);
+    return test_end();
+}

@@ -1,0 +1,425 @@
+/*
+ * Ranks: meeting, jobs, exchanges; who is gone, who is elsewhere.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cpu/sgemm.h"
+#include "ranks.h"
+
+/* Looks without sleep before the first, and the longest sleep: ns. */
+#define EAGER 200
+#define NAP 1000000
+/* Naps between two looks at whether processes of this machine are there. */
+#define NAPS_A_LOOK 500
+
+_Static_assert(sizeof(WanNote) == 256, "notes are the same for all ranks");
+_Static_assert(sizeof(WanRankInfo) == 256, "it is the same in all versions");
+
+/* ----------------------------------------------------------------- alive */
+
+/* When a process began, in ticks since boot; 0: it is gone or a zombie. */
+static int64_t process_start(int64_t pid)
+{
+    char path[64], line[1024], state = 0;
+    const char *p;
+    long long start = 0;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%lld/stat", (long long)pid);
+    if (!(f = fopen(path, "re")))
+        return 0;
+    if (fgets(line, sizeof(line), f) && (p = strrchr(line, ')')) &&
+        (sscanf(p + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
+                "%*s %*s %*s %*s %*s %*s %lld", &state, &start) != 2 ||
+         state == 'Z' || state == 'X'))
+        start = 0;
+    fclose(f);
+    return start;
+}
+
+static int broken(WanRanks *r, int lost, const char *why)
+{
+    if (!r->broken) {
+        r->broken = 1;
+        if (lost >= 0)
+            wan_log(&r->log, WAN_LOG_ERROR, "rank %d (process %lld on %s) %s",
+                    lost, (long long)r->info[lost].pid, r->info[lost].node,
+                    why);
+        else
+            wan_log(&r->log, WAN_LOG_ERROR, "ranks: %s", why);
+    }
+    return WAN_ERR(EIO);
+}
+
+/* Whether the processes of this machine are there, and the host has not told to
+ * quit. Of other machines the transport and the launcher know. */
+static int all_alive(void *arg)
+{
+    WanRanks *r = arg;
+    const WanRankInfo *me = &r->info[r->rank];
+
+    if (r->rank && r->waits_for_data && !r->early.kind &&
+        r->transport->hear(r->transport, 0, &r->early) > 0 &&
+        r->early.kind == WAN_NOTE_QUIT) {
+        r->broken = 1;
+        return WAN_CANCELLED;
+    }
+    for (int q = 0; q < r->size; q++)
+        if (q != r->rank && r->info[q].start &&
+            !strcmp(r->info[q].node, me->node) &&
+            process_start(r->info[q].pid) != r->info[q].start)
+            return broken(r, q, "is gone");
+    return 0;
+}
+
+/* One more look for something that is not there yet; naps grow. */
+static int nap(WanRanks *r, int *looks)
+{
+    const int late = ++*looks - EAGER;
+    struct timespec ts = { 0, late < 20 ? NAP / 20 : NAP };
+
+    if (late <= 0) {
+        sched_yield();
+        return 0;
+    }
+    nanosleep(&ts, NULL);
+    return late % NAPS_A_LOOK ? 0 : all_alive(r);
+}
+
+/* ----------------------------------------------------------------- notes */
+
+static int tell(WanRanks *r, int rank, const WanNote *note)
+{
+    if (r->broken)
+        return WAN_ERR(EIO);
+    return r->transport->tell(r->transport, rank, note) < 0
+           ? broken(r, rank, "can't be reached") : 0;
+}
+
+static int stopped(const int *cancel)
+{
+    return cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED);
+}
+
+/* The next note of a rank; 1, 0: none yet, or below 0. */
+static int next_note(WanRanks *r, int rank, WanNote *note)
+{
+    if (rank || !r->early.kind)
+        return r->transport->hear(r->transport, rank, note);
+    *note = r->early;
+    r->early.kind = 0;
+    return 1;
+}
+
+/* The next note of a rank that is not of a job before the running one. */
+static int hear(WanRanks *r, int rank, WanNote *note, const int *cancel)
+{
+    int looks = 0, ret;
+
+    if (r->broken)
+        return WAN_ERR(EIO);
+    for (;;) {
+        ret = next_note(r, rank, note);
+        if (ret < 0)
+            return broken(r, rank, "is gone");
+        if (ret && note->job >= r->job) {
+            note->text[sizeof(note->text) - 1] = 0;
+            return 0;
+        }
+        if (stopped(cancel))
+            return WAN_CANCELLED;
+        if (!ret && (ret = nap(r, &looks)) < 0)
+            return ret;
+    }
+}
+
+/* What a note in place of the one that was expected means. Whose job failed
+ * says why, and so does the host; the others end without a word. */
+static int unexpected(WanRanks *r, int rank, const WanNote *n,
+                      const WanNote *mine)
+{
+    if (n->kind == WAN_NOTE_FAIL && r->rank)
+        return WAN_CANCELLED;
+    if (n->kind == WAN_NOTE_FAIL)
+        return wan_error(&r->log, WAN_ERR(EIO), "rank %d (process %lld on %s) "
+                         "failed: %s", rank, (long long)r->info[rank].pid,
+                         r->info[rank].node, *n->text ? n->text
+                         : wan_strerror(n->error));
+    if (n->kind == WAN_NOTE_END || n->kind == WAN_NOTE_QUIT ||
+        n->kind == WAN_NOTE_JOB)
+        return WAN_CANCELLED;           // the host has closed it
+    return wan_error(&r->log, WAN_ERR(EIO), "rank %d (process %lld on %s) is at "
+                     "%s %llu of %lld bytes where this one is at %s %llu: they "
+                     "don't compute the same", rank,
+                     (long long)r->info[rank].pid, r->info[rank].node, n->text,
+                     (unsigned long long)n->number, (long long)n->bytes,
+                     mine->text, (unsigned long long)mine->number);
+}
+
+/* Notes from all to all that say the same. */
+static int notes(WanRanks *r, const WanParcel *out, const WanParcel *in,
+                 const char *what, const int *cancel)
+{
+    WanNote mine = { .kind = WAN_NOTE_DATA, .job = r->job,
+                     .number = r->number++ };
+    WanNote n;
+    int ret;
+
+    snprintf(mine.text, sizeof(mine.text), "%s", what);
+    for (int q = 0; q < r->size; q++) {
+        mine.bytes = out[q].bytes;
+        if (q != r->rank && (ret = tell(r, q, &mine)) < 0)
+            return ret;
+    }
+    for (int q = 0; q < r->size; q++) {
+        if (q == r->rank)
+            continue;
+        if ((ret = hear(r, q, &n, cancel)) < 0)
+            return ret;
+        if (n.kind != WAN_NOTE_DATA || n.job != r->job ||
+            n.number != mine.number || n.bytes != in[q].bytes ||
+            strcmp(n.text, mine.text))
+            return unexpected(r, q, &n, &mine);
+    }
+    return 0;
+}
+
+/* The host leaves, whatever the others wait for. */
+static void tell_quit(WanRanks *r)
+{
+    const WanNote quit = { .kind = WAN_NOTE_QUIT, .job = UINT32_MAX };
+
+    for (int q = 1; q < r->size; q++)
+        tell(r, q, &quit);
+    r->broken = 1;
+}
+
+int wan_ranks_exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
+                       const char *what, const int *cancel)
+{
+    const WanParcel *from = &out[r->rank], *to = &in[r->rank];
+    int ret = notes(r, out, in, what, cancel);
+
+    if (ret == WAN_CANCELLED && !r->rank)
+        tell_quit(r);
+    if (ret < 0)
+        return ret;
+    if (from->bytes && from->data != to->data)
+        memcpy(to->data, from->data, from->bytes);
+    r->waits_for_data = 1;
+    ret = r->transport->exchange(r->transport, out, in, all_alive, r);
+    r->waits_for_data = 0;
+    if (ret < 0 && ret != WAN_CANCELLED)
+        ret = broken(r, -1, "an exchange was broken off");
+    return ret;
+}
+
+int wan_ranks_agree(WanRanks *r, const void *value, int bytes,
+                    const char *what, const int *cancel)
+{
+    WanParcel out[WAN_MAX_RANKS], in[WAN_MAX_RANKS];
+    char got[WAN_MAX_RANKS][256];
+    int ret;
+
+    for (int q = 0; q < r->size; q++) {
+        out[q] = (WanParcel){ (void *)value, bytes };
+        in[q] = (WanParcel){ got[q], bytes };
+    }
+    if ((ret = wan_ranks_exchange(r, out, in, what, cancel)) < 0)
+        return ret;
+    for (int q = 0; q < r->size; q++)
+        if (memcmp(got[q], got[0], bytes))
+            return wan_error(&r->log, WAN_ERR(EINVAL), "rank %d (process %lld "
+                             "on %s) has other %s than rank 0 on %s", q,
+                             (long long)r->info[q].pid, r->info[q].node, what,
+                             r->info[0].node);
+    return 0;
+}
+
+/* --------------------------------------------------------------- meeting */
+
+static void describe(WanRankInfo *me, int host)
+{
+    const unsigned v = wan_version();
+
+    memset(me, 0, sizeof(*me));
+    memcpy(me->magic, "wan-rank", sizeof(me->magic));
+    snprintf(me->version, sizeof(me->version), "%u.%u.%u", v >> 16,
+             v >> 8 & 255, v & 255);
+    gethostname(me->node, sizeof(me->node) - 1);
+    wan_sgemm_name(me->cpu, sizeof(me->cpu));
+    me->pid = getpid();
+    me->start = process_start(me->pid);
+    me->host = host;
+}
+
+static int go_together(WanRanks *r)
+{
+    const WanRankInfo *host = &r->info[0], *me = &r->info[r->rank];
+
+    if (memcmp(host->magic, me->magic, sizeof(me->magic)))
+        return wan_error(&r->log, WAN_ERR(EINVAL), "ranks: rank 0 is not of "
+                         "libwan");
+    if (!host->host)
+        return wan_error(&r->log, WAN_ERR(EINVAL), "rank 0 is a wan-worker: "
+                         "the first process must be ffmpeg, as in mpirun -n 1 "
+                         "ffmpeg ... : -n %d wan-worker",
+                         r->size > 1 ? r->size - 1 : 1);
+    for (int q = 1; q < r->size; q++) {
+        const WanRankInfo *i = &r->info[q];
+
+        if (memcmp(i->magic, host->magic, sizeof(i->magic)) ||
+            strncmp(i->version, host->version, sizeof(i->version)))
+            return wan_error(&r->log, WAN_ERR(EINVAL), "rank %d on %.63s is of "
+                             "libwan %.23s, rank 0 on %.63s of %.23s: they "
+                             "must be of one", q, i->node, i->version,
+                             host->node, host->version);
+        if (i->host)
+            return wan_error(&r->log, WAN_ERR(EINVAL), "rank %d on %.63s is "
+                             "not a wan-worker: all but the first process must "
+                             "be, as in mpirun -n 1 ffmpeg ... : -n %d "
+                             "wan-worker", q, i->node, r->size - 1);
+        if (strncmp(i->cpu, host->cpu, sizeof(i->cpu)) && !r->rank)
+            wan_log(&r->log, WAN_LOG_WARNING, "rank %d on %.63s computes with "
+                    "%.63s, rank 0 with %.63s: the last bits depend on who "
+                    "computes what", q, i->node, i->cpu, host->cpu);
+    }
+    return 0;
+}
+
+int wan_ranks_meet(WanRanks **out, WanTransport *t, int host,
+                   const WanLog *log)
+{
+    WanParcel send[WAN_MAX_RANKS], get[WAN_MAX_RANKS];
+    WanRanks *r = NULL;
+    int ret;
+
+    *out = NULL;
+    if (t->size > WAN_MAX_RANKS) {
+        ret = wan_error(log, WAN_ERR(EINVAL), "ranks: %d processes, %d can be",
+                        t->size, WAN_MAX_RANKS);
+        goto fail;
+    }
+    if (!(r = calloc(1, sizeof(*r)))) {
+        ret = wan_error_memory(log, "ranks", "their state");
+        goto fail;
+    }
+    *r = (WanRanks){ .rank = t->rank, .size = t->size, .transport = t };
+    if (log)
+        r->log = *log;
+    describe(&r->info[r->rank], host);
+    for (int q = 0; q < r->size; q++) {
+        send[q] = (WanParcel){ &r->info[r->rank], sizeof(*r->info) };
+        get[q] = (WanParcel){ &r->info[q], sizeof(*r->info) };
+    }
+    if (t->exchange(t, send, get, all_alive, r) < 0) {
+        ret = broken(r, -1, "the processes can't reach each other");
+        goto fail;
+    }
+    if ((ret = go_together(r)) < 0)
+        goto fail;
+    *out = r;
+    return 0;
+fail:
+    t->close(t, ret == WAN_ERR(EINVAL));
+    free(r);
+    return ret;
+}
+
+void wan_ranks_close(WanRanks **rp)
+{
+    WanRanks *r = *rp;
+    int ordered;
+
+    *rp = NULL;
+    if (!r)
+        return;
+    ordered = !r->broken;
+    if (!r->rank && ordered)
+        tell_quit(r);
+    r->transport->close(r->transport, ordered);
+    free(r);
+}
+
+const char *wan_ranks_text(const WanRanks *r, char *buf, size_t size)
+{
+    int nodes = 0;
+
+    for (int q = 0; q < r->size; q++) {
+        int known = 0;
+
+        for (int p = 0; p < q; p++)
+            known |= !strcmp(r->info[p].node, r->info[q].node);
+        nodes += !known;
+    }
+    snprintf(buf, size, "%d processes on %d machine%s", r->size, nodes,
+             nodes > 1 ? "s" : "");
+    return buf;
+}
+
+/* ------------------------------------------------------------------ jobs */
+
+int wan_ranks_begin(WanRanks *r, const void *request, int64_t bytes)
+{
+    WanNote note = { .kind = WAN_NOTE_JOB, .bytes = bytes };
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+    int ret;
+
+    note.job = ++r->job;
+    r->number = 0;
+    for (int q = 1; q < r->size; q++) {
+        if ((ret = tell(r, q, &note)) < 0)
+            return ret;
+        out[q] = (WanParcel){ (void *)request, bytes };
+    }
+    ret = r->transport->exchange(r->transport, out, in, all_alive, r);
+    return ret < 0 ? broken(r, -1, "the request did not arrive") : 0;
+}
+
+int wan_ranks_wait(WanRanks *r, char **request, int64_t *bytes)
+{
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+    WanNote n;
+    int ret;
+
+    do
+        if ((ret = hear(r, 0, &n, NULL)) < 0)
+            return ret;
+    while (n.kind != WAN_NOTE_JOB && n.kind != WAN_NOTE_QUIT);
+    if (n.kind == WAN_NOTE_QUIT)
+        return 0;
+    if (n.bytes < 0 || n.bytes > 1 << 24 || !(*request = malloc(n.bytes + 1)))
+        return broken(r, 0, "sent a request that there is no memory for");
+    in[0] = (WanParcel){ *request, *bytes = n.bytes };
+    r->job = n.job;
+    r->number = 0;
+    ret = r->transport->exchange(r->transport, out, in, all_alive, r);
+    return ret < 0 ? broken(r, 0, "is gone") : 1;
+}
+
+void wan_ranks_end(WanRanks *r, int error, const char *text)
+{
+    WanNote n = { .kind = r->rank ? WAN_NOTE_FAIL : WAN_NOTE_END,
+                  .job = r->job, .number = r->number, .error = error };
+
+    if (r->rank && (!error || error == WAN_CANCELLED))
+        return;                         // as all of them, or as the host said
+    if (error == WAN_CANCELLED) {
+        tell_quit(r);
+        return;
+    }
+    snprintf(n.text, sizeof(n.text), "%s", text ? text : "");
+    for (int q = 0; q < r->size && !r->broken; q++)
+        if (q != r->rank)
+            tell(r, q, &n);
+}

@@ -1,0 +1,181 @@
+/*
+ * Ranks: the processes that make one video together, and what they exchange.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * All ranks run the same job. Rank 0 is the host, whose caller gives requests
+ * and takes frames; the others serve (serve.c). Tokens are split by rows: rank
+ * r of P has rows L r / P to L (r + 1) / P of every matrix of tokens, so no row
+ * is padded, and none is there twice. Text, image keys and the latent are small
+ * and on all ranks.
+ *
+ * An exchange is two things: a note from each rank to each other, which says
+ * what it is about to exchange or that it has ended, then the data. A rank
+ * whose job has ended says so in place of its next note and goes on, so that
+ * nobody waits for one that does not come; notes of a job that is over are
+ * thrown away by whoever finds them. A host that is cancelled may have promised
+ * data that it won't send: it tells the others to quit, and the ranks have
+ * served. What carries both is a WanTransport: MPI (ranks_mpi.c), or
+ * sockets in tests.
+ */
+
+#ifndef WAN_RANKS_H
+#define WAN_RANKS_H
+
+#include "log.h"
+
+/* The most processes of a job. */
+#define WAN_MAX_RANKS 64
+
+enum WanNoteKind {
+    WAN_NOTE_DATA = 1,  // data of that many bytes follows, from all to all
+    WAN_NOTE_JOB,       // host: a job begins, its request follows
+    WAN_NOTE_END,       // host: the job is closed
+    WAN_NOTE_FAIL,      // the job failed at this rank; text says why
+    WAN_NOTE_QUIT       // host: no job will come
+};
+
+typedef struct WanNote {
+    uint32_t kind, job;     // jobs are counted from 1
+    uint64_t number;        // exchange of the job
+    int64_t bytes;          // that follow for the receiver
+    int32_t error;          // of FAIL
+    char text[228];         // what is exchanged, or why it failed
+} WanNote;
+
+/* Bytes for, or from, one rank. */
+typedef struct WanParcel {
+    void *data;
+    int64_t bytes;          // 0: nothing is sent
+} WanParcel;
+
+/* Who a rank is. The same in every version, so that versions can be told. */
+typedef struct WanRankInfo {
+    char magic[8];          // "wan-rank"
+    char version[24];       // of libwan
+    char node[64];          // name of the machine
+    char cpu[64];           // what products are computed with
+    int64_t pid, start;     // the process, and when it began
+    int32_t host;           // it is not there to serve
+    int32_t spare[19];
+} WanRankInfo;
+
+/* What carries notes and data. Functions return 0 or WAN_ERR(EIO), when the
+ * other side is gone or the transport broken. Called by one thread at a time. */
+typedef struct WanTransport WanTransport;
+struct WanTransport {
+    int rank, size;
+    /* A note to another rank; waits for nobody. */
+    int (*tell)(WanTransport *t, int rank, const WanNote *note);
+    /* The next note of that rank; 1, or 0: there is none yet. */
+    int (*hear)(WanTransport *t, int rank, WanNote *note);
+    /* out[q] to, in[q] from every other rank q, each of which is in the same
+     * call or about to be. Calls alive() now and then, and ends with what it
+     * returns below 0. */
+    int (*exchange)(WanTransport *t, const WanParcel *out, const WanParcel *in,
+                    int (*alive)(void *arg), void *arg);
+    /* ordered: the other ranks close too. */
+    void (*close)(WanTransport *t, int ordered);
+};
+
+typedef struct WanRanks {
+    int rank, size;
+    WanTransport *transport;    // owned; NULL: only planned with
+    WanRankInfo info[WAN_MAX_RANKS];
+    WanLog log;
+    uint32_t job;               // the last that began
+    uint64_t number;            // its next exchange
+    int busy;                   // a job has them
+    int broken;                 // a rank is gone: nothing more is possible
+    int waits_for_data;         // in an exchange, behind its notes
+    WanNote early;              // the host's next, heard there; kind 0: none
+} WanRanks;
+
+/**
+ * Meet: every rank tells who it is. Takes the transport in either case.
+ *
+ * @return 0, or WAN_ERR(EINVAL): the ranks don't go together, the line says
+ *         which and why; WAN_ERR(EIO): one is gone
+ */
+int wan_ranks_meet(WanRanks **out, WanTransport *t, int host,
+                   const WanLog *log);
+
+/* Host: tells the others to quit. Takes NULL. */
+void wan_ranks_close(WanRanks **r);
+
+/* "4 processes on 2 machines" */
+const char *wan_ranks_text(const WanRanks *r, char *buf, size_t size);
+
+/* ----------------------------------------------------------------- jobs */
+
+/** Host: a job begins, which others get as these bytes. */
+int wan_ranks_begin(WanRanks *r, const void *request, int64_t bytes);
+
+/**
+ * Others: wait for a job.
+ *
+ * @param request free() it
+ * @return 1; 0: the host has no more; WAN_ERR(EIO)
+ */
+int wan_ranks_wait(WanRanks *r, char **request, int64_t *bytes);
+
+/** The job is over at this rank, because of an error or not (0). */
+void wan_ranks_end(WanRanks *r, int error, const char *text);
+
+/**
+ * Whether all ranks have the same value, such as a checksum of weights.
+ *
+ * @param bytes at most 256
+ * @param what  of the line: "rank 2 on HOST has other WHAT"
+ * @return 0, WAN_ERR(EINVAL), or as the exchange
+ */
+int wan_ranks_agree(WanRanks *r, const void *value, int bytes,
+                    const char *what, const int *cancel);
+
+/**
+ * Exchange: out[q] goes to rank q, in[q] comes from it; own parcels are
+ * copied. Logs what went wrong.
+ *
+ * @param what   names the exchange: all ranks must be at the same
+ * @param cancel looked at while others are waited for
+ * @return 0; WAN_CANCELLED; WAN_ERR(EIO): a rank has failed, is gone or at
+ *         another place
+ */
+int wan_ranks_exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
+                       const char *what, const int *cancel);
+
+/* -------------------------------------------------------------- the split */
+
+/* Rows [first, first + n) of many. */
+typedef struct WanShare {
+    int64_t first, n;
+} WanShare;
+
+/* Of so many rows those of a rank; r may be NULL: there is one. */
+static inline WanShare wan_share_of(const WanRanks *r, int rank, int64_t rows)
+{
+    const int size = r ? r->size : 1;
+    const int64_t first = rows * rank / size;
+
+    return (WanShare){ first, rows * (rank + 1) / size - first };
+}
+
+/* ------------------------------------------------------------------- MPI */
+
+/**
+ * The ranks that an MPI launcher started this process among: looks at the
+ * environment, and only if there is more than one process opens the library.
+ * Once a process: later calls give the same ranks.
+ *
+ * @param out  NULL: it is alone; not to be closed
+ * @param host 1, or 0: this one serves
+ * @return 0; WAN_ERR(ENOSYS): this build has no MPI, or its module can't be
+ *         opened; or as wan_ranks_meet()
+ */
+int wan_ranks_from_launcher(WanRanks **out, int host, const WanLog *log);
+
+/** Serve jobs until the host has no more. See tools/wan-worker.c. */
+int wan_ranks_serve(WanRanks *r, int threads, const char *device,
+                    const WanLog *log);
+
+#endif /* WAN_RANKS_H */

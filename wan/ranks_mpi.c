@@ -1,0 +1,171 @@
+/*
+ * Ranks over MPI: the only file that knows it, a module of its own.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * Notes are small messages, which every MPI sends without waiting for their
+ * receiver. Data goes in pieces that MPI's counts can hold. Nothing waits inside
+ * MPI, so that who waits can look at cancel flags and at whether the others live.
+ */
+
+#include <mpi.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "ranks.h"
+
+enum { TAG_NOTE = 1, TAG_DATA = 2 };
+
+#define PIECE (1 << 30)         // bytes
+#define EAGER 20000             // looks before the first nap
+#define LOOKS 2000              // between two questions whether all live
+
+typedef struct Mpi {
+    WanTransport t;
+    MPI_Comm comm;              // our own
+    int started;                // MPI is ours to end
+} Mpi;
+
+static int tell(WanTransport *t, int rank, const WanNote *note)
+{
+    Mpi *m = (Mpi *)t;
+
+    return MPI_Send(note, sizeof(*note), MPI_BYTE, rank, TAG_NOTE, m->comm)
+           ? WAN_ERR(EIO) : 0;
+}
+
+static int hear(WanTransport *t, int rank, WanNote *note)
+{
+    Mpi *m = (Mpi *)t;
+    int there = 0;
+
+    if (MPI_Iprobe(rank, TAG_NOTE, m->comm, &there, MPI_STATUS_IGNORE))
+        return WAN_ERR(EIO);
+    if (there && MPI_Recv(note, sizeof(*note), MPI_BYTE, rank, TAG_NOTE,
+                          m->comm, MPI_STATUS_IGNORE))
+        return WAN_ERR(EIO);
+    return there;
+}
+
+/* The pieces of parcels from or to the others. */
+static int64_t pieces(const WanTransport *t, const WanParcel *p)
+{
+    int64_t n = 0;
+
+    for (int q = 0; q < t->size; q++)
+        if (q != t->rank)
+            n += (p[q].bytes + PIECE - 1) / PIECE;
+    return n;
+}
+
+/* Begin to move them; the number of requests, or below 0. */
+static int64_t begin(Mpi *m, MPI_Request *req, const WanParcel *p, int send)
+{
+    int64_t n = 0;
+
+    for (int i = 0; i < m->t.size; i++) {
+        /* everybody begins with another, so that none gets all at once */
+        const int q = (m->t.rank + (send ? i : m->t.size - i)) % m->t.size;
+
+        if (q == m->t.rank)
+            continue;
+        for (int64_t at = 0; at < p[q].bytes; at += PIECE) {
+            const int64_t left = p[q].bytes - at;
+            const int bytes = left < PIECE ? (int)left : PIECE;
+            char *data = (char *)p[q].data + at;
+
+            if (send ? MPI_Isend(data, bytes, MPI_BYTE, q, TAG_DATA, m->comm,
+                                 &req[n])
+                     : MPI_Irecv(data, bytes, MPI_BYTE, q, TAG_DATA, m->comm,
+                                 &req[n]))
+                return WAN_ERR(EIO);
+            n++;
+        }
+    }
+    return n;
+}
+
+static int exchange(WanTransport *t, const WanParcel *out, const WanParcel *in,
+                    int (*alive)(void *), void *arg)
+{
+    const struct timespec nap = { 0, 100000 };
+    Mpi *m = (Mpi *)t;
+    const int64_t most = pieces(t, in) + pieces(t, out);
+    MPI_Request *req = malloc((most + 1) * sizeof(*req));
+    int64_t gets, puts = 0;
+    int done = 0, ret = 0;
+
+    if (!req)
+        return WAN_ERR(ENOMEM);
+    if ((gets = begin(m, req, in, 0)) < 0 ||
+        (puts = begin(m, req + gets, out, 1)) < 0)
+        ret = WAN_ERR(EIO);
+    for (int looks = 1; ret >= 0 && !done; looks++) {
+        if (MPI_Testall((int)(gets + puts), req, &done, MPI_STATUSES_IGNORE))
+            ret = WAN_ERR(EIO);
+        else if (!done && looks < EAGER)
+            sched_yield();
+        else if (!done)
+            nanosleep(&nap, NULL);
+        if (!done && ret >= 0 && looks % LOOKS == 0)
+            ret = alive(arg);
+    }
+    free(req);                  // of a broken exchange: nothing follows it
+    return ret;
+}
+
+static void end(WanTransport *t, int ordered)
+{
+    Mpi *m = (Mpi *)t;
+
+    /* Without order MPI would wait for the ones that are gone: the launcher
+     * ends what is left. */
+    if (ordered) {
+        MPI_Comm_free(&m->comm);
+        if (m->started)
+            MPI_Finalize();
+    }
+    free(m);
+}
+
+__attribute__((visibility("default")))
+WanTransport *wan_transport_mpi(char *why, size_t size)
+{
+    Mpi *m = calloc(1, sizeof(*m));
+    int there = 0, threads = MPI_THREAD_SINGLE;
+
+    if (!m) {
+        snprintf(why, size, "no memory");
+        return NULL;
+    }
+    MPI_Initialized(&there);
+    /* One thread at a time, not always the same. */
+    if (there)
+        MPI_Query_thread(&threads);
+    else if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &threads)) {
+        snprintf(why, size, "it can't be started");
+        free(m);
+        return NULL;
+    }
+    m->started = !there;
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    if (threads < MPI_THREAD_SERIALIZED ||
+        MPI_Comm_dup(MPI_COMM_WORLD, &m->comm)) {
+        snprintf(why, size, threads < MPI_THREAD_SERIALIZED
+                 ? "it can't be called from one thread after another"
+                 : "its processes can't reach each other");
+        if (m->started)
+            MPI_Finalize();
+        free(m);
+        return NULL;
+    }
+    MPI_Comm_rank(m->comm, &m->t.rank);
+    MPI_Comm_size(m->comm, &m->t.size);
+    m->t.tell = tell;
+    m->t.hear = hear;
+    m->t.exchange = exchange;
+    m->t.close = end;
+    return &m->t;
+}

@@ -1,0 +1,276 @@
+/*
+ * Jobs for the ranks that are not the host.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ */
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model.h"
+#include "serve.h"
+
+/* The strings of both structs. */
+static const size_t params_strings[] = {
+    offsetof(WanModelParams, path), offsetof(WanModelParams, text_encoder),
+    offsetof(WanModelParams, vae), offsetof(WanModelParams, tokenizer),
+    offsetof(WanModelParams, clip), offsetof(WanModelParams, lora),
+    offsetof(WanModelParams, device), offsetof(WanModelParams, model2),
+};
+static const size_t request_strings[] = {
+    offsetof(WanRequest, prompt), offsetof(WanRequest, negative_prompt),
+    offsetof(WanRequest, cache_table), offsetof(WanRequest, preset),
+};
+#define NB(list) (sizeof(list) / sizeof(*list))
+
+/* --------------------------------------------------------------- writing */
+
+/* Pieces begin at multiples of 8, so that structs can be used in place. */
+static int64_t padded(int64_t n)
+{
+    return (n + 7) / 8 * 8;
+}
+
+static void put(WanBytes *b, const void *data, int64_t n)
+{
+    static const char zeros[8];
+
+    wan_put(b, &n, sizeof(n));
+    wan_put(b, data, n);
+    wan_put(b, zeros, padded(n) - n);
+}
+
+static void put_strings(WanBytes *b, const void *of, const size_t *at, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const char *s = *(const char *const *)((const char *)of + at[i]);
+
+        put(b, s, s ? (int64_t)strlen(s) + 1 : 0);
+    }
+}
+
+void wan_put_params(WanBytes *b, const WanModelParams *p)
+{
+    WanModelParams own = *p;
+    char cwd[4096] = "";
+
+    if (!getcwd(cwd, sizeof(cwd)))
+        *cwd = 0;
+    own.cuda_context = own.log_opaque = own.interrupted_opaque = NULL;
+    own.log = NULL;
+    own.interrupted = NULL;
+    put(b, &own, sizeof(own));
+    put(b, cwd, (int64_t)strlen(cwd) + 1);
+    put_strings(b, p, params_strings, NB(params_strings));
+}
+
+void wan_put_request(WanBytes *b, const WanRequest *r)
+{
+    put(b, r, sizeof(*r));
+    put_strings(b, r, request_strings, NB(request_strings));
+    put(b, r->timesteps, r->timesteps ? r->nb_timesteps *
+                         (int64_t)sizeof(*r->timesteps) : 0);
+    put(b, r->image, r->image ? sizeof(*r->image) : 0);
+    put(b, r->last_image, r->last_image ? sizeof(*r->last_image) : 0);
+}
+
+/* --------------------------------------------------------------- reading */
+
+typedef struct Reader {
+    char *data;
+    int64_t n, at;
+    int bad;
+} Reader;
+
+/* The next piece; NULL: it is empty, or there is none. */
+static void *get(Reader *r, int64_t *n)
+{
+    char *p = NULL;
+
+    *n = 0;
+    if (r->bad || r->n - r->at < 8) {
+        r->bad = 1;
+        return NULL;
+    }
+    memcpy(n, r->data + r->at, 8);
+    r->at += 8;
+    if (*n < 0 || *n > r->n - r->at || padded(*n) > r->n - r->at) {
+        r->bad = 1;
+        *n = 0;
+        return NULL;
+    }
+    if (*n)
+        p = r->data + r->at;
+    r->at += padded(*n);
+    return p;
+}
+
+static void get_struct(Reader *r, void *out, int64_t size)
+{
+    int64_t n;
+    const void *p = get(r, &n);
+
+    if (p && n == size)
+        memcpy(out, p, size);
+    else
+        r->bad = 1;
+}
+
+static const char *get_string(Reader *r)
+{
+    int64_t n;
+    const char *s = get(r, &n);
+
+    if (s && s[n - 1]) {
+        r->bad = 1;
+        return NULL;
+    }
+    return s;
+}
+
+static void get_strings(Reader *r, void *of, const size_t *at, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        *(const char **)((char *)of + at[i]) = get_string(r);
+}
+
+static const WanImage *get_image(Reader *r, WanImage *own)
+{
+    int64_t n;
+    const void *p = get(r, &n);
+
+    if (!p)
+        return NULL;
+    if (n != sizeof(*own)) {
+        r->bad = 1;
+        return NULL;
+    }
+    memcpy(own, p, sizeof(*own));
+    memset(own->data, 0, sizeof(own->data));
+    return own;
+}
+
+int wan_served_read(WanServed *out, char *data, int64_t n)
+{
+    Reader r = { data, n, 0, 0 };
+    const char *cwd;
+    const double *timesteps;
+    int64_t bytes;
+
+    get_struct(&r, &out->params, sizeof(out->params));
+    cwd = get_string(&r);
+    snprintf(out->cwd, sizeof(out->cwd), "%s", cwd ? cwd : "");
+    get_strings(&r, &out->params, params_strings, NB(params_strings));
+    out->params_bytes = r.at;
+    get_struct(&r, &out->request, sizeof(out->request));
+    get_strings(&r, &out->request, request_strings, NB(request_strings));
+    timesteps = get(&r, &bytes);
+    out->request.timesteps = timesteps;
+    if (timesteps && bytes != out->request.nb_timesteps *
+                              (int64_t)sizeof(*timesteps))
+        r.bad = 1;
+    out->request.image = get_image(&r, &out->image[0]);
+    out->request.last_image = get_image(&r, &out->image[1]);
+    return r.bad || r.at != n ? WAN_INVALIDDATA : 0;
+}
+
+/* ---------------------------------------------------------------- serving */
+
+typedef struct Server {
+    WanRanks *ranks;
+    int threads;
+    const char *device;
+    const WanLog *log;
+    char error[228];            // the last line of one, for the host
+    WanModel *model;            // opened for the job before
+    char *opened;               // with these bytes
+    int64_t opened_bytes;
+} Server;
+
+/* Lines go where the worker's go; the host is told of the last error. */
+static void keep_line(void *opaque, enum WanLogLevel level, const char *line)
+{
+    Server *s = opaque;
+
+    if (level <= WAN_LOG_ERROR)
+        snprintf(s->error, sizeof(s->error), "%s", line);
+    if (s->log && s->log->callback && level <= s->log->level)
+        s->log->callback(s->log->opaque, level, line);
+}
+
+/* The model of the request: the last one's, if it was opened likewise. */
+static int open_model(Server *s, WanServed *job, const char *data)
+{
+    WanModelParams *p = &job->params;
+    int ret;
+
+    if (s->model && s->opened_bytes == job->params_bytes &&
+        !memcmp(s->opened, data, job->params_bytes))
+        return 0;
+    wan_model_close(&s->model);
+    free(s->opened);
+    if ((s->opened = malloc(job->params_bytes))) {
+        memcpy(s->opened, data, job->params_bytes);
+        s->opened_bytes = job->params_bytes;
+    } else {
+        s->opened_bytes = -1;           // opened again for the next
+    }
+    if (*job->cwd && chdir(job->cwd) < 0)
+        return wan_error(&(WanLog){ keep_line, s, WAN_LOG_ERROR },
+                         WAN_ERR(ENOENT), "%s: %s", job->cwd, strerror(errno));
+    p->log = keep_line;
+    p->log_opaque = s;
+    p->log_level = s->log ? s->log->level : WAN_LOG_ERROR;
+    p->threads = s->threads;
+    p->memory = 0;
+    p->processes = 0;                   // they are known
+    if (s->device)
+        p->device = s->device;
+    ret = wan_model_open(&s->model, p);
+    return ret < 0 ? ret : wan_model_join(s->model, s->ranks, NULL);
+}
+
+/* One job, to its last step. */
+static int serve(Server *s, char *data, int64_t n)
+{
+    WanProgress p = { .stage = WAN_STAGE_TEXT };
+    WanServed job;
+    WanJob *j = NULL;
+    int ret;
+
+    *s->error = 0;
+    if ((ret = wan_served_read(&job, data, n)) >= 0 &&
+        (ret = open_model(s, &job, data)) >= 0 &&
+        (ret = wan_job_open(&j, s->model, &job.request)) >= 0)
+        while ((ret = wan_job_step(j, &p)) >= 0 && p.stage != WAN_STAGE_DONE)
+            continue;
+    wan_ranks_end(s->ranks, ret, s->error);
+    wan_job_close(&j);
+    return ret;
+}
+
+int wan_ranks_serve(WanRanks *r, int threads, const char *device,
+                    const WanLog *log)
+{
+    Server s = { .ranks = r, .threads = threads, .device = device,
+                 .log = log };
+    char *data;
+    int64_t n;
+    int ret;
+
+    while ((ret = wan_ranks_wait(r, &data, &n)) > 0) {
+        serve(&s, data, n);
+        free(data);
+        if (r->broken) {
+            ret = WAN_ERR(EIO);
+            break;
+        }
+    }
+    wan_model_close(&s.model);
+    free(s.opened);
+    return ret;
+}
