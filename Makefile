@@ -5,10 +5,12 @@
 #   make demo      everything from a fresh clone to demo.mp4
 #   make check     everything from a fresh clone to 'N passed, M failed'
 #   make           libwan and the tools
-#   make ffmpeg    build/bin/ffmpeg, build/bin/ffprobe
+#   make ffmpeg    build/bin/ffmpeg, with all that FFmpeg has: tens of minutes
+#   make ffmpeg-minimal    what demo and check use, build/minimal/bin: minutes
 #   make parity    libwan beside the official code, see tools/parity/README.md
 #   make judge     what the demo models show, against what was asked of them
-#   make fate, unit, checkop, model, emu, fuzz, bench, install, clean
+#   make install, install-ffmpeg, uninstall, dist, deb, site
+#   make fate, unit, checkop, model, emu, fuzz, bench, clean
 #   make gpu-bundle, gpu-plans     with --enable-cuda, see docs/performance.md
 
 SRC ?= .
@@ -33,7 +35,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o condition.o vace.o config.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
@@ -55,7 +57,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity
 
-UNIT = abi arena codec config files gguf header job log lora memory names nomemory \
+UNIT = abi arena codec config experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
@@ -65,9 +67,9 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline ti2v vace stepcache convert
+MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v vace stepcache convert
 FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
-       tokenizer text_clean
+       tokenizer text_clean marks
 
 WAN_OBJS = $(OBJS:%=$(B)/wan/%)
 LIB = $(B)/lib/libwan.so.$(VERSION)
@@ -141,7 +143,7 @@ $(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
 	@mkdir -p $(@D)
 	$(CC) -o $@ $(filter %.o,$^) $(B)/lib/libwan.a $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
 
-$(B)/bin/wan-info: $(B)/tools/report.o $(B)/tools/calibrate.o
+$(B)/bin/wan-info: $(B)/tools/report.o $(B)/tools/calibrate.o $(B)/tools/marks.o
 $(B)/bin/wan-bench: $(B)/tools/bench_cache.o
 
 $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
@@ -158,12 +160,12 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/stream.sh \
-       $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
+       $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/a14b.sh $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
        $(SRC)/tests/fate/cuda.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
-       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh \
-       $(SRC)/tests/fate/install.sh
+       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh $(SRC)/tests/fate/marks.sh \
+       $(SRC)/tests/fate/install.sh $(SRC)/tests/fate/pages.sh
 PARITY_TEST = $(SRC)/tests/demo/parity.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \
       FFMPEG_SERIES=$$(sed -n 1p $(B)/ffmpeg.series 2>/dev/null) \
@@ -224,7 +226,7 @@ checkop: $(B)/tests/checkop/checkop $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
-fate: ffmpeg tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
+fate: ffmpeg-minimal tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 	@$(RUN) $(FATE)
 
 include $(SRC)/tests/emu/emu.mak
@@ -258,7 +260,7 @@ gpu-bundle: $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
 check-lib: tests tools $(EMU)
 	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(SRC)/tests/fate/trace.sh $(PARITY_TEST)
 
-check: tests tools $(EMU) ffmpeg $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/demo/judge
+check: tests tools $(EMU) ffmpeg-minimal $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/demo/judge
 	@JUDGE=quick $(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE) $(PARITY_TEST) \
 	    $(SRC)/tests/demo/judge.sh
 
@@ -280,6 +282,28 @@ check-cuda:
 	    $(MAKE) B=build check-cuda-build
 check-cuda-build: libs $(EMU_HEADERS)
 	@$(RUN) $(EMU_HEADERS) $(SPILLS)
+
+# Other compilers and C libraries: every file compiles without a word.
+check-compile: config.mak
+	@$(RUN) $(SRC)/tests/compile.sh
+
+# For arm64, cross-built, and run by qemu; without oneDNN. What takes minutes in
+# the emulator is left out.
+ARM64 = $(abspath $(B))/arm64
+ARM64_ENV = PKG_CONFIG_SYSROOT_DIR=$(ARM64)/sysroot \
+            PKG_CONFIG_LIBDIR=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu/pkgconfig
+ARM64_TESTS = $(filter-out header abi nomemory scarce worker,$(UNIT))
+check-arm64: $(GOLDEN)/.stamp
+	sh $(SRC)/tools/packages.sh cross
+	sh $(SRC)/tests/arm64/sysroot.sh $(ARM64)/sysroot
+	cd $(ARM64) && $(ARM64_ENV) $(abspath $(SRC))/configure --disable-onednn \
+	    --cc=aarch64-linux-gnu-gcc > /dev/null
+	$(ARM64_ENV) $(MAKE) -C $(ARM64) B=build AR=aarch64-linux-gnu-ar \
+	    LDFLAGS=-Wl,-rpath-link,$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu \
+	    libs tools $(ARM64_TESTS:%=build/tests/unit/%) build/tests/model/dit
+	@WAN_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -E \
+	    LD_LIBRARY_PATH=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu" $(RUN) \
+	    $(ARM64_TESTS:%=$(ARM64)/build/tests/unit/%) $(ARM64)/build/tests/model/dit
 
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
@@ -304,7 +328,7 @@ check-ffmpeg-%: all $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 # Generates from held-out prompts with the demo models and measures the pixels;
 # make check has a part of it, which is JUDGE=quick.
 JUDGE ?= full
-judge: ffmpeg $(B)/tests/demo/judge
+judge: ffmpeg-minimal $(B)/tests/demo/judge
 	@JUDGE=$(JUDGE) $(RUN) $(SRC)/tests/demo/judge.sh
 
 # Beside the official code, of those who have it and real weights: make parity
@@ -321,10 +345,26 @@ check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/c
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 
+# The whole ffmpeg: it has what the distribution's has, and the recipes run in it.
+# The tarball, which builds.
+CHECK_WHOLE = filter recipes live
+check-whole: ffmpeg tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
+	@FATE_BIN=$(abspath $(B)/bin) $(RUN) $(SRC)/tests/package/whole.sh \
+	    $(CHECK_WHOLE:%=$(SRC)/tests/fate/%.sh)
+check-dist: $(GOLDEN)/.stamp
+	@$(RUN) $(SRC)/tests/package/dist.sh
+
+check-deb:
+	@$(RUN) $(SRC)/tests/package/deb.sh
+
 # What CI runs, and what takes hours: all held-out prompts, ten minutes of each
-# fuzzer, the bench.
+# fuzzer, the bench, all that is installed.
 check-all:
 	sh $(SRC)/.ci/run
+	$(MAKE) check-dist
+	$(MAKE) check-deb
+	$(MAKE) check-arm64
+	$(MAKE) check-whole
 	$(MAKE) judge
 	@LONG=1 $(RUN) $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh
 	$(MAKE) fuzz FUZZ_SECONDS=600
@@ -336,16 +376,20 @@ check-all:
 FFMPEG_FLAGS = $(if $(FFMPEG_DIR),--dir=$(FFMPEG_DIR))
 # With CUDA in libwan, in FFmpeg too where its headers are: GPU frames and NVENC.
 FFMPEG_CUDA = $(if $(filter yes,$(CUDA)),--cuda=auto)
+BUILD_FFMPEG = mkdir -p $(B) && \
+    dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $(FFMPEG_VERSION) $(B)/source $(FFMPEG_FLAGS)) && \
+    sed -n '1s/^\([0-9]*\.[0-9]*\).*/\1/p' $$dir/RELEASE > $(B)/ffmpeg.series && \
+    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig
+ffmpeg-minimal: libs
+	@$(BUILD_FFMPEG) $(FFMPEG_CUDA)
+# Without a package, or the wish to install one, there is what is there.
 ffmpeg: libs
-	@mkdir -p $(B)
-	@dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $(FFMPEG_VERSION) $(B)/source \
-	    $(FFMPEG_FLAGS)) && \
-	    sed -n '1s/^\([0-9]*\.[0-9]*\).*/\1/p' $$dir/RELEASE > $(B)/ffmpeg.series && \
-	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(B) $(B)/pkgconfig $(FFMPEG_CUDA)
+	@sh $(SRC)/tools/packages.sh ffmpeg || echo "ffmpeg: built with what is there" >&2
+	@$(BUILD_FFMPEG) --whole
 
 # make demo [MODEL=DIR] [PROMPT='...'] [NEXT='...'] [DEMO='frames=17:steps=20']
 export MODEL PROMPT NEXT DEMO
-demo: ffmpeg tools
+demo: $(if $(wildcard $(B)/ffmpeg-*/whole/ffmpeg),ffmpeg,ffmpeg-minimal) tools
 	@B=$(B) sh $(SRC)/tools/demo.sh
 
 # -------------------------------------------------------- fuzz and bench
@@ -359,6 +403,7 @@ FUZZ_SRCS = $(wildcard $(SRC)/wan/*.c $(SRC)/wan/formats/*.c \
 FUZZ_HEADERS = $(wildcard $(SRC)/tests/fuzz/*.h $(SRC)/wan/*.h \
                $(SRC)/wan/formats/*.h $(SRC)/wan/cpu/*.h)
 
+$(B)/fuzz/marks: $(SRC)/tools/marks.c $(SRC)/tools/marks.h
 $(B)/fuzz/%: $(SRC)/tests/fuzz/%.c $(FUZZ_SRCS) $(FUZZ_HEADERS)
 	@mkdir -p $(@D)
 	clang -std=c11 -D_GNU_SOURCE $(FUZZ_FLAGS) $(DEP_CFLAGS) -I$(SRC)/wan \
@@ -379,7 +424,7 @@ fuzz: $(FUZZ:%=$(B)/fuzz/%)
 	done
 
 # Ratios of one run; see docs/performance.md.
-bench: libs tools ffmpeg $(B)/tests/checkop/checkop $(B)/tests/bench/stages \
+bench: libs tools ffmpeg-minimal $(B)/tests/checkop/checkop $(B)/tests/bench/stages \
        $(B)/tests/bench/rate
 	$(B)/tests/checkop/checkop --bench
 	sh $(SRC)/tests/bench/stages.sh $(B)
@@ -387,15 +432,25 @@ bench: libs tools ffmpeg $(B)/tests/checkop/checkop $(B)/tests/bench/stages \
 
 # -------------------------------------------------------------- install
 
-install: libs tools
+MANDIR = $(PREFIX)/share/man
+PAGES = $(TOOLS:%=$(B)/man/%.1)
+$(B)/man/%.1: $(SRC)/docs/man/%.1.in $(SRC)/tools/man.awk $(B)/bin/%
+	@mkdir -p $(@D)
+	$(B)/bin/$* --help > $(@:.1=.help)
+	awk -v version=$(VERSION) -v help=$(@:.1=.help) -f $(SRC)/tools/man.awk $< > $@.part
+	mv $@.part $@
+man: $(PAGES)
+
+install: libs tools man
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include \
-	    $(DESTDIR)$(PREFIX)/bin
+	    $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(MANDIR)/man1
 	install -m 755 $(LIB) $(DESTDIR)$(LIBDIR)
 	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so.$(MAJOR)
 	ln -sf $(notdir $(LIB)) $(DESTDIR)$(LIBDIR)/libwan.so
 	install -m 644 $(B)/lib/libwan.a $(DESTDIR)$(LIBDIR)
 	install -m 644 $(SRC)/wan/wan.h $(DESTDIR)$(PREFIX)/include
-	install -m 755 $(B)/bin/wan-info $(B)/bin/wan-convert $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(TOOLS:%=$(B)/bin/%) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(PAGES) $(DESTDIR)$(MANDIR)/man1
 	$(call pc,$(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc,$(LIBDIR),$(PREFIX)/include)
 	install -d $(DESTDIR)$(DATADIR)
 	install -m 644 $(SRC)/docs/models.md $(DESTDIR)$(DATADIR)
@@ -403,13 +458,58 @@ install: libs tools
 	    install -D -m 644 $(SRC)/share/$$f $(DESTDIR)$(DATADIR)/$$f || exit 1; \
 	done
 
+# The tools that were built. They look for libwan in ../lib, from where they
+# are, and then where the system does.
+FFMPEG_TOOLS = ffmpeg ffprobe ffplay zmqsend
+install-ffmpeg: install
+	@[ -x $(B)/bin/ffmpeg ] || { \
+	    echo "install-ffmpeg: none is built; make ffmpeg does that" >&2; exit 1; }
+	for t in $(FFMPEG_TOOLS); do [ ! -x $(B)/bin/$$t ] || \
+	    install -m 755 $(B)/bin/$$t $(DESTDIR)$(PREFIX)/bin || exit 1; done
+
+# Of other versions nothing, unless it could not run without this one: the link
+# of the soname goes with what it points to, and with it an ffmpeg that needs
+# it, but no other.
+SONAME = libwan.so.$(MAJOR)
 uninstall:
-	rm -f $(DESTDIR)$(LIBDIR)/libwan.* $(DESTDIR)$(PREFIX)/include/wan.h \
-	    $(DESTDIR)$(PREFIX)/bin/wan-info $(DESTDIR)$(PREFIX)/bin/wan-convert \
-	    $(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc
+	cd $(DESTDIR)$(LIBDIR) 2> /dev/null || exit 0; \
+	    rm -f $(notdir $(LIB)) libwan.a pkgconfig/wan.pc; \
+	    for l in libwan.so $(SONAME); do [ -e $$l ] || rm -f $$l; done
+	rm -f $(DESTDIR)$(PREFIX)/include/wan.h $(TOOLS:%=$(DESTDIR)$(PREFIX)/bin/%) \
+	    $(TOOLS:%=$(DESTDIR)$(MANDIR)/man1/%.1)
+	cd $(DESTDIR)$(PREFIX)/bin 2> /dev/null || exit 0; \
+	    [ ! -e $(DESTDIR)$(LIBDIR)/$(SONAME) ] || exit 0; \
+	    grep -qs $(SONAME) ffmpeg || exit 0; rm -f $(FFMPEG_TOOLS)
 	rm -rf $(DESTDIR)$(DATADIR)/demo
 	rm -f $(DESTDIR)$(DATADIR)/models.md
 	-rmdir $(DESTDIR)$(DATADIR)
+
+# What is committed, as a tarball that builds without git.
+DIST = libwan-$(VERSION)
+dist:
+	@[ -e $(SRC)/.git ] || { echo "dist: $(SRC) is no git clone" >&2; exit 1; }
+	@mkdir -p $(B)
+	@git -C $(SRC) diff --quiet HEAD -- || \
+	    echo "dist: what is not committed is left out" >&2
+	git -C $(SRC) archive --prefix=$(DIST)/ HEAD > $(B)/$(DIST).tar.part
+	xz -c -1 $(B)/$(DIST).tar.part > $(B)/$(DIST).tar.xz.part
+	rm $(B)/$(DIST).tar.part
+	mv $(B)/$(DIST).tar.xz.part $(B)/$(DIST).tar.xz
+	@ls -l $(B)/$(DIST).tar.xz
+
+# Packages for Debian: libwan's and the distribution's FFmpeg with the filters, in
+# DEBS. That takes as long as an FFmpeg takes; deb-libwan is a minute.
+DEBS = $(B)/deb
+deb-libwan:
+	sh $(SRC)/tools/make-deb.sh libwan $(DEBS)
+deb:
+	sh $(SRC)/tools/packages.sh deb
+	$(MAKE) deb-libwan
+	sh $(SRC)/tools/make-deb.sh ffmpeg $(DEBS)
+
+# The documents as a static site.
+site:
+	sh $(SRC)/tools/site.sh $(B)/site
 
 clean:
 	rm -rf $(B)
@@ -423,6 +523,7 @@ help:
 
 .PHONY: parity gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-cuda check-cuda-build \
-        check-threads ffmpeg demo fuzz bench install uninstall clean \
+        check-compile check-arm64 check-whole check-dist \
+        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo fuzz bench man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:

@@ -89,8 +89,26 @@
 #define MAX_TEXT       65536            ///< bytes of a prompt
 #define DEFAULT_STRENGTH 0.8
 
-#define SOURCE_TYPE "http://cv.iptc.org/newscodes/digitalsourcetype/" \
-                    "trainedAlgorithmicMedia"
+/* Terms of IPTC: what a trained model made; what it made a part of. */
+#define TYPES "http://cv.iptc.org/newscodes/digitalsourcetype/"
+#define SOURCE_TYPE    TYPES "trainedAlgorithmicMedia"
+#define COMPOSITE_TYPE TYPES "compositeWithTrainedAlgorithmicMedia"
+
+/* GB 45438: 1 is generated; the rest is for those who publish it to fill in. */
+#define AIGC "{\"Label\":\"1\",\"ContentProducer\":\"\",\"ProduceID\":\"\"," \
+             "\"ReservedCode1\":\"\",\"ContentPropagator\":\"\"," \
+             "\"PropagateID\":\"\",\"ReservedCode2\":\"\"}"
+
+/* The same two for a picture, as XMP on one line. */
+#define XMP "<?xpacket begin=\"\xef\xbb\xbf\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>" \
+    "<x:xmpmeta xmlns:x=\"adobe:ns:meta/\"><rdf:RDF " \
+    "xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\">" \
+    "<rdf:Description rdf:about=\"\" " \
+    "xmlns:Iptc4xmpExt=\"http://iptc.org/std/Iptc4xmpExt/2008-02-29/\" " \
+    "xmlns:TC260=\"http://www.tc260.org.cn/ns/AIGC/1.0/\">" \
+    "<Iptc4xmpExt:DigitalSourceType>" SOURCE_TYPE \
+    "</Iptc4xmpExt:DigitalSourceType><TC260:AIGC>" AIGC "</TC260:AIGC>" \
+    "</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end=\"r\"?>"
 
 /** Marks our unregistered SEI messages; a random UUID, fixed for ever. */
 static const uint8_t label_uuid[16] = {
@@ -113,6 +131,7 @@ typedef struct Sampling {
     char *preset;
     int steps, sampler, warp;
     double guidance, shift, sigma_max;
+    double guidance2, boundary;         ///< of two experts
     char *timesteps;
     double *list;                       ///< its numbers
     int nb_list;
@@ -123,6 +142,7 @@ typedef struct WanContext {
 
     /* options; what is -1, 0 or NULL stands for the model's number */
     char *model_path;
+    char *model2;
     char *vae, *text_encoder, *tokenizer, *clip, *lora;
     char *prompt, *promptfile;          ///< after init() prompt has the text
     char *negative_prompt, *negative_promptfile;
@@ -245,6 +265,7 @@ typedef struct WanContext {
     AVFrame *shown;                     ///< what it repeats
     int64_t clock_line;                 ///< when it was logged, us
     int64_t clock_repeats;              ///< since then
+    AVDictionary *tags;                 ///< of a file with its frames
 } WanContext;
 
 #define OFFSET(x) offsetof(WanContext, x)
@@ -254,6 +275,7 @@ typedef struct WanContext {
 /* What all three have; "threads" is an option of every filter. */
 #define MODEL_OPTIONS \
     { "model",    "set checkpoint directory or file (default: $WAN_MODEL, then the demo model)", OFFSET(model_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "model2",   "set the low-noise one of two experts, if model has the other alone", OFFSET(model2), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "prompt",     "set text that describes the video", OFFSET(prompt),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
     { "promptfile", "set file with the prompt in UTF-8", OFFSET(promptfile), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS  }, \
     { "negative_prompt",     "set text that describes what to avoid",     OFFSET(negative_prompt),     AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
@@ -264,6 +286,8 @@ typedef struct WanContext {
     { "preset",   "set few-step family: auto, none, lightx2v, fastwan, causvid, rcm", OFFSET(sampling.preset), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = RFLAGS }, \
     { "steps",    "set number of denoising steps, -1: the model's", OFFSET(sampling.steps), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, RFLAGS }, \
     { "guidance", "set strength of the prompt, 1: ignore the negative prompt, -1: the model's", OFFSET(sampling.guidance), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
+    { "guidance2", "set guidance of the low-noise one of two experts, -1: guidance, if that is given, else the model's", OFFSET(sampling.guidance2), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
+    { "boundary", "set where the low-noise one of two experts takes over, 0 to 1, -1: the model's", OFFSET(sampling.boundary), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 1, RFLAGS }, \
     { "shift",    "set time shift of the noise levels, -1: the model's", OFFSET(sampling.shift), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
     { "sampler",  "set solver", OFFSET(sampling.sampler), AV_OPT_TYPE_INT, {.i64 = -1}, -1, WAN_SAMPLER_RCM, RFLAGS, .unit = "sampler" }, \
         { "auto",  "the preset's, else unipc", 0, AV_OPT_TYPE_CONST, {.i64 = -1},           .flags = RFLAGS, .unit = "sampler" }, \
@@ -440,6 +464,7 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
 
     wan_model_params_default(p);
     p->path               = s->model_path;
+    p->model2             = s->model2;
     p->text_encoder       = s->text_encoder;
     p->vae                = s->vae;
     p->vae_scale          = s->vae_scale;
@@ -845,6 +870,8 @@ static int check_sampling(AVFilterContext *ctx)
 
     if ((ret = check_number(ctx, "steps", a->steps, 1, 1000)) < 0 ||
         (ret = check_number(ctx, "guidance", a->guidance, 0, 100)) < 0 ||
+        (ret = check_number(ctx, "guidance2", a->guidance2, 0.001, 100)) < 0 ||
+        (ret = check_number(ctx, "boundary", a->boundary, 0, 1)) < 0 ||
         (ret = check_number(ctx, "shift", a->shift, 0.01, 100)) < 0 ||
         (ret = check_number(ctx, "sigma_max", a->sigma_max, 15, 1e6)) < 0)
         return ret;
@@ -898,6 +925,7 @@ static int check_model_path(AVFilterContext *ctx)
         const char *env = getenv("WAN_MODEL");
 
         if (env && *env) {
+            av_log(ctx, AV_LOG_VERBOSE, "WAN_MODEL is %s\n", env);
             s->model_path = av_strdup(env);
             if (!s->model_path)
                 return AVERROR(ENOMEM);
@@ -1153,7 +1181,7 @@ static int open_images(AVFilterContext *ctx)
     WanContext *s = ctx->priv;
     const AVIOInterruptCB interrupt = { decode_interrupted, ctx };
     const AVFilterLink *in = ctx->inputs[0];
-    int flf = s->info->task == WAN_TASK_FLF2V, ret;
+    int flf = s->info->images_needed > 1 || s->last_image_path, ret;
 
     if (flf && !s->last_image_path) {
         av_log(ctx, AV_LOG_ERROR, "no last_image: %s is a first-last-frame "
@@ -1161,16 +1189,16 @@ static int open_images(AVFilterContext *ctx)
                s->info->name);
         return AVERROR(EINVAL);
     }
-    if (!flf && s->last_image_path) {
+    if (s->last_image_path && s->info->images_most < 2) {
         av_log(ctx, AV_LOG_ERROR, "last_image=%s: %s is an image-to-video "
-               "checkpoint and takes none, only a first-last-frame one does\n",
+               "checkpoint and takes none, only a first-last-frame one and Wan "
+               "2.2's experts do\n",
                s->last_image_path, s->info->name);
         return AVERROR(EINVAL);
     }
     if (flf && s->clips != 1) {
-        av_log(ctx, AV_LOG_ERROR, "clips=%d: must be 1, %s is a "
-               "first-last-frame checkpoint and ends with last_image\n",
-               s->clips, s->info->name);
+        av_log(ctx, AV_LOG_ERROR, "clips=%d: must be 1, %s ends with "
+               "last_image\n", s->clips, s->info->name);
         return AVERROR(EINVAL);
     }
 
@@ -1279,7 +1307,11 @@ static int make_request(const WanContext *s, WanRequest *rq)
     if (a->steps != -1 || a->list)
         rq->steps = a->steps != -1 ? a->steps : a->nb_list;
     if (a->guidance != -1)
-        rq->guidance = a->guidance;
+        rq->guidance = rq->guidance2 = a->guidance;
+    if (a->guidance2 != -1)
+        rq->guidance2 = a->guidance2;
+    if (a->boundary != -1)
+        rq->boundary = a->boundary;
     if (a->shift != -1)
         rq->shift = a->shift;
     if (a->sampler != -1)
@@ -1759,6 +1791,16 @@ static void log_progress(AVFilterContext *ctx)
     }
 }
 
+/** What a label says to those who read it. */
+static void label_text(const WanContext *s, const char *type, char text[512])
+{
+    const unsigned v = wan_version();
+
+    snprintf(text, 512, "AI-generated by libwan %u.%u.%u (%.200s); digital "
+             "source type %s", v >> 16, v >> 8 & 255, v & 255, s->info->name,
+             type);
+}
+
 /** Make what all frames of a clip carry. */
 static int make_labels(WanContext *s, const WanRequest *rq)
 {
@@ -1805,10 +1847,10 @@ static int make_labels(WanContext *s, const WanRequest *rq)
 
     if ((ret = av_dict_set(&s->meta, "lavfi.wan.generated", "1", 0)) < 0 ||
         (ret = av_dict_set(&s->meta, "lavfi.wan.digital_source_type",
-                           SOURCE_TYPE, 0)) < 0)
+                           SOURCE_TYPE, 0)) < 0 ||
+        (ret = av_dict_set(&s->meta, "xmp", XMP, 0)) < 0)
         return ret;
-    snprintf(text, sizeof(text), "AI-generated by libwan %s (%.200s); digital "
-             "source type " SOURCE_TYPE, version, s->info->name);
+    label_text(s, SOURCE_TYPE, text);
     s->sei = av_buffer_alloc(sizeof(label_uuid) + strlen(text));
     if (!s->sei)
         return AVERROR(ENOMEM);
@@ -2458,6 +2500,7 @@ static void shut_down(AVFilterContext *ctx)
     wan_model_close(&s->model);
     s->info = NULL;
     av_dict_free(&s->meta);
+    av_dict_free(&s->tags);
     av_buffer_unref(&s->sei);
     av_buffer_unref(&s->hw_frames);
     av_frame_free(&s->start);
@@ -2504,6 +2547,41 @@ static int start_worker(AVFilterContext *ctx)
     if (ret < 0)
         av_log(ctx, AV_LOG_ERROR, "cannot start a thread\n");
     return ret;
+}
+
+/**
+ * What a file says of itself that has frames of this filter. Its first one may
+ * be the slate or of the input, so all that leave have it, not only those that
+ * are generated. The prefix is what the ffmpeg tool looks for.
+ */
+static int make_tags(WanContext *s)
+{
+    const char *type = s->mode == MODE_EXTEND || s->redraws ? COMPOSITE_TYPE
+                                                            : SOURCE_TYPE;
+    char text[512];
+    int ret;
+
+    if (!s->label)
+        return 0;
+    label_text(s, type, text);
+    if ((ret = av_dict_set(&s->tags, "lavfi.tag.AIGC", AIGC, 0)) < 0 ||
+        (ret = av_dict_set(&s->tags, "lavfi.tag.DigitalSourceType", type,
+                           0)) < 0)
+        return ret;
+    return av_dict_set(&s->tags, "lavfi.tag.comment", text, 0);
+}
+
+/** Hand a frame on, with what it has to say to a file. */
+static int send_frame(AVFilterLink *outlink, AVFrame *frame)
+{
+    const WanContext *s = outlink->src->priv;
+    const int ret = av_dict_copy(&frame->metadata, s->tags, 0);
+
+    if (ret < 0) {
+        av_frame_free(&frame);
+        return ret;
+    }
+    return ff_filter_frame(outlink, frame);
 }
 
 /** Time of the nth frame, which the frame rate alone decides. */
@@ -2863,6 +2941,8 @@ static int command_sampling(AVFilterContext *ctx, const char *cmd,
         ret = AVERROR(ENOMEM);
     if (ret >= 0)
         ret = av_opt_set(s, cmd, arg, 0);
+    if (!strcmp(cmd, "guidance"))       /* alone it sets both */
+        s->sampling.guidance2 = -1;
     if (ret >= 0)
         ret = check_sampling(ctx);
     if (ret >= 0)
@@ -2886,8 +2966,8 @@ static int process_command(AVFilterContext *ctx, const char *cmd,
         ret = command_text(ctx, cmd, arg, &s->prompt);
     else if (!strcmp(cmd, "negative_prompt"))
         ret = command_text(ctx, cmd, arg, &s->negative_prompt);
-    else if (av_match_name(cmd, "preset,steps,guidance,shift,sampler,timesteps,"
-                                "warp,sigma_max"))
+    else if (av_match_name(cmd, "preset,steps,guidance,guidance2,boundary,shift,"
+                                "sampler,timesteps,warp,sigma_max"))
         ret = command_sampling(ctx, cmd, arg);
     else
         ret = AVERROR(ENOSYS);
@@ -2939,7 +3019,7 @@ static int deliver_previews(AVFilterContext *ctx)
         if (ff_outlink_get_status(link))
             av_frame_free(&frame);
         else
-            ret = ff_filter_frame(link, frame);
+            ret = send_frame(link, frame);
         if (last && ret >= 0 && !ff_outlink_get_status(link))
             ff_outlink_set_status(link, AVERROR_EOF, s->previews);
     }
@@ -2976,7 +3056,7 @@ static int deliver(AVFilterContext *ctx, AVFilterLink *outlink)
     }
     if (ret > 0) {
         stamp(s, frame);
-        ret = ff_filter_frame(outlink, frame);
+        ret = send_frame(outlink, frame);
         /* who wants a picture of the next clip may want no frame of this */
         if (is_wanted(preview_link(ctx)))
             ff_filter_set_ready(ctx, 10);
@@ -3049,7 +3129,8 @@ static int settle(AVFilterContext *ctx)
          (ret = check_input(ctx, ctx->inputs[1], "mask")) < 0) ||
         (ret = open_cuda(ctx)) < 0 ||
         (ret = open_model(ctx, outlink->format)) < 0 ||
-        (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0)
+        (ret = open_pool(outlink)) < 0 || (ret = open_slate(ctx)) < 0 ||
+        (ret = make_tags(s)) < 0)
         return ret;
     s->settled = ctx->nb_outputs > 1;
     return 0;
@@ -3159,7 +3240,7 @@ static int add_input_formats(AVFilterFormats **list, int both)
 static const AVOption wan_i2v_options[] = {
     MODEL_OPTIONS,
     CLIP_OPTIONS,
-    { "last_image", "set file of the last frame, for first-last-frame models", OFFSET(last_image_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS },
+    { "last_image", "set file of the last frame, for first-last-frame models and Wan 2.2's experts", OFFSET(last_image_path), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS },
     { "mode",     "set what becomes of the input", OFFSET(mode), AV_OPT_TYPE_INT, {.i64 = MODE_FIRST}, MODE_FIRST, MODE_EXTEND, FLAGS, .unit = "mode" },
         { "first",  "its first frame is the start, the rest is not read", 0, AV_OPT_TYPE_CONST, {.i64 = MODE_FIRST},  .flags = FLAGS, .unit = "mode" },
         { "extend", "it passes, and goes on from its last frame",         0, AV_OPT_TYPE_CONST, {.i64 = MODE_EXTEND}, .flags = FLAGS, .unit = "mode" },
@@ -3321,7 +3402,7 @@ static int take_input(AVFilterContext *ctx, AVFrame *frame)
             av_frame_free(&frame);
             return ret;
         }
-        return ff_filter_frame(ctx->outputs[0], frame);
+        return send_frame(ctx->outputs[0], frame);
     }
 
     if (ff_wan_is_damaged(frame)) {     /* the next one may be whole */

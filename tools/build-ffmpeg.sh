@@ -1,20 +1,24 @@
 #!/bin/sh
 #
-# Build the ffmpeg and ffprobe tools with the wan filters, and zmqsend, which
-# sends commands to them.
+# Build ffmpeg and ffprobe with the wan filters, and zmqsend, which sends
+# commands to them; the whole one has ffplay too.
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
-# usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--cuda[=auto]]
+# usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--whole] [--cuda[=auto]]
 #                        [CONFIGURE OPTION...]
 #
 #   SOURCE     FFmpeg source tree (tools/get-ffmpeg.sh); it is not changed
-#   BUILD      libwan's build folder, with lib/; gets bin/ffmpeg, bin/ffprobe,
-#              bin/zmqsend where libzmq is, and ffmpeg-SERIES/ with the patched
-#              source and the objects
+#   BUILD      libwan's build folder, with lib/; gets ffmpeg-SERIES/ with the
+#              patched source and the objects, and the tools in minimal/bin/,
+#              to which bin/ has links while there is no whole one
 #   PKGCONFIG  folder with libwan's wan.pc
-#   --cuda     GPU frames and NVENC too; wants FFmpeg's nv-codec-headers; with
-#              =auto only where they are, of a version that FFmpeg takes
+#   --whole    all that FFmpeg has, and the libraries of tools/ffmpeg-libraries
+#              that are there and the release takes, into bin/; without it what
+#              the documented recipes use, which is built in minutes
+#   --cuda     GPU frames and NVENC in the minimal one; wants FFmpeg's
+#              nv-codec-headers; with =auto only where they are, of a version
+#              that FFmpeg takes
 #
 # Further options go to FFmpeg's configure, after ours. JOBS=N: parallel jobs.
 # What has not changed is not done again: changing vf_wan.c costs seconds.
@@ -24,7 +28,8 @@ set -eu
 fail() { echo "build-ffmpeg: $*" >&2; exit 1; }
 say()  { echo "build-ffmpeg: $*"; }
 
-[ $# -ge 3 ] || fail "usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG [--cuda[=auto]] [CONFIGURE OPTION...]"
+[ $# -ge 3 ] || fail "usage: build-ffmpeg.sh SOURCE BUILD PKGCONFIG" \
+    "[--whole] [--cuda[=auto]] [CONFIGURE OPTION...]"
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 src=$(cd "$1" 2>/dev/null && pwd)   || fail "no FFmpeg source in '$1'"
@@ -32,6 +37,8 @@ mkdir -p "$2" || exit 1
 build=$(cd "$2" && pwd)
 pcdir=$(cd "$3" 2>/dev/null && pwd) || fail "no folder '$3' with wan.pc"
 shift 3
+whole=no
+[ "${1-}" != --whole ] || { whole=yes; shift; }
 
 [ -f "$pcdir/wan.pc" ] || fail "'$pcdir' has no wan.pc: build libwan first"
 [ -f "$src/configure" ] && [ -f "$src/libavfilter/allfilters.c" ] ||
@@ -46,9 +53,14 @@ patches=$root/patches/ffmpeg-$series
     fail "no patches for FFmpeg '${series:-of unknown release}', only for:" \
          "$(cd "$root/patches" && echo ffmpeg-*)"
 
-obj=$build/ffmpeg-$series
-tree=$obj/source
-mkdir -p "$obj" "$build/bin"
+shared=$build/ffmpeg-$series
+tree=$shared/source
+if [ $whole = yes ]; then
+    obj=$shared/whole bin=$build/bin
+else
+    obj=$shared bin=$build/minimal/bin
+fi
+mkdir -p "$obj" "$build/bin" "$bin"
 
 # one NAME COMMAND...: run it with its output in a log, on failure show the end
 one()
@@ -63,10 +75,16 @@ one()
 }
 
 # changed STAMP TEXT: true if the stamp does not hold the text
-changed() { [ "$(cat "$obj/$1.stamp" 2>/dev/null)" != "$2" ]; }
-stamp()   { printf '%s\n' "$2" >"$obj/$1.stamp"; }
+changed() { [ "$(cat "$1.stamp" 2>/dev/null)" != "$2" ]; }
+stamp()   { printf '%s\n' "$2" >"$1.stamp"; }
 
 # ---- the patched copy of the source: made aside, then renamed
+
+# apply NUMBER FILE WORD: the patch, if the file does not have the word of it yet
+apply()
+{
+    grep -q "$3" "$2" || patch -p1 -N -i "$(echo "$patches/$1"-*.patch)"
+}
 
 copy_source()
 {
@@ -76,30 +94,28 @@ copy_source()
         (cd "$tree.part" && tar -xf -) || return 1
     [ -f "$tree.part/Makefile" ] || return 1
     cd "$tree.part" || return 1
-    if ! grep -q ff_vf_wan_i2v libavfilter/allfilters.c; then
-        patch -p1 -N -i "$(echo "$patches"/0001-*.patch)" || return 1
-    fi
-    if ! grep -q FF_FILTER_INTERRUPT libavfilter/filters.h; then
-        patch -p1 -N -i "$(echo "$patches"/0002-*.patch)" || return 1
-    fi
-    if ! grep -q MAX_MESSAGE libavfilter/f_zmq.c; then
-        patch -p1 -N -i "$(echo "$patches"/0003-*.patch)" || return 1
-    fi
-    if ! grep -q gif_has_all_blocks libavcodec/gifdec.c; then
-        patch -p1 -N -i "$(echo "$patches"/0004-*.patch)" || return 1
-    fi
-    cd "$obj" || return 1
+    apply 0001 libavfilter/allfilters.c ff_vf_wan_i2v &&
+        apply 0002 libavfilter/filters.h FF_FILTER_INTERRUPT &&
+        apply 0003 libavfilter/f_zmq.c MAX_MESSAGE &&
+        apply 0004 libavcodec/gifdec.c gif_has_all_blocks &&
+        apply 0005 libavcodec/libx264.c ai_label &&
+        apply 0006 libavcodec/pngenc.c png_xmp_size &&
+        apply 0007 libavformat/movenc.c AIGC &&
+        apply 0008 fftools/ffmpeg_mux.c TAG_PREFIX &&
+        apply 0009 libavdevice/lavfi.c set_interrupt_callback &&
+        apply 0010 fftools/ffmpeg_filter.c set_interrupt_callback || return 1
+    cd "$shared" || return 1
     rm -rf "$tree"
     mv "$tree.part" "$tree"
 }
 
 long=no     # worth a line before make runs
 want="$src $(cat "$src/RELEASE") $(cat "$patches"/*.patch | cksum)"
-if changed source "$want" || [ ! -d "$tree" ]; then
+if changed "$shared/source" "$want" || [ ! -d "$tree" ]; then
     say "patching FFmpeg $(cat "$src/RELEASE")"
-    rm -f "$obj/source.stamp" "$obj/configure.stamp"
+    rm -f "$shared/source.stamp" "$shared/configure.stamp" "$shared/whole/configure.stamp"
     one patch copy_source
-    stamp source "$want"
+    stamp "$shared/source" "$want"
 fi
 
 # renew FROM TO: copy if different, so that make sees only real changes
@@ -134,7 +150,7 @@ parsers=h264,hevc,mpeg4video,png,mjpeg,gif,webp,bmp,pnm,aac,mpegaudio,flac
 demuxers=mov,matroska,mpegts,flv,hls,nut,rawvideo,yuv4mpegpipe,h264,hevc,gif,concat,ffmetadata
 demuxers=$demuxers,image2,image2pipe,image_png_pipe,image_jpeg_pipe,image_webp_pipe
 demuxers=$demuxers,image_bmp_pipe,image_ppm_pipe,wav,mp3,aac,flac
-muxers=mp4,mov,matroska,mpegts,flv,hls,dash,segment,stream_segment,tee,fifo,nut,rawvideo
+muxers=mp4,mov,matroska,mpegts,flv,avi,hls,dash,segment,stream_segment,tee,fifo,nut,rawvideo
 muxers=$muxers,yuv4mpegpipe,h264,hevc,gif,image2,image2pipe,wav,flac,adts,ffmetadata
 muxers=$muxers,null,crc,md5,framecrc,framemd5,framehash
 bsfs=h264_mp4toannexb,hevc_mp4toannexb,h264_metadata,hevc_metadata,aac_adtstoasc
@@ -219,34 +235,56 @@ if [ $cuda = yes ]; then
     filters=$filters,hwupload,hwdownload
 fi
 
-# $ORIGIN/../lib is the same place for bin/ and for the folder of the objects,
-# where FATE runs the tool. configure evaluates the backslashes, make one $, and
-# the quotes save the other from the shell.
-set -- --disable-everything --disable-autodetect --disable-doc --disable-ffplay \
-    --disable-debug --enable-libwan $libs --enable-indev=lavfi \
-    --enable-protocol=$protocols --enable-filter=$filters \
-    --enable-encoder=$encoders --enable-decoder=$decoders \
-    --enable-parser=$parsers --enable-bsf=$bsfs \
-    --enable-demuxer=$demuxers --enable-muxer=$muxers \
-    --extra-ldexeflags="-Wl,-rpath,'\\\$\\\$ORIGIN/../lib'" \
-    ${CC:+"--cc=$CC"} "$@"
+# $ORIGIN/../lib is the same place for the tools' folder and for that of the
+# minimal one's objects, where FATE runs the tool. configure evaluates the
+# backslashes, make one $, and the quotes save the other from the shell.
+rpath="-Wl,-rpath,'\\\$\\\$ORIGIN/../lib'"
+if [ $whole = yes ]; then
+    . "$root/tools/ffmpeg-whole.sh"
+    whole_libraries
+    missing=
+    ccache=$(command -v ccache || :)
+    set -- --disable-doc --disable-debug --enable-libwan \
+        --extra-ldexeflags="$rpath" --cc="${ccache:+ccache }${CC:-cc}" "$@"
+    want="$libs "
+else
+    set -- --disable-everything --disable-autodetect --disable-doc --disable-ffplay \
+        --disable-debug --enable-libwan $libs --enable-indev=lavfi \
+        --enable-protocol=$protocols --enable-filter=$filters \
+        --enable-encoder=$encoders --enable-decoder=$decoders \
+        --enable-parser=$parsers --enable-bsf=$bsfs \
+        --enable-demuxer=$demuxers --enable-muxer=$muxers \
+        --extra-ldexeflags="$rpath" ${CC:+"--cc=$CC"} "$@"
+    want=
+fi
 
-want="$* $(cat "$pcdir/wan.pc" "$tree/configure" "$tree/libavfilter/allfilters.c" | cksum)"
-if changed configure "$want" || [ ! -f "$obj/ffbuild/config.mak" ]; then
+want="$want$* $(cat "$pcdir/wan.pc" "$tree/configure" "$tree/libavfilter/allfilters.c" | cksum)"
+if changed "$obj/configure" "$want" || [ ! -f "$obj/ffbuild/config.mak" ]; then
     say "configuring${missing:+, without:$missing}"
     rm -f "$obj/configure.stamp"
     cd "$obj"
-    one configure "$tree/configure" "$@"
-    # with headers of a version it does not like, configure drops CUDA silently
-    [ $cuda = no ] || grep -q 'CONFIG_H264_NVENC_ENCODER 1' config_components.h ||
-        fail "--cuda: FFmpeg $series does not take nv-codec-headers" \
-             "$(pkg-config --modversion ffnvcodec), 12.1 is good for 7.1 and later"
-    stamp configure "$want"
+    if [ $whole = yes ]; then
+        configure_whole "$@"
+        left_out >left-out
+        while read -r line; do say "$line"; done <left-out
+    else
+        one configure "$tree/configure" "$@"
+        # with headers of a version it does not like, configure drops CUDA silently
+        [ $cuda = no ] || grep -q 'CONFIG_H264_NVENC_ENCODER 1' config_components.h ||
+            fail "--cuda: FFmpeg $series does not take nv-codec-headers" \
+                 "$(pkg-config --modversion ffnvcodec), 12.1 is good for 7.1 and later"
+    fi
+    stamp "$obj/configure" "$want"
     long=yes
 fi
 
 # ---- the build
 
+if [ $whole = yes ]; then
+    tools="ffmpeg ffprobe"
+    ! grep -q '^#define CONFIG_FFPLAY 1' "$obj/config.h" || tools="$tools ffplay"
+    ! grep -q '^#define CONFIG_LIBZMQ 1' "$obj/config.h" || tools="$tools tools/zmqsend"
+fi
 : "${JOBS:=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)}"
 unset MAKEFLAGS MFLAGS MAKELEVEL || :
 cd "$obj"
@@ -254,11 +292,24 @@ cd "$obj"
     say "building, log in $obj/make.log"
 # shellcheck disable=SC2086
 one make make -j"$JOBS" $tools
+
+replace() { mv -f "$1.part" "$1"; }     # a running one stays whole
 for tool in $tools; do
-    bin=$build/bin/${tool##*/}
-    if ! cmp -s "$tool" "$bin"; then
-        cp "$tool" "$bin.part"      # a running one stays whole
-        mv -f "$bin.part" "$bin"
-    fi
+    name=${tool##*/}
+    [ ! -L "$bin/$name" ] && cmp -s "$tool" "$bin/$name" || {
+        cp "$tool" "$bin/$name.part"
+        replace "$bin/$name"
+    }
+    # While there is no whole one, bin/ has this one too.
+    [ $whole = yes ] || [ -x "$shared/whole/ffmpeg" ] || {
+        ln -sf "../minimal/bin/$name" "$build/bin/$name.part"
+        replace "$build/bin/$name"
+    }
 done
-say "$build/bin/ffmpeg is up to date"
+if [ $whole = yes ]; then
+    say "$bin/ffmpeg is up to date"
+else
+    ln -sfn ../lib "$build/minimal/lib"
+    say "$bin/ffmpeg is up to date; what it has is what the documents use," \
+        "'make ffmpeg' builds all of FFmpeg"
+fi

@@ -4,12 +4,14 @@
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
-# usage: get-ffmpeg.sh SERIES DEST [--dir=GIVEN]
+# usage: get-ffmpeg.sh SERIES DEST [--dir=GIVEN | --debian]
 #
 #   SERIES  9.0, 8.1, 7.1 or 5.1; auto: the newest of these that can be had
 #   DEST    gets ffmpeg-SERIES/; what is there already is taken without asking
 #           the network
 #   --dir   a source tree of your own: only looked at
+#   --debian  the distribution's source package as it is, in DEST/debian-SERIES;
+#           what is printed is its .dsc
 #
 # Ways, in this order: the source repository of the system's own distribution
 # (signed; unprivileged, with a private apt state in DEST, so nothing of the
@@ -23,9 +25,10 @@ fail() { echo "get-ffmpeg: $*" >&2; exit 1; }
 note() { echo "get-ffmpeg: $*" >&2; }
 
 all="9.0 8.1 7.1 5.1"
-want='' dest='' given=''
+want='' dest='' given='' debian=
 for arg; do
     case $arg in
+    --debian) debian=yes ;;
     --dir=*) given=${arg#--dir=} ;;
     -*)      fail "unknown option '$arg'" ;;
     *)       if [ -z "$want" ]; then want=$arg
@@ -78,7 +81,9 @@ mkdir -p "$dest" || fail "cannot make '$dest'"
 dest=$(cd "$dest" && pwd)
 [ "$want" = auto ] || all=$want
 for series in $all; do
-    if is_series "$dest/ffmpeg-$series" "$series"; then
+    if [ -n "$debian" ]; then
+        ! ls "$dest/debian-$series"/*.dsc 2>/dev/null || exit 0
+    elif is_series "$dest/ffmpeg-$series" "$series"; then
         echo "$dest/ffmpeg-$series"
         exit 0
     fi
@@ -269,12 +274,20 @@ CONF
         why="no ffmpeg $series there${why:+ ($why)}"
         return 1
     }
-    if ! (cd "$apt" && apt-get -c "$apt/apt.conf" -qq source --download-only \
-              --tar-only "ffmpeg=$version") >"$apt/source.log" 2>&1; then
+    mkdir "$apt/source"
+    # shellcheck disable=SC2046
+    if ! (cd "$apt/source" && apt-get -c "$apt/apt.conf" -qq source --download-only \
+              $([ -n "$debian" ] || echo --tar-only) "ffmpeg=$version") \
+            >"$apt/source.log" 2>&1; then
         why=$(sed -n 's/^E: //p' "$apt/source.log" | head -n 1)
         return 1
     fi
-    for tarball in "$apt"/ffmpeg_"$series".*.orig.tar.*; do
+    if [ -n "$debian" ]; then
+        mv "$apt/source" "$dest/debian-$series"
+        ls "$dest/debian-$series"/*.dsc
+        exit 0
+    fi
+    for tarball in "$apt"/source/ffmpeg_"$series".*.orig.tar.*; do
         release=${tarball##*/ffmpeg_}
         release=${release%.orig.tar.*}
         [ -f "$tarball" ] && accept "$tarball" "$release" signed
@@ -308,7 +321,7 @@ from_upstream()
 }
 
 for series in $all; do
-    for from in from_apt from_upstream; do
+    for from in from_apt $([ -n "$debian" ] || echo from_upstream); do
         $from || tried="$tried; $series from $way: ${why:-no reason given}"
     done
 done

@@ -34,8 +34,8 @@ static const char usage_text[] =
 "       wan-bench --clip=MODEL [options]\n"
 "\n"
 "  --device=NAME   cuda, cuda:N, cpu [auto]\n"
-"  --model=NAME    t2v-1.3B, t2v-14B, i2v-14B, ti2v-5B, vace-1.3B, vace-14B\n"
-"                  [t2v-1.3B]\n"
+"  --model=NAME    t2v-1.3B, t2v-14B, i2v-14B, ti2v-5B, t2v-a14b, i2v-a14b\n"
+"                  (either expert's step), vace-1.3B, vace-14B [t2v-1.3B]\n"
 "  --size=WxH      [832x480]\n"
 "  --frames=N      4n+1 [81]\n"
 "  --blocks=N      blocks of the transformer that are run [all]\n"
@@ -437,7 +437,8 @@ static void step(Bench *b)
     wan_dit_time(d, &time, &b->dit, 500);
     wan_dit_forward(d, v, 2, &(WanDitInput){ &b->dit, &x, &time, ctx,
                                              c->clip_dim ? &image : NULL,
-                                             &rope, &vace, c->nb_vace > 0 });
+                                             .rope = &rope, .vace = &vace,
+                                             .nb_vace = c->nb_vace > 0 });
 }
 
 static void decode(Bench *b)
@@ -475,8 +476,8 @@ static int load(Bench *b, int plan)
                          .place = place, .place_opaque = &p };
 
     if (wan_config_named(b->o.model, &dit, &t5, &vae, &clip) < 0)
-        return usage("--model %s: t2v-1.3B, t2v-14B, i2v-14B, ti2v-5B, vace-1.3B "
-                     "or vace-14B can be", b->o.model);
+        return usage("--model %s: t2v-1.3B, t2v-14B, i2v-14B, ti2v-5B, t2v-a14b, "
+                     "i2v-a14b, vace-1.3B or vace-14B can be", b->o.model);
     b->codec = wan_codec_family(vae.family);
     if (b->o.width % (2 * b->codec->stride) ||
         b->o.height % (2 * b->codec->stride))

@@ -24,14 +24,18 @@ static const char usage_text[] =
 "\n"
 "  MODEL               a directory or a transformer file, in any of the forms\n"
 "                      that libwan reads\n"
-"  OUT                 a name that ends in .gguf or .safetensors\n"
+"  OUT                 a name that ends in .gguf or .safetensors; of Wan 2.2's\n"
+"                      two experts the name says which the file holds:\n"
+"                      high_noise with all other parts, low_noise alone; two\n"
+"                      such files find each other when they are opened\n"
+"  --model2 F          the low-noise expert, where MODEL is the other one alone\n"
 "  --transformer TYPE, --text-encoder TYPE, --vae TYPE, --clip TYPE\n"
 "                      the type of the part's matrices [keep]\n"
 "  --text-encoder F, --vae F, --clip F, --tokenizer F\n"
 "                      other files than the model's own; an option may be\n"
 "                      given twice, with a file and with a type (a file that\n"
 "                      is called like a type is ./TYPE)\n"
-"  --lora LIST         FILE[=STRENGTH][|FILE[=STRENGTH]...], merged into the\n"
+"  --lora LIST         FILE[=STRENGTH][@high|@low][|FILE...], merged into the\n"
 "                      transformer\n"
 "  --threads N         CPU threads [one a core]\n"
 "  --dry-run           say what it would be, and write nothing\n"
@@ -135,6 +139,7 @@ static int parse(Options *o, int argc, char **argv)
         { "transformer", 1, NULL, 'd' }, { "text-encoder", 1, NULL, 'x' },
         { "vae", 1, NULL, 'v' }, { "clip", 1, NULL, 'c' },
         { "tokenizer", 1, NULL, 'k' }, { "lora", 1, NULL, 'l' },
+        { "model2", 1, NULL, '2' },
         { "threads", 1, NULL, 't' }, { "dry-run", 0, NULL, 'n' },
         { "help", 0, NULL, 'h' }, { 0 },
     };
@@ -158,6 +163,7 @@ static int parse(Options *o, int argc, char **argv)
         case 'c': ret = parse_part(o, WAN_PART_CLIP, optarg); break;
         case 'k': o->model.tokenizer = optarg; break;
         case 'l': o->model.lora = optarg; break;
+        case '2': o->model.model2 = optarg; break;
         case 't':
             ret = parse_int(&o->model.threads, "threads", optarg, 1024);
             break;

@@ -19,6 +19,7 @@
 #include "calibrate.h"
 #include "condition.h"
 #include "convert.h"
+#include "marks.h"
 #include "places.h"
 #include "report.h"
 
@@ -32,15 +33,17 @@ static const char usage_text[] =
 "       wan-info --shapes NAME [options]\n"
 "       wan-info --report [MODEL]\n"
 "       wan-info MODEL --calibrate FILE --prompt TEXT [options]\n"
+"       wan-info --marks FILE\n"
 "\n"
 "Say what a checkpoint is and what making a video with it would need.\n"
 "\n"
 "  MODEL               a directory or a transformer file\n"
-"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B, ti2v-5B, vace-1.3B,\n"
-"                      vace-14B, without a checkpoint\n"
+"  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B, ti2v-5B, t2v-a14b,\n"
+"                      i2v-a14b, vace-1.3B, vace-14B, without a checkpoint\n"
+"  --model2 F          the low-noise expert, where MODEL is the other one alone\n"
 "  --text-encoder F, --vae F, --clip F, --tokenizer F\n"
 "                      other files than the model's own\n"
-"  --size WxH --frames N --steps N --guidance X\n"
+"  --size WxH --frames N --steps N --guidance X --guidance2 X --boundary X\n"
 "                      the request; what is not given is the model's default\n"
 "  --preset NAME       few-step family: auto, none, lightx2v, fastwan, causvid,\n"
 "                      rcm [auto: as recognised]\n"
@@ -56,6 +59,8 @@ static const char usage_text[] =
 "  --calibrate FILE    make the request's steps, measure the ratios that the\n"
 "                      filters' cache=mag needs, and write them to FILE, which\n"
 "                      must not exist, for cache_table\n"
+"  --marks FILE        list the marks of AI-generated content in a video or a\n"
+"                      picture; exit status 0: there are some, 1: none\n"
 "  --image F, --last-image F\n"
 "                      what an image model looks at, PPM (P6, 8 bits)\n"
 "  --shift X --seed N  of the steps [the model's, 0]\n"
@@ -69,6 +74,7 @@ typedef struct Options {
     const char *table, *image[2];       // of --calibrate
     int width, height, frames, steps;   // 0: the model's
     double guidance, shift;             // -1: the model's
+    double guidance2, boundary;         // likewise
     uint64_t seed;
     int trace, convert;
     int report;
@@ -170,11 +176,14 @@ static int parse(Options *o, int argc, char **argv)
         { "calibrate", 1, NULL, 'C' }, { "image", 1, NULL, 'i' },
         { "last-image", 1, NULL, 'l' }, { "shift", 1, NULL, 'F' },
         { "seed", 1, NULL, 'N' }, { "preset", 1, NULL, 'P' },
+        { "model2", 1, NULL, '2' }, { "guidance2", 1, NULL, 'G' },
+        { "boundary", 1, NULL, 'B' },
         { "help", 0, NULL, 'h' }, { 0 },
     };
     int c, ret = 0;
 
-    *o = (Options){ .guidance = -1, .shift = -1, .preset = "auto" };
+    *o = (Options){ .guidance = -1, .shift = -1, .guidance2 = -1,
+                    .boundary = -1, .preset = "auto" };
     wan_model_params_default(&o->model);
     o->model.log = show_line;
     o->model.log_opaque = o;
@@ -187,6 +196,9 @@ static int parse(Options *o, int argc, char **argv)
         case 'f': ret = parse_int(&o->frames, "frames", optarg, MAX_INT); break;
         case 'n': ret = parse_int(&o->steps, "steps", optarg, MAX_INT); break;
         case 'g': ret = parse_number(&o->guidance, "guidance", optarg); break;
+        case 'G': ret = parse_number(&o->guidance2, "guidance2", optarg); break;
+        case 'B': ret = parse_number(&o->boundary, "boundary", optarg); break;
+        case '2': o->model.model2 = optarg; break;
         case 'F': ret = parse_number(&o->shift, "shift", optarg); break;
         case 'N': ret = parse_seed(&o->seed, optarg); break;
         case 'C': o->table = optarg; break;
@@ -344,11 +356,20 @@ static int show_model(const WanModel *m, const Options *o)
     printf("  transformer   width %d, %d layers, %d heads of %d, "
            "feed-forward %d\n", d->dim, d->layers, d->heads,
            d->dim / d->heads, d->ffn);
+    if (i->experts > 1)
+        printf("                two experts; the first, from timestep %g on:\n",
+               1000 * i->boundary);
     if (d->nb_vace)
         printf("                and %d VACE blocks, their hints after blocks %d "
                "to %d\n", d->nb_vace, d->vace_layer[0],
                d->vace_layer[d->nb_vace - 1]);
     if ((ret = show_part(m, WAN_PART_DIT, o)) < 0)
+        return ret;
+    if (i->experts > 1)
+        printf("                the second, below:\n");
+    if (m->file2)
+        show_stored(m->file2, o);
+    else if (i->experts > 1 && (ret = show_shapes(m, WAN_PART_DIT)) < 0)
         return ret;
     printf("  text encoder  width %d, %d layers, %d heads of %d, "
            "feed-forward %d, %d words\n", t->dim, t->layers, t->heads,
@@ -369,9 +390,11 @@ static int show_model(const WanModel *m, const Options *o)
     if (m->tokenizer)
         printf("  tokenizer     %d ids\n", wan_tokenizer_vocab(m->tokenizer));
     printf("  defaults      %dx%d, %d frames at %g a second, %d steps, "
-           "guidance %g, shift %g\n", i->width, i->height, i->frames,
-           (double)i->rate_num / i->rate_den, i->steps, i->guidance,
-           i->shift);
+           "guidance %g", i->width, i->height, i->frames,
+           (double)i->rate_num / i->rate_den, i->steps, i->guidance);
+    if (i->experts > 1)
+        printf(" and %g, boundary %g", i->guidance2, i->boundary);
+    printf(", shift %g\n", i->shift);
     if (m->preset)
         printf("  preset        %s, recognised as %s: sampler %s\n",
                i->preset, m->preset->family, wan_sampler_name(i->sampler));
@@ -438,7 +461,8 @@ static int show_converted(const WanModel *m)
           WAN_Q4_K },
     };
 
-    printf("as one file by wan-convert\n");
+    printf("as one file by wan-convert%s\n", m->info.experts > 1 ? ", the "
+           "first expert; the second takes a file alone" : "");
     for (size_t i = 0; i < sizeof(choice) / sizeof(*choice); i++) {
         const int type[] = { choice[i].dit, choice[i].text, WAN_F16, WAN_F16 };
         WanConvertReport r;
@@ -557,6 +581,10 @@ static int make_request(WanRequest *r, const WanModel *m, const Options *o)
         r->steps = o->steps;
     if (o->guidance >= 0)
         r->guidance = o->guidance;
+    if (o->guidance2 >= 0 || o->guidance >= 0)
+        r->guidance2 = o->guidance2 >= 0 ? o->guidance2 : o->guidance;
+    if (o->boundary >= 0)
+        r->boundary = o->boundary;
     if (o->shift >= 0)
         r->shift = o->shift;
     r->seed = o->seed;
@@ -582,8 +610,12 @@ int main(int argc, char **argv)
     WanModel *m = NULL;
     WanRequest r;
     WanPlan plan;
-    int ret = parse(&o, argc, argv);
+    int ret;
 
+    if (argc > 1 && !strcmp(argv[1], "--marks"))
+        return argc == 3 ? marks_show(argv[2])
+                         : usage("--marks wants one file and nothing else");
+    ret = parse(&o, argc, argv);
     if (ret)
         return ret < 0 ? 0 : ret;
     if (o.report && !begin_report(&o))

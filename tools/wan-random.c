@@ -15,7 +15,7 @@
  *     z = the sum of h's four 16-bit quarters - 131070
  *     v = float(z) * float(std / 37837.227) + mean     float, each op rounded
  *
- * rounded to bfloat16 whatever type is stored, where mix is SplitMix64's
+ * rounded to bfloat16 whatever type is stored (and from there to e4m3), where mix is SplitMix64's
  * output function (see below), key = mix(seed ^ FNV-1a-64(name)), and
  * mean and std depend on the tensor, see law(). z / 37837.227 has mean 0,
  * variance 1 and a nearly normal distribution, at most 3.5 from 0.
@@ -57,10 +57,11 @@ static const char usage_text[] =
 "Write a random checkpoint into DIR, in the official layout.\n"
 "\n"
 "  --shapes NAME       t2v-1.3B, t2v-14B, i2v-14B, flf2v-14B, ti2v-5B,\n"
-"                      vace-1.3B or vace-14B\n"
+"                      vace-1.3B, vace-14B, t2v-a14b or i2v-a14b: two experts,\n"
+"                      of other numbers each\n"
 "  --tokenizer FILE    a spiece.model to copy; without it none is written\n"
-"  --dit-type TYPE     bf16 or f32 [bf16]; the text encoder is bf16, VAE and\n"
-"                      CLIP are f32, as in the official files\n"
+"  --dit-type TYPE     bf16, f32 or f8_e4m3 [bf16]; the text encoder is bf16,\n"
+"                      VAE and CLIP are f32, as in the official files\n"
 "  --dit-layers N      fewer layers than the architecture has\n"
 "  --text-layers N     likewise of the text encoder\n"
 "  --clip-layers N     likewise of CLIP; one more is written, as the official\n"
@@ -270,12 +271,13 @@ static void fill_piece(void *arg, int64_t piece, int worker)
 
         v.f += f->e->mean;      // on its own: never fused with the product
         v.u += 0x7fff + (v.u >> 16 & 1);        // to the nearest bfloat16
-        if (f->type == WAN_BF16) {
+        v.u &= 0xffff0000;
+        if (f->type == WAN_BF16)
             half[i] = v.u >> 16;
-        } else {
-            v.u &= 0xffff0000;
+        else if (f->type == WAN_F32)
             whole[i] = v.f;
-        }
+        else
+            wan_to_e4m3((uint8_t *)f->dst + i, &v.f, 1, 1);
     }
 }
 
@@ -735,6 +737,28 @@ static int copy_tokenizer(const char *dir, const char *from)
     return ret;
 }
 
+/* One transformer beside the other parts, or two experts in folders of their
+ * own, the second of the seed that follows. */
+static int write_transformers(const char *dir, const char *file,
+                              const WanDitConfig *c, List *l, uint64_t seed)
+{
+    static const char *const folder[] = { "high_noise_model",
+                                          "low_noise_model" };
+    int ret = 0;
+
+    if (c->experts < 2)
+        return write_config(dir, c) < 0 ? -1
+               : write_safetensors(dir, file, l, seed);
+    for (int i = 0; i < WAN_EXPERTS && ret >= 0; i++) {
+        char path[4096];
+
+        snprintf(path, sizeof(path), "%s/%s", dir, folder[i]);
+        if ((ret = make_dir(path)) >= 0 && (ret = write_config(path, c)) >= 0)
+            ret = write_safetensors(path, file, l, seed + i);
+    }
+    return ret;
+}
+
 /* ------------------------------------------------------------ the program */
 
 typedef struct Options {
@@ -767,8 +791,11 @@ static int parse(Options *o, int argc, char **argv)
         case 'd':
             if (!strcmp(optarg, "f32"))
                 o->dit_type = WAN_F32;
+            else if (!strcmp(optarg, "f8_e4m3"))
+                o->dit_type = WAN_F8_E4M3;
             else if (strcmp(optarg, "bf16"))
-                ret = usage("--dit-type %s: bf16 or f32 can be", optarg);
+                ret = usage("--dit-type %s: bf16, f32 or f8_e4m3 can be",
+                            optarg);
             break;
         case 'D':
             ret = parse_int(&o->dit_layers, "dit-layers", optarg, MAX_LAYERS);
@@ -856,12 +883,12 @@ int main(int argc, char **argv)
         list[VAE].n = 0;
 
     for (int i = 0; i < NB_LISTS; i++)
-        bytes += list_bytes(&list[i]);
+        bytes += list_bytes(&list[i]) * (i == DIT ? s.dit.experts : 1);
     if ((ret = make_dir(o.dir)) < 0 ||
         (ret = check_space(o.dir, bytes)) < 0 ||
         (o.tokenizer && (ret = copy_tokenizer(o.dir, o.tokenizer)) < 0) ||
-        (ret = write_config(o.dir, &s.dit)) < 0 ||
-        (ret = write_safetensors(o.dir, file[DIT], &list[DIT], o.seed)) < 0)
+        (ret = write_transformers(o.dir, file[DIT], &s.dit, &list[DIT],
+                                  o.seed)) < 0)
         goto end;
     for (int i = T5; i < NB_LISTS && ret >= 0; i++)
         if (list[i].n)

@@ -18,7 +18,7 @@
  * the latent is what the network gets, at one time. */
 struct WanConditionKind {
     const char *task;               // for people
-    int images, optional;           // optional: or none
+    int images, needed;             // most, and least
     int encodes;                    // it reads pixels without images too
     int (*check)(const WanRequest *r, const WanModel *m);   // its controls;
                                     // NULL: it takes none
@@ -32,15 +32,16 @@ struct WanConditionKind {
     void (*reserve)(WanCondition *c, WanDev *d, const WanTensor *latent);
     int (*units)(const WanCondition *c);
     void (*encode)(WanCondition *c, WanDev *d, int i);
-    void (*begin_steps)(WanCondition *c, WanDev *d);
+    void (*begin_steps)(WanCondition *c, WanDev *d, const WanDit *dit);
     void (*start)(const WanCondition *c, WanDev *d, WanTensor *x,
                   double share);
     const WanTensor *(*input)(WanCondition *c, WanDev *d, const WanTensor *x);
-    void (*time)(const WanCondition *c, WanDev *d, WanDitTime *out, double t);
+    void (*time)(const WanCondition *c, WanDev *d, WanDitTime *out,
+                 const WanDit *dit, double t);
     void (*keep)(const WanCondition *c, WanDev *d, WanTensor *x);
 };
 
-/* ------------------------------------- images as further channels, and CLIP */
+/* ------------------------- images as further channels, through CLIP or not */
 
 /* The area's rows and columns at that aspect, each rounded down. */
 static void channels_fit(int *w, int *h, double area, double aspect, int k)
@@ -84,6 +85,11 @@ static void channels_reserve(WanCondition *c, WanDev *d,
 {
     c->input = wan_tmp(d, c->model->dit.config.in_dim, latent->dim[1],
                        latent->dim[2], latent->dim[3]);
+}
+
+static void clip_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
+{
+    channels_reserve(c, d, latent);
     c->clip = wan_tmp(d, c->nb_images * WAN_CLIP_TOKENS,
                       c->model->info.clip_dim);
 }
@@ -118,14 +124,9 @@ static void make_mask(const WanCondition *c, WanDev *d, WanTensor *mask)
     free(host);
 }
 
-/* The images' CLIP tokens, the mask, and the encoder's history. */
-static void begin_encode(WanCondition *c, WanDev *d)
+/* The images' CLIP tokens. */
+static void clip_encode(WanCondition *c, WanDev *d)
 {
-    WanTensor mask = wan_slice(&c->input, WAN_LATENT_CHANNELS, 4);
-
-    wan_dev_stage(d, WAN_STAGE_IMAGE);
-    wan_section(d, "mask");
-    make_mask(c, d, &mask);
     for (int i = 0; i < c->nb_images; i++) {
         const WanMark mark = wan_mark(d);
         const WanTensor image = upload_image(c, d, i);
@@ -137,6 +138,18 @@ static void begin_encode(WanCondition *c, WanDev *d)
     }
     wan_op_finite(d, &c->clip, "image encoder: a token");
     wan_tap(d, &c->clip, "clip_fea");
+}
+
+/* The mask, the tokens of those that have some, and the encoder's history. */
+static void begin_encode(WanCondition *c, WanDev *d)
+{
+    WanTensor mask = wan_slice(&c->input, WAN_LATENT_CHANNELS, 4);
+
+    wan_dev_stage(d, WAN_STAGE_IMAGE);
+    wan_section(d, "mask");
+    make_mask(c, d, &mask);
+    if (c->clip.nb_dims)
+        clip_encode(c, d);
     c->encoder_mark = wan_mark(d);
     wan_codec_begin_encode(d, &c->stream, &c->model->vae, c->height,
                            c->width);
@@ -194,9 +207,9 @@ static void channels_encode(WanCondition *c, WanDev *d, int t)
     wan_tap(d, &latent, "y_latent");
 }
 
-static void channels_begin_steps(WanCondition *c, WanDev *d)
+static void clip_begin_steps(WanCondition *c, WanDev *d, const WanDit *dit)
 {
-    wan_dit_image(d, &c->context, &c->model->dit, &c->clip);
+    wan_dit_image(d, &c->context, dit, &c->clip);
 }
 
 static const WanTensor *channels_input(WanCondition *c, WanDev *d,
@@ -270,10 +283,8 @@ static void first_encode(WanCondition *c, WanDev *d, int i)
 }
 
 static void first_time(const WanCondition *c, WanDev *d, WanDitTime *out,
-                       double t)
+                       const WanDit *dit, double t)
 {
-    const WanDit *dit = &c->model->dit;
-
     if (!c->nb_images) {
         wan_dit_time(d, out, dit, t);
     } else {
@@ -404,15 +415,14 @@ static void start_start(const WanCondition *c, WanDev *d, WanTensor *x,
 
 #define CHANNELS                                                              \
     .fit = channels_fit, .place = channels_place, .read = channels_read,      \
-    .reserve = channels_reserve, .units = latent_frames,                      \
-    .encode = channels_encode, .begin_steps = channels_begin_steps,           \
-    .input = channels_input
+    .units = latent_frames, .encode = channels_encode, .input = channels_input
+#define CLIP .reserve = clip_reserve, .begin_steps = clip_begin_steps
 
 static const struct WanConditionKind kinds[] = {
     [WAN_TASK_T2V]   = { "text-to-video", .fit = channels_fit },
-    [WAN_TASK_I2V]   = { "image-to-video", 1, CHANNELS },
-    [WAN_TASK_FLF2V] = { "first-last-frame", 2, CHANNELS },
-    [WAN_TASK_TI2V]  = { "text-and-image-to-video", 1, .optional = 1,
+    [WAN_TASK_I2V]   = { "image-to-video", 1, 1, CHANNELS, CLIP },
+    [WAN_TASK_FLF2V] = { "first-last-frame", 2, 2, CHANNELS, CLIP },
+    [WAN_TASK_TI2V]  = { "text-and-image-to-video", 1, 0,
         .fit = first_fit, .place = first_place, .read = first_read,
         .reserve = first_reserve, .units = first_units,
         .encode = first_encode, .time = first_time, .keep = first_keep },
@@ -430,6 +440,17 @@ static const struct WanConditionKind video_to_video = {
     .encode = start_encode, .start = start_start,
 };
 
+/* Wan 2.2's experts have no CLIP, and take a last frame too. */
+static const struct WanConditionKind experts_image = {
+    "image-to-video", 2, 1, CHANNELS, .reserve = channels_reserve
+};
+
+static const struct WanConditionKind *kind_of(const WanModel *m)
+{
+    return m->info.task == WAN_TASK_I2V && !m->info.clip_dim
+           ? &experts_image : &kinds[m->info.task];
+}
+
 /* --------------------------------------------------- what the driver calls */
 
 static const WanImage *given(const WanRequest *r, int i)
@@ -444,19 +465,17 @@ static const char *option(int i)
 
 int wan_condition_images(const WanModel *m)
 {
-    return kinds[m->info.task].images;
+    return kind_of(m)->images;
 }
 
 int wan_condition_needs(const WanModel *m)
 {
-    const struct WanConditionKind *kind = &kinds[m->info.task];
-
-    return kind->optional ? 0 : kind->images;
+    return kind_of(m)->needed;
 }
 
 int wan_condition_encodes(const WanModel *m)
 {
-    const struct WanConditionKind *kind = &kinds[m->info.task];
+    const struct WanConditionKind *kind = kind_of(m);
 
     return kind->encodes || kind->images > 0;
 }
@@ -499,7 +518,7 @@ int wan_condition_pixels(const WanImage *own, const char *option,
 void wan_condition_fit(const WanModel *m, double area, int iw, int ih, int *w,
                        int *h)
 {
-    kinds[m->info.task].fit(w, h, area, (double)ih / iw,
+    kind_of(m)->fit(w, h, area, (double)ih / iw,
                             m->info.size_multiple);
 }
 
@@ -549,18 +568,18 @@ int wan_condition_check(const WanRequest *r, const WanModel *m)
         if (image ? i >= wan_condition_images(m) : wanted)
             return wan_error_option(&m->log, option(i), "%s is a %s "
                                     "checkpoint and takes %s", m->info.name,
-                                    kinds[m->info.task].task,
+                                    kind_of(m)->task,
                                     wanted ? "one" : "none");
         if (image && (ret = wan_condition_take(&own, image, option(i),
                                                &m->log)) < 0)
             return ret;
     }
-    if (kinds[m->info.task].check)
-        return kinds[m->info.task].check(r, m);
+    if (kind_of(m)->check)
+        return kind_of(m)->check(r, m);
     if (r->nb_controls)
         return wan_error_option(&m->log, "controls", "%s is a %s checkpoint "
                                 "and takes none", m->info.name,
-                                kinds[m->info.task].task);
+                                kind_of(m)->task);
     return 0;
 }
 
@@ -568,8 +587,7 @@ void wan_condition_init(WanCondition *c, const WanModel *m,
                         const WanRequest *r)
 {
     *c = (WanCondition){
-        .model = m,
-        .kind = r->video ? &video_to_video : &kinds[m->info.task],
+        .model = m, .kind = r->video ? &video_to_video : kind_of(m),
         .width = r->width, .height = r->height, .frames = r->frames,
     };
     while (c->nb_images < wan_condition_images(m) && given(r, c->nb_images)) {
@@ -652,10 +670,10 @@ void wan_condition_encode(WanCondition *c, WanDev *d, int i)
     c->kind->encode(c, d, i);
 }
 
-void wan_condition_begin_steps(WanCondition *c, WanDev *d)
+void wan_condition_begin_steps(WanCondition *c, WanDev *d, const WanDit *dit)
 {
     if (c->kind->begin_steps)
-        c->kind->begin_steps(c, d);
+        c->kind->begin_steps(c, d, dit);
 }
 
 void wan_condition_start(const WanCondition *c, WanDev *d, WanTensor *x,
@@ -672,12 +690,12 @@ const WanTensor *wan_condition_input(WanCondition *c, WanDev *d,
 }
 
 void wan_condition_time(const WanCondition *c, WanDev *d, WanDitTime *out,
-                        double t)
+                        const WanDit *dit, double t)
 {
     if (c->kind->time)
-        c->kind->time(c, d, out, t);
+        c->kind->time(c, d, out, dit, t);
     else
-        wan_dit_time(d, out, &c->model->dit, t);
+        wan_dit_time(d, out, dit, t);
 }
 
 void wan_condition_keep(const WanCondition *c, WanDev *d, WanTensor *x)

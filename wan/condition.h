@@ -121,8 +121,8 @@ int wan_condition_units(const WanCondition *c);
 /** Encode unit i of them, in order. */
 void wan_condition_encode(WanCondition *c, WanDev *d, int i);
 
-/** What all steps share. */
-void wan_condition_begin_steps(WanCondition *c, WanDev *d);
+/** What all steps of a transformer share; once for each that makes some. */
+void wan_condition_begin_steps(WanCondition *c, WanDev *d, const WanDit *dit);
 
 /** Add what steps begin from, besides noise, to the first latent: that much of
  *  it. */
@@ -138,9 +138,10 @@ void wan_condition_start(const WanCondition *c, WanDev *d, WanTensor *x,
 const WanTensor *wan_condition_input(WanCondition *c, WanDev *d,
                                      const WanTensor *x);
 
-/** The time of a step, 0 to 1000: what is given may have another. */
+/** The time of a transformer's step, 0 to 1000: what is given may have
+ *  another. */
 void wan_condition_time(const WanCondition *c, WanDev *d, WanDitTime *out,
-                        double t);
+                        const WanDit *dit, double t);
 
 /** Put what stays as it was given into the latent: before the first step and
  *  after each. */

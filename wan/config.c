@@ -109,6 +109,11 @@ static int read_defaults(WanConfigFile *c, const cJSON *root,
         read_int(&c->steps, root, "steps", WAN_MAX_STEPS, path, log) < 0 ||
         read_number(&c->guidance, root, "guidance", 0, WAN_MAX_GUIDANCE,
                     path, log) < 0 ||
+        read_number(&c->guidance2, root, "guidance2", 0, WAN_MAX_GUIDANCE,
+                    path, log) < 0 ||
+        read_number(&c->boundary, root, "boundary", 0, 1, path, log) < 0 ||
+        read_number(&c->boundary, root, "boundary_ratio", 0, 1, path,
+                    log) < 0 ||
         read_number(&c->shift, root, "shift", WAN_MIN_SHIFT, WAN_MAX_SHIFT,
                     path, log) < 0)
         return WAN_INVALIDDATA;
@@ -138,7 +143,7 @@ int wan_config_parse(WanConfigFile *c, const char *text, size_t bytes,
     int ret = wan_json_parse(&root, path, "text", text, bytes, log);
 
     *c = (WanConfigFile){ -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, "", "",
-                          -1, -1, -1, -1, -1, -1, -1, -1, { 0 } };
+                          -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, { 0 } };
     if (ret < 0)
         return ret;
     ret = WAN_INVALIDDATA;
@@ -203,6 +208,9 @@ void wan_config_text(WanBytes *b, const WanDitConfig *c,
         wan_putf(b, ",\n  \"steps\": %d,\n  \"guidance\": %.17g,\n"
                  "  \"shift\": %.17g", info->steps, info->guidance,
                  info->shift);
+    if (info && info->experts > 1)
+        wan_putf(b, ",\n  \"guidance2\": %.17g,\n  \"boundary\": %.17g",
+                 info->guidance2, info->boundary);
     wan_putf(b, "\n}\n");
 }
 
@@ -361,14 +369,14 @@ static int vace_layers(WanDitConfig *c, Sizes *s, const WanConfigFile *file)
     return 0;
 }
 
-/* What each task's transformers read and make, and whether through an image
- * branch. */
+/* What each task's transformers read and make. Those with 36 channels have an
+ * image branch too, but for Wan 2.2's experts. */
 static const struct {
-    int in, out, clip;
+    int in, out;
 } channels[] = {
-    [WAN_TASK_T2V]   = { 16, 16, 0 }, [WAN_TASK_I2V]  = { 36, 16, 1 },
-    [WAN_TASK_FLF2V] = { 36, 16, 1 }, [WAN_TASK_TI2V] = { 48, 48, 0 },
-    [WAN_TASK_VACE]  = { 16, 16, 0 },
+    [WAN_TASK_T2V]   = { 16, 16 }, [WAN_TASK_I2V]  = { 36, 16 },
+    [WAN_TASK_FLF2V] = { 36, 16 }, [WAN_TASK_TI2V] = { 48, 48 },
+    [WAN_TASK_VACE]  = { 16, 16 },
 };
 
 int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
@@ -380,10 +388,15 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
     int out;
 
     memset(c, 0, sizeof(*c));
+    c->experts = 1;
     if (wan_weights_find(w, "head.modulation")) {
         *naming = WAN_NAMES_OFFICIAL;
     } else if (wan_weights_find(w, "condition_embedder.time_proj.weight")) {
         *naming = WAN_NAMES_DIFFUSERS;
+    } else if (is_vace(w, WAN_NAMES_OFFICIAL)) {
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: VACE's blocks alone, without "
+                         "the transformer that they stand beside; a file with "
+                         "both can be used", path);
     } else {
         wan_log(log, WAN_LOG_ERROR, "%s: no Wan transformer: it has neither "
                 "head.modulation nor condition_embedder.time_proj.weight",
@@ -409,27 +422,28 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
     c->layers = count_blocks(w, *naming, part, "blocks.%d.ffn.0.weight");
     c->out_dim = out / 4;
 
+    const int branch = find(w, *naming, part, "img_emb.proj.0.bias") != NULL;
+
     if (is_vace(w, *naming))
         c->task = WAN_TASK_VACE;
     else if (find(w, *naming, part, "img_emb.emb_pos"))
         c->task = WAN_TASK_FLF2V;
-    else if (find(w, *naming, part, "img_emb.proj.0.bias"))
+    else if (branch || c->in_dim == channels[WAN_TASK_I2V].in)
         c->task = WAN_TASK_I2V;
     else
         c->task = c->out_dim == 48 ? WAN_TASK_TI2V : WAN_TASK_T2V;
     if (c->in_dim != channels[c->task].in ||
         c->out_dim != channels[c->task].out || out % 4) {
         wan_log(log, WAN_LOG_ERROR, "%s: a transformer with %d input and %d "
-                "output channels%s is not supported; Wan 2.1 has 16 (text) or "
-                "36 (image) and 16, Wan 2.2's TI2V 48 and 48", path, c->in_dim,
-                c->out_dim, channels[c->task].clip ? ""
-                                                   : " and no image branch");
+                "output channels%s is not supported; 16 (text) or 36 (image) "
+                "and 16 can be, and Wan 2.2's TI2V with 48 and 48", path,
+                c->in_dim, c->out_dim, branch ? "" : " and no image branch");
         return WAN_ERR(ENOSYS);
     }
 
     if (c->task == WAN_TASK_VACE && (s.bad = vace_layers(c, &s, file)) < 0)
         return s.bad;
-    if (channels[c->task].clip)
+    if (branch)
         c->clip_dim = dim_of(&s, "img_emb.proj.1.weight", 2, 1);
     if (s.bad)
         return s.bad;
@@ -492,6 +506,36 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
                 "numbers, an odd sinusoid", path, c->freq_dim);
         return WAN_INVALIDDATA;
     }
+    return 0;
+}
+
+int wan_config_pair(const WanDitConfig *a, const WanWeights *wa,
+                    const WanDitConfig *b, const WanWeights *wb,
+                    const WanLog *log)
+{
+    const struct { const char *what; double a, b; } number[] = {
+        { "the width", a->dim, b->dim }, { "layers", a->layers, b->layers },
+        { "heads", a->heads, b->heads },
+        { "the feed-forward's width", a->ffn, b->ffn },
+        { "input channels", a->in_dim, b->in_dim },
+        { "output channels", a->out_dim, b->out_dim },
+        { "the text's width", a->text_dim, b->text_dim },
+        { "the sinusoid's width", a->freq_dim, b->freq_dim },
+        { "image features' width", a->clip_dim, b->clip_dim },
+        { "config.json's eps", a->eps, b->eps },
+    };
+
+    for (size_t i = 0; i < sizeof(number) / sizeof(*number); i++)
+        if (number[i].a != number[i].b)
+            return wan_error(log, WAN_INVALIDDATA, "%s and %s are no pair of "
+                             "experts: %s: %g and %g", wan_weights_path(wa),
+                             wan_weights_path(wb), number[i].what, number[i].a,
+                             number[i].b);
+    if (a->clip_dim || a->task == WAN_TASK_TI2V)
+        return wan_error(log, WAN_INVALIDDATA, "%s and %s are no pair of "
+                         "experts: those of Wan 2.2 have 16 or 36 input "
+                         "channels and no image branch", wan_weights_path(wa),
+                         wan_weights_path(wb));
     return 0;
 }
 
@@ -736,6 +780,8 @@ int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
 {
     const int flf2v = !strcmp(name, "flf2v-14B");
     const int i2v = flf2v || !strcmp(name, "i2v-14B");
+    const int i2v22 = !strcmp(name, "i2v-a14b");
+    const int pair = i2v22 || !strcmp(name, "t2v-a14b");
     const int vace = !strncmp(name, "vace-", 5);
 
     *clip = (WanClipConfig){ .dim = 1280, .heads = 16, .mlp = 5120,
@@ -743,7 +789,9 @@ int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
     *t5 = (WanT5Config){ .vocab = 256384, .dim = 4096, .heads = 64,
                          .attn_dim = 4096, .ffn = 10240, .layers = 24 };
     *vae = (WanVaeConfig){ .dim = 96 };
-    *dit = (WanDitConfig){ .task = WAN_TASK_T2V, .in_dim = 16, .out_dim = 16,
+    *dit = (WanDitConfig){ .task = i2v22 ? WAN_TASK_I2V : WAN_TASK_T2V,
+                           .experts = 1 + pair,
+                           .in_dim = i2v22 ? 36 : 16, .out_dim = 16,
                            .text_dim = 4096, .freq_dim = 256, .eps = 1e-6f };
     if (!strcmp(name, "t2v-1.3B") || !strcmp(name, "vace-1.3B")) {
         dit->dim = 1536, dit->heads = 12, dit->layers = 30, dit->ffn = 8960;
@@ -753,7 +801,8 @@ int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
         dit->in_dim = dit->out_dim = 48;
         *vae = (WanVaeConfig){ .family = WAN_VAE_WAN22, .dim = 256,
                                .encoder_dim = 160 };
-    } else if (i2v || !strcmp(name, "t2v-14B") || !strcmp(name, "vace-14B")) {
+    } else if (i2v || pair || !strcmp(name, "t2v-14B") ||
+               !strcmp(name, "vace-14B")) {
         dit->dim = 5120, dit->heads = 40, dit->layers = 40, dit->ffn = 13824;
     } else {
         return WAN_ERR(EINVAL);
@@ -788,9 +837,63 @@ static const char negative[] =
     "字幕，水印，徽标，绘画质感，肢体畸形，手指变形，多余的肢体，面部扭曲，"
     "背景杂乱，人群拥挤，倒退行走";
 
+/* Wan 2.2's pairs of experts, by task. */
+static const struct {
+    const char *name;
+    double guidance[WAN_EXPERTS], shift, boundary;
+} pairs[] = {
+    [WAN_TASK_T2V] = { "Wan2.2 T2V", { 4, 3 }, 12, 0.875 },
+    [WAN_TASK_I2V] = { "Wan2.2 I2V", { 3.5, 3.5 }, 5, 0.9 },
+};
+
+/* Whether it is of such a pair. Of an image model its tensors say so, of
+ * others names alone. */
+static int is_of_pair(const WanDitConfig *c, WanExpert alone)
+{
+    return (c->task == WAN_TASK_I2V && !c->clip_dim) ||
+           (c->task == WAN_TASK_T2V && (c->experts > 1 || alone));
+}
+
+/* One that is alone makes all steps. */
+static void pair_defaults(WanModelInfo *info, WanExpert alone)
+{
+    const int two = info->experts > 1;
+
+    info->width = 1280;
+    info->height = 720;
+    info->steps = 40;
+    info->shift = pairs[info->task].shift;
+    info->guidance = pairs[info->task].guidance[alone == WAN_EXPERT_LOW];
+    info->guidance2 = two ? pairs[info->task].guidance[1] : 0;
+    info->boundary = two ? pairs[info->task].boundary : 0;
+}
+
+static void file_defaults(WanModelInfo *info, const WanConfigFile *file)
+{
+    const int two = info->experts > 1;
+
+    if (file->width > 0) {
+        info->width = file->width;
+        info->height = file->height;
+    }
+    if (file->frames > 0)
+        info->frames = file->frames;
+    if (file->steps > 0)
+        info->steps = file->steps;
+    if (file->guidance >= 0)
+        info->guidance = file->guidance;
+    if (two && (file->guidance >= 0 || file->guidance2 >= 0))
+        info->guidance2 = file->guidance2 >= 0 ? file->guidance2
+                                               : file->guidance;
+    if (file->shift > 0)
+        info->shift = file->shift;
+    if (two && file->boundary >= 0)
+        info->boundary = file->boundary;
+}
+
 void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
                          const WanConfigFile *file, const char *path,
-                         char *name, size_t name_size)
+                         WanExpert alone, char *name, size_t name_size)
 {
     static const char *const task[] = { "Wan2.1 T2V", "Wan2.1 I2V",
                                         "Wan2.1 FLF2V", "Wan2.2 TI2V",
@@ -803,14 +906,18 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
     const int hd = c->task == WAN_TASK_I2V ? strstr(path, "720") != NULL
                                            : large;
 
+    const int pair = is_of_pair(c, alone);
+    const char *what = pair ? pairs[c->task].name : task[c->task];
+
     if (small || large || five)
-        snprintf(name, name_size, "%s %s", task[c->task],
-                 small ? "1.3B" : large ? "14B" : "5B");
+        snprintf(name, name_size, "%s %s", what,
+                 small ? "1.3B" : five ? "5B" : pair ? "A14B" : "14B");
     else
-        snprintf(name, name_size, "%s (width %d, %d layers)",
-                 task[c->task], c->dim, c->layers);
+        snprintf(name, name_size, "%s (width %d, %d layers)", what, c->dim,
+                 c->layers);
     info->name = name;
     info->task = c->task;
+    info->experts = c->experts;
     info->dim = c->dim;
     info->heads = c->heads;
     info->layers = c->layers;
@@ -834,18 +941,8 @@ void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
     info->shift = vace || c->task == WAN_TASK_FLF2V ? 16 : small ? 8 :
                   c->task == WAN_TASK_I2V && !hd ? 3 : 5;
 
-    if (!file)
-        return;
-    if (file->width > 0) {
-        info->width = file->width;
-        info->height = file->height;
-    }
-    if (file->frames > 0)
-        info->frames = file->frames;
-    if (file->steps > 0)
-        info->steps = file->steps;
-    if (file->guidance >= 0)
-        info->guidance = file->guidance;
-    if (file->shift > 0)
-        info->shift = file->shift;
+    if (pair)
+        pair_defaults(info, alone);
+    if (file)
+        file_defaults(info, file);
 }

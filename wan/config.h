@@ -36,6 +36,7 @@
 
 typedef struct WanDitConfig {
     enum WanTask task;
+    int experts;                // 2: of Wan 2.2's pair, both of this shape
     int dim, heads, layers, ffn;
     int in_dim, out_dim;        // latent channels: 16, or 36 with an image
     int text_dim, freq_dim;
@@ -86,7 +87,7 @@ typedef struct WanConfigFile {
     char model_type[32];        // "" : not there
     char preset[32];            // of a converted file; likewise
     int width, height, frames, steps;   // defaults of requests: our own keys
-    double guidance, shift;
+    double guidance, guidance2, shift, boundary;
     int vace_in;
     int nb_vace;                        // of vace_layers, -1: not there
     int vace_layer[WAN_VACE_BLOCKS];
@@ -121,6 +122,12 @@ int wan_config_vae(WanVaeConfig *c, WanNaming *naming, const WanWeights *w,
 int wan_config_clip(WanClipConfig *c, WanNaming *naming, const WanWeights *w,
                     const WanLog *log);
 
+/* Whether two transformers are a pair of experts by their shapes; else a line
+ * that says what differs. 0 or WAN_INVALIDDATA. */
+int wan_config_pair(const WanDitConfig *a, const WanWeights *wa,
+                    const WanDitConfig *b, const WanWeights *wb,
+                    const WanLog *log);
+
 /* The metadata of a file that holds a whole checkpoint: its config.json. */
 #define WAN_CONFIG_KEY "wan.config"
 
@@ -137,7 +144,7 @@ int wan_config_holds(const WanWeights *w, WanPart part);
 
 /* The known sizes by name, for plans and tools without a checkpoint:
  * "t2v-1.3B", "t2v-14B", "i2v-14B", "flf2v-14B", "ti2v-5B", "vace-1.3B",
- * "vace-14B". 0 or WAN_ERR(EINVAL). */
+ * "vace-14B", and the pairs "t2v-a14b" and "i2v-a14b". 0 or WAN_ERR(EINVAL). */
 int wan_config_named(const char *name, WanDitConfig *dit, WanT5Config *t5,
                      WanVaeConfig *vae, WanClipConfig *clip);
 
@@ -146,9 +153,9 @@ void wan_config_cut(WanDitConfig *c, int layers);
 
 /* Fill info's name and documented defaults: the file's (NULL: none), else the
  * architecture's. I2V 480P and 720P have one shape: a "720" in the path tells
- * them apart. */
+ * them apart. alone: the expert of a pair that is there, if names say so. */
 void wan_config_defaults(WanModelInfo *info, const WanDitConfig *c,
                          const WanConfigFile *file, const char *path,
-                         char *name, size_t name_size);
+                         WanExpert alone, char *name, size_t name_size);
 
 #endif /* WAN_CONFIG_H */

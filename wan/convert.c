@@ -38,6 +38,7 @@ typedef struct Item {
 typedef struct Work {
     const WanModel *m;
     const int *type;
+    WanExpert expert;               // of two the one that is written
     int gguf;
     WanPart part;                   // that is being listed
     WanLora *lora;
@@ -91,6 +92,22 @@ static const struct {
     [WAN_PART_CLIP] = { "clip_vision.", WAN_NAMES_OFFICIAL },
 };
 static const char spiece_name[] = "text_encoders.spiece_model";
+
+static int is_second(const Work *w, WanPart part)
+{
+    return part == WAN_PART_DIT && w->expert == WAN_EXPERT_LOW;
+}
+
+/* The file that a part is read from, and its words. */
+static const WanWeights *weights_of(const Work *w, WanPart part)
+{
+    return is_second(w, part) ? w->m->file2 : wan_model_weights(w->m, part);
+}
+
+static WanNaming naming_of(const Work *w, WanPart part)
+{
+    return is_second(w, part) ? w->m->naming2 : w->m->naming[part];
+}
 
 static WanNaming naming_out(const Work *w, WanPart part)
 {
@@ -186,8 +203,8 @@ static int find_sources(Work *w, const WanInterrupt *interrupt)
         Item *it = &w->item[i];
 
         b.part = it->part;
-        b.naming = w->m->naming[it->part];
-        b.weights = wan_model_weights(w->m, it->part);
+        b.naming = naming_of(w, it->part);
+        b.weights = weights_of(w, it->part);
         if (wan_bind_source(&b, &it->source, it->name, it->vector, it->nb_dims,
                             it->dim) < 0)
             return b.error;
@@ -209,13 +226,15 @@ static int count_left(const Work *w)
     int left = -(spiece_inside(w->m) != NULL);
 
     for (int p = 0; p < WAN_CONVERT_PARTS; p++) {
+        const WanWeights *file = is_second(w, p) ? w->m->file2
+                                                 : w->m->files[p];
         int read = 0;
 
         for (int q = 0; q < WAN_CONVERT_PARTS; q++)
             read |= w->type[q] != WAN_CONVERT_NONE &&
-                    wan_model_weights(w->m, q) == w->m->files[p];
-        if (read && w->m->files[p])
-            left += wan_weights_count(w->m->files[p]);
+                    weights_of(w, q) == file;
+        if (read && file)
+            left += wan_weights_count(file);
     }
     for (int i = 0; i < w->count; i++)
         left -= 1 + (w->item[i].source.scale.nb_dims > 0);
@@ -603,7 +622,7 @@ static int write_tensor(WanOut *o, Work *w, Item *it, Panel *p, int threads,
                                              p->rows * it->source.cols));
     }
     free(whole);
-    wan_weights_forget(wan_model_weights(w->m, it->part), it->source.stored);
+    wan_weights_forget(weights_of(w, it->part), it->source.stored);
     return ret;
 }
 
@@ -613,6 +632,8 @@ static int read_spiece(Work *w)
     size_t bytes = 0;
     int ret = 0;
 
+    if (w->type[WAN_PART_T5] == WAN_CONVERT_NONE)
+        return 0;
     if (inside) {
         w->spiece = inside->data;
         bytes = (size_t)inside->bytes;
@@ -711,18 +732,20 @@ static int differs(const Work *w, const WanOut *o, const char *what)
 static int check_model(const WanOut *o, const Work *w, const WanConvert *c)
 {
     const WanModelInfo *was = &w->m->info, *is;
+    WanDitConfig config = w->m->dit.config;
     WanModelParams params = *c->model;
     WanModel *m;
     int ret;
 
+    config.experts = 1;                 // the file has one
     params.path = o->part;
     params.text_encoder = params.vae = params.clip = params.tokenizer = NULL;
-    params.lora = NULL;
+    params.lora = params.model2 = NULL;
     params.log_level = WAN_LOG_ERROR;   // warnings were told
-    if ((ret = wan_model_open_parts(&m, &params, wanted(c->type))) < 0)
+    if ((ret = wan_model_open_parts(&m, &params, wanted(w->type))) < 0)
         return ret;
     is = &m->info;
-    if (memcmp(&m->dit.config, &w->m->dit.config, sizeof(m->dit.config)) ||
+    if (memcmp(&m->dit.config, &config, sizeof(config)) ||
         is->width != was->width || is->height != was->height ||
         is->frames != was->frames || is->steps != was->steps ||
         is->guidance != was->guidance || is->shift != was->shift)
@@ -818,6 +841,7 @@ static int open_source(WanModel **m, Work *w, const WanConvert *c,
 {
     const unsigned parts = wanted(c->type);
     const int lora = c->model->lora && *c->model->lora;
+    const char *slash = strrchr(c->out, '/');
     int ret;
 
     if (!parts)
@@ -827,10 +851,24 @@ static int open_source(WanModel **m, Work *w, const WanConvert *c,
         return wan_error(log, WAN_ERR(EINVAL), "option lora: the transformer "
                          "is not wanted");
     ret = wan_model_open_parts(m, c->model, parts);
+    if (ret >= 0 && (*m)->info.experts > 1 && parts & 1 << WAN_PART_DIT &&
+        !(w->expert = wan_expert_word(slash ? slash + 1 : c->out)))
+        return wan_error(log, WAN_ERR(EINVAL), "%s: the model has two experts, "
+                         "and a file holds one: high_noise or low_noise in "
+                         "its name says which", c->out);
     if (ret < 0 || !lora)
         return ret;
-    return wan_lora_open(&w->lora, c->model->lora, (*m)->loras,
+    return wan_lora_open(&w->lora, c->model->lora, (*m)->loras, w->expert,
                          wan_dev_threads(c->model->threads), log);
+}
+
+/* The other parts lie beside the high-noise expert. */
+static void choose_parts(Work *w, int type[WAN_CONVERT_PARTS])
+{
+    for (int i = 0; i < WAN_CONVERT_PARTS; i++)
+        if (w->expert == WAN_EXPERT_LOW && i != WAN_PART_DIT)
+            type[i] = WAN_CONVERT_NONE;
+    w->type = type;
 }
 
 int wan_convert(WanConvertReport *r, const WanConvert *c)
@@ -840,7 +878,8 @@ int wan_convert(WanConvertReport *r, const WanConvert *c)
     const WanInterrupt interrupt = { c->model->interrupted,
                                      c->model->interrupted_opaque };
     const int threads = wan_dev_threads(c->model->threads);
-    Work w = { .type = c->type, .gguf = ends(c->out, ".gguf"), .r = r };
+    Work w = { .gguf = ends(c->out, ".gguf"), .r = r };
+    int type[WAN_CONVERT_PARTS];
     WanOut o = { .fd = -1 };
     WanModel *m = NULL;
     Panel p = { 0 };
@@ -853,6 +892,8 @@ int wan_convert(WanConvertReport *r, const WanConvert *c)
         (ret = open_source(&m, &w, c, &log)) < 0)
         goto end;
     w.m = m;
+    memcpy(type, c->type, sizeof(type));
+    choose_parts(&w, type);
     if ((ret = plan(&w, &interrupt)) < 0 ||
         (ret = panel_alloc(&p, &w)) < 0 ||
         (ret = write_all(&o, &w, c, &p, threads, &interrupt)) < 0 || c->dry ||

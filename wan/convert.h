@@ -8,6 +8,10 @@
  * files; its config.json is in the metadata (WAN_CONFIG_KEY). Tensors that
  * libwan does not read are left out.
  *
+ * Of Wan 2.2's two experts a file holds one, which its name tells
+ * (wan_expert_word()): the high-noise one with the other parts, or the low-noise
+ * one alone. Files of names that are partners are a pair again.
+ *
  * A part's type is that of its matrices. Gains, biases, modulation, tables of
  * positions: F32. With a type in blocks
  * - the products of the transformer's blocks and of CLIP's, and all of the text
@@ -34,7 +38,8 @@
 
 typedef struct WanConvert {
     const WanModelParams *model;    // what is read, its LoRA, log, interrupt
-    const char *out;                // ends in .gguf or .safetensors
+    const char *out;                // ends in .gguf or .safetensors; of two
+                                    // experts its name tells which
     int type[WAN_CONVERT_PARTS];    // a WanType, or of the above
     int dry;                        // report alone, nothing is written
     void (*progress)(void *opaque, double share);   // or NULL

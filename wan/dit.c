@@ -158,16 +158,21 @@ void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
                   const WanTensor *text)
 {
     const WanDitConfig *c = &m->config;
-    const int64_t D = c->dim, n = wan_rows(text);
-    const int64_t rows = n < WAN_TEXT_LEN ? n + 1 : n;
+    const int64_t n = wan_rows(text), rows = n < WAN_TEXT_LEN ? n + 1 : n;
     const int blocks = c->layers + c->nb_vace;
-    WanMark mark;
 
     out->tail = WAN_TEXT_LEN - rows + 1;
-    out->k = wan_tmp_act(d, blocks, rows, D);
-    out->v = wan_tmp_act(d, blocks, rows, D);
+    out->k = wan_tmp_act(d, blocks, rows, c->dim);
+    out->v = wan_tmp_act(d, blocks, rows, c->dim);
+    wan_dit_text_again(d, out, m, text);
+}
 
-    mark = wan_mark(d);
+void wan_dit_text_again(WanDev *d, WanDitContext *out, const WanDit *m,
+                        const WanTensor *text)
+{
+    const WanDitConfig *c = &m->config;
+    const int64_t D = c->dim, n = wan_rows(text), rows = out->k.dim[1];
+    const WanMark mark = wan_mark(d);
     WanTensor padded = wan_tmp_act(d, rows, c->text_dim);
     WanTensor h = wan_tmp_act(d, rows, D), ctx = wan_tmp_act(d, rows, D);
     WanTensor real = wan_slice(&padded, 0, n);
@@ -180,7 +185,7 @@ void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
     wan_op_linear(d, &ctx, &h, &m->text_embedding[1]);
     wan_tap(d, &ctx, "text");
 
-    for (int i = 0; i < blocks; i++) {
+    for (int i = 0; i < c->layers + c->nb_vace; i++) {
         const WanAttn *w = &m->blocks[i].cross_attn;
         WanTensor k = wan_slice(&out->k, i, 1), v = wan_slice(&out->v, i, 1);
 
@@ -698,6 +703,8 @@ void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
         run_block(d, &r, i, 0, r.x);
         if (hint)
             add_hints(d, &r, j++);
+        if (in->after)
+            in->after(in->opaque, i);
         for (int b = 0; b < n; b++)
             wan_tap(d, &r.x[b], "block%d", i);
     }

@@ -82,6 +82,11 @@ typedef struct WanDitContext {
 void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
                   const WanTensor *text);
 
+/* The same into what was made of a text of as many rows by a transformer of the
+ * same shape: the memory stays where it is. */
+void wan_dit_text_again(WanDev *d, WanDitContext *out, const WanDit *m,
+                        const WanTensor *text);
+
 /**
  * The same of CLIP features; for models with an image branch. Both guidance
  * branches share it.
@@ -143,6 +148,8 @@ typedef struct WanDitInput {
     const WanRope *rope;
     const WanDitVace *vace;             // nb_vace contexts, WAN_CONTROLS at
     int nb_vace;                        // most; both branches see all
+    void (*after)(void *opaque, int block); // of each block, once its ops were
+    void *opaque;                           // issued; NULL: nobody asks
 } WanDitInput;
 
 /**

@@ -110,7 +110,8 @@ static const char *const lora_names[] = {
  * Diffusers and ComfyUI there. */
 static const char *const dit_folders[] = {
     "", "transformer", "diffusion_models", "unet", "models/diffusion_models",
-    "models/unet", "split_files/diffusion_models", NULL
+    "models/unet", "split_files/diffusion_models", "HighNoise", "LowNoise",
+    NULL
 };
 static const char *const t5_folders[] = {
     "", "text_encoder", "text_encoders", "clip", NULL
@@ -136,6 +137,8 @@ static const Part parts[] = {
     [WAN_PART_CLIP] = { "image encoder", "clip", clip_names, clip_own_names,
                         clip_folders },
 };
+static const Part second = { "low-noise expert", "model2", dit_names, dit_names,
+                             dit_folders };
 static const Part tokenizer = { "tokenizer", "tokenizer", tokenizer_names,
                                 tokenizer_names, NULL };
 static const Part lora = { "LoRA", "lora", lora_names, lora_names, NULL };
@@ -385,11 +388,9 @@ static int find_given(char **out, const char *given, const Part *part,
     return ret < 0 ? ret : 0;
 }
 
-static WanSearch search_for(WanPart which, const WanInterrupt *interrupt,
-                            const WanLog *log)
+static WanSearch search_for(WanPart which, const Part *part,
+                            const WanInterrupt *interrupt, const WanLog *log)
 {
-    const Part *part = &parts[which];
-
     return (WanSearch){ .part = which, .what = part->what,
                         .option = part->option, .folders = part->folders,
                         .interrupt = interrupt, .log = log };
@@ -403,7 +404,7 @@ static int find_part(char **out, const char *given, WanPart which, WanFiles *f,
 {
     const Part *part = &parts[which];
     const WanInterrupt interrupt = { p->interrupted, p->interrupted_opaque };
-    WanSearch s = search_for(which, &interrupt, log);
+    WanSearch s = search_for(which, part, &interrupt, log);
     int ret;
 
     if (f->without & 1u << which)
@@ -427,46 +428,193 @@ static int find_part(char **out, const char *given, WanPart which, WanFiles *f,
     return ret < 0 ? ret : 0;
 }
 
-/* Wan 2.2 has two experts, for much noise and for little: a directory with
- * both is refused, and of one alone the log says so. */
-static int check_experts(const WanFiles *f, const char *dir,
-                         const WanLog *log)
-{
-    static const char two[] = "%s: one of Wan 2.2's two experts, %s; two are "
-                              "not supported, and each alone is half a model";
-    const size_t size = strlen(dir) + 3;
-    char *second = malloc(size);
-    int both;
+/* ---------------------------------------------------------- two experts */
 
-    if (!second)
-        return wan_error_memory(log, dir, "its path");
-    snprintf(second, size, "%s_2", dir);
-    both = ends_in(dir, "transformer") && wan_files_exists(second);
-    free(second);
-    if (both && !f->single)
-        return wan_error(log, WAN_ERR(ENOSYS), two, dir,
-                         "the other is in transformer_2");
-    if (both || ends_in(dir, "transformer_2") || strstr(f->dit, "high_noise") ||
-        strstr(f->dit, "low_noise"))
-        wan_log(log, WAN_LOG_WARNING, two, f->dit, "as its path says");
+static const char *const expert_folders[] = { "high_noise_model",
+                                              "low_noise_model" };
+
+/* The official folders of both experts in dir: 1; 0: there is neither. With
+ * p's own second file the first one's will do. */
+static int look_experts(WanFiles *f, const char *dir, const WanModelParams *p,
+                        const WanLog *log)
+{
+    const int given = p->model2 && *p->model2;
+    char **const out[] = { &f->dit, &f->dit2 };
+    int found[WAN_EXPERTS] = { 0 };
+
+    for (int i = 0; i < WAN_EXPERTS - given; i++) {
+        char *path = wan_path_join(dir, expert_folders[i]);
+
+        found[i] = path ? look(out[i], path, dit_names, log)
+                        : wan_error_memory(log, dir, "its path");
+        free(path);
+        if (found[i] < 0)
+            return found[i];
+    }
+    if (found[0] + found[1] == 0)
+        return 0;
+    for (int i = 0; i < WAN_EXPERTS - given; i++)
+        if (!found[i])
+            return wan_error(log, WAN_ERR(ENOENT), "%s: of Wan 2.2's two "
+                             "experts only %s is here; looked for a "
+                             "transformer in %s", dir, expert_folders[!i],
+                             expert_folders[i]);
+    return 1;
+}
+
+/* Whether two paths lead to one file. */
+static int same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
+}
+
+/* Two files that were given as a pair: what their names say, or nobody knows
+ * better. */
+static int check_pair(const WanFiles *f, const WanLog *log)
+{
+    const WanExpert a = wan_expert_of(f->dit), b = wan_expert_of(f->dit2);
+
+    if (same_file(f->dit, f->dit2))
+        return wan_error(log, WAN_ERR(EINVAL), "option model2: %s is the file "
+                         "of model too; it must be the other expert's",
+                         f->dit2);
+    if (a && a == b)
+        return wan_error(log, WAN_ERR(EINVAL), "option model2: %s and %s are "
+                         "both the %s expert, by their names", f->dit, f->dit2,
+                         wan_expert_name(a));
+    if (a == WAN_EXPERT_LOW || b == WAN_EXPERT_HIGH)
+        return wan_error(log, WAN_ERR(EINVAL), "option model2: %s is the %s "
+                         "expert, by its name, and belongs to option model%s",
+                         b ? f->dit2 : f->dit, wan_expert_name(b ? b : a),
+                         b ? "" : "2");
+    if (!a || !b)
+        wan_log(log, WAN_LOG_INFO, "%s is taken for the high-noise expert and "
+                "%s for the low-noise one, as model and model2 were given: "
+                "names don't tell", f->dit, f->dit2);
     return 0;
 }
 
-/* The transformer of a directory: by its name, or the one that is one. */
+/* The partner of a file under its own name or, in a folder of its own, under
+ * one of a transformer's names: 1 and *out; 0 and *wanted, where it was looked
+ * for (NULL: nowhere); both to free(). */
+static int look_partner(char **out, char **wanted, const char *path,
+                        const WanLog *log)
+{
+    char *dir = NULL, *own = NULL;
+    int ret = 0;
+
+    *out = NULL;
+    if (wan_expert_partner(wanted, path) < 0)
+        return wan_error_memory(log, path, "its path");
+    if (!*wanted)
+        return 0;
+    if ((ret = kind_of(*wanted, log)) == KIND_FILE) {
+        *out = *wanted;
+        *wanted = NULL;
+        return 1;
+    }
+    if (ret >= 0 && (!(dir = wan_path_parent(*wanted)) ||
+                     !(own = wan_path_parent(path))))
+        ret = wan_error_memory(log, path, "its path");
+    else if (ret >= 0)
+        ret = strcmp(dir, own) ? look(out, dir, dit_names, log) : 0;
+    free(dir);
+    free(own);
+    return ret;
+}
+
+/* Whether the last two parts of a path are a file's of Wan 2.2: HIGH or LOW
+ * alone may be any file's. */
+static int is_wan22(const char *path)
+{
+    static const char *const words[] = { "noise", "transformer_2", "a14b",
+                                         "wan2.2", "wan2_2", "wan22" };
+    const char *p = strrchr(path, '/');
+
+    while (p && p > path && p[-1] != '/')
+        p--;
+    for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++)
+        if (strcasestr(p ? p : path, words[i]))
+            return 1;
+    return 0;
+}
+
+/* A file has one expert's name and the other is not there: it goes on alone. */
+static void find_alone(WanFiles *f, const char *wanted, const WanLog *log)
+{
+    if (is_wan22(f->dit))
+        f->alone = wan_expert_of(f->dit);
+    if (f->alone)
+        wan_log(log, WAN_LOG_WARNING, "%s: Wan 2.2's %s expert, by its name: "
+                "alone it makes all steps, and is half a model. The other "
+                "would be %s; option model2 names one", f->dit,
+                wan_expert_name(f->alone), wanted);
+}
+
+/* The other expert, if there is one: as it was given, or by the name that
+ * belongs to it. */
+static int find_second(WanFiles *f, const WanModelParams *p, const WanLog *log)
+{
+    const WanInterrupt interrupt = { p->interrupted, p->interrupted_opaque };
+    WanSearch s = search_for(WAN_PART_DIT, &second, &interrupt, log);
+    char *wanted = NULL;
+    int ret = 0;
+
+    if (p->model2 && *p->model2) {
+        ret = find_given(&f->dit2, p->model2, &second, &s, log);
+        wan_search_end(&s);
+        return ret < 0 ? ret : check_pair(f, log);
+    }
+    if (!f->dit2 && (ret = look_partner(&f->dit2, &wanted, f->dit, log)) > 0 &&
+        wan_expert_of(f->dit) == WAN_EXPERT_LOW) {
+        char *low = f->dit;
+
+        f->dit = f->dit2;
+        f->dit2 = low;
+    }
+    if (!ret && !f->dit2)
+        find_alone(f, wanted, log);
+    free(wanted);
+    if (ret >= 0 && f->dit2)
+        wan_log(log, WAN_LOG_INFO, "%s and %s: the high-noise and the "
+                "low-noise expert, by their names", f->dit, f->dit2);
+    return ret < 0 ? ret : 0;
+}
+
+/* The other parts lie beside a folder that holds a transformer alone. A folder
+ * by Diffusers' name that was given itself may hold all. */
+static int leave_subfolder(WanFiles *f, const WanLog *log)
+{
+    const int diffusers = ends_in(f->base, "transformer");
+    char *up;
+
+    if (!(diffusers && (f->single || f->dit2)) &&
+        !ends_in(f->base, "transformer_2") &&
+        !ends_in(f->base, expert_folders[0]) &&
+        !ends_in(f->base, expert_folders[1]))
+        return 0;
+    if (!(up = wan_path_join(f->base, "..")))
+        return wan_error_memory(log, f->base, "its path");
+    free(f->base);
+    f->base = up;
+    return 0;
+}
+
+/* The transformer of a directory: by its name, or the one that is one, or the
+ * pair. */
 static int find_dit_in(WanFiles *f, const char *path, const WanModelParams *p,
                        const WanLog *log)
 {
-    static const char *const experts[] = { "high_noise_model/*.safetensors",
-                                           NULL };
     const WanInterrupt interrupt = { p->interrupted, p->interrupted_opaque };
-    WanSearch s = search_for(WAN_PART_DIT, &interrupt, log);
+    WanSearch s = search_for(WAN_PART_DIT, &parts[WAN_PART_DIT], &interrupt,
+                             log);
     int ret = look(&f->dit, path, dit_names, log);
 
-    if (!ret && (ret = look(&f->dit, path, experts, log)) > 0)
-        return wan_error(log, WAN_ERR(ENOSYS), "%s: Wan 2.2's two experts, "
-                         "high_noise_model and low_noise_model, are not "
-                         "supported", path);
-    if (!ret && !(ret = wan_search(&f->dit, &s, path)))
+    if (!ret && !(ret = look_experts(f, path, p, log)) &&
+        !(ret = wan_search(&f->dit, &s, path)))
         ret = missing("transformer", path, dit_names, &s, NULL, log);
     wan_search_end(&s);
     return ret;
@@ -478,7 +626,6 @@ static int find_dit(WanFiles *f, const char *path, const WanModelParams *p,
                     const WanLog *log)
 {
     int ret = kind_of(path, log);
-    char *up;
 
     switch (ret) {
     case KIND_NONE:
@@ -487,12 +634,6 @@ static int find_dit(WanFiles *f, const char *path, const WanModelParams *p,
         f->single = 1;
         f->dit = strdup(path);
         f->base = wan_path_parent(path);
-        if (f->base && (ends_in(f->base, "transformer") ||
-                        ends_in(f->base, "transformer_2"))) {
-            up = wan_path_join(f->base, "..");  // Diffusers' subdirectory
-            free(f->base);
-            f->base = up;
-        }
         break;
     case KIND_DIR:
         f->base = strdup(path);
@@ -503,6 +644,13 @@ static int find_dit(WanFiles *f, const char *path, const WanModelParams *p,
         return ret;
     }
     return f->base && f->dit ? 0 : wan_error_memory(log, path, "its path");
+}
+
+/* What lies beside a transformer's file under that name, or *out stays NULL. */
+static int look_beside(char **out, const char *file, const char *name,
+                       const WanLog *log)
+{
+    return file ? wan_files_beside(out, file, name, log) : 0;
 }
 
 /* ComfyUI's folders around the transformer in dir, and where LoRA files lie. A
@@ -556,12 +704,17 @@ int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log)
     free(path);
     if (ret < 0)
         return ret;
+    if ((ret = find_second(f, p, log)) < 0 ||
+        (ret = leave_subfolder(f, log)) < 0)
+        return ret;
     dir = wan_path_parent(f->dit);
     if (!dir)
         return wan_error_memory(log, f->dit, "its path");
-    ret = check_experts(f, dir, log);
+    ret = look_one(&f->config, dir, "config.json", log);
     if (ret >= 0)
-        ret = look_one(&f->config, dir, "config.json", log);
+        ret = look_beside(&f->config2, f->dit2, "config.json", log);
+    if (ret >= 0 && f->dit2 && ends_in(dir, "transformer"))
+        ret = look_one(&f->index, f->base, "model_index.json", log);
     if (ret >= 0)
         ret = find_models(f, dir, log);
     free(dir);
@@ -624,6 +777,9 @@ void wan_files_free(WanFiles *f)
     free(f->loras);
     free(f->dit);
     free(f->config);
+    free(f->dit2);
+    free(f->config2);
+    free(f->index);
     free(f->t5);
     free(f->vae);
     free(f->tokenizer);

@@ -18,6 +18,12 @@ typedef struct WanFiles {
                         // may be NULL
     char *dit;          // weight file or index
     char *config;       // the transformer's config.json; may be NULL
+    char *dit2;         // of two experts the low-noise one; NULL: there is one
+                        // transformer
+    char *config2;      // its config.json; may be NULL
+    char *index;        // model_index.json, of Diffusers' pair; may be NULL
+    WanExpert alone;    // the one expert that dit is by its names, of a pair
+                        // whose other one is not there
     char *t5, *vae;     // weight files or indices; NULL: inside dit
     char *tokenizer;    // spiece.model; NULL: look inside the text encoder
     char *clip;         // wan_files_find_clip()
@@ -35,7 +41,7 @@ typedef struct WanFiles {
  * @param f  zeroed by the caller but for without; wan_files_free() in any case
  * @return 0; WAN_ERR(ENOENT): the line names the part, what was looked for and
  *         where; WAN_ERR(EINVAL): no path, or several files that could be
- *         meant; WAN_ERR(ENOSYS): two experts; WAN_CANCELLED; WAN_ERR(ENOMEM);
+ *         meant, or experts that are no pair; WAN_CANCELLED; WAN_ERR(ENOMEM);
  *         or as wan_error_file() has it
  */
 int wan_files_find(WanFiles *f, const WanModelParams *p, const WanLog *log);

@@ -56,6 +56,7 @@ struct WanJob {
     int previewed;                  // the unit just done has a picture
     int frames_ready, frames_given; // in rgb
     int64_t frames_total;           // handed out so far
+    int expert;                     // number of the one that makes the steps
     int error;                      // what ended the job, 0: nothing
 };
 
@@ -72,6 +73,7 @@ static WanRequest defaults(const WanModel *m)
         .warp = m->preset ? m->preset->warp : 0, .sigma_max = WAN_RCM_SIGMA,
         .rng_threads = 270336,      // an H100's launch
         .strength = 0.8,            // as Diffusers has it
+        .boundary = i->boundary,
     };
 }
 
@@ -89,6 +91,8 @@ int wan_request_preset(WanRequest *r, const WanModel *m, const char *name)
         own.sampler = p ? p->sampler : WAN_SAMPLER_UNIPC;
         own.steps = p ? p->steps : m->plain.steps;
         own.guidance = p ? 1 : m->plain.guidance;
+        if (own.guidance != m->info.guidance)
+            own.guidance2 = p ? 1 : m->plain.guidance2;
         own.shift = p && p->shift ? p->shift : m->plain.shift;
         own.warp = p ? p->warp : 0;
     }
@@ -96,6 +100,7 @@ int wan_request_preset(WanRequest *r, const WanModel *m, const char *name)
     r->sampler = own.sampler;
     r->steps = own.steps;
     r->guidance = own.guidance;
+    r->guidance2 = own.guidance2;
     r->shift = own.shift;
     r->timesteps = NULL;
     r->nb_timesteps = 0;
@@ -138,6 +143,10 @@ static int take_request(Request *out, const WanRequest *r, const WanModel *m)
         return ret;
     if (!out->rq.sigma_max)
         out->rq.sigma_max = WAN_RCM_SIGMA;
+    if (!out->rq.guidance2)
+        out->rq.guidance2 = m->info.experts > 1 &&
+                            out->rq.guidance == m->info.guidance
+                            ? m->info.guidance2 : out->rq.guidance;
     return take_image(&out->rq.last_image, &out->image[1], m);
 }
 
@@ -201,6 +210,25 @@ static int check_sampling(const WanRequest *r, const WanModel *m)
     return r->timesteps || r->nb_timesteps ? check_timesteps(r, m) : 0;
 }
 
+/* What two experts have and one transformer has not. */
+static int check_experts(const WanRequest *r, const WanModel *m)
+{
+    const int one = m->info.experts < 2;
+
+    if (!(r->boundary >= 0 && r->boundary <= 1))
+        return bad(m, "boundary", "%g; 0 to 1 can be", r->boundary);
+    if (!(r->guidance2 >= 0 && r->guidance2 <= WAN_MAX_GUIDANCE))
+        return bad(m, "guidance2", "%g; 0 to %g can be", r->guidance2,
+                   WAN_MAX_GUIDANCE);
+    if (one && r->boundary)
+        return bad(m, "boundary", "%g, but %s has one transformer and no two "
+                   "experts", r->boundary, m->info.name);
+    if (one && r->guidance2 != r->guidance)
+        return bad(m, "guidance2", "%g, but %s has one transformer and no two "
+                   "experts", r->guidance2, m->info.name);
+    return 0;
+}
+
 static int check_request(const WanRequest *r, const WanModel *m)
 {
     const int k = m->info.size_multiple, max = m->info.size_max;
@@ -226,7 +254,7 @@ static int check_request(const WanRequest *r, const WanModel *m)
     if (!(r->shift >= WAN_MIN_SHIFT && r->shift <= WAN_MAX_SHIFT))
         return bad(m, "shift", "%g; %g to %g can be", r->shift, WAN_MIN_SHIFT,
                    WAN_MAX_SHIFT);
-    if (check_sampling(r, m) < 0)
+    if (check_experts(r, m) < 0 || check_sampling(r, m) < 0)
         return WAN_ERR(EINVAL);
     if ((unsigned)r->rng > WAN_RNG_CPU)
         return bad(m, "rng", "%d is none", r->rng);
@@ -287,9 +315,21 @@ static int sampled_frames(const WanJob *j)
     return latent_frames(&j->rq) + wan_condition_lead(&j->condition);
 }
 
+/* Whether any step has two branches. */
 static int guided(const WanRequest *r)
 {
-    return r->guidance != 1;
+    return wan_stepcache_branches(r) > 1;
+}
+
+/* Number of the expert that makes step i. */
+static int expert_of(const WanJob *j, int i)
+{
+    return wan_model_expert(j->model, j->rq.boundary, j->schedule.timestep[i]);
+}
+
+static double guidance_of(const WanJob *j, int expert)
+{
+    return expert ? j->rq.guidance2 : j->rq.guidance;
 }
 
 /* A draw from the request's generator into t: the first for the first x, the
@@ -373,16 +413,22 @@ static void take_text(WanJob *j, int branch)
                                                      : "context_null");
 }
 
+static int stage_of(int expert)
+{
+    return expert ? WAN_PAGER_SECOND : WAN_STAGE_STEPS;
+}
+
 /* What all steps share: keys and values of the prompts and the image, rotary
  * tables. */
 static void begin_steps(WanJob *j)
 {
     const WanTensor *x = &j->solver[WAN_S_X];
+    const WanDit *dit = wan_model_dit(j->model, j->expert = expert_of(j, 0));
 
-    wan_dev_stage(j->dev, WAN_STAGE_STEPS);
+    wan_dev_stage(j->dev, stage_of(j->expert));
     for (int i = 0; i <= guided(&j->rq); i++)
-        wan_dit_text(j->dev, &j->context[i], &j->model->dit, &j->text[i]);
-    wan_condition_begin_steps(&j->condition, j->dev);
+        wan_dit_text(j->dev, &j->context[i], dit, &j->text[i]);
+    wan_condition_begin_steps(&j->condition, j->dev, dit);
     wan_condition_start(&j->condition, j->dev, &j->solver[WAN_S_X],
                         1 - j->schedule.start);
     wan_condition_keep(&j->condition, j->dev, &j->solver[WAN_S_X]);
@@ -390,9 +436,58 @@ static void begin_steps(WanJob *j)
     wan_dit_rope(j->dev, &j->rope, &j->model->dit.config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
     wan_stepcache_begin(j->dev, &j->cache, &j->model->dit.config, x);
+    wan_stepcache_restart(&j->cache, 0, 1 + (guidance_of(j, j->expert) != 1));
     if (j->rq.preview)
         wan_preview_begin(j->dev, &j->preview, &j->model->vae, x,
                           wan_condition_lead(&j->condition));
+}
+
+/* The other expert takes over at step i: its weights take the place of those
+ * that rest, and what the steps share is made anew where it depends on them.
+ * The solver goes on. */
+static void change_expert(WanJob *j, int i)
+{
+    const int expert = expert_of(j, i);
+    const WanDit *dit = wan_model_dit(j->model, expert);
+    const WanWeights *rests = wan_model_expert_file(j->model, j->expert);
+
+    wan_dev_stage(j->dev, stage_of(expert));
+    if (rests && !j->dev->plan)
+        wan_weights_leave(rests, "");
+    for (int b = 0; b <= guided(&j->rq); b++)
+        wan_dit_text_again(j->dev, &j->context[b], dit, &j->text[b]);
+    wan_condition_begin_steps(&j->condition, j->dev, dit);
+    wan_stepcache_restart(&j->cache, i, 1 + (guidance_of(j, expert) != 1));
+    j->expert = expert;
+}
+
+static int is_cancelled(void *opaque)
+{
+    return wan_dev_cancelled(opaque);
+}
+
+/* In an expert's last step, when a block was used: its pages make room for
+ * those of the same block of the expert that follows, which are read while the
+ * blocks behind it compute. */
+static void hand_over(void *opaque, int block)
+{
+    WanJob *j = opaque;
+    const WanInterrupt interrupt = { is_cancelled, j->dev };
+    const WanWeights *rests = wan_model_expert_file(j->model, j->expert);
+    const WanWeights *next = wan_model_expert_file(j->model, !j->expert);
+    char prefix[32];
+
+    snprintf(prefix, sizeof(prefix), "blocks.%d.", block);
+    if (rests)
+        wan_weights_leave(rests, prefix);
+    if (next)
+        wan_weights_expect(next, prefix, &interrupt);
+}
+
+/* Whether another expert makes the step behind i. */
+static int is_last_of_expert(const WanJob *j, int i)
+{
+    return i + 1 < j->schedule.steps && expert_of(j, i + 1) != j->expert;
 }
 
 /* V = v_u + g (v_c - v_u) at X, then the solver's sums. */
@@ -400,8 +495,9 @@ static void denoise(WanJob *j, int i)
 {
     WanDev *d = j->dev;
     const WanMark mark = wan_mark(d);
-    const WanDit *dit = &j->model->dit;
-    const double g = j->rq.guidance;
+    const WanDit *dit = wan_model_dit(j->model, j->expert);
+    const double g = guidance_of(j, j->expert);
+    const int ends = is_last_of_expert(j, i) && !d->plan;
     WanTensor *s = j->solver;
     WanDitInput in = { .dit = dit, .text = j->context, .rope = &j->rope };
     WanCombination c[WAN_MAX_COMBINATIONS];
@@ -412,13 +508,15 @@ static void denoise(WanJob *j, int i)
     in.image = wan_condition_context(&j->condition);
     in.vace = wan_condition_vace(&j->condition, &in.nb_vace);
     in.time = &time;
-    wan_condition_time(&j->condition, d, &time, j->schedule.timestep[i]);
+    in.after = ends ? hand_over : NULL;
+    in.opaque = j;
+    wan_condition_time(&j->condition, d, &time, dit, j->schedule.timestep[i]);
     WanTensor v[2] = { s[WAN_S_V] };            // COND, UNCOND
-    if (guided(&j->rq))
+    if (g != 1)
         v[UNCOND] = wan_tmp_like(d, &s[WAN_S_V]);
     wan_stepcache_forward(d, &j->cache, i, v, &s[WAN_S_X], &in);
     wan_section(d, "guidance and solver");
-    if (guided(&j->rq)) {
+    if (g != 1) {
         const WanTensor *both[] = { &v[COND], &v[UNCOND] };
 
         wan_op_lincomb(d, &s[WAN_S_V], 2, (double[]){ g, 1 - g }, both);
@@ -536,6 +634,8 @@ static int init_steps(WanJob *j, int measure)
  * most what is available. */
 static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
 {
+    int64_t second;
+
     *bytes = out->work_bytes;
     if (!j->pager) {                // images wait in the same memory
         out->work_bytes += wan_condition_bytes(&j->condition);
@@ -552,8 +652,30 @@ static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
     if (*bytes >= out->least_bytes) {
         wan_pager_fit(j->pager, *bytes);
         out->stream_bytes = wan_pager_streams(j->pager, WAN_STAGE_STEPS);
+        second = wan_pager_streams(j->pager, WAN_PAGER_SECOND);
+        if (second > out->stream_bytes)
+            out->stream_bytes = second;
     }
     return 0;
+}
+
+/* The step that the second expert makes last stands for all of its. What a
+ * step costs is the mean: one of them may be guided alone. */
+static void plan_second(WanPlan *out, WanJob *j)
+{
+    const int steps = j->schedule.steps, before = j->expert;
+    double flops;
+    int first = 0;
+
+    change_expert(j, steps - 1);
+    wan_dev_repeat(j->dev);
+    flops = j->dev->flops;
+    denoise(j, steps - 1);
+    flops = j->dev->flops - flops;
+    while (expert_of(j, first) == before)
+        first++;
+    out->step_flops = (first * out->step_flops + (steps - first) * flops) /
+                      steps;
 }
 
 /* The whole pipeline on the plan backend: j has request and id counts. The
@@ -599,6 +721,8 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
     before = j->dev->flops;
     denoise(j, 0);
     out->step_flops = j->dev->flops - before;
+    if (expert_of(j, j->schedule.steps - 1) != j->expert)
+        plan_second(out, j);
     if (j->rq.preview)
         wan_op_image(j->dev, NULL, &j->preview.rgb);
     begin_decode(j);
@@ -723,6 +847,21 @@ static int large_image(const WanJob *j)
     return ret < 0 || !fits(&plan) ? -1 : large;
 }
 
+/* Which steps each of two experts makes. */
+static void say_experts(const WanJob *j)
+{
+    const WanRequest *r = &j->rq;
+    int first = 0;
+
+    if (j->model->info.experts < 2)
+        return;
+    while (first < j->schedule.steps && !expert_of(j, first))
+        first++;
+    wan_log(&j->model->log, WAN_LOG_INFO, "steps for the high-noise expert: "
+            "%d, guidance %g; for the low-noise one: %d, guidance %g", first,
+            r->guidance, j->schedule.steps - first, r->guidance2);
+}
+
 /* Whether it fits, and what does not. */
 static int check_memory(const WanJob *j, const WanPlan *p)
 {
@@ -812,6 +951,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
         goto fail;
     j->dev->pager = j->pager;
     j->progress.total = 1 + guided(&j->rq);
+    say_experts(j);
     *out = j;
     return 0;
 fail:
@@ -901,6 +1041,8 @@ int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
     case WAN_STAGE_STEPS:
         if (!j->unit)
             begin_steps(j);
+        else if (expert_of(j, j->unit) != j->expert)
+            change_expert(j, j->unit);
         denoise(j, j->unit);
         p->calls = j->cache.calls;
         p->skipped = j->cache.skipped;

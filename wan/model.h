@@ -29,14 +29,18 @@ struct WanModel {
     const WanPreset *preset;    // recognised; NULL: none
     struct {                    // of info, without it
         int steps;
-        double guidance, shift;
+        double guidance, guidance2, shift;
     } plain;
 
     WanWeights *files[4];       // transformer, text encoder, VAE, CLIP; NULL:
                                 // inside the transformer's
+    WanWeights *file2;          // of two experts the low-noise one's
     WanNaming naming[4];        // of the parts
+    WanNaming naming2;          // of file2
     WanPool pool;               // their small tensors in f32
-    WanDit dit;
+    WanDit dit;                 // of two experts the high-noise one
+    WanDit dit2;                // the low-noise one; absent without
+                                // info.experts
     WanT5 t5;
     WanCodec vae;
     WanClip clip;               // of image models
@@ -52,6 +56,27 @@ static inline const WanWeights *wan_model_weights(const WanModel *m,
                                                   WanPart part)
 {
     return m->files[part] ? m->files[part] : m->files[0];
+}
+
+/* The transformers: number 0, and of two experts 1. */
+static inline const WanDit *wan_model_dit(const WanModel *m, int expert)
+{
+    return expert ? &m->dit2 : &m->dit;
+}
+
+/* Number of the one that makes a step at that timestep, 0 to 1000, when the
+ * second takes over below that boundary. */
+static inline int wan_model_expert(const WanModel *m, double boundary,
+                                   double t)
+{
+    return m->info.experts > 1 && !(t >= boundary * 1000);
+}
+
+/* Its files; NULL: it has none. */
+static inline const WanWeights *wan_model_expert_file(const WanModel *m,
+                                                      int expert)
+{
+    return expert ? m->file2 : m->files[WAN_PART_DIT];
 }
 
 /* Take another reference. */

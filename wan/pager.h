@@ -27,7 +27,8 @@
 
 #define WAN_PAGE_ALIGN 256
 #define WAN_PAGE_PARTS 3            // Q, K and V
-#define WAN_PAGER_STAGES 4          // as enum WanStage
+#define WAN_PAGER_STAGES 5          // as enum WanStage, and
+#define WAN_PAGER_SECOND 4          // the steps of the second of two experts
 
 typedef enum WanPageState {
     WAN_PAGE_ABSENT,                // not there

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "codec.h"
+#include "experts.h"
 #include "files.h"
 #include "places.h"
 
@@ -382,12 +383,39 @@ static void append(char *dst, size_t size, const char *fmt, ...)
     va_end(ap);
 }
 
+/* Of two transformers that were found the high-noise expert, if by their names
+ * they are a pair; else NULL. */
+static const WanSeen *pair_among(const WanSearch *s)
+{
+    const WanSeen *high = NULL, *low = NULL;
+    char *partner;
+    int pair;
+
+    for (int i = 0; i < s->nb_seen; i++) {
+        const WanSeen *seen = &s->seen[i];
+
+        if (!seen->path)
+            continue;
+        if (wan_expert_of(seen->path) == WAN_EXPERT_HIGH && !high)
+            high = seen;
+        else if (wan_expert_of(seen->path) == WAN_EXPERT_LOW && !low)
+            low = seen;
+        else
+            return NULL;
+    }
+    if (!high || !low || wan_expert_partner(&partner, high->path) < 0)
+        return NULL;
+    pair = partner && !strcmp(partner, low->path);
+    free(partner);
+    return pair ? high : NULL;
+}
+
 /* The one that was found in root, if one is best. */
 static int choose(char **out, WanSearch *s, const char *root)
 {
     const size_t n_root = strlen(root);
     const size_t skip = n_root + (root[n_root - 1] != '/');
-    const WanSeen *best = NULL;
+    const WanSeen *best = NULL, *pair = NULL;
     char list[512] = "";
     int n = 0;
 
@@ -396,7 +424,9 @@ static int choose(char **out, WanSearch *s, const char *root)
             best = &s->seen[i];
     if (!best)
         return 0;
-    for (int i = 0; i < s->nb_seen; i++)
+    if (s->part == WAN_PART_DIT && (pair = pair_among(s)))
+        best = pair;
+    for (int i = 0; i < s->nb_seen && !pair; i++)
         if (s->seen[i].path && s->seen[i].width == best->width)
             append(list, sizeof(list), "%s%s", n++ ? ", " : "",
                    s->seen[i].path + skip);

@@ -23,6 +23,11 @@
 
 /* ------------------------------------------------------------- requests */
 
+int wan_stepcache_branches(const WanRequest *r)
+{
+    return 1 + (r->guidance != 1 || (r->guidance2 && r->guidance2 != 1));
+}
+
 __attribute__((format(printf, 3, 4)))
 static int bad(const WanLog *log, const char *option, const char *fmt, ...)
 {
@@ -71,7 +76,7 @@ static int init_easy(WanStepCache *c, const WanRequest *r, const WanLog *log)
 static int find_table(WanCacheTable *t, int published, const WanRequest *r,
                       const WanModelInfo *info, const WanLog *log)
 {
-    const int branches = 1 + (r->guidance != 1);
+    const int branches = wan_stepcache_branches(r);
     int ret;
 
     if (!r->cache_table)
@@ -86,7 +91,8 @@ static int find_table(WanCacheTable *t, int published, const WanRequest *r,
                    "%s", r->cache_table, t->model, info->name);
     if (t->branches < branches)
         return bad(log, "cache_table", "%s was measured without guidance, "
-                   "which is %g here", r->cache_table, r->guidance);
+                   "which is %g here", r->cache_table, r->guidance != 1
+                   ? r->guidance : r->guidance2);
     return 0;
 }
 
@@ -118,12 +124,12 @@ static int init_mag(WanStepCache *c, const WanRequest *r,
 int wan_stepcache_init(WanStepCache *c, const WanRequest *r,
                        const WanModelInfo *info, const WanLog *log)
 {
-    const int ret = check_kind(r, log);
+    const int ret = check_kind(r, log), n = wan_stepcache_branches(r);
 
     if (ret < 0)
         return ret;
     *c = (WanStepCache){ .kind = r->cache, .steps = r->steps,
-                         .branches = 1 + (r->guidance != 1) };
+                         .most = n, .branches = n };
     if (r->video)
         c->steps -= wan_schedule_first(r->steps, r->strength);
     return c->kind == WAN_CACHE_EASY ? init_easy(c, r, log) :
@@ -132,15 +138,17 @@ int wan_stepcache_init(WanStepCache *c, const WanRequest *r,
 
 void wan_stepcache_measure(WanStepCache *c, const WanRequest *r)
 {
+    const int n = wan_stepcache_branches(r);
+
     *c = (WanStepCache){ .kind = WAN_CACHE_MAG, .steps = r->steps,
-                         .branches = 1 + (r->guidance != 1),
+                         .most = n, .branches = n,
                          .retain = 2 * r->steps, .measuring = 1 };
 }
 
 void wan_stepcache_measured(WanCacheTable *t, const WanStepCache *c,
                             const WanModelInfo *info)
 {
-    *t = (WanCacheTable){ .steps = c->steps, .branches = c->branches };
+    *t = (WanCacheTable){ .steps = c->steps, .branches = c->most };
     snprintf(t->model, sizeof(t->model), "%s", info->name);
     memcpy(t->ratio, c->ratio, sizeof(t->ratio));
 }
@@ -157,7 +165,7 @@ static int count(WanStepCache *c, int branch, int computed)
 
 int wan_easycache_asks(const WanStepCache *c, int i)
 {
-    return i && i >= c->retain && i < c->steps - 1;
+    return i > c->first && i >= c->retain && i < c->steps - 1;
 }
 
 /* The error is what v may have changed by, as a part of it: the rate at which
@@ -189,7 +197,7 @@ int wan_magcache_rule(WanStepCache *c, int i, int b)
 {
     int computed = 1;
 
-    if (2 * i + b >= c->retain && i) {
+    if (2 * i + b >= c->retain && i > c->first) {
         c->change[b] *= c->ratio[b][i];
         c->skips[b]++;
         c->error[b] += fabs(1 - c->change[b]);
@@ -210,12 +218,8 @@ void wan_stepcache_begin(WanDev *d, WanStepCache *c, const WanDitConfig *dit,
 {
     const int64_t L = wan_count(x) / (4 * x->dim[0]);
 
-    c->rate = NAN;
     c->calls = c->skipped = 0;
-    for (int b = 0; b < c->branches; b++) {
-        c->error[b] = c->skips[b] = 0;
-        c->change[b] = 1;
-    }
+    wan_stepcache_restart(c, 0, c->most);
     if (c->kind == WAN_CACHE_EASY) {
         c->before = wan_tmp_like(d, x);
         c->input = wan_tmp_like(d, x);
@@ -230,6 +234,17 @@ void wan_stepcache_begin(WanDev *d, WanStepCache *c, const WanDitConfig *dit,
             c->norms[b] = wan_tmp(d, L);
             c->last_norms[b] = wan_tmp(d, L);
         }
+    }
+}
+
+void wan_stepcache_restart(WanStepCache *c, int i, int branches)
+{
+    c->first = i;
+    c->branches = branches;
+    c->rate = NAN;
+    for (int b = 0; b < branches; b++) {
+        c->error[b] = c->skips[b] = 0;
+        c->change[b] = 1;
     }
 }
 
@@ -275,7 +290,7 @@ static void easy_forward(WanDev *d, WanStepCache *c, int i, WanTensor v[],
         return;
     }
     wan_dit_forward(d, v, c->branches, in);
-    if (i)
+    if (i > c->first)
         wan_easycache_computed(c, mean_abs(d, c, &v[0], &c->output),
                                mean_abs(d, c, x, &c->input));
     wan_op_copy(d, &c->input, x);
@@ -299,13 +314,13 @@ static void measure(WanDev *d, WanStepCache *c, int i, int b)
         return;
     }
     wan_op_row_norm(d, &c->norms[b], &c->residual[b], NULL, 2);
-    if (i) {
+    if (i > c->first) {
         wan_op_download(d, host, &c->norms[b]);
         wan_op_download(d, host + L, &c->last_norms[b]);
     }
     for (int64_t k = 0; k < L; k++)
         sum += (double)host[k] / host[L + k];
-    c->ratio[b][i] = i ? rint(sum / L * 1e5) / 1e5 : 1;
+    c->ratio[b][i] = i > c->first ? rint(sum / L * 1e5) / 1e5 : 1;
     wan_op_copy(d, &c->last_norms[b], &c->norms[b]);
     free(host);
 }

@@ -21,7 +21,9 @@
 
 typedef struct WanStepCache {
     enum WanCache kind;
-    int steps, branches;        // N; 2 with guidance
+    int steps, most;            // N; branches of any step
+    int branches;               // now: 2 with guidance
+    int first;                  // step before which it remembers nothing
     double threshold;           // tau
     int retain;                 // EasyCache: steps, MagCache: calls, that are
                                 // computed in any case
@@ -57,6 +59,9 @@ typedef struct WanStepCache {
 int wan_stepcache_init(WanStepCache *c, const WanRequest *r,
                        const WanModelInfo *info, const WanLog *log);
 
+/* Branches of guidance: 1 where no guidance is needed. */
+int wan_stepcache_branches(const WanRequest *r);
+
 /* Instead: MagCache that measures its ratios and skips nothing. */
 void wan_stepcache_measure(WanStepCache *c, const WanRequest *r);
 
@@ -84,6 +89,10 @@ int wan_magcache_rule(WanStepCache *c, int i, int branch);
 /* Take what the steps remember from the arena; x: the latent. */
 void wan_stepcache_begin(WanDev *d, WanStepCache *c, const WanDitConfig *dit,
                          const WanTensor *x);
+
+/* Another transformer takes over at step i, with that many branches, at most
+ * those that it began with: what the other one did says nothing of it. */
+void wan_stepcache_restart(WanStepCache *c, int i, int branches);
 
 /* Step i's wan_dit_forward(), or what stands for it. x: the latent, which is
  * the input's without what image models join to it; v: no tensor of the

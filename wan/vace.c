@@ -137,16 +137,16 @@ int wan_source_frame(int frame, int frames, int nb, double rate)
     return i;
 }
 
-/* The source's own positions, or as many as are asked for, a frame; as many
- * frames as it has, or as the tokens that are asked for make of that. What then
- * is left of the tokens is not used. */
+/* A frame has as many positions as the source, or as are asked for; there are as
+ * many frames as the source has, or as the tokens that are asked for make of
+ * that. */
 int wan_request_fit_video(WanRequest *r, const WanModel *m, int width,
                           int height, int nb)
 {
     const int k = m->info.size_multiple;
     const double most = (double)r->width * r->height / (k * k);
     const double tokens = most * ((r->frames - 1) / WAN_TIME_STRIDE + 1);
-    double area = fmin(most, (double)(height / k) * (width / k));
+    const double area = fmin(most, (double)(height / k) * (width / k));
     int T, h = 0, w = 0;
 
     if (width < k || height < k || nb < 1 || !(area >= 1 && tokens >= area))
@@ -154,7 +154,6 @@ int wan_request_fit_video(WanRequest *r, const WanModel *m, int width,
                    "is the least", nb, width, height, k, k);
     T = (int)fmin(fmin((nb - 1) / WAN_TIME_STRIDE, WAN_MAX_FRAMES /
                        WAN_TIME_STRIDE) + 1, floor(tokens / area));
-    area = fmin(area, floor(tokens / T));
     h = (int)rint(sqrt(area * ((double)height / width)));
     if (h > 0)
         w = (int)(area / h);
@@ -546,12 +545,12 @@ void wan_vace_encode(WanCondition *c, WanDev *d, int i)
     wan_tap(d, &c->vace.context[k].context, "vace_context");
 }
 
-void wan_vace_begin_steps(WanCondition *c, WanDev *d)
+void wan_vace_begin_steps(WanCondition *c, WanDev *d, const WanDit *dit)
 {
     for (int k = 0; k < c->vace.nb; k++) {
         WanTensor *scale = &c->vace.context[k].scale;
 
-        *scale = wan_tmp(d, c->model->dit.config.dim);
+        *scale = wan_tmp(d, dit->config.dim);
         wan_op_fill(d, scale, (float)c->vace.scale[k]);
     }
 }

@@ -45,6 +45,7 @@ void wan_vace_reserve(struct WanCondition *c, WanDev *d,
                       const WanTensor *latent);
 int wan_vace_units(const struct WanCondition *c);
 void wan_vace_encode(struct WanCondition *c, WanDev *d, int i);
-void wan_vace_begin_steps(struct WanCondition *c, WanDev *d);
+void wan_vace_begin_steps(struct WanCondition *c, WanDev *d,
+                          const WanDit *dit);
 
 #endif /* WAN_VACE_H */

@@ -108,34 +108,40 @@ static void settle(WanBinder *b, WanModel *m)
 
 /* The keys of the checkpoint's config.json: that inside the file, else the one
  * beside it. 1, or 0: there is none. */
-static int read_config(WanConfigFile *keys, const WanModel *m,
-                       const WanFiles *f)
+static int read_config(WanConfigFile *keys, const WanWeights *w,
+                       const char *beside, const WanLog *log)
 {
-    const char *inside = wan_weights_metadata(m->files[0], WAN_CONFIG_KEY);
+    const char *inside = wan_weights_metadata(w, WAN_CONFIG_KEY);
     size_t bytes;
     char *text;
     int ret;
 
     if (inside) {
-        ret = wan_config_parse(keys, inside, strlen(inside), f->dit, &m->log);
+        ret = wan_config_parse(keys, inside, strlen(inside),
+                               wan_weights_path(w), log);
         return ret < 0 ? ret : 1;
     }
-    if (!f->config)
+    if (!beside)
         return 0;
-    ret = wan_read_file(&text, &bytes, f->config, 1 << 20, &m->log);
+    ret = wan_read_file(&text, &bytes, beside, 1 << 20, log);
     if (ret < 0)
         return ret;
-    ret = wan_config_parse(keys, text, bytes, f->config, &m->log);
+    ret = wan_config_parse(keys, text, bytes, beside, log);
     free(text);
     return ret < 0 ? ret : 1;
 }
 
 static void describe(WanModel *m, const WanDitConfig *c,
-                     const WanConfigFile *file, const char *path)
+                     const WanConfigFile *file, const char *path,
+                     WanExpert alone)
 {
-    wan_config_defaults(&m->info, c, file, path, m->name, sizeof(m->name));
+    wan_config_defaults(&m->info, c, file, path, alone, m->name,
+                        sizeof(m->name));
+    m->info.images_needed = wan_condition_needs(m);
+    m->info.images_most = wan_condition_images(m);
     m->plain.steps = m->info.steps;
     m->plain.guidance = m->info.guidance;
+    m->plain.guidance2 = m->info.guidance2;
     m->plain.shift = m->info.shift;
 }
 
@@ -185,6 +191,8 @@ static int recognise(WanModel *m, const char *path, const WanLora *lora,
         info->steps = p->steps;
     if (!file || file->guidance < 0)
         info->guidance = 1;
+    if (info->experts > 1 && (!file || file->guidance2 < 0))
+        info->guidance2 = info->guidance;
     if ((!file || file->shift < 0) && p->shift)
         info->shift = p->shift;
     wan_log(&m->log, WAN_LOG_INFO, "%s: %s, by %s: preset %s, which is %d "
@@ -194,43 +202,125 @@ static int recognise(WanModel *m, const char *path, const WanLora *lora,
     return 0;
 }
 
+/* A transformer's file, and what it is. */
+typedef struct Found {
+    WanWeights *w;              // the model's
+    WanNaming naming;
+    WanDitConfig config;
+    WanConfigFile keys;
+    int have_keys;
+} Found;
+
+static int find_transformer(Found *x, WanWeights **w, const char *path,
+                            const char *config, const WanLog *log)
+{
+    int ret = wan_weights_open(w, path, log);
+
+    if (ret < 0 || (ret = read_config(&x->keys, *w, config, log)) < 0)
+        return ret;
+    x->w = *w;
+    x->have_keys = ret;
+    return wan_config_dit(&x->config, &x->naming, *w,
+                          x->have_keys ? &x->keys : NULL, log);
+}
+
+/* The boundary that Diffusers' index of a pair names, if the transformer's own
+ * config.json has none. */
+static int read_index(Found *x, const char *path, const WanLog *log)
+{
+    WanConfigFile index;
+    int ret;
+
+    if (!path || (x->have_keys && x->keys.boundary >= 0))
+        return 0;
+    if ((ret = read_config(&index, x->w, path, log)) < 0)
+        return ret;
+    if (!x->have_keys)
+        x->keys = index;
+    x->keys.boundary = index.boundary;
+    x->have_keys = 1;
+    return 0;
+}
+
+/* What the files are: one transformer or two of one shape. */
+static int find_transformers(Found x[WAN_EXPERTS], WanModel *m,
+                             const WanFiles *f)
+{
+    int ret = find_transformer(&x[0], &m->files[0], f->dit, f->config,
+                               &m->log);
+
+    if (ret < 0)
+        return ret;
+    if (!f->dit2) {
+        if (x[0].config.task == WAN_TASK_I2V && !x[0].config.clip_dim &&
+            !f->alone)
+            wan_log(&m->log, WAN_LOG_WARNING, "%s: one of Wan 2.2's two "
+                    "image-to-video experts, by its tensors: alone it makes "
+                    "all steps, and is half a model; option model2 names the "
+                    "low-noise one", f->dit);
+        return 0;
+    }
+    if ((ret = find_transformer(&x[1], &m->file2, f->dit2, f->config2,
+                                &m->log)) < 0 ||
+        (ret = wan_config_pair(&x[0].config, x[0].w, &x[1].config, x[1].w,
+                               &m->log)) < 0)
+        return ret;
+    x[0].config.experts = x[1].config.experts = WAN_EXPERTS;
+    return read_index(&x[0], f->index, &m->log);
+}
+
+/* Bind one of them, with the LoRA that is meant for it. */
+static int bind_dit(WanModel *m, int expert, const Found *x, WanLora *lora,
+                    const WanModelParams *p, const WanInterrupt *interrupt)
+{
+    WanDit *dit = expert ? &m->dit2 : &m->dit;
+    WanBinder b = { .part = WAN_PART_DIT, .pool = &m->pool, .log = &m->log,
+                    .interrupt = interrupt, .e4m3 = choose_e4m3(m, p),
+                    .weights = x->w, .naming = x->naming, .lora = lora };
+    int ret;
+
+    *(expert ? &m->naming2 : &m->naming[WAN_PART_DIT]) = x->naming;
+    if (m->shapes)
+        b.weights = NULL;
+    ret = wan_dit_bind(dit, &x->config, &b);
+    m->info.parameters = b.numbers;
+    if (ret >= 0 && lora)
+        ret = wan_lora_end(lora, &m->log);
+    if (ret >= 0 && dit->blocks[0].ffn[0].e4m3 && p->fp8 == WAN_FP8_AUTO)
+        wan_log(&m->log, WAN_LOG_INFO, "%s: its matrices are in fp8, and so "
+                "are products with them; with option fp8 off they are in BF16",
+                wan_weights_path(x->w));
+    return ret;
+}
+
 static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
                     const WanInterrupt *interrupt)
 {
-    WanBinder b = { .part = WAN_PART_DIT, .pool = &m->pool, .log = &m->log,
-                    .interrupt = interrupt, .e4m3 = choose_e4m3(m, p) };
-    const char *lora = p->lora;
-    WanConfigFile keys;
-    WanDitConfig c;
-    int ret, have_keys;
+    const int given = p->lora && *p->lora;
+    const WanConfigFile *keys;
+    WanLora *lora = NULL;
+    Found x[WAN_EXPERTS];
+    int ret = find_transformers(x, m, f);
 
-    if ((ret = wan_weights_open(&m->files[0], f->dit, &m->log)) < 0 ||
-        (ret = have_keys = read_config(&keys, m, f)) < 0)
-        return ret;
-    ret = wan_config_dit(&c, &b.naming, m->files[0], have_keys ? &keys : NULL,
-                         &m->log);
     if (ret < 0)
         return ret;
-    describe(m, &c, have_keys ? &keys : NULL, f->dit);
-    b.weights = m->files[0];
-    settle(&b, m);
-    if (lora && *lora &&
-        (ret = wan_lora_open(&b.lora, lora, f->loras,
-                             wan_dev_threads(m->threads), &m->log)) < 0)
-        return ret;
-    ret = recognise(m, f->dit, b.lora, have_keys ? &keys : NULL);
-    if (m->shapes)                  // merged by whoever asked for them
-        wan_lora_close(&b.lora);
-    if (ret >= 0)
-        ret = wan_dit_bind(&m->dit, &c, &b);
-    m->info.parameters = b.numbers;
-    if (ret >= 0 && b.lora)
-        ret = wan_lora_end(b.lora, &m->log);
-    if (ret >= 0 && m->dit.blocks[0].ffn[0].e4m3 && p->fp8 == WAN_FP8_AUTO)
-        wan_log(&m->log, WAN_LOG_INFO, "%s: its matrices are in fp8, and so "
-                "are products with them; with option fp8 off they are in BF16",
-                f->dit);
-    wan_lora_close(&b.lora);
+    keys = x[0].have_keys ? &x[0].keys : NULL;
+    describe(m, &x[0].config, keys, f->dit, f->alone);
+    for (int i = 0; i < m->info.experts && ret >= 0; i++) {
+        const WanExpert expert = m->info.experts < 2 ? WAN_EXPERT_NONE
+                                 : i ? WAN_EXPERT_LOW : WAN_EXPERT_HIGH;
+
+        if (given)
+            ret = wan_lora_open(&lora, p->lora, f->loras, expert,
+                                wan_dev_threads(m->threads), &m->log);
+        if (ret >= 0 && !i)
+            ret = recognise(m, f->dit, lora, keys);
+        if (m->shapes)                  // merged by whoever asked for them
+            wan_lora_close(&lora);
+        if (ret >= 0)
+            ret = bind_dit(m, i, &x[i], lora, p, interrupt);
+        wan_lora_close(&lora);
+    }
     return ret;
 }
 
@@ -449,11 +539,13 @@ static int open_parts(WanModel **out, const WanModelParams *params,
          (ret = open_tokenizer(m, &f, p->tokenizer)) < 0))
         goto fail;
 
+    m->info.weight_bytes = stored_bytes(m->file2);
     for (int i = 0; i < 4; i++)
         m->info.weight_bytes += stored_bytes(m->files[i]);
-    wan_log(&log, WAN_LOG_VERBOSE, "%s: %s, %.2f billion parameters, %.2f GB "
+    wan_log(&log, WAN_LOG_VERBOSE, "%s: %s, %.2f billion parameters%s, %.2f GB "
             "of weights in all", p->path, m->info.name,
-            m->info.parameters / 1e9, m->info.weight_bytes / 1e9);
+            m->info.parameters / 1e9, m->file2 ? " in each expert" : "",
+            m->info.weight_bytes / 1e9);
     m->loras = f.loras;
     f.loras = NULL;
     wan_files_free(&f);
@@ -492,11 +584,12 @@ int wan_model_open_shapes(WanModel **out, const char *name,
         return ret;
     if (!(m = model_alloc(p)))
         return WAN_ERR(ENOMEM);
-    describe(m, &dit, NULL, name);
+    describe(m, &dit, NULL, name, WAN_EXPERT_NONE);
     b.pool = &m->pool;
     b.log = &m->log;
     b.e4m3 = choose_e4m3(m, p);
-    ret = wan_dit_bind(&m->dit, &dit, &b);
+    if ((ret = wan_dit_bind(&m->dit, &dit, &b)) >= 0 && dit.experts > 1)
+        ret = wan_dit_bind(&m->dit2, &dit, &b);
     b.e4m3 = WAN_E4M3_NONE;
     if (ret < 0 ||
         (ret = wan_t5_bind(&m->t5, &t5, &b)) < 0 ||
@@ -541,6 +634,7 @@ void wan_model_close(WanModel **mp)
     if (!m || __atomic_sub_fetch(&m->refs, 1, __ATOMIC_ACQ_REL))
         return;
     wan_dit_free(&m->dit);
+    wan_dit_free(&m->dit2);
     wan_t5_free(&m->t5);
     wan_clip_free(&m->clip);
     wan_tokenizer_close(&m->tokenizer);
@@ -548,6 +642,7 @@ void wan_model_close(WanModel **mp)
     wan_pool_free(&m->pool);
     for (int i = 0; i < 4; i++)
         wan_weights_close(&m->files[i]);
+    wan_weights_close(&m->file2);
     free(m->device);
     free(m->spiece);
     free(m->loras);

@@ -17,7 +17,7 @@
 /**
  * @file
  * libwan turns a sentence, or a picture and a sentence, into video with the
- * open Wan 2.1 models.
+ * open Wan models, 2.1 and 2.2.
  *
  * Two objects. A WanModel is an opened checkpoint: to its users immutable,
  * shared by any number of threads and jobs; it keeps up to 32 MiB of encoded
@@ -192,7 +192,9 @@ typedef struct WanModelParams {
     /** LoRA files, path[=strength][|path...], merged into the transformer as it
      *  is opened (a copy of each weight they change); a path is a file or a
      *  folder with one, or else a name in the folder loras beside the model;
-     *  NULL: none. */
+     *  NULL: none. Of two experts a file changes the one that @high or @low at
+     *  the end of its item names; else the one that its tensors' or its own
+     *  name tells; else both. The log says which. */
     const char *lora;
     /** "auto", "cpu", "cuda", "cuda:N"; "ref" is the plain scalar definition
      *  on the CPU, slow, the same bits on every machine of one libm. */
@@ -218,6 +220,12 @@ typedef struct WanModelParams {
     void *interrupted_opaque;
     enum WanVaeScale vae_scale; /**< since 1.1 */
     int reserved;               /**< 0 */
+    /** Since 1.1. The low-noise one of Wan 2.2's two experts, where path leads
+     *  to the high-noise one alone: a file or a directory with one. NULL:
+     *  looked for beside path by the names that the official repositories,
+     *  Diffusers, ComfyUI and GGUF files have; one that is not there leaves
+     *  path's alone, for all steps. */
+    const char *model2;
 } WanModelParams;
 
 /** What a checkpoint is, read from its tensors. Strings live as the model.
@@ -229,7 +237,7 @@ typedef struct WanModelInfo {
     int text_dim, text_layers;
     int vae_dim;
     int clip_dim;               /**< of the image encoder, 0: none */
-    int64_t parameters;         /**< of the transformer */
+    int64_t parameters;         /**< of the transformer, of each expert */
     int64_t weight_bytes;       /**< of all parts as stored */
     int size_multiple;          /**< width and height are multiples of this */
     int size_max;               /**< and at most this */
@@ -244,6 +252,13 @@ typedef struct WanModelInfo {
      *  shift are above then; else "none". See wan_request_preset(). */
     const char *preset;
     enum WanSampler sampler;
+    int experts;                /**< since 1.1, as all that follows: 2 of Wan
+                                     2.2's pairs, else 1 */
+    double guidance2;           /**< of two: the low-noise one's */
+    double boundary;            /**< of two: where that one takes over, as a
+                                     part of 1000; else 0 */
+    int images_needed;          /**< images that a request must have, */
+    int images_most;            /**< and may have: 2 are first and last */
 } WanModelInfo;
 
 /** Fill p with defaults: device "auto", all else 0 or NULL. */
@@ -254,7 +269,8 @@ WAN_API void wan_model_params_default_sized(WanModelParams *p, size_t size);
 /**
  * Open a checkpoint: find its parts, map them, bind every tensor by name,
  * type and shape, load the tokenizer. The weights themselves are read when
- * they are first used.
+ * they are first used; of two experts those of the second while the first one
+ * makes its last step, when the first one's leave the process.
  *
  * @param out  the model; on failure NULL. Close with wan_model_close()
  * @param p    copied; its strings are not kept
@@ -381,7 +397,8 @@ typedef struct WanRequest {
     const char *prompt;         /**< required, may be "" */
     const char *negative_prompt;/**< NULL: the project's default */
     /**
-     * The first frame (I2V, FLF2V; TI2V may have one) and the last (FLF2V):
+     * The first frame (I2V, FLF2V; TI2V may have one) and the last (FLF2V;
+     * Wan 2.2's I2V experts may have one; see WanModelInfo.images_most):
      * RGB24, GBRP or GBRPF32 in any size. The image is resized to the video's
      * size; see wan_request_fit(). For TI2V it covers the video and is cut.
      * NULL for T2V. wan_job_open() copies the pixels.
@@ -437,6 +454,13 @@ typedef struct WanRequest {
     const WanControl *const *controls;
     int nb_controls;
     int reserved;               /**< 0 */
+    /** Of two experts: 0 to 1. The high-noise one makes the steps whose
+     *  timestep is at least 1000 boundary, the low-noise one the rest. */
+    double boundary;
+    /** The low-noise expert's guidance, up to 100; guidance is the other's. 0:
+     *  the model's, as long as guidance is the model's too, else guidance: who
+     *  sets guidance alone sets both. */
+    double guidance2;
 } WanRequest;
 
 enum WanStage {
@@ -465,7 +489,8 @@ typedef struct WanPlan {
     int64_t work_bytes;         /**< the job's own memory at its peak */
     int64_t available_bytes;    /**< the limit, or what the machine has free */
     /** Of a device with memory of its own: the least that work and weights
-     *  can do with, and with what all weights of a stage stay; 0 on the CPU. */
+     *  can do with, and with what all weights of a stage stay; 0 on the CPU.
+     *  Of two experts one is there at a time. */
     int64_t least_bytes, full_bytes;
     /** Weights that must be copied again at every step, since less than
      *  full_bytes is available. */
@@ -482,8 +507,9 @@ WAN_API void wan_request_default_sized(WanRequest *r, size_t size,
                                        const WanModel *m);
 
 /**
- * Ask for the sampling of a few-step family: sets steps, guidance, shift,
- * sampler, timesteps, warp and sigma_max, each of which may then be changed.
+ * Ask for the sampling of a few-step family: sets steps, guidance, guidance2,
+ * shift, sampler, timesteps, warp and sigma_max, each of which may then be
+ * changed.
  *
  * @param name "lightx2v", "fastwan", "causvid", "rcm"; "none": the numbers of
  *             an ordinary model; "auto": what the checkpoint or a LoRA was

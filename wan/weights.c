@@ -459,19 +459,64 @@ const char *wan_weights_metadata(const WanWeights *w, const char *key)
         cJSON_GetObjectItemCaseSensitive(w->metadata, key));
 }
 
-void wan_weights_forget(const WanWeights *w, const WanStored *s)
+/* The whole pages of a tensor in a mapping: other memory would lose its
+ * content. Their bytes, 0: there are none. */
+static size_t pages_of(uintptr_t *first, const WanWeights *w,
+                       const WanStored *s)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     const uintptr_t at = (uintptr_t)s->data, end = at + (uintptr_t)s->bytes;
-    const uintptr_t first = (at + page - 1) / page * page;
 
-    /* of a mapping alone: other memory would lose its content */
+    *first = (at + page - 1) / page * page;
     for (const WanFile *f = w->files; f; f = f->next)
         if (f->mapped && at >= (uintptr_t)f->data &&
             end <= (uintptr_t)f->data + (uintptr_t)f->size &&
-            first + page <= end)
-            madvise((void *)first, (end - first) / page * page,
-                    MADV_DONTNEED);
+            *first + page <= end)
+            return (end - *first) / page * page;
+    return 0;
+}
+
+void wan_weights_forget(const WanWeights *w, const WanStored *s)
+{
+    uintptr_t first;
+    const size_t bytes = pages_of(&first, w, s);
+
+    if (bytes)
+        madvise((void *)first, bytes, MADV_DONTNEED);
+}
+
+void wan_weights_leave(const WanWeights *w, const char *prefix)
+{
+    /* with the pages that two tensors share */
+    for (const WanFile *f = w->files; f && !*prefix; f = f->next)
+        if (f->mapped)
+            madvise((void *)f->data, f->size, MADV_DONTNEED);
+    for (int i = 0; i < w->count && *prefix; i++)
+        if (!strncmp(w->stored[i].name, prefix, strlen(prefix)))
+            wan_weights_forget(w, &w->stored[i]);
+}
+
+/* Linux reads no more at a time than a device's window, whatever it is asked
+ * for: the least that devices have. */
+#define WINDOW (128 << 10)
+
+static void expect(const WanWeights *w, const WanStored *s,
+                   const WanInterrupt *interrupt)
+{
+    uintptr_t first;
+    const size_t bytes = pages_of(&first, w, s);
+
+    for (size_t i = 0; i < bytes && !wan_interrupted(interrupt); i += WINDOW)
+        madvise((void *)(first + i), bytes - i < WINDOW ? bytes - i : WINDOW,
+                MADV_WILLNEED);
+}
+
+void wan_weights_expect(const WanWeights *w, const char *prefix,
+                        const WanInterrupt *interrupt)
+{
+    for (int i = 0; i < w->count; i++)
+        if (!strncmp(w->stored[i].name, prefix, strlen(prefix)))
+            expect(w, &w->stored[i], interrupt);
 }
 
 const char *wan_weights_path(const WanWeights *w)

@@ -13,6 +13,7 @@
 #ifndef WAN_WEIGHTS_H
 #define WAN_WEIGHTS_H
 
+#include "experts.h"
 #include "log.h"
 #include "pager.h"
 #include "tensor.h"
@@ -78,6 +79,9 @@ const char *wan_weights_metadata(const WanWeights *w, const char *key);
 /* A tensor will not be read again soon: its pages leave the process. */
 void wan_weights_forget(const WanWeights *w, const WanStored *s);
 
+/* The same of all whose names begin so; "": of all. */
+void wan_weights_leave(const WanWeights *w, const char *prefix);
+
 /* The path given to wan_weights_open(). */
 const char *wan_weights_path(const WanWeights *w);
 
@@ -140,20 +144,29 @@ static inline int wan_interrupted(const WanInterrupt *i)
     return i && i->poll && i->poll(i->opaque);
 }
 
+/* All tensors whose names begin so will be read soon: the system is asked to
+ * have them in its cache, and reads while others compute. */
+void wan_weights_expect(const WanWeights *w, const char *prefix,
+                        const WanInterrupt *interrupt);
+
 /**
  * Open LoRA files.
  *
- * @param list    path[=strength][|path[=strength]...]; they add. A path is a
+ * @param list    path[=strength][@high|@low][|path...]; they add. A path is a
  *                file or a folder with one
  * @param loras   the folder in which a path is looked for that leads nowhere
  *                by itself, or NULL
+ * @param expert  of two, whose files alone are kept: those that are meant for
+ *                it by their item, by their tensors' names (transformer_2.) or
+ *                by their own, or for both, which a line says; none of a
+ *                single transformer
  * @param threads that merge, at least 1
  * @return 0, WAN_ERR(EINVAL): no such list; WAN_ERR(ENOSYS): another kind of
  *         adapter (LoHa, LoKr, DoRA), the line names it; or as
  *         wan_weights_open()
  */
 int wan_lora_open(WanLora **out, const char *list, const char *loras,
-                  int threads, const WanLog *log);
+                  WanExpert expert, int threads, const WanLog *log);
 void wan_lora_close(WanLora **l);
 
 /* File i, NULL: there are no more; its strength. */

@@ -277,6 +277,8 @@ with_demo "$tmp/bare" bad 'an empty demo model' \
     'libwan/demo/t2v: no transformer here' "wan_t2v=$rest"
 m=$tmp/nowhere
 folder 'model not there' 'nowhere.*No such file.*model'
+WAN_MODEL=$m bad 'WAN_MODEL not there' \
+    'nowhere: No such file.*model' "wan_t2v=$rest"
 m=$tmp/void
 mkdir "$m"
 folder 'model an empty directory' 'void.*no transformer.*diffusion_pytorch'

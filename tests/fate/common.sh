@@ -4,9 +4,12 @@
 #
 # SRC: the repository; B: the build folder, absolute; WAN_GOLDEN: reference
 # data with the tiny checkpoints; FFMPEG_SERIES: of the ffmpeg in B, such as 9.0.
-# $tmp is a folder of this test alone.
+# The minimal one is tested, or that of the folder FATE_BIN. $tmp is a folder of
+# this test alone.
 
-ffmpeg=$B/bin/ffmpeg ffprobe=$B/bin/ffprobe
+bin=${FATE_BIN:-$B/minimal/bin}
+[ -x "$bin/ffmpeg" ] || bin=$B/bin
+ffmpeg=$bin/ffmpeg ffprobe=$bin/ffprobe
 tools=$B/tests/fate
 case $WAN_GOLDEN in
 /*) ;;

@@ -264,16 +264,22 @@ static int arguments(Golden *g, const char *dir)
     const cJSON *size = cJSON_GetObjectItem(a, "size");
     const char *solver = cJSON_GetStringValue(
         cJSON_GetObjectItem(a, "sample_solver"));
+    const cJSON *scale = cJSON_GetObjectItem(a, "guide_scale");
+    const int two = cJSON_IsArray(scale);   // of low noise, of high noise
 
     write_text(dir, "prompt",
                cJSON_GetStringValue(cJSON_GetObjectItem(a, "prompt")));
     write_text(dir, "negative", golden_meta_string(g, "negative_prompt"));
     printf("size=%dx%d:frames=%.0f:steps=%.0f:guidance=%g:shift=%g:"
-           "sampler=%s:seed=%.0f:rng=cpu\n",
+           "sampler=%s:seed=%.0f:rng=cpu",
            size->child->valueint, size->child->next->valueint,
            number(a, "frame_num"), number(a, "sampling_steps"),
-           number(a, "guide_scale"), number(a, "shift"),
-           solver ? solver : "unipc", number(a, "seed"));
+           two ? scale->child->next->valuedouble : number(a, "guide_scale"),
+           number(a, "shift"), solver ? solver : "unipc", number(a, "seed"));
+    if (two)
+        printf(":guidance2=%g:boundary=%s", scale->child->valuedouble,
+               golden_meta_string(g, "boundary"));
+    putchar('\n');
     cJSON_Delete(a);
     return 0;
 }

@@ -1,5 +1,6 @@
 #!/bin/sh
-# make install: what a packager gets, and a program built against it.
+# make install: what a packager gets, a program built against it, and what runs
+# from there.
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 
@@ -12,10 +13,31 @@ libdir=$(sed -n 's/^LIBDIR = //p' config.mak)
 datadir=$(sed -n 's/^DATADIR = //p' config.mak)
 
 check 'make install DESTDIR=' make -s install DESTDIR="$dest"
-check 'library, header, tools and wan.pc are there' \
+check 'library, header and wan.pc are there' \
     test -f "$dest$libdir/libwan.so" -a -f "$dest$prefix/include/wan.h" \
-        -a -x "$dest$prefix/bin/wan-info" -a -x "$dest$prefix/bin/wan-convert" \
         -a -f "$dest$libdir/pkgconfig/wan.pc"
+
+# Every tool has its page, in which every option of its help stands, and which
+# the typesetter has nothing to say of.
+pages()
+{
+    tools=$(sed -n 's/^TOOLS = //p' "$SRC/Makefile")
+    same "$(cd "$dest$prefix/bin" && echo wan-* | tr ' ' '\n' | sort)" \
+         "$(echo $tools | tr ' ' '\n' | sort)" || return 1
+    for tool in $tools; do
+        page=$dest$prefix/share/man/man1/$tool.1
+        tr -d '\\' < "$page" > "$tmp/page" || return 1
+        for word in '\.SH NAME' '\.SH SYNOPSIS' '\.SH "?EXIT STATUS' \
+                $("$dest$prefix/bin/$tool" --help | grep -o -e '--[a-z][a-z-]*'); do
+            has "$word" "$tmp/page" || return 1
+        done
+        ! command -v groff > /dev/null || {
+            groff -man -ww -Tutf8 -z "$page" > "$tmp/typeset" 2>&1 &&
+                lacks . "$tmp/typeset"
+        } || return 1
+    done
+}
+check 'every tool is there and has its page' pages
 
 cat > "$tmp/t.c" <<'C'
 #include <wan.h>
@@ -64,10 +86,42 @@ installed()
         diff -r "$SRC/share/demo" "$dest$datadir/demo"
 }
 check 'models.md and the demo models are installed' installed
+# An ffmpeg too, when it is asked for; all of it elsewhere than it was installed
+# to, and nothing there is written to.
+moved()
+{
+    mkdir -p "$tmp/away" && cp -R "$dest$prefix/." "$tmp/away" &&
+        chmod -R a-w "$tmp/away" && : > "$tmp/now" || return 1
+    good_ffmpeg=$ffmpeg ffmpeg=$tmp/away/bin/ffmpeg
+    good -f lavfi -i "wan_t2v=prompt=a red ball:frames=1:steps=1:seed=1" \
+        -f framemd5 "$tmp/moved.md5" && has '^0,.*[0-9a-f]{32}$' "$tmp/moved.md5" &&
+        "$tmp/away/bin/wan-info" "$tmp/away/share/libwan/demo/t2v" > "$tmp/moved.info" &&
+        find "$tmp/away" -newer "$tmp/now" > "$tmp/written" && lacks . "$tmp/written"
+    moved_status=$?
+    ffmpeg=$good_ffmpeg
+    chmod -R u+w "$tmp/away"
+    return $moved_status
+}
+check 'make install-ffmpeg' make -s install-ffmpeg DESTDIR="$dest"
+case $libdir/$datadir in
+"$prefix/lib/$prefix/share/libwan") check 'moved, and read only' moved ;;
+*) skip 'moved, and read only' 'the library or its data is not below the prefix' ;;
+esac
+
 uninstalled()
 {
-    make -s uninstall DESTDIR="$dest" && find "$dest" -type f > "$tmp/left" &&
-        same "x$(cat "$tmp/left")" x
+    make -s uninstall DESTDIR="$dest" && find "$dest" ! -type d > "$tmp/left" &&
+        lacks . "$tmp/left"
+}
+# Another version beside it keeps its library, its link and the ffmpeg.
+beside()
+{
+    make -s install DESTDIR="$dest" || return 1
+    : > "$dest$libdir/libwan.so.1.999.0" &&
+        ln -sf libwan.so.1.999.0 "$dest$libdir/libwan.so.1" &&
+        cp "$ffmpeg" "$dest$prefix/bin/ffmpeg" && make -s uninstall DESTDIR="$dest" &&
+        find "$dest" ! -type d | sed 's/.*\///' | sort > "$tmp/left" &&
+        same "$(tr '\n' ' ' < "$tmp/left")" 'ffmpeg libwan.so.1 libwan.so.1.999.0 '
 }
 # The public functions, and nothing else, can be seen from outside.
 symbols() { nm -D --defined-only "$dest$libdir/libwan.so" | sed -n 's/.* [TDBR] //p' | sort > "$tmp/seen"
@@ -77,5 +131,6 @@ prefix_h=$dest$prefix/include/wan.h
 check 'only what wan.h names is exported' symbols
 
 check 'make uninstall leaves no file' uninstalled
+check 'make uninstall leaves another version' beside
 
 finish

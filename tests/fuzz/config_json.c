@@ -20,7 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (wan_config_parse(&c, (const char *)data, size, "fuzz", NULL) < 0)
         return 0;
-    wan_config_defaults(&i, &dit, &c, "fuzz", name, sizeof(name));
+    wan_config_defaults(&i, &dit, &c, "fuzz", (WanExpert)(data[0] % 3), name,
+                        sizeof(name));
     if (i.width % i.size_multiple || i.height % i.size_multiple ||
         i.width < 1 || i.width > i.size_max || i.height < 1 ||
         i.height > i.size_max || i.frames < 1 || i.frames % 4 != 1 ||

@@ -77,7 +77,7 @@ static WanModelParams with_rest(const char *path)
 
     snprintf(rest, sizeof(rest), "%s", golden_path("tiny/wan-t2v"));
     snprintf(clip, sizeof(clip), "%s", golden_path("tiny/wan-i2v"));
-    if (!strstr(path, "diffusers")) {
+    if (!strstr(path, "diffusers") || strstr(path, "vace")) {
         p.text_encoder = p.vae = p.tokenizer = rest;
         p.clip = clip;
     }
@@ -129,7 +129,7 @@ static int make(Video *v, const WanModelParams *p)
     wan_request_default(&rq, m);
     rq.width = W, rq.height = H, rq.frames = FRAMES, rq.steps = 2;
     rq.prompt = "a red ball";
-    rq.image = m->info.task == WAN_TASK_T2V ? NULL : &still;
+    rq.image = m->info.clip_dim ? &still : NULL;
     rq.last_image = m->info.task == WAN_TASK_FLF2V ? &still : NULL;
     ret = wan_job_open(&job, m, &rq);
     if (ret >= 0)
@@ -206,6 +206,14 @@ TEST(f32_image)
     same("tiny/wan-flf2v", "a.gguf", F, F, F, F);
 }
 
+/* The side stack, its hints' places, and the encoder that it needs. */
+TEST(f32_vace)
+{
+    same("tiny/wan-vace", "a.gguf", F, F, F, F);
+    CHECK(!report.fallen && !report.left);
+    same("tiny/wan-vace-diffusers", "a.safetensors", F, F, F, F);
+}
+
 /* Types that stay: what is in blocks too, from every maker. */
 TEST(kept)
 {
@@ -273,6 +281,7 @@ TEST(rounded)
     near("tiny/wan-t2v", WAN_F16, WAN_F16, WAN_F16, 2e-3);
     near("tiny/wan-t2v", WAN_Q8_0, WAN_Q8_0, WAN_F16, 2e-2);
     near("tiny/wan-i2v", WAN_Q8_0, WAN_Q8_0, WAN_F16, 2e-2);
+    near("tiny/wan-vace", WAN_Q8_0, WAN_Q8_0, WAN_F16, 2e-2);
     near("tiny/wan-t2v-hd128", WAN_Q6_K, WAN_Q6_K, WAN_F16, 6e-2);
     near("tiny/wan-t2v-hd128", WAN_Q4_K, WAN_Q4_K, WAN_F16, 0.25);
 }
@@ -522,6 +531,7 @@ int main(int argc, char **argv)
     RUN(f32_gguf);
     RUN(f32_safetensors);
     RUN(f32_image);
+    RUN(f32_vace);
     RUN(kept);
     RUN(decoded);
     RUN(from_a_converted_file);

@@ -33,15 +33,18 @@ static int spans(WanDitSpan *span, const cJSON *t, int64_t n)
     return nb;
 }
 
-/* The velocity of case i of g: [[f, h, w], tokens of text, timestep] */
+/* The velocity of case i of g: [[f, h, w], tokens of text, timestep], of two
+ * experts with "high" or "low" in front. */
 static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
 {
     cJSON *cases = golden_meta(g, "cases");
     const cJSON *grid = cJSON_GetArrayItem(cases, i)->child;
+    const char *expert = cJSON_GetStringValue(grid);
+    const WanDit *dit = wan_model_dit(m, expert && !strcmp(expert, "low"));
     WanDitSpan span[WAN_DIT_SPANS];
     char name[64];
     WanDitContext text, image;
-    WanDitInput in = { .dit = &m->dit };
+    WanDitInput in = { .dit = dit };
     WanDitVace vace;
     WanDitTime time;
     WanRope rope;
@@ -54,24 +57,28 @@ static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
     const GoldenTensor *y = golden_look(g, name);
     snprintf(name, sizeof(name), "case%d.in.clip_fea", i);
     const GoldenTensor *clip = golden_look(g, name);
+    grid = expert ? grid->next : grid;
     snprintf(name, sizeof(name), "case%d.in.vace_context", i);
     const GoldenTensor *beside = golden_look(g, name);
     CHECK(grid->child->valueint == x->dim[1]);
 
     WanTensor v = wan_tmp(d, x->dim[0], x->dim[1], x->dim[2], x->dim[3]);
-    WanTensor xt = wan_tmp(d, m->dit.config.in_dim, x->dim[1], x->dim[2],
+    WanTensor xt = wan_tmp(d, dit->config.in_dim, x->dim[1], x->dim[2],
                            x->dim[3]);
     WanTensor noise = wan_slice(&xt, 0, x->dim[0]);
     WanTensor ctx = wan_tmp(d, context->dim[0], context->dim[1]);
     wan_op_upload(d, &noise, x->data);
     if (y) {
         WanTensor rest = wan_slice(&xt, x->dim[0], y->dim[0]);
+
+        wan_op_upload(d, &rest, y->data);
+    }
+    if (clip) {
         WanTensor tokens = wan_tmp(d, clip->dim[0] * clip->dim[1],
                                    clip->dim[2]);
 
-        wan_op_upload(d, &rest, y->data);
         wan_op_upload(d, &tokens, clip->data);
-        wan_dit_image(d, &image, &m->dit, &tokens);
+        wan_dit_image(d, &image, dit, &tokens);
     }
     if (beside) {
         vace.context = wan_tmp(d, beside->dim[0], x->dim[1], x->dim[2],
@@ -84,16 +91,16 @@ static WanTensor forward(WanDev *d, const WanModel *m, Golden *g, int i)
         in.nb_vace = 1;
     }
     wan_op_upload(d, &ctx, context->data);
-    wan_dit_text(d, &text, &m->dit, &ctx);
-    wan_dit_times(d, &time, &m->dit,
+    wan_dit_text(d, &text, dit, &ctx);
+    wan_dit_times(d, &time, dit,
                   spans(span, grid->next->next,
                         x->dim[2] / 2 * (x->dim[3] / 2)), span);
-    wan_dit_rope(d, &rope, &m->dit.config, (int)x->dim[1],
+    wan_dit_rope(d, &rope, &dit->config, (int)x->dim[1],
                  (int)x->dim[2] / 2, (int)x->dim[3] / 2);
     in.x = &xt;
     in.time = &time;
     in.text = &text;
-    in.image = y ? &image : NULL;
+    in.image = clip ? &image : NULL;
     in.rope = &rope;
     wan_dit_forward(d, &v, 1, &in);
     CHECK(!wan_dev_error(d));
@@ -168,6 +175,24 @@ TEST(image_cpu) { forward_all(dut, "dit-i2v.safetensors", "tiny/wan-i2v", 16); }
 TEST(two_images_cpu)
 {
     forward_all(dut, "dit-flf2v.safetensors", "tiny/wan-flf2v", 15);
+}
+
+/* Either expert, by its case's word. */
+TEST(experts_ref)
+{
+    forward_all("ref", "dit-wan22-t2v-a14b.safetensors", "tiny/wan22-t2v-a14b",
+                1);
+    forward_all("ref", "dit-wan22-i2v-a14b.safetensors", "tiny/wan22-i2v-a14b",
+                1);
+}
+TEST(experts_cpu)
+{
+    forward_all(dut, "dit-wan22-t2v-a14b.safetensors", "tiny/wan22-t2v-a14b",
+                1);
+    forward_all(dut, "dit-wan22-i2v-a14b.safetensors", "tiny/wan22-i2v-a14b",
+                1);
+    forward_all(dut, "dit-wan22-i2v-a14b.safetensors",
+                "tiny/wan22-i2v-a14b-diffusers", 1);
 }
 
 /* A time for each latent frame. */
@@ -401,6 +426,8 @@ int main(int argc, char **argv)
     RUN_REF(image_ref);
     RUN(image_cpu);
     RUN(two_images_cpu);
+    RUN_REF(experts_ref);
+    RUN(experts_cpu);
     RUN_REF(times_ref);
     RUN(times_cpu);
     RUN_REF(vace_ref);

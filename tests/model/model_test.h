@@ -66,7 +66,8 @@ static inline WanModel *open_tiny(const char *folder, const char *device)
     p.threads = 2;
     p.log = print_log;
     p.log_level = WAN_LOG_WARNING;
-    if (!strstr(folder, "diffusers") || strstr(folder, "vace")) {
+    if (!strstr(folder, "diffusers") || strstr(folder, "a14b") ||
+        strstr(folder, "vace")) {
         p.text_encoder = p.tokenizer = rest;
         p.vae = strstr(folder, "wan22-ti2v") ? NULL : rest;
         p.clip = clip;
@@ -210,6 +211,7 @@ static inline void golden_request(WanRequest *rq, const WanModel *m,
                                   const WanImage image[2])
 {
     const cJSON *size = cJSON_GetObjectItem(a, "size");
+    const cJSON *scale = cJSON_GetObjectItem(a, "guide_scale");
     const char *solver = cJSON_GetStringValue(
         cJSON_GetObjectItem(a, "sample_solver"));
 
@@ -221,15 +223,20 @@ static inline void golden_request(WanRequest *rq, const WanModel *m,
         rq->width = golden_number(a, "max_area", 0);
         rq->height = 1;
         CHECK(wan_request_fit(rq, m, image[0].width, image[0].height) == 0);
-        rq->image = &image[0];
-        rq->last_image = m->info.task == WAN_TASK_FLF2V ? &image[1] : NULL;
     }
+    rq->image = image[0].size ? &image[0] : NULL;
+    rq->last_image = image[1].size ? &image[1] : NULL;
     rq->prompt = cJSON_GetStringValue(cJSON_GetObjectItem(a, "prompt"));
     rq->negative_prompt = golden_meta_string(g, "negative_prompt");
     rq->frames = golden_number(a, "frame_num", 81);
     rq->steps = golden_number(a, "sampling_steps", 50);
     rq->seed = golden_number(a, "seed", 0);
-    rq->guidance = cJSON_GetObjectItem(a, "guide_scale")->valuedouble;
+    rq->guidance = scale->valuedouble;
+    if (cJSON_IsArray(scale)) {             // of low noise, of high noise
+        rq->guidance2 = scale->child->valuedouble;
+        rq->guidance = scale->child->next->valuedouble;
+        rq->boundary = atof(golden_meta_string(g, "boundary"));
+    }
     rq->shift = cJSON_GetObjectItem(a, "shift")->valuedouble;
     rq->sampler = solver && !strcmp(solver, "dpm++") ? WAN_SAMPLER_DPMPP
                                                      : WAN_SAMPLER_UNIPC;

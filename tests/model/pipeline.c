@@ -343,6 +343,22 @@ TEST(ti2v_image_dpm5_cpu) { generate(TI2V("i2v-dpm5"), dut); }
 TEST(v2v_unipc6_ref) { generate("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", "ref"); }
 TEST(v2v_unipc6_cpu) { generate("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", dut); }
 TEST(v2v_dpm8_cpu) { generate("pipeline-v2v-dpm8.safetensors", "tiny/wan-t2v", dut); }
+#define A14B(name) "pipeline-wan22-" name ".safetensors"
+#define T2V_A14B "tiny/wan22-t2v-a14b"
+#define I2V_A14B "tiny/wan22-i2v-a14b"
+TEST(experts_ref) { generate(A14B("t2v-edge3"), T2V_A14B, "ref"); }
+TEST(experts_cpu) { generate(A14B("t2v-unipc6"), T2V_A14B, dut); }
+TEST(experts_dpm8_cpu) { generate(A14B("t2v-dpm8"), T2V_A14B, dut); }
+TEST(experts_edge3_cpu) { generate(A14B("t2v-edge3"), T2V_A14B, dut); }
+TEST(experts_image_cpu) { generate(A14B("i2v-unipc5"), I2V_A14B, dut); }
+TEST(experts_image_dpm4_cpu) { generate(A14B("i2v-dpm4"), I2V_A14B, dut); }
+TEST(experts_diffusers)
+{
+    generate(A14B("i2v-unipc5"), I2V_A14B "-diffusers", dut);
+}
+TEST(experts_two_images_ref) { generate(A14B("flf2v-unipc4"), I2V_A14B, "ref"); }
+TEST(v2v_experts_cpu) { generate("pipeline-v2v-a14b-unipc8.safetensors", T2V_A14B, dut); }
+TEST(experts_two_images_cpu) { generate(A14B("flf2v-unipc4"), I2V_A14B, dut); }
 #define VACE(name) "pipeline-vace-" name ".safetensors", "tiny/wan-vace"
 TEST(vace_control_ref) { generate(VACE("control-unipc4"), "ref"); }
 TEST(vace_control_cpu) { generate(VACE("control-unipc4"), dut); }
@@ -427,6 +443,16 @@ int main(int argc, char **argv)
     RUN_REF(v2v_unipc6_ref);
     RUN(v2v_unipc6_cpu);
     RUN(v2v_dpm8_cpu);
+    RUN_REF(experts_ref);
+    RUN(experts_cpu);
+    RUN(experts_dpm8_cpu);
+    RUN(experts_edge3_cpu);
+    RUN(experts_image_cpu);
+    RUN(experts_image_dpm4_cpu);
+    RUN(experts_diffusers);
+    RUN_REF(experts_two_images_ref);
+    RUN(experts_two_images_cpu);
+    RUN(v2v_experts_cpu);
     RUN_REF(vace_control_ref);
     RUN(vace_control_cpu);
     RUN_REF(vace_inpaint_ref);

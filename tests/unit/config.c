@@ -101,26 +101,31 @@ TEST(defaults)
                 "\"guidance\": 0, \"shift\": 2.5}") == 0);
     CHECK(c.width == 160 && c.height == 96 && c.frames == 17);
     CHECK(c.steps == 12 && c.guidance == 0 && c.shift == 2.5);
-    wan_config_defaults(&info, &dit, &c, "", name, sizeof(name));
+    wan_config_defaults(&info, &dit, &c, "", WAN_EXPERT_NONE, name,
+                        sizeof(name));
     CHECK(info.width == 160 && info.height == 96 && info.frames == 17);
     CHECK(info.steps == 12 && info.guidance == 0 && info.shift == 2.5);
 
     /* the ends of what can be */
     CHECK(parse(&c, "{\"size\": \"16x8192\", \"frames\": 4001, \"steps\": "
                 "1000, \"guidance\": 100, \"shift\": 0.01}") == 0);
-    wan_config_defaults(&info, &dit, &c, "", name, sizeof(name));
+    wan_config_defaults(&info, &dit, &c, "", WAN_EXPERT_NONE, name,
+                        sizeof(name));
     CHECK(info.width == 16 && info.height == 8192 && info.frames == 4001);
     CHECK(info.steps == 1000 && info.guidance == 100 && info.shift == 0.01);
 
     /* each alone, the architecture's for the others */
     CHECK(parse(&c, "{\"frames\": 1, \"size\": null, \"shift\": null}") == 0);
-    wan_config_defaults(&info, &dit, &c, "", name, sizeof(name));
+    wan_config_defaults(&info, &dit, &c, "", WAN_EXPERT_NONE, name,
+                        sizeof(name));
     CHECK(info.width == 832 && info.height == 480 && info.frames == 1);
     CHECK(info.steps == 50 && info.guidance == 6 && info.shift == 8);
     CHECK(parse(&c, "{}") == 0);
-    wan_config_defaults(&info, &dit, &c, "", name, sizeof(name));
+    wan_config_defaults(&info, &dit, &c, "", WAN_EXPERT_NONE, name,
+                        sizeof(name));
     CHECK(info.frames == 81 && info.guidance == 6);
-    wan_config_defaults(&info, &dit, NULL, "", name, sizeof(name));
+    wan_config_defaults(&info, &dit, NULL, "", WAN_EXPERT_NONE, name,
+                        sizeof(name));
     CHECK(info.frames == 81 && info.guidance == 6 && info.width == 832);
 }
 

@@ -38,42 +38,113 @@ TEST(other_names)
     expect(open_path(dir), WAN_ERR(ENOENT), "no transformer here");
 }
 
-/* A Diffusers folder of Wan 2.2: half of it is not run in silence. */
+#define ONE "diffusion_pytorch_model.safetensors"
+#define HALF "wan22-t2v-a14b/high_noise_model/"
+#define OTHER "wan22-t2v-a14b/low_noise_model/"
+
+/* A folder in dir with an expert, its name to inside(). */
+static void add_expert(const char *dir, const char *name, const char *from)
+{
+    char path[1500], file[100];
+
+    inside(path, dir, name);
+    if (mkdir(path, 0700) < 0)
+        abort();
+    snprintf(file, sizeof(file), "%s" ONE, from);
+    link_golden(path, ONE, file);
+    snprintf(file, sizeof(file), "%sconfig.json", from);
+    link_golden(path, "config.json", file);
+}
+
+/* Wan 2.2's two experts in Diffusers' folders: half of them is not run in
+ * silence. */
+TEST(two_experts_of_diffusers)
+{
+    static const char both[] = "transformer_2/" ONE ": the high-noise and the "
+                               "low-noise expert, by their names";
+    const char *dir = folder("pair");
+    char path[1500];
+
+    link_rest(dir);
+    add_expert(dir, "transformer", HALF);
+    CHECKF(open_path(dir) == 0 && !*said, "%s", said);
+    add_expert(dir, "transformer_2", OTHER);
+    expect(open_path(dir), 0, both);
+    inside(path, dir, "transformer");
+    expect(open_path(path), 0, both);
+    inside(path, dir, "transformer/" ONE);
+    expect(open_path(path), 0, both);
+    inside(path, dir, "transformer_2/" ONE);
+    expect(open_path(path), 0, both);
+    /* the first is gone */
+    inside(path, dir, "transformer/" ONE);
+    unlink(path);
+    inside(path, dir, "transformer_2/" ONE);
+    expect(open_path(path), 0, "low-noise expert, by its name: alone it makes "
+           "all steps, and is half a model");
+}
+
+/* The boundary of Diffusers' index; one that is none. */
+TEST(index_of_diffusers)
+{
+    const char *dir = folder("index");
+    char path[1500];
+    WanModelParams p;
+    WanModel *m;
+    Bytes b = { 0 };
+
+    link_rest(dir);
+    add_expert(dir, "transformer", HALF);
+    add_expert(dir, "transformer_2", OTHER);
+    inside(path, dir, "model_index.json");
+    put_str(&b, "{\"boundary_ratio\": 0.75, \"vae\": [\"x\", null]}");
+    write_file(path, &b);
+    wan_model_params_default(&p);
+    p.path = dir;
+    p.log = keep_all;
+    CHECKF(wan_model_open(&m, &p) == 0, "%s", last_line);
+    CHECK(m && wan_model_info(m)->boundary == 0.75 &&
+          wan_model_info(m)->experts == 2);
+    wan_model_close(&m);
+    b = (Bytes){ 0 };
+    put_str(&b, "{\"boundary_ratio\": 2}");
+    write_file(path, &b);
+    expect(open_path(dir), WAN_INVALIDDATA, "model_index.json: "
+           "\"boundary_ratio\" must be a number from 0 to 1");
+}
+
 TEST(two_experts)
 {
-    const char *dir = folder("pair"), *config = "wan-t2v-diffusers/"
-                      "transformer/config.json";
-    const char *dit = "wan-t2v-diffusers/transformer/"
-                      "diffusion_pytorch_model.safetensors";
-    char one[1500], two[1500], path[1500];
+    const char *dir = folder("official22");
+    char path[1500], two[1500];
 
     link_rest(dir);
-    inside(one, dir, "transformer");
-    inside(two, dir, "transformer_2");
-    if (mkdir(one, 0700) < 0)
-        abort();
-    link_golden(one, "diffusion_pytorch_model.safetensors", dit);
-    link_golden(one, "config.json", config);
-    CHECKF(open_path(dir) == 0 && !*said, "%s", said);
-    if (mkdir(two, 0700) < 0)
-        abort();
-    link_golden(two, "diffusion_pytorch_model.safetensors", dit);
-    link_golden(two, "config.json", config);
-    expect(open_path(dir), WAN_ERR(ENOSYS), "transformer_2");
-    expect(open_path(one), WAN_ERR(ENOSYS), "transformer_2");
-    /* who names the file knows that there are two */
-    inside(path, one, "diffusion_pytorch_model.safetensors");
-    expect(open_path(path), 0, "half a model");
-    inside(path, two, "diffusion_pytorch_model.safetensors");
-    expect(open_path(path), 0, "half a model");
+    add_expert(dir, "high_noise_model", HALF);
+    expect(open_path(dir), WAN_ERR(ENOENT), "of Wan 2.2's two experts only "
+           "high_noise_model is here; looked for a transformer in "
+           "low_noise_model");
+    inside(path, dir, "high_noise_model/" ONE);
+    expect(open_path(path), 0, "high-noise expert, by its name: alone it makes "
+           "all steps, and is half a model. The other would be ");
+    CHECKF(strstr(said, "official22/low_noise_model/" ONE), "%s", said);
 
-    dir = folder("official22");
-    link_rest(dir);
-    inside(one, dir, "high_noise_model");
-    if (mkdir(one, 0700) < 0)
-        abort();
-    link_golden(one, "diffusion_pytorch_model.safetensors", dit);
-    expect(open_path(dir), WAN_ERR(ENOSYS), "high_noise_model");
+    add_expert(dir, "low_noise_model", OTHER);
+    expect(open_path(dir), 0, "");
+    expect(open_path(path), 0, "low_noise_model/" ONE ": the high-noise and "
+           "the low-noise expert, by their names");
+    inside(path, dir, "low_noise_model");
+    expect(open_path(path), 0, "the low-noise expert, by their names");
+
+    /* of another shape; one with an image branch */
+    inside(two, dir, "low_noise_model/config.json");
+    unlink(two);
+    link_golden(path, ONE, "wan-t2v/" ONE);
+    link_golden(path, "config.json", "wan-t2v/config.json");
+    expect(open_path(dir), WAN_INVALIDDATA, "are no pair of experts: the width:"
+           " 64 and 96");
+    link_golden(path, ONE, "wan-i2v/" ONE);
+    link_golden(path, "config.json", "wan-i2v/config.json");
+    expect(open_path(dir), WAN_INVALIDDATA, "are no pair of experts");
 }
 
 /* ------------------------------------------------------- all in one file */
@@ -252,6 +323,8 @@ TEST(stopped_download)
 int main(void)
 {
     RUN(other_names);
+    RUN(two_experts_of_diffusers);
+    RUN(index_of_diffusers);
     RUN(two_experts);
     RUN(all_in_one_file);
     RUN(pipes);

@@ -4,6 +4,7 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  */
 
+#include <limits.h>
 #include <unistd.h>
 
 #include "golden.h"
@@ -12,12 +13,16 @@
 
 static char last[1024];         // the last warning or error
 static char said[1024];         // the last line of any level
+static char told[8192];         // all of them
 static int polls, stop_at;      // the interrupt: asked, and when it says yes
 
 static void keep(void *opaque, enum WanLogLevel level, const char *line)
 {
+    const size_t n = *said ? strlen(told) : 0;
+
     (void)opaque;
     snprintf(said, sizeof(said), "%s", line);
+    snprintf(told + n, sizeof(told) - n, "%s\n", line);
     if (level <= WAN_LOG_WARNING)
         snprintf(last, sizeof(last), "%s", line);
 }
@@ -487,6 +492,92 @@ TEST(two_experts)
     CHECKF(strstr(last, "2 of 4 tensors were not used"), "%s", last);
 }
 
+#define SECOND_A { "transformer_2.blocks.0.attn1.to_q.lora_A.weight", 4, 96, \
+                   NULL, 0 }
+#define SECOND_B { "transformer_2.blocks.0.attn1.to_q.lora_B.weight", 96, 4, \
+                   NULL, 0 }
+
+/* A pair of tiny/wan-t2v, twice. */
+static WanModel *open_pair(const char *lora, int *ret)
+{
+    static const char *const link[] = { "a_high_noise.safetensors",
+                                        "a_low_noise.safetensors",
+                                        "config.json" };
+    static char path[PATH_MAX];
+    const char *rest = golden_path("tiny/wan-t2v");
+    char target[PATH_MAX + 64], part[PATH_MAX];
+    WanModelParams p;
+    WanModel *m;
+
+    snprintf(part, sizeof(part), "%s", rest);
+    for (int i = 0; i < 3; i++) {
+        snprintf(target, sizeof(target), "%s/%s", part, i < 2 ?
+                 "diffusion_pytorch_model.safetensors" : "config.json");
+        snprintf(path, sizeof(path), "%s/%s", folder(), link[i]);
+        unlink(path);
+        if (symlink(target, path) < 0)
+            exit(1);
+    }
+    snprintf(path, sizeof(path), "%s/%s", folder(), link[0]);
+    *last = *said = 0;
+    wan_model_params_default(&p);
+    p.path = path;
+    p.text_encoder = p.vae = p.tokenizer = part;
+    p.lora = lora;
+    p.log = keep;
+    *ret = wan_model_open(&m, &p);
+    return m;
+}
+
+/* By what a file says: which of two experts is changed, and by what. */
+TEST(each_expert)
+{
+    static const Entry both[] = { Q_A, Q_B, SECOND_A, SECOND_B };
+    static const Entry second[] = { SECOND_A, SECOND_B };
+    char list[8][700];
+    const struct { const char *list; int high, low; const char *said; } c[] = {
+        { list[0], 1, 1, "for both experts: no name tells" },
+        { list[1], 1, 0, "for the high-noise expert, as it was asked for" },
+        { list[2], 0, 1, "for the low-noise expert, as it was asked for" },
+        { list[3], 0, 1, "for the low-noise expert, by its name" },
+        { list[4], 1, 0, "for the high-noise expert, as it was asked for" },
+        { list[5], 1, 2, "a part for each expert, by its tensors' names" },
+        { list[6], 0, 2, "for the low-noise expert, by its tensors' names" },
+    };
+    int ret;
+    WanModel *base = open_with(NULL, &ret), *m;
+    const WanTensor *was = &base->dit.blocks[0].self_attn.q.weight;
+
+    snprintf(list[0], 700, "%s=1", write_file("one.safetensors", q_pair, 2));
+    snprintf(list[1], 700, "%s/one.safetensors=1@high", folder());
+    snprintf(list[2], 700, "%s/one.safetensors@low", folder());
+    snprintf(list[3], 700, "%s", write_file("x_low_noise.safetensors", q_pair,
+                                            2));
+    snprintf(list[4], 700, "%s/x_low_noise.safetensors@high", folder());
+    snprintf(list[5], 700, "%s", WRITE("both.safetensors", both));
+    snprintf(list[6], 700, "%s", WRITE("second.safetensors", second));
+    for (size_t i = 0; i < sizeof(c) / sizeof(*c); i++) {
+        m = open_pair(c[i].list, &ret);
+        if (!CHECKF(ret == 0 && !*last, "%s: %s", c[i].list, last))
+            continue;
+        CHECKF(strstr(told, c[i].said), "'%s' is not in: %s", c[i].said, told);
+        for (int k = 0; k < 2; k++) {
+            const int by = k ? c[i].low : c[i].high;
+            const Entry *e = by > 1 ? second : q_pair;
+            const double err = product_error(
+                &wan_model_dit(m, k)->blocks[0].self_attn.q.weight, was,
+                e[0].name, e[1].name, 4, by ? 1 : 0);
+
+            CHECKF(err < 1e-7, "%s, expert %d: off by %g", c[i].list, k, err);
+        }
+        wan_model_close(&m);
+    }
+    wan_model_close(&base);
+    m = open_with(list[2], &ret);
+    CHECKF(ret == WAN_ERR(EINVAL) && strstr(last, "the model has no two"),
+           "%s", last);
+}
+
 TEST(folders_and_names)
 {
     static const char *const files[] = { "adapter_model.safetensors",
@@ -626,6 +717,7 @@ int main(void)
     RUN(types_of_alpha);
     RUN(what_stands_beside);
     RUN(two_experts);
+    RUN(each_expert);
     RUN(folders_and_names);
     RUN(merging_is_interrupted);
     RUN(what_is_refused);

@@ -347,6 +347,105 @@ TEST(comfy_images)
     expect_told(open_path(dir), "clip_vision/d.pth: the image encoder");
 }
 
+/* ---------------------------------------------------------- two experts */
+
+#define HIGH "wan22-t2v-a14b/high_noise_model/"
+#define LOW "wan22-t2v-a14b/low_noise_model/"
+
+/* models/ with a pair under these names in diffusion_models. */
+static const char *comfy_pair(const char *name, const char *high,
+                              const char *low)
+{
+    const char *dir = comfy(name), *dits = at(dir, "diffusion_models");
+
+    unlink(at(dits, "a.safetensors"));
+    link_golden(dits, high, HIGH DIT);
+    link_golden(dits, low, LOW DIT);
+    link_golden(dits, "config.json", HIGH "config.json");
+    return dir;
+}
+
+/* A pair alone in a folder, by the names of both; with a third file nobody
+ * knows which is meant, but who names one finds its partner. */
+TEST(comfy_experts)
+{
+    static const char high[] = "wan2.2_t2v_high_noise_14B_fp16.safetensors";
+    static const char low[] = "wan2.2_t2v_low_noise_14B_fp16.safetensors";
+    char dir[1500];
+
+    snprintf(dir, sizeof(dir), "%s", comfy_pair("pair", high, low));
+    expect_told(open_path(dir), "low_noise_14B_fp16.safetensors: the high-noise"
+                " and the low-noise expert, by their names");
+    link_golden(at(dir, "diffusion_models"), "z.safetensors", "wan-t2v/" DIT);
+    expect(open_path(dir), WAN_ERR(EINVAL), "3 files here are a transformer");
+    expect_told(open_path(at(at(dir, "diffusion_models"), high)),
+                "by their names");
+    expect_told(open_path(at(at(dir, "diffusion_models"), low)),
+                "by their names");
+}
+
+/* As repositories of GGUF files have them: a folder for each. */
+TEST(gguf_experts)
+{
+    char dir[1500];
+
+    snprintf(dir, sizeof(dir), "%s", official("gguf22"));
+    unlink(at(dir, DIT));
+    link_golden(below(dir, "HighNoise"), "T2V-HighNoise-Q8_0.gguf", HIGH DIT);
+    link_golden(at(dir, "HighNoise"), "config.json", HIGH "config.json");
+    link_golden(below(dir, "LowNoise"), "T2V-LowNoise-Q8_0.gguf", LOW DIT);
+    link_golden(at(dir, "LowNoise"), "config.json", LOW "config.json");
+    expect_told(open_path(dir), "LowNoise/T2V-LowNoise-Q8_0.gguf: the "
+                "high-noise and the low-noise expert, by their names");
+}
+
+/* Two files as they are given: what their names say against it. */
+TEST(given_experts)
+{
+    WanModelParams p;
+    char dir[1500];
+
+    snprintf(dir, sizeof(dir), "%s", official("given"));
+    link_golden(dir, "config.json", HIGH "config.json");
+    link_golden(dir, "a.safetensors", HIGH DIT);
+    link_golden(dir, "b.safetensors", LOW DIT);
+    link_golden(dir, "x_high_noise.safetensors", HIGH DIT);
+    link_golden(dir, "y_low_noise.safetensors", LOW DIT);
+    link_golden(dir, "z_low_noise.safetensors", HIGH DIT);
+    wan_model_params_default(&p);
+    p.path = at(dir, "a.safetensors");
+    p.model2 = at(dir, "b.safetensors");
+    expect_told(open_model(&p), "a.safetensors is taken for the high-noise "
+                "expert and ");
+    p.path = at(dir, "x_high_noise.safetensors");
+    p.model2 = at(dir, "y_low_noise.safetensors");
+    expect(open_model(&p), 0, "");
+    CHECKF(!strstr(told, "taken for"), "%s", told);
+
+    p.path = at(dir, "y_low_noise.safetensors");
+    p.model2 = at(dir, "x_high_noise.safetensors");
+    expect(open_model(&p), WAN_ERR(EINVAL), "x_high_noise.safetensors is the "
+           "high-noise expert, by its name, and belongs to option model");
+    p.model2 = at(dir, "a.safetensors");
+    expect(open_model(&p), WAN_ERR(EINVAL), "y_low_noise.safetensors is the "
+           "low-noise expert, by its name, and belongs to option model2");
+    p.path = at(dir, "a.safetensors");
+    p.model2 = at(dir, "x_high_noise.safetensors");
+    expect(open_model(&p), WAN_ERR(EINVAL), "is the file of model too");
+    p.path = at(dir, "z_low_noise.safetensors");
+    p.model2 = at(dir, "y_low_noise.safetensors");
+    expect(open_model(&p), WAN_ERR(EINVAL), "are both the low-noise expert, "
+           "by their names");
+    p.path = at(dir, "a.safetensors");
+    p.model2 = at(dir, "none.safetensors");
+    expect(open_model(&p), WAN_ERR(ENOENT), "(option model2)");
+    p.model2 = golden_path("tiny/wan-t2v/" DIT);
+    expect(open_model(&p), WAN_INVALIDDATA, "are no pair of experts: ");
+    p.model2 = NULL;
+    p.path = at(dir, "y_low_noise.safetensors");
+    expect(open_model(&p), 0, "half a model");
+}
+
 /* Loops, links to nowhere, pipes, damage: passed over, and told if the part is
  * not found. */
 TEST(comfy_in_the_way)
@@ -507,6 +606,9 @@ int main(void)
     RUN(comfy_folders);
     RUN(comfy_two_vaes);
     RUN(comfy_images);
+    RUN(comfy_experts);
+    RUN(gguf_experts);
+    RUN(given_experts);
     RUN(comfy_in_the_way);
     RUN(loras_by_name);
     RUN(gguf_directory);

@@ -1,11 +1,12 @@
 #!/bin/sh
-# The pictures of the README: what the demo models make, by the commands that
-# stand beside them there.
+# The pictures of the README and of docs/recipes.md: what the demo models make,
+# by the commands that stand beside them there.
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
 # From the repository's root, after make: tools/demo-model/readme_sheet.sh
-# writes docs/demo/*.gif and the README's table of them to standard output.
+# writes docs/demo/*.gif and the README's table of them to standard output; with
+# the word recipes, only what the README has not. The sheet wants the filter tile.
 
 set -eu
 
@@ -17,6 +18,18 @@ mkdir -p $out
 gif='split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer:bayer_scale=4'
 
 make_gif() { "$ffmpeg" -v error -nostdin -xerror -y "$@" -loop 0 "$out/$name.gif"; }
+
+if [ "${1-}" = recipes ]; then
+    name=side
+    make_gif -filter_complex "wan_t2v=prompt=a blue ring moves to the right:seed=5[l];wan_t2v=prompt=a pink triangle rises:seed=4[r];[l][r]hstack,$gif"
+    name=loop
+    make_gif -f lavfi -i "wan_t2v=prompt=an orange square grows:seed=3" \
+        -vf "split[f][g];[g]reverse[h];[f][h]concat,$gif"
+    "$ffmpeg" -v error -nostdin -xerror -y -f lavfi \
+        -i "wan_t2v=prompt=a red ball bounces over a grassy field:seed=1:frames=17" \
+        -vf "select=not(mod(n\,2)),tile=3x3:padding=2" -frames:v 1 $out/sheet.png
+    exit 0
+fi
 
 echo '| | |'
 echo '| --- | --- |'

@@ -50,7 +50,8 @@ typedef struct File {
     Change *change;             // by key
     int nb_changes;
     char *used;                 // of each tensor: it was merged
-    int nb_used;
+    int nb_used, nb_left;       // left: of the other expert
+    int other;                  // it is for the other expert alone
 } File;
 
 struct WanLora {
@@ -453,6 +454,16 @@ static int find_factors(File *f, const WanLog *log)
 
 /* -------------------------------------------------------------- opening */
 
+static void file_close(File *f)
+{
+    for (int k = 0; k < f->nb_changes; k++)
+        free(f->change[k].key);
+    free(f->change);
+    free(f->used);
+    wan_weights_close(&f->w);
+    *f = (File){ 0 };
+}
+
 static int by_key(const void *pa, const void *pb)
 {
     const Change *a = pa, *b = pb;
@@ -460,25 +471,73 @@ static int by_key(const void *pa, const void *pb)
     return strcmp(a->key, b->key);
 }
 
-/* Of a file for two experts, leave out what is the second one's. */
-static void drop_second(File *f)
+/* A tensor that nobody will miss. */
+static void leave(File *f, const WanStored *s)
+{
+    char *used = s ? &f->used[s - wan_weights_at(f->w, 0)] : NULL;
+
+    if (used && !*used) {
+        *used = 1;
+        f->nb_left++;
+    }
+}
+
+/* Of changes for each of two experts keep one's. The other's are read for the
+ * other, if there is one. */
+static void keep_changes(File *f, WanExpert expert)
 {
     int n = 0;
 
-    for (int i = 0; i < f->nb_changes; i++)
-        n += !f->change[i].second;
-    if (!n)
-        return;
-    n = 0;
-    for (int i = 0; i < f->nb_changes; i++)
-        if (f->change[i].second)
-            free(f->change[i].key);
-        else
-            f->change[n++] = f->change[i];
+    for (int i = 0; i < f->nb_changes; i++) {
+        const Change c = f->change[i];
+
+        if (c.second == (expert == WAN_EXPERT_LOW)) {
+            f->change[n++] = c;
+            continue;
+        }
+        free(c.key);
+        if (expert) {
+            leave(f, c.a);
+            leave(f, c.b);
+            leave(f, c.alpha);
+        }
+    }
     f->nb_changes = n;
 }
 
-static int read_file(File *f, const WanLog *log)
+/* Leave out what is not for this expert, and say once what is for which.
+ * asked: what the file's item says. A single transformer is the first. */
+static void choose_changes(File *f, WanExpert expert, WanExpert asked,
+                           const WanLog *log)
+{
+    const char *path = wan_weights_path(f->w), *by = "as it was asked for";
+    WanExpert to = asked;
+    int second = 0, both;
+
+    for (int i = 0; i < f->nb_changes; i++)
+        second += f->change[i].second;
+    both = second && second < f->nb_changes;
+    if (both)
+        keep_changes(f, expert);
+    if (!to && second && !both) {
+        to = WAN_EXPERT_LOW;
+        by = "by its tensors' names";
+    } else if (!to && !both) {
+        to = wan_expert_of(path);
+        by = "by its name";
+    }
+    f->other = expert && to && to != expert;
+    if (expert && to && !f->other)
+        wan_log(log, WAN_LOG_INFO, "%s: for the %s expert, %s", path,
+                wan_expert_name(to), by);
+    else if (expert == WAN_EXPERT_HIGH && !to)
+        wan_log(log, WAN_LOG_INFO, "%s: %s", path, both ? "a part for each "
+                "expert, by its tensors' names" : "for both experts: no name "
+                "tells, @high or @low behind it would");
+}
+
+static int read_file(File *f, WanExpert expert, WanExpert asked,
+                     const WanLog *log)
 {
     const char *path = wan_weights_path(f->w);
     const int n = wan_weights_count(f->w);
@@ -500,18 +559,45 @@ static int read_file(File *f, const WanLog *log)
             (ret = add_changes(f, s, log)) < 0)
             return ret;
     }
-    drop_second(f);
+    choose_changes(f, expert, asked, log);
     ret = find_factors(f, log);
     qsort(f->change, f->nb_changes, sizeof(*f->change), by_key);
     return ret;
 }
 
-/* path[=strength]. A file whose name holds '=' is one that is there. */
-static int split(char *item, float *strength, const WanLog *log)
+/* The expert that the end of an item names; it is cut off. A file whose name
+ * ends so is one that is there. */
+static WanExpert split_expert(char *item)
 {
-    char *equals = strrchr(item, '='), *end;
+    static const char *const end[] = { [WAN_EXPERT_HIGH] = "@high",
+                                       [WAN_EXPERT_LOW] = "@low" };
+    const size_t n = strlen(item);
+
+    for (WanExpert e = WAN_EXPERT_HIGH; e <= WAN_EXPERT_LOW; e++) {
+        const size_t k = strlen(end[e]);
+
+        if (n > k && !strcmp(item + n - k, end[e]) &&
+            !wan_files_exists(item)) {
+            item[n - k] = 0;
+            return e;
+        }
+    }
+    return WAN_EXPERT_NONE;
+}
+
+/* path[=strength][@expert]; expert: the model's. A file whose name holds '=' is
+ * one that is there. */
+static int split(char *item, float *strength, WanExpert *asked,
+                 WanExpert expert, const WanLog *log)
+{
+    char *equals, *end;
     double v;
 
+    *asked = split_expert(item);
+    if (*asked && !expert)
+        return wan_error(log, WAN_ERR(EINVAL), "option lora: '%s' for one "
+                         "expert, but the model has no two", item);
+    equals = strrchr(item, '=');
     *strength = 1;
     if (equals && !wan_files_exists(item)) {
         v = strtod(equals + 1, &end);
@@ -527,7 +613,7 @@ static int split(char *item, float *strength, const WanLog *log)
 }
 
 int wan_lora_open(WanLora **out, const char *list, const char *loras,
-                  int threads, const WanLog *log)
+                  WanExpert expert, int threads, const WanLog *log)
 {
     WanLora *l = calloc(1, sizeof(*l));
     char *text = strdup(list), *next = text;
@@ -543,16 +629,19 @@ int wan_lora_open(WanLora **out, const char *list, const char *loras,
     while (next) {
         File *f = &l->files[l->nb_files++];
         char *item = next, *path = NULL;
+        WanExpert asked;
 
         if ((next = strchr(item, '|')))
             *next++ = 0;
-        if ((ret = split(item, &f->strength, log)) < 0 ||
+        if ((ret = split(item, &f->strength, &asked, expert, log)) < 0 ||
             (ret = wan_files_lora(&path, item, loras, log)) < 0)
             goto fail;
         ret = wan_weights_open(&f->w, path, log);
         free(path);
-        if (ret < 0 || (ret = read_file(f, log)) < 0)
+        if (ret < 0 || (ret = read_file(f, expert, asked, log)) < 0)
             goto fail;
+        if (f->other)
+            file_close(&l->files[--l->nb_files]);
     }
     free(text);
     wan_cpu_pool_open(threads, log);
@@ -580,7 +669,7 @@ int wan_lora_open_memory(WanLora **out, const char *path, const void *data,
         ret = wan_weights_open_memory(&l->files->w, path, data, size, log);
     }
     if (ret >= 0)
-        ret = read_file(l->files, log);
+        ret = read_file(l->files, WAN_EXPERT_NONE, WAN_EXPERT_NONE, log);
     if (ret < 0) {
         wan_lora_close(&l);
         return ret;
@@ -598,15 +687,8 @@ void wan_lora_close(WanLora **lp)
     *lp = NULL;
     if (!l)
         return;
-    for (int i = 0; l->files && i < l->nb_files; i++) {
-        File *f = &l->files[i];
-
-        for (int k = 0; k < f->nb_changes; k++)
-            free(f->change[k].key);
-        free(f->change);
-        free(f->used);
-        wan_weights_close(&f->w);
-    }
+    for (int i = 0; l->files && i < l->nb_files; i++)
+        file_close(&l->files[i]);
     if (l->threads)
         wan_cpu_pool_close();
     free(l->files);
@@ -871,11 +953,11 @@ int wan_lora_end(const WanLora *l, const WanLog *log)
         if (!f->nb_used)
             return wan_error(log, WAN_INVALIDDATA, "%s: none of its %d tensors "
                              "fits this model", wan_weights_path(f->w), all);
-        for (int k = 0; k < all && f->nb_used < all; k++)
+        for (int k = 0; k < all && f->nb_used + f->nb_left < all; k++)
             if (!f->used[k]) {
                 wan_log(log, WAN_LOG_WARNING, "%s: %d of %d tensors were not "
                         "used, the first is %s", wan_weights_path(f->w),
-                        all - f->nb_used, all,
+                        all - f->nb_used - f->nb_left, all,
                         wan_weights_at(f->w, k)->raw_name);
                 break;
             }

@@ -166,10 +166,22 @@ static void sync_folder(const char *path)
     free(dir);
 }
 
+/* Only to a name that nobody has; ENOSYS where that can't be asked for. */
+static int rename_new(const char *from, const char *to)
+{
+#ifdef RENAME_NOREPLACE
+    return renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
+#else
+    (void)from;
+    (void)to;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
 int wan_out_finish(WanOut *o)
 {
-    int ret = renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path,
-                        RENAME_NOREPLACE);
+    int ret = rename_new(o->part, o->path);
 
     if (ret < 0 && (errno == EINVAL || errno == ENOSYS)) {
         if (exists(o->path))            // a file system without that promise

@@ -1,0 +1,58 @@
+#!/bin/sh
+# Other compilers and C libraries than the build's: every file compiles without
+# a word. Nothing is linked.
+#
+# This file is part of libwan; see the licence in wan/wan.h.
+
+. "$SRC/tests/fate/common.sh"
+flags=$(sed -n 's/^DEP_CFLAGS = //p' config.mak)
+onednn=0
+! grep -q WAN_HAVE_ONEDNN=1 config.mak || onednn=1
+files=$(ls "$SRC"/wan/*.c "$SRC"/wan/formats/*.c "$SRC"/wan/cpu/*.c "$SRC"/tools/*.c)
+
+# silent COMPILER...: on every file, all that it says
+silent()
+{
+    for file in $files; do
+        "$@" -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fsyntax-only \
+            -DWAN_HAVE_ONEDNN=$onednn -DWAN_HAVE_CUDA=0 -DWAN_DATADIR='"/"' \
+            -I"$SRC/wan" "$file" || return 1
+    done
+}
+pedantic()
+{
+    # both are C23's
+    silent clang -pedantic -Wno-gnu-zero-variadic-macro-arguments \
+        -Wno-gnu-empty-initializer $flags
+}
+# The other libraries' headers alone, after musl's own.
+musl()
+{
+    mkdir "$tmp/include" && ln -s /usr/include/cjson /usr/include/utf8proc.h \
+        $(ls -d /usr/include/dnnl*.h /usr/include/oneapi 2> /dev/null) "$tmp/include" &&
+        silent musl-gcc -idirafter "$tmp/include"
+}
+header()
+{
+    echo '#include "wan.h"' > "$tmp/h.c"
+    "$@" -Wall -Wextra -Werror -fsyntax-only -I"$SRC/wan" "$tmp/h.c"
+}
+# with PROGRAM NAME COMMAND...: a check, where the program is
+with()
+{
+    if command -v "$1" > /dev/null; then
+        shift
+        check "$@"
+    else
+        skip "$2" "no $1"
+    fi
+}
+
+with clang 'clang, -std=c11 -pedantic' pedantic
+with musl-gcc 'musl' musl
+for cc in gcc clang; do
+    with $cc "wan.h in C99, $cc" header $cc -std=c99 -pedantic-errors
+    with $cc "wan.h in C++11, $cc" header $cc -x c++ -std=c++11 -pedantic-errors
+done
+
+finish
