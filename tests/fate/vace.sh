@@ -237,8 +237,8 @@ done
 refused 'wan_i2v' 'follows videos and pictures: use the filter wan_v2v' \
     -f lavfi -i "$(pattern d=0.5)" -vf "$(vace wan_i2v "$quick:clip=$rest")"
 refused 'a mask without a frame' 'mask: the second input has no frame' \
-    -f lavfi -i "$(pattern d=0.5)" -f lavfi -i "$half" -filter_complex \
-    "[1]trim=start=9.01:end=9.05[m];[0][m]$(vace wan_v2v "$quick:mask=1")"
+    -f lavfi -i "$(pattern d=0.5)" -f lavfi -i color=white:s=32x32:d=1 -filter_complex \
+    "[1]trim=start=5[m];[0][m]$(vace wan_v2v "$quick:mask=1")"
 refused 'a mask that is not linked' 'mask|input' \
     -f lavfi -i "$(pattern d=0.5)" -vf "$(vace wan_v2v "$quick:mask=1")"
 tiny_picture()
