@@ -149,6 +149,8 @@ static void tag(Marks *m, Span key, Span value)
 {
     static const char *const names[] = { "DigitalSourceType", "comment" };
 
+    while (value.n && !value.p[value.n - 1])    // RIFF counts it, EBML may pad
+        value.n--;
     if (is_key(key, "AIGC")) {
         mark(m, m->container, "tag AIGC", value);
         return;

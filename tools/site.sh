@@ -38,7 +38,7 @@ page()
 }
 
 page README.md index.md
-for name in recipes models live performance architecture contributing porting; do
+for name in recipes models live marks performance architecture contributing porting upstream; do
     page docs/$name.md $name.md
 done
 page CHANGELOG.md changelog.md

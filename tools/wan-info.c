@@ -431,6 +431,8 @@ static void show_plan(const WanPlan *p, const WanRequest *r,
     if (m->files[0])
         printf("\n  weights       %.3f GB, mapped, and %.3f GB of copies",
                m->info.weight_bytes / 1e9, m->pool.bytes / 1e9);
+    if (m->resting_bytes)
+        printf("; %.3f GB of them rest at a time", m->resting_bytes / 1e9);
     printf("\n  text          %.4g TFLOP for %s %s\n", text,
            r->guidance != 1 ? "two prompts" : "a prompt",
            o->prompt && m->tokenizer ? "as given" : "of 512 tokens");

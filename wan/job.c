@@ -72,8 +72,8 @@ static WanRequest defaults(const WanModel *m)
         .sampler = i->sampler, .preset = i->preset,
         .warp = m->preset ? m->preset->warp : 0, .sigma_max = WAN_RCM_SIGMA,
         .rng_threads = 270336,      // an H100's launch
-        .strength = 0.8,            // as Diffusers has it
         .boundary = i->boundary,
+        .strength = 0.8,            // as Diffusers has it
     };
 }
 
@@ -701,7 +701,8 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
         j->pager->vectors = m->pool.vectors * 3 / 2 + VECTORS_SLACK;
     }
     *out = (WanPlan){
-        .weight_bytes = m->info.weight_bytes + m->pool.bytes,
+        .weight_bytes = m->info.weight_bytes - m->resting_bytes +
+                        m->pool.bytes,
         .available_bytes = m->memory ? m->memory :
                            wan_dev_available(m->device, m->cuda_context),
         .tokens = (int64_t)sampled_frames(j) * (j->rq.height / m->info.size_multiple) *

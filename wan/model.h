@@ -35,6 +35,7 @@ struct WanModel {
     WanWeights *files[4];       // transformer, text encoder, VAE, CLIP; NULL:
                                 // inside the transformer's
     WanWeights *file2;          // of two experts the low-noise one's
+    int64_t resting_bytes;      // of the smaller expert: one of them rests
     WanNaming naming[4];        // of the parts
     WanNaming naming2;          // of file2
     WanPool pool;               // their small tensors in f32

@@ -539,7 +539,11 @@ static int open_parts(WanModel **out, const WanModelParams *params,
          (ret = open_tokenizer(m, &f, p->tokenizer)) < 0))
         goto fail;
 
-    m->info.weight_bytes = stored_bytes(m->file2);
+    const int64_t first = stored_bytes(m->files[0]);
+
+    m->info.weight_bytes = m->resting_bytes = stored_bytes(m->file2);
+    if (first < m->resting_bytes)
+        m->resting_bytes = first;
     for (int i = 0; i < 4; i++)
         m->info.weight_bytes += stored_bytes(m->files[i]);
     wan_log(&log, WAN_LOG_VERBOSE, "%s: %s, %.2f billion parameters%s, %.2f GB "

@@ -485,7 +485,8 @@ typedef struct WanProgress {
 
 /** What a request needs before anything is loaded, see wan_plan(). */
 typedef struct WanPlan {
-    int64_t weight_bytes;       /**< as stored; mapped from the files */
+    int64_t weight_bytes;       /**< as stored; mapped from the files; of two
+                                     experts the larger one's */
     int64_t work_bytes;         /**< the job's own memory at its peak */
     int64_t available_bytes;    /**< the limit, or what the machine has free */
     /** Of a device with memory of its own: the least that work and weights

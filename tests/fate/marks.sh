@@ -222,7 +222,7 @@ hostile()       # what is left of a file that was cut
     done
 }
 check 'files that are cut' hostile
-refused_file()  # NAME STATUS PATTERN
+refused_file()  # FILE PATTERN
 {
     marks "$1"
     same "$status" 2 && has "$2" "$tmp/marks"

@@ -357,7 +357,10 @@ TEST(experts_diffusers)
     generate(A14B("i2v-unipc5"), I2V_A14B "-diffusers", dut);
 }
 TEST(experts_two_images_ref) { generate(A14B("flf2v-unipc4"), I2V_A14B, "ref"); }
-TEST(v2v_experts_cpu) { generate("pipeline-v2v-a14b-unipc8.safetensors", T2V_A14B, dut); }
+TEST(experts_v2v_cpu)
+{
+    generate("pipeline-v2v-a14b-unipc8.safetensors", T2V_A14B, dut);
+}
 TEST(experts_two_images_cpu) { generate(A14B("flf2v-unipc4"), I2V_A14B, dut); }
 #define VACE(name) "pipeline-vace-" name ".safetensors", "tiny/wan-vace"
 TEST(vace_control_ref) { generate(VACE("control-unipc4"), "ref"); }
@@ -452,7 +455,7 @@ int main(int argc, char **argv)
     RUN(experts_diffusers);
     RUN_REF(experts_two_images_ref);
     RUN(experts_two_images_cpu);
-    RUN(v2v_experts_cpu);
+    RUN(experts_v2v_cpu);
     RUN_REF(vace_control_ref);
     RUN(vace_control_cpu);
     RUN_REF(vace_inpaint_ref);
