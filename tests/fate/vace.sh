@@ -197,7 +197,7 @@ check 'recipe: a box made anew' made \
 disc="drawbox=c=black:t=fill,geq=lum='if(lt(hypot(X-W/2-W/4*sin(T)\\,Y-H/2)\\,H/4)\\,235\\,16)':cb=128:cr=128"
 check 'recipe: a mask that moves' made \
     "split[v][b];[b]$disc[m];[v][m]$(vace wan_v2v "$quick:mask=1")" 48,32
-key='format=yuva420p,chromakey=green:0.3,alphaextract,negate'
+key='format=yuva420p,chromakey=green:0.12,alphaextract,negate'
 check 'recipe: another background' made \
     "split[v][b];[b]$key[m];[v][m]$(vace wan_v2v "$quick:mask=1")" 48,32
 canvas='pad=96:32:24:0:gray' outside='drawbox=c=black:t=fill,pad=96:32:24:0:white'
