@@ -1677,7 +1677,7 @@ static int check_control(AVFilterContext *ctx)
     const char *option  = s->mask               ? "mask"          :
                           s->reference_paths    ? "reference"     :
                           s->context_scale != 1 ? "context_scale" :
-                          s->keep != -1         ? "keep"          : NULL;
+                          redraws(ctx) && s->keep != -1 ? "keep"  : NULL;
 
     if (is_vace(s) && redraws(ctx) && s->strength != DEFAULT_STRENGTH) {
         av_log(ctx, AV_LOG_ERROR, "strength=%g: %s is a VACE checkpoint and "
@@ -1934,41 +1934,21 @@ static void free_redraw(const WanContext *s, Redraw *r)
     av_freep(&r->white_pixels);
 }
 
-/** Give a picture another size; it is replaced. */
-static int resize(AVFrame **rgb, int width, int height, int cover)
-{
-    AVFrame *sized = NULL;
-    int ret;
-
-    if ((*rgb)->width == width && (*rgb)->height == height)
-        return 0;
-    ret = ff_wan_resize(&sized, *rgb, width, height, cover);
-    if (ret >= 0)
-        FFSWAP(AVFrame *, *rgb, sized);
-    av_frame_free(&sized);
-    return ret;
-}
-
 /** A frame of the input as RGB of the model's size. */
 static int redraw_input(AVFilterContext *ctx, AVFrame **out, const AVFrame *in)
 {
     WanContext *s = ctx->priv;
-    int ret = ff_wan_to_rgb(ctx, out, in, "input", &s->warned);
+    AVFrame *rgb  = NULL;
+    int ret = ff_wan_to_rgb(ctx, &rgb, in, "input", &s->warned);
 
-    return ret < 0 ? ret : resize(out, s->w, s->h, s->cover);
-}
-
-/** The mask of a frame, of any size itself, cut as that is. */
-static int redraw_mask(AVFilterContext *ctx, AVFrame **out, const AVFrame *mask,
-                       const AVFrame *in)
-{
-    WanContext *s = ctx->priv;
-    int ret = ff_wan_to_mask(ctx, out, mask, "mask");
-
-    if (ret < 0 || (s->cover &&
-                    (ret = resize(out, in->width, in->height, 0)) < 0))
+    if (ret < 0)
         return ret;
-    return resize(out, s->w, s->h, s->cover);
+    if (rgb->width != s->w || rgb->height != s->h)
+        ret = ff_wan_resize(out, rgb, s->w, s->h, s->cover);
+    else
+        FFSWAP(AVFrame *, *out, rgb);
+    av_frame_free(&rgb);
+    return ret;
 }
 
 /** Keep of a frame what its output will have, but no pixels. */
@@ -2000,8 +1980,8 @@ static int redraw_frame(AVFilterContext *ctx, Redraw *r, int i)
         return drop_pixels(&in->frame);
     }
     r->mask_image[i] = r->white;
-    if (in->mask && (ret = redraw_mask(ctx, &r->mask[i], in->mask,
-                                       in->frame)) >= 0)
+    if (in->mask && (ret = ff_wan_to_mask(ctx, &r->mask[i], in->mask, in->frame,
+                                          s->w, s->h, s->cover, "mask")) >= 0)
         ff_wan_describe(&r->mask_image[i], r->mask[i]);
     if (ret >= 0)
         ret = redraw_input(ctx, &r->frame[i], in->frame);
@@ -2577,7 +2557,8 @@ static int start_worker(AVFilterContext *ctx)
  */
 static int make_tags(WanContext *s)
 {
-    const char *type = s->mode == MODE_EXTEND ? COMPOSITE_TYPE : SOURCE_TYPE;
+    const char *type = s->mode == MODE_EXTEND || s->redraws ? COMPOSITE_TYPE
+                                                            : SOURCE_TYPE;
     char text[512];
     int ret;
 

@@ -564,19 +564,38 @@ static int check_convertible(void *log, const AVFrame *in, const char *what)
     return AVERROR(ENOSYS);
 }
 
+/** The size that covers width x height in the shape of a picture. */
+static void cover_size(int *w, int *h, const AVFrame *picture)
+{
+    if ((int64_t)picture->width * *h > (int64_t)*w * picture->height)
+        *w = av_rescale(*h, picture->width, picture->height);
+    else
+        *h = av_rescale(*w, picture->height, picture->width);
+}
+
 int ff_wan_to_mask(void *log, AVFrame **out, const AVFrame *in,
+                   const AVFrame *video, int width, int height, int cover,
                    const char *what)
 {
     Component p;
+    int w = width, h = height;
     int c, x, y, ret = check_convertible(log, in, what);
 
     if (ret < 0 || (ret = read_component(&p, in, 0)) < 0)
         return ret;
-    ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, in->width, in->height);
+    if (cover)
+        cover_size(&w, &h, video);
+    ret = ff_wan_new_frame(out, AV_PIX_FMT_GBRPF32, width, height);
     for (c = 0; c < 3 && ret >= 0; c++)
-        for (y = 0; y < in->height; y++)
-            for (x = 0; x < in->width; x++)
-                rgb_row(*out, c, y)[x] = unit(p.v[(size_t)y * p.w + x]);
+        for (y = 0; y < height; y++) {
+            const int64_t row = (2LL * (y + (h - height) / 2) + 1) * p.h / (2 * h);
+
+            for (x = 0; x < width; x++) {
+                const int64_t at = (2LL * (x + (w - width) / 2) + 1) * p.w / (2 * w);
+
+                rgb_row(*out, c, y)[x] = unit(p.v[row * p.w + at]);
+            }
+        }
     close_component(&p);
     return ret;
 }
@@ -877,10 +896,8 @@ int ff_wan_resize(AVFrame **out, const AVFrame *rgb, int width, int height,
 
     if (ret < 0)
         return ret;
-    if (cover && (int64_t)rgb->width * height > (int64_t)width * rgb->height)
-        w = av_rescale(height, rgb->width, rgb->height);
-    else if (cover)
-        h = av_rescale(width, rgb->height, rgb->width);
+    if (cover)
+        cover_size(&w, &h, rgb);
     ret = scale(&scaled, rgb, w, h);
     if (ret >= 0)
         paste(*out, scaled);

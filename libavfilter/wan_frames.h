@@ -90,13 +90,17 @@ int ff_wan_to_rgb(void *log, AVFrame **out, const AVFrame *in,
                   const char *what, int *warned);
 
 /**
- * A frame as a mask, by its first component alone: luma, or red, in the range
- * that its tags say.
+ * A frame as the mask of another one, by its first component alone: luma, or red,
+ * in the range that its tags say. It is laid over that frame, and then has the
+ * size that ff_wan_resize() would give that: its pixels are the nearest ones, so
+ * black and white stay what they are.
  *
- * @param out   gbrpf32, all three alike, a new frame
- * @param what  the input's name, for the log
+ * @param out    gbrpf32, all three alike, a new frame
+ * @param video  the frame, of which the size counts
+ * @param what   the input's name, for the log
  */
 int ff_wan_to_mask(void *log, AVFrame **out, const AVFrame *in,
+                   const AVFrame *video, int width, int height, int cover,
                    const char *what);
 
 /**

@@ -403,7 +403,6 @@ void ff_wan_worker_stop(FFWanWorker **wp)
 {
     FFWanWorker *w = *wp;
 
-    *wp = NULL;
     if (!w)
         return;
     pthread_mutex_lock(&w->lock);
@@ -413,6 +412,7 @@ void ff_wan_worker_stop(FFWanWorker **wp)
     pthread_cond_signal(&w->work);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
+    *wp = NULL;                         /* until then its callbacks use it */
 
     for (; w->nb_previews; w->nb_previews--) {
         av_frame_free(&w->preview[w->first_preview]);

@@ -3,8 +3,8 @@
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 
-# times FILE of framemd5: pts and duration of each frame; md5s: the hashes
-times() { sed -n 's/^0, *-*[0-9]*, *\(-*[0-9]*\), *\([0-9]*\),.*/\1 \2/p' "$1"; }
+# stamps FILE of framemd5: pts and duration of each frame; md5s: the hashes
+stamps() { sed -n 's/^0, *-*[0-9]*, *\(-*[0-9]*\), *\([0-9]*\),.*/\1 \2/p' "$1"; }
 md5s() { sed -n 's/^[0-9].*, *//p' "$1"; }
 
 # redrawn INPUT FILTERS FILTER [OPTION...]: framemd5 of the input in $tmp/in, of
@@ -14,9 +14,9 @@ redrawn()
     redrawn_in=$1 redrawn_pre=$2 redrawn_vf=$3
     shift 3
     good -f lavfi -i "$redrawn_in" -vf "${redrawn_pre:-null}" -fps_mode passthrough \
-        -enc_time_base -1 "$@" -f framemd5 "$tmp/in" &&
+        "$@" -f framemd5 "$tmp/in" &&
         good -f lavfi -i "$redrawn_in" -vf "${redrawn_pre:+$redrawn_pre,}$redrawn_vf" \
-            -fps_mode passthrough -enc_time_base -1 "$@" -f framemd5 "$tmp/md5"
+            -fps_mode passthrough "$@" -f framemd5 "$tmp/md5"
 }
 
 # refused NAME PATTERN ARGUMENT...: exit code of ffmpeg, and a line that says why

@@ -42,15 +42,17 @@ with_mask()
 {
     raw "$1" in.frames_u8 rgb24 "$2"
     with_mask_video=$raw_input
+    mkdir -p "$tmp/$1" &&
+        "$tools/compare" --arguments "pipeline-vace-$1.safetensors" "$tmp/$1" > "$tmp/options" || return 1
     raw "$1" in.mask_u8 gray "$2"
     # shellcheck disable=SC2086
     good $with_mask_video $raw_input -filter_complex \
-        "[0][1]$(vace wan_v2v "$3:rng=cpu:mask=1")" -f rawvideo "$tmp/clip" &&
+        "[0][1]$(vace wan_v2v "$3:rng=cpu:mask=1:negative_promptfile=$(quote "$tmp/$1/negative")")" -f rawvideo "$tmp/clip" &&
         compared "$1" "$2"
 }
 train='prompt=a red train crosses a stone bridge:frames=9:steps=4:guidance=5:shift=16:seed=51'
 check 'golden of a control video' with_mask control-unipc4 48x48 "$train"
-cats='prompt=Two cats in red gloves box on a small stage.:negative_prompt=blurry:frames=5:steps=5:guidance=4:shift=5:seed=52:sampler=dpm++:context_scale=0.7'
+cats='prompt=Two cats in red gloves box on a small stage.:frames=5:steps=5:guidance=4:shift=5:seed=52:sampler=dpm++:context_scale=0.7'
 inpaint()
 {
     picture inpaint-dpm5 ref0 44x60 &&
@@ -62,8 +64,10 @@ check 'the scale of hints counts' not_so
 lake='prompt=a quiet lake:size=64x48:frames=5:steps=3:guidance=5:shift=16:seed=53:rng=cpu:format=rgb24'
 references()
 {
-    picture ref-unipc3 ref0 64x48 && picture ref-unipc3 ref1 100x30 &&
-        good -f lavfi -i "$(vace wan_t2v "$lake:reference=$(quote "$tmp/$1.png|$tmp/$2.png")")" \
+    mkdir -p "$tmp/ref" &&
+        "$tools/compare" --arguments pipeline-vace-ref-unipc3.safetensors "$tmp/ref" > "$tmp/options" &&
+        picture ref-unipc3 ref0 64x48 && picture ref-unipc3 ref1 100x30 &&
+        good -f lavfi -i "$(vace wan_t2v "$lake:negative_promptfile=$(quote "$tmp/ref/negative"):reference=$(quote "$tmp/$1.png|$tmp/$2.png")")" \
             -f rawvideo "$tmp/clip" && compared ref-unipc3 64x48
 }
 check 'golden of pictures alone, wan_t2v' references ref0 ref1
@@ -76,7 +80,7 @@ check 'their order counts' other_order
 as_many()
 {
     redrawn "$(pattern d=4)" "trim=end_frame=$1" "$(vace wan_v2v "$quick:$2")" || return 1
-    same "$(times "$tmp/md5")" "$(times "$tmp/in")" &&
+    same "$(stamps "$tmp/md5")" "$(stamps "$tmp/in")" &&
         same "$(said 'window [0-9]*: seed 7,')" "$3"
 }
 check '1 frame' as_many 1 frames=5 1
@@ -121,7 +125,7 @@ masked()
 {
     good -f lavfi -i "$(pattern d=1)" -f lavfi -i "$1" -filter_complex \
         "[0][1]$(vace wan_v2v "$quick:frames=9:mask=1${2-}")" -f framemd5 "$tmp/md5" &&
-        same "$(times "$tmp/md5" | wc -l | tr -d ' ')" 10 && md5s "$tmp/md5"
+        same "$(stamps "$tmp/md5" | wc -l | tr -d ' ')" 10 && md5s "$tmp/md5"
 }
 unmasked()
 {
@@ -193,7 +197,7 @@ check 'recipe: a box made anew' made \
 disc="drawbox=c=black:t=fill,geq=lum='if(lt(hypot(X-W/2-W/4*sin(T)\\,Y-H/2)\\,H/4)\\,235\\,16)':cb=128:cr=128"
 check 'recipe: a mask that moves' made \
     "split[v][b];[b]$disc[m];[v][m]$(vace wan_v2v "$quick:mask=1")" 48,32
-key='format=yuva420p,chromakey=green:0.3,alphaextract,negate'
+key='format=yuva420p,chromakey=green:0.12,alphaextract,negate'
 check 'recipe: another background' made \
     "split[v][b];[b]$key[m];[v][m]$(vace wan_v2v "$quick:mask=1")" 48,32
 canvas='pad=96:32:24:0:gray' outside='drawbox=c=black:t=fill,pad=96:32:24:0:white'
@@ -233,8 +237,8 @@ done
 refused 'wan_i2v' 'follows videos and pictures: use the filter wan_v2v' \
     -f lavfi -i "$(pattern d=0.5)" -vf "$(vace wan_i2v "$quick:clip=$rest")"
 refused 'a mask without a frame' 'mask: the second input has no frame' \
-    -f lavfi -i "$(pattern d=0.5)" -f lavfi -i "$half" -filter_complex \
-    "[1]trim=start=9:end=9.05[m];[0][m]$(vace wan_v2v "$quick:mask=1")"
+    -f lavfi -i "$(pattern d=0.5)" -f lavfi -i color=white:s=32x32:d=1 -filter_complex \
+    "[1]trim=start=5[m];[0][m]$(vace wan_v2v "$quick:mask=1")"
 refused 'a mask that is not linked' 'mask|input' \
     -f lavfi -i "$(pattern d=0.5)" -vf "$(vace wan_v2v "$quick:mask=1")"
 tiny_picture()
