@@ -41,7 +41,7 @@ OBJS = abi.o wan.o job.o condition.o vace.o config.o experts.o files.o places.o 
        formats/lora.o formats/write.o convert.o \
        t5.o clip.o dit.o codec.o vae.o vae22.o vae_layers.o taehv.o preview.o prompts.o \
        sampler.o preset.o rng.o \
-       stepcache.o cachetable.o \
+       stepcache.o cachetable.o kvcache.o stream.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/pool.o
@@ -67,7 +67,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v vace stepcache convert
+MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v vace causal stepcache convert
 FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
        tokenizer text_clean marks
 
