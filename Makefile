@@ -57,7 +57,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity
 
-UNIT = abi arena codec config experts files gguf header job log lora memory names nomemory \
+UNIT = abi arena causal codec config experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker

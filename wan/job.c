@@ -1411,6 +1411,11 @@ void wan_job_tap(WanJob *j, void (*tap)(void *opaque, const char *name,
     j->dev->tap_opaque = opaque;
 }
 
+void wan_job_start_at(WanJob *j, int64_t pos)
+{
+    wan_stream_start(&j->blocks, pos);
+}
+
 void wan_job_cancel(WanJob *j)
 {
     wan_dev_cancel(j->dev);

@@ -241,6 +241,7 @@ void wan_stream_reserve(WanStream *s, WanDev *d)
     wan_dit_text_reserve(d, &s->context, &s->model->dit);
     s->rgb = wan_tmp(d, WAN_TIME_STRIDE, s->height, s->width, 3);
     wan_codec_begin_decode(d, &s->codec, vae, h, w);
+    s->codec.frames = s->pos;
 }
 
 void wan_stream_text(WanStream *s, const WanTensor *text)
@@ -260,11 +261,18 @@ static void enter(WanStream *s, WanDev *d)
     s->text.nb_dims = 0;
 }
 
-void wan_stream_seek(WanStream *s, int64_t pos)
+static void seek(WanStream *s, int64_t pos)
 {
     s->pos = pos;
     s->n = block_frames(s);
     s->codec.frames = pos;
+}
+
+void wan_stream_start(WanStream *s, int64_t pos)
+{
+    seek(s, pos);
+    s->start = pos;
+    wan_kvcache_restart(&s->cache, pos);
 }
 
 /* ------------------------------------------------------------ the passes */
@@ -386,7 +394,8 @@ static void look_again(WanStream *s, WanDev *d)
 {
     const WanMark mark = wan_mark(d);
     WanKvCache *c = &s->cache;
-    int64_t first = s->pos < s->window ? 0 : s->pos - s->window;
+    int64_t first = s->pos - s->start < s->window ? s->start
+                                                  : s->pos - s->window;
 
     wan_section(d, "frames again under the new prompt");
     if (s->reset)
@@ -479,7 +488,7 @@ static void denoise(WanStream *s, WanDev *d, int i)
 
 static int looks_again(const WanStream *s)
 {
-    return s->turned && s->recache && s->pos > 0;
+    return s->turned && s->recache && s->pos > s->start;
 }
 
 int wan_stream_units(const WanStream *s, enum WanStage stage)
@@ -564,7 +573,7 @@ void wan_stream_plan(WanStream *s, WanDev *d, WanPlan *out)
     const int blocks = (s->window + s->block - 1) / s->block;
     double before;
 
-    wan_stream_seek(s, s->first_block + (int64_t)blocks * s->block);
+    seek(s, s->first_block + (int64_t)blocks * s->block);
     if (looks_again(s))
         wan_stream_step(s, d, 0);
     enter(s, d);

@@ -41,6 +41,7 @@ typedef struct WanStream {
                                     // what blocks begin with
     int64_t *times;                 // scratch: of the frames of a pass, or held
 
+    int64_t start;                  // latent frame it began with, 0
     /* The block in work. */
     int64_t pos;                    // its first latent frame
     int n;                          // latent frames
@@ -102,8 +103,9 @@ void wan_stream_step(WanStream *s, WanDev *d, int i);
  */
 int wan_stream_decode(WanStream *s, WanDev *d, int i, const WanTensor *given);
 
-/* Count on as if pos latent frames were there. */
-void wan_stream_seek(WanStream *s, int64_t pos);
+/* For tests: the first block is that of latent frame pos, and nothing is known
+ * of those before it. */
+void wan_stream_start(WanStream *s, int64_t pos);
 
 /* One block of each kind of pass with a full window, on a plan's device: what
  * the job needs at most. Flops of a step, a latent frame's decoding and of all
