@@ -834,6 +834,7 @@ static void blocks_work(WanJob *j, enum WanStage stage)
         break;
     }
     j->progress.block = j->blocks.number;
+    j->progress.block_done = stage == WAN_STAGE_STEPS && j->blocks.keeping;
 }
 
 static enum WanStage blocks_next(WanJob *j, enum WanStage stage)

@@ -524,7 +524,11 @@ typedef struct WanProgress {
     int calls;                  /**< since 1.1: of the transformer so far, one a
                                      branch of guidance in each step */
     int skipped;                /**< of them that WanRequest.cache left out */
-    int64_t block;              /**< of a causal job, the one in work; 0 first */
+    int64_t block;              /**< of a causal job, the one in work, of those
+                                     that are made; 0 first */
+    int block_done;             /**< 1: the next unit begins another one, which
+                                     a wan_job_prompt() now is for */
+    int reserved;
 } WanProgress;
 
 /** What a request needs before anything is loaded, see wan_plan(). */
