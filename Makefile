@@ -159,7 +159,7 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
-       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/stream.sh \
+       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/causal.sh $(SRC)/tests/fate/stream.sh \
        $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/a14b.sh \
        $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
        $(SRC)/tests/fate/cuda.sh \
@@ -309,7 +309,7 @@ check-arm64: $(GOLDEN)/.stamp
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter fewstep stream i2v ti2v v2v vace preview cuda recipes live badinput \
+CHECK_FATE = framecrc filter fewstep causal stream i2v ti2v v2v vace preview cuda recipes live badinput \
              interrupt
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \
