@@ -1858,6 +1858,7 @@ static int check_plan(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
     const WanImage **blanks = NULL;
+    char length[32] = "without end";
     WanRequest rq;
     WanPlan plan;
     WanJob *job = NULL;
@@ -1887,10 +1888,12 @@ static int check_plan(AVFilterContext *ctx)
         av_log(ctx, AV_LOG_INFO, "an image fills a block: it is encoded as %d "
                "frames, all but the last of which are left out\n",
                1 + 4 * ((rq.first_block ? rq.first_block : rq.block) - 1));
-    av_log(ctx, AV_LOG_INFO, "%s: %dx%d, %d frames, %d steps: %"PRId64" "
+    if (rq.frames)
+        snprintf(length, sizeof(length), "%d frames", rq.frames);
+    av_log(ctx, AV_LOG_INFO, "%s: %dx%d, %s, %d steps: %"PRId64" "
            "tokens, needs %.3g GB of memory (weights %.3g, work %.3g, frames "
            "that wait %.3g) of %.3g GB\n", s->info->name, rq.width, rq.height,
-           rq.frames, rq.steps, plan.tokens, (plan.weight_bytes +
+           length, rq.steps, plan.tokens, (plan.weight_bytes +
            plan.work_bytes + waiting_bytes(s)) / 1e9, plan.weight_bytes / 1e9,
            plan.work_bytes / 1e9, waiting_bytes(s) / 1e9,
            plan.available_bytes / 1e9);
@@ -3333,6 +3336,7 @@ static av_cold void uninit(AVFilterContext *ctx)
 
     shut_down(ctx);
     av_freep(&s->sampling.list);
+    av_freep(&s->blocks.list);
     if (s->settings_ready)
         pthread_mutex_destroy(&s->settings);
     s->settings_ready = 0;
