@@ -24,7 +24,7 @@ static const char *causal_field(const WanRequest *r)
            r->positions ? "positions" : r->prompt_switch ? "switch" :
            r->sink_reset ? "sink_reset" :
            r->first_timesteps || r->nb_first_timesteps ? "first_timesteps" :
-           !r->frames ? "frames" : NULL;
+           r->clip || r->nb_clip ? "clip" : !r->frames ? "frames" : NULL;
 }
 
 static int first_of(const WanRequest *r)
