@@ -1794,7 +1794,7 @@ static int check_control(AVFilterContext *ctx)
     const char *option  = s->mask               ? "mask"          :
                           s->reference_paths    ? "reference"     :
                           s->context_scale != 1 ? "context_scale" :
-                          s->keep != -1         ? "keep"          : NULL;
+                          redraws(ctx) && s->keep != -1 ? "keep"  : NULL;
 
     if (is_vace(s) && redraws(ctx) && s->strength != DEFAULT_STRENGTH) {
         av_log(ctx, AV_LOG_ERROR, "strength=%g: %s is a VACE checkpoint and "
