@@ -500,10 +500,9 @@ static int given_take(WanCondition *c, const WanRequest *r)
         return wan_error_memory(log, "job", "the clip");
     for (int i = 0; i < c->nb_given; i++) {
         WanImage img;
-        int ret;
+        const int ret = wan_condition_take(&img, r->clip[i], "clip", log);
 
-        if ((ret = wan_condition_take(&img, r->clip[i], "clip", log)) < 0 ||
-            (ret = wan_condition_pixels(&img, "clip", log)) < 0)
+        if (ret < 0)
             return ret;
         wan_image_read(c->clip_rgb + (int64_t)i * 3 * c->width * c->height,
                        &img, 0, 0, c->width, c->height);
