@@ -41,7 +41,7 @@ OBJS = abi.o wan.o job.o ranks.o launcher.o serve.o condition.o vace.o config.o 
        formats/lora.o formats/write.o convert.o \
        t5.o clip.o dit.o codec.o vae.o vae22.o vae_layers.o taehv.o preview.o prompts.o \
        sampler.o preset.o rng.o \
-       stepcache.o cachetable.o \
+       stepcache.o cachetable.o kvcache.o stream.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/pool.o
@@ -57,7 +57,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker
 
-UNIT = abi arena codec config experts files gguf header job log lora memory names nomemory \
+UNIT = abi arena causal codec config experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
@@ -67,7 +67,7 @@ ifneq ($(CUDA),yes)
 UNIT += cuda_weights cuda_replay
 endif
 CHECKOP = checkop
-MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v vace stepcache convert ranks
+MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v vace causal stepcache convert ranks
 FUZZ = safetensors lora torch_zip gguf convert index_json config_json cache_table \
        tokenizer text_clean marks
 
@@ -168,7 +168,7 @@ TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
         $(MODEL_TESTS:%=$(B)/tests/model/%)
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
-       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/stream.sh \
+       $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/causal.sh $(SRC)/tests/fate/stream.sh \
        $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/a14b.sh \
        $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
        $(SRC)/tests/fate/cuda.sh $(SRC)/tests/fate/batch.sh $(SRC)/tests/fate/mpi.sh \
@@ -318,7 +318,7 @@ check-arm64: $(GOLDEN)/.stamp
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter fewstep stream i2v ti2v v2v vace preview cuda recipes live badinput \
+CHECK_FATE = framecrc filter fewstep causal stream i2v ti2v v2v vace preview cuda recipes live badinput \
              interrupt marks
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \

@@ -85,6 +85,8 @@
 #define LOG_US       1000000            ///< progress lines are this far apart
 #define CLOCK_LOG_US 60000000           ///< and those about the clock
 #define AHEAD_US     2000000            ///< default of ahead with clips=0
+#define TAIL_WINDOW  21                 ///< latent frames that extend reads into,
+                                        ///< where the window holds all
 #define SETTLE_US    300000             ///< a file that is written needs to rest
 #define MAX_TEXT       65536            ///< bytes of a prompt
 #define DEFAULT_STRENGTH 0.8
@@ -137,6 +139,16 @@ typedef struct Sampling {
     int nb_list;
 } Sampling;
 
+/** How a causal model makes blocks; what is -1 stands for the preset's. */
+typedef struct Causal {
+    int causal;
+    int block, first_block, window, sink;
+    int positions, on_switch, sink_reset;
+    char *first_timesteps;
+    double *list;                       ///< its numbers
+    int nb_list;
+} Causal;
+
 typedef struct WanContext {
     const AVClass *class;
 
@@ -152,6 +164,8 @@ typedef struct WanContext {
     char *rate_str;
     AVRational sar;
     Sampling sampling;
+    Causal blocks;
+    char *weights;
     char *seed_str;
     int rng, rng_threads;
     int cache, cache_run;
@@ -184,6 +198,9 @@ typedef struct WanContext {
     int ahead;                          ///< frames
     void *cuda_context;                 ///< of hwframes: where libwan works
     char cuda_device[16];               ///< its card, as libwan calls it
+    int is_causal;                      ///< clips are made block by block
+    int tail_frames;                    ///< that a causal clip goes on from, at
+                                        ///< most; 0: from one image
 
     /* wan_i2v */
     uint8_t *blank_pixels;
@@ -192,6 +209,9 @@ typedef struct WanContext {
     WanImage last_image;                ///< its pixels
     AVFrame *start;                     ///< the next clip goes on from this;
                                         ///< the worker's, once it runs
+    AVFrame **tail;                     ///< and these before it, with it: a
+                                        ///< ring of tail_frames
+    int64_t nb_tail;                    ///< seen so far
     int odd_size;                       ///< frames pass, no clip can follow
     int input_ended;
     int damaged;                        ///< its first frame was
@@ -243,7 +263,10 @@ typedef struct WanContext {
     int64_t clip_start;                 ///< when the last one was begun, us
     int nb_read;                        ///< of its frames
     int nb_given;                       ///< of them to the queue
-    int skip;                           ///< it repeats the frame it goes on from
+    int skip;                           ///< frames it repeats: of what it goes
+                                        ///< on from
+    int64_t block;                      ///< that is read
+    char *block_prompt;                 ///< what it was made with
     AVFrame *rgb;                       ///< gbrpf32 on the way to the output
     AVFrame **held;                     ///< the end of a clip, gbrpf32, to be
     int nb_held, held_pos;              ///< mixed with the start of the next
@@ -283,7 +306,7 @@ typedef struct WanContext {
     { "size",     "set video size (default: from the model)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
     { "s",        "set video size (default: from the model)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
     { "frames",   "set frames of a clip, 4n+1, -1: the model's", OFFSET(frames), AV_OPT_TYPE_INT,  {.i64 = -1}, -1, INT_MAX, FLAGS }, \
-    { "preset",   "set few-step family: auto, none, lightx2v, fastwan, causvid, rcm", OFFSET(sampling.preset), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = RFLAGS }, \
+    { "preset",   "set few-step family: auto, none, lightx2v, fastwan, causvid, rcm, self-forcing, causal-forcing, causal-forcing-frame, longlive", OFFSET(sampling.preset), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = RFLAGS }, \
     { "steps",    "set number of denoising steps, -1: the model's", OFFSET(sampling.steps), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, RFLAGS }, \
     { "guidance", "set strength of the prompt, 1: ignore the negative prompt, -1: the model's", OFFSET(sampling.guidance), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
     { "guidance2", "set guidance of the low-noise one of two experts, -1: guidance, if that is given, else the model's", OFFSET(sampling.guidance2), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
@@ -299,6 +322,23 @@ typedef struct WanContext {
     { "timesteps", "set timesteps of euler and dmd in place of steps, such as 1000|750|500|250", OFFSET(sampling.timesteps), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = RFLAGS }, \
     { "warp",     "set whether timesteps are shifted, -1: the preset's", OFFSET(sampling.warp), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1, RFLAGS }, \
     { "sigma_max", "set noise at the start of rcm, -1: the preset's", OFFSET(sampling.sigma_max), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 1e6, RFLAGS }, \
+    { "causal",   "set whether the model is causal and makes block by block", OFFSET(blocks.causal), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1, FLAGS, .unit = "causal" }, \
+        { "auto", "as the preset says",    0, AV_OPT_TYPE_CONST, {.i64 = -1}, .flags = FLAGS, .unit = "causal" }, \
+    { "block",    "set latent frames of a causal model's block, -1: the preset's", OFFSET(blocks.block), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 64, FLAGS }, \
+    { "first_block", "set latent frames of its first block, 0: as the others", OFFSET(blocks.first_block), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 64, FLAGS }, \
+    { "window",   "set latent frames that it looks back on, with the block, 0: all, -1: the preset's", OFFSET(blocks.window), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 4001, FLAGS }, \
+    { "sink",     "set how many of them are the video's first, -1: the preset's", OFFSET(blocks.sink), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 4001, FLAGS }, \
+    { "positions", "set from where it counts time", OFFSET(blocks.positions), AV_OPT_TYPE_INT, {.i64 = -1}, -1, WAN_POSITIONS_WINDOW, FLAGS, .unit = "positions" }, \
+        { "auto",  "as the preset says",   0, AV_OPT_TYPE_CONST, {.i64 = -1}, .flags = FLAGS, .unit = "positions" }, \
+        { "absolute", "the video's start", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_POSITIONS_ABSOLUTE}, .flags = FLAGS, .unit = "positions" }, \
+        { "window", "the window's start",  0, AV_OPT_TYPE_CONST, {.i64 = WAN_POSITIONS_WINDOW}, .flags = FLAGS, .unit = "positions" }, \
+    { "switch",   "set what a new prompt does with what was made", OFFSET(blocks.on_switch), AV_OPT_TYPE_INT, {.i64 = -1}, -1, WAN_SWITCH_RECACHE, FLAGS, .unit = "switch" }, \
+        { "auto",  "as the preset says",   0, AV_OPT_TYPE_CONST, {.i64 = -1}, .flags = FLAGS, .unit = "switch" }, \
+        { "plain", "nothing, the scene turns slowly", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_SWITCH_PLAIN}, .flags = FLAGS, .unit = "switch" }, \
+        { "recache", "it is looked at again under the new prompt", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_SWITCH_RECACHE}, .flags = FLAGS, .unit = "switch" }, \
+    { "sink_reset", "set whether that makes a new sink, -1: the preset's", OFFSET(blocks.sink_reset), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1, FLAGS }, \
+    { "first_timesteps", "set timesteps of the first block", OFFSET(blocks.first_timesteps), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
+    { "weights",  "set weights of a training's file: ema, generator", OFFSET(weights), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "seed",     "set seed of the noise, -1: random", OFFSET(seed_str), AV_OPT_TYPE_STRING, {.str = "-1"}, .flags = FLAGS }, \
     { "rng",      "set generator of the noise", OFFSET(rng), AV_OPT_TYPE_INT, {.i64 = WAN_RNG_CUDA}, WAN_RNG_CUDA, WAN_RNG_CPU, FLAGS, .unit = "rng" }, \
         { "cuda", "as PyTorch on a GPU",   0, AV_OPT_TYPE_CONST, {.i64 = WAN_RNG_CUDA}, .flags = FLAGS, .unit = "rng" }, \
@@ -472,6 +512,7 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
     p->clip               = s->clip;
     p->lora               = s->lora;
     p->fp8                = s->fp8;
+    p->weights            = s->weights;
     p->device             = *s->cuda_device ? s->cuda_device : s->device;
     p->cuda_context       = s->cuda_context;
     p->threads            = nb_threads(ctx);
@@ -841,24 +882,25 @@ static int check_number(AVFilterContext *ctx, const char *option, double v,
     return AVERROR(EINVAL);
 }
 
-static int parse_timesteps(AVFilterContext *ctx, Sampling *a)
+static int parse_timesteps(AVFilterContext *ctx, const char *option,
+                           const char *text, double **list, int *nb)
 {
     int n;
 
-    av_freep(&a->list);
-    a->nb_list = 0;
-    if (!a->timesteps || !strcmp(a->timesteps, "none"))
+    av_freep(list);
+    *nb = 0;
+    if (!text || !strcmp(text, "none"))
         return 0;
-    n = wan_timesteps_parse(NULL, 0, a->timesteps);
+    n = wan_timesteps_parse(NULL, 0, text);
     if (n < 0) {
-        av_log(ctx, AV_LOG_ERROR, "timesteps=%s: must be numbers such as "
-               "1000|750|500|250\n", a->timesteps);
+        av_log(ctx, AV_LOG_ERROR, "%s=%s: must be numbers such as "
+               "1000|750|500|250\n", option, text);
         return AVERROR(EINVAL);
     }
-    a->list = av_malloc_array(n, sizeof(*a->list));
-    if (!a->list)
+    *list = av_malloc_array(n, sizeof(**list));
+    if (!*list)
         return AVERROR(ENOMEM);
-    a->nb_list = wan_timesteps_parse(a->list, n, a->timesteps);
+    *nb = wan_timesteps_parse(*list, n, text);
     return 0;
 }
 
@@ -876,7 +918,8 @@ static int check_sampling(AVFilterContext *ctx)
         (ret = check_number(ctx, "shift", a->shift, 0.01, 100)) < 0 ||
         (ret = check_number(ctx, "sigma_max", a->sigma_max, 15, 1e6)) < 0)
         return ret;
-    return parse_timesteps(ctx, a);
+    return parse_timesteps(ctx, "timesteps", a->timesteps, &a->list,
+                           &a->nb_list);
 }
 
 static int check_frames(AVFilterContext *ctx)
@@ -1003,6 +1046,9 @@ static av_cold int init(AVFilterContext *ctx)
     }
     if ((ret = check_frames(ctx)) < 0 ||
         (ret = check_sampling(ctx)) < 0 ||
+        (ret = parse_timesteps(ctx, "first_timesteps",
+                               s->blocks.first_timesteps, &s->blocks.list,
+                               &s->blocks.nb_list)) < 0 ||
         (ret = check_number(ctx, "cache_threshold", s->cache_threshold, 1e-6,
                             100)) < 0 ||
         (ret = check_number(ctx, "cache_retain", s->cache_retain, 1e-6,
@@ -1290,6 +1336,51 @@ static WanControl make_control(const WanContext *s, const WanImage **video,
 
 /* ---------------------------------------------------------------- request */
 
+/** What a causal model is asked beside a clip's sampling. */
+static void ask_blocks(const WanContext *s, WanRequest *rq)
+{
+    const Causal *c = &s->blocks;
+
+    if (!c->causal) {                   /* what the preset says of it, too */
+        rq->causal = rq->block = rq->first_block = rq->window = rq->sink = 0;
+        rq->positions          = WAN_POSITIONS_ABSOLUTE;
+        rq->prompt_switch      = WAN_SWITCH_PLAIN;
+        rq->sink_reset         = rq->nb_first_timesteps = 0;
+        rq->first_timesteps    = NULL;
+    }
+    if (c->block != -1)
+        rq->block = c->block;
+    if (c->first_block != -1)
+        rq->first_block = c->first_block;
+    if (c->window != -1)
+        rq->window = c->window;
+    if (c->sink != -1)
+        rq->sink = c->sink;
+    if (c->positions != -1)
+        rq->positions = c->positions;
+    if (c->on_switch != -1)
+        rq->prompt_switch = c->on_switch;
+    if (c->sink_reset != -1)
+        rq->sink_reset = c->sink_reset;
+    if (c->first_timesteps) {
+        rq->first_timesteps    = c->list;
+        rq->nb_first_timesteps = c->nb_list;
+    }
+    if (rq->causal && !s->clips)
+        rq->frames = 0;
+}
+
+/** An ordinary checkpoint that is to be run as a causal one is of a family
+ *  that nobody told. */
+static const char *preset_of(const WanContext *s)
+{
+    const char *name = s->sampling.preset;
+
+    return s->blocks.causal == 1 && (!strcmp(name, "none") ||
+           (!strcmp(name, "auto") && !strcmp(s->info->preset, "none")))
+           ? "self-forcing" : name;
+}
+
 /** What the next clip is asked to be: the preset's numbers, then ours. */
 static int make_request(const WanContext *s, WanRequest *rq)
 {
@@ -1297,7 +1388,7 @@ static int make_request(const WanContext *s, WanRequest *rq)
     int ret;
 
     wan_request_default(rq, s->model);
-    if ((ret = wan_request_preset(rq, s->model, a->preset)) < 0)
+    if ((ret = wan_request_preset(rq, s->model, preset_of(s))) < 0)
         return map_error(ret);
     rq->prompt = s->prompt;
     if (s->negative_prompt)
@@ -1335,6 +1426,7 @@ static int make_request(const WanContext *s, WanRequest *rq)
     if (s->cache_run != -1)
         rq->cache_run = s->cache_run;
     rq->preview     = s->preview;
+    ask_blocks(s, rq);
     if (is_vace(s)) {
         rq->controls    = s->controls;
         rq->nb_controls = 1;
@@ -1463,6 +1555,12 @@ static int settle_redraw(AVFilterContext *ctx)
     return 0;
 }
 
+/** Is there one scene that does not end? */
+static int is_endless(const WanContext *s)
+{
+    return s->is_causal && !s->clips;
+}
+
 /** Fill in size, rate and frames, which the model decides if nobody did. */
 static int settle_shape(AVFilterContext *ctx)
 {
@@ -1498,6 +1596,11 @@ static int settle_shape(AVFilterContext *ctx)
     if (!s->rate.num)
         s->rate = av_make_q(s->info->rate_num, s->info->rate_den);
 
+    if (is_endless(s) && (s->frames != -1 || s->duration_us != -1)) {
+        av_log(ctx, AV_LOG_ERROR, "%s: with clips=0 a causal model makes one "
+               "scene without end\n", s->frames != -1 ? "frames" : "duration");
+        return AVERROR(EINVAL);
+    }
     if (s->duration_us != -1) {
         int64_t n = av_rescale_q_rnd(s->duration_us, AV_TIME_BASE_Q,
                                      av_inv_q(s->rate), AV_ROUND_UP);
@@ -1535,22 +1638,32 @@ static int64_t waiting_bytes(const WanContext *s)
            (s->join_frames + input) * rgb;
 }
 
+/** Frames of a causal model's block. */
+static int block_frames(const WanContext *s)
+{
+    WanRequest rq;
+
+    return make_request(s, &rq) < 0 ? 0 : 4 * rq.block;
+}
+
 /** How far the worker may run ahead, and how its clips are joined. */
 static int settle_ahead(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
     const int64_t us = s->ahead_us != -1 ? s->ahead_us :
                        s->clips          ? 0           : AHEAD_US;
-    const int64_t n  = av_rescale_q_rnd(us, AV_TIME_BASE_Q, av_inv_q(s->rate),
-                                        AV_ROUND_UP);
+    int64_t n = av_rescale_q_rnd(us, AV_TIME_BASE_Q, av_inv_q(s->rate),
+                                 AV_ROUND_UP);
 
+    if (s->is_causal && s->ahead_us == -1)
+        n = block_frames(s);
     if (n < 0 || n > INT_MAX / 2) {
         av_log(ctx, AV_LOG_ERROR, "ahead=%g: too long\n", us / 1e6);
         return AVERROR(EINVAL);
     }
     s->ahead = n;
 
-    if (s->join == JOIN_CUT || s->clips == 1) {
+    if (s->join == JOIN_CUT || s->clips == 1 || is_endless(s)) {
         s->join_frames = 0;
         return 0;
     }
@@ -1635,6 +1748,7 @@ static int load_model(AVFilterContext *ctx)
     WanContext *s = ctx->priv;
     const int64_t start = av_gettime_relative();
     WanModelParams params;
+    WanRequest rq;
     int ret;
 
     if (interrupted(ctx))
@@ -1659,8 +1773,12 @@ static int load_model(AVFilterContext *ctx)
                s->info->name);
         return AVERROR(EINVAL);
     }
+    if ((ret = make_request(s, &rq)) < 0)
+        return ret;
+    s->is_causal = rq.causal;
     if (s->info->task != WAN_TASK_TI2V && !is_vace(s) &&
-        (s->info->task == WAN_TASK_T2V) == from_image(ctx)) {
+        (s->info->task == WAN_TASK_T2V) == from_image(ctx) &&
+        !(s->is_causal && from_image(ctx))) {
         av_log(ctx, AV_LOG_ERROR, "model=%s: %s makes video from %s: use the "
                "filter %s\n", s->model_path, s->info->name,
                from_image(ctx) ? "a prompt alone" : "an image and a prompt",
@@ -1692,24 +1810,91 @@ static int check_control(AVFilterContext *ctx)
     return AVERROR(EINVAL);
 }
 
+/** Frames that fill whole blocks of a causal model, of n at most; 0: not one
+ *  block. */
+static int whole_blocks(const WanRequest *rq, int64_t n)
+{
+    const int first = rq->first_block ? rq->first_block : rq->block;
+    const int64_t groups = (n - 1) / 4 + 1;
+
+    return n < 1 || groups < first ? 0 :
+           1 + 4 * (first + (groups - first) / rq->block * rq->block - 1);
+}
+
+/** How many of the input's last frames a causal clip goes on from: as many as
+ *  the window holds beside a block that is made. */
+static int settle_tail(AVFilterContext *ctx)
+{
+    WanContext *s = ctx->priv;
+    WanRequest rq;
+    int ret;
+
+    s->tail_frames = 0;
+    if (!s->is_causal || !from_image(ctx) || s->mode != MODE_EXTEND)
+        return 0;
+    if ((ret = make_request(s, &rq)) < 0)
+        return ret;
+    s->tail_frames = whole_blocks(&rq, 1 + 4LL * ((rq.window ? rq.window :
+                                                   TAIL_WINDOW) - rq.block - 1));
+    if (!s->tail_frames)
+        return 0;
+    av_freep(&s->tail);
+    s->tail = av_calloc(s->tail_frames, sizeof(*s->tail));
+    return s->tail ? 0 : AVERROR(ENOMEM);
+}
+
+/** The clip goes on from n images in place of one. Its frames are n, less the
+ *  one that a clip goes on from otherwise, and its own. */
+static void ask_tail(WanRequest *rq, const WanImage *const *image, int n)
+{
+    rq->image   = NULL;
+    rq->clip    = image;
+    rq->nb_clip = n;
+    if (rq->frames)
+        rq->frames += n - 1;
+}
+
 /** See that the request can be met, and say what it takes. */
 static int check_plan(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
+    const WanImage **blanks = NULL;
+    char length[32] = "without end";
     WanRequest rq;
     WanPlan plan;
     WanJob *job = NULL;
-    int ret;
+    int ret, i;
 
     if ((ret = make_request(s, &rq)) < 0)
         return ret;
+    if (s->tail_frames) {
+        blanks = av_malloc_array(s->tail_frames, sizeof(*blanks));
+        if (!blanks)
+            return AVERROR(ENOMEM);
+        for (i = 0; i < s->tail_frames; i++)
+            blanks[i] = &s->blank;
+        ask_tail(&rq, blanks, s->tail_frames);
+    }
     if ((ret = wan_request_check(&rq, s->model)) < 0 ||
-        (ret = wan_plan(&plan, s->model, &rq)) < 0)
+        (ret = wan_plan(&plan, s->model, &rq)) < 0) {
+        av_free(blanks);
         return map_error(ret);
-    av_log(ctx, AV_LOG_INFO, "%s: %dx%d, %d frames, %d steps: %"PRId64" "
+    }
+    if (rq.causal)
+        av_log(ctx, AV_LOG_INFO, "%s: causal, preset %s: blocks of %d latent "
+               "frames, a window of %d with a sink of %d: %.3g GB of keys and "
+               "values\n", s->info->name, rq.preset, plan.block, plan.window,
+               rq.sink, plan.cache_bytes / 1e9);
+    if (rq.image && rq.causal && rq.block > 1 && rq.first_block != 1)
+        av_log(ctx, AV_LOG_INFO, "an image fills a block: it is encoded as %d "
+               "frames, all but the last of which are left out\n",
+               1 + 4 * ((rq.first_block ? rq.first_block : rq.block) - 1));
+    if (rq.frames)
+        snprintf(length, sizeof(length), "%d frames", rq.frames);
+    av_log(ctx, AV_LOG_INFO, "%s: %dx%d, %s, %d steps: %"PRId64" "
            "tokens, needs %.3g GB of memory (weights %.3g, work %.3g, frames "
            "that wait %.3g) of %.3g GB\n", s->info->name, rq.width, rq.height,
-           rq.frames, rq.steps, plan.tokens, (plan.weight_bytes +
+           length, rq.steps, plan.tokens, (plan.weight_bytes +
            plan.work_bytes + waiting_bytes(s)) / 1e9, plan.weight_bytes / 1e9,
            plan.work_bytes / 1e9, waiting_bytes(s) / 1e9,
            plan.available_bytes / 1e9);
@@ -1720,6 +1905,7 @@ static int check_plan(AVFilterContext *ctx)
     ret = wan_job_open(&job, s->model, &rq);
     wan_job_close(&job);
     s->quiet = 0;
+    av_free(blanks);
     return ret < 0 ? map_error(ret) : check_ahead(ctx, &plan);
 }
 
@@ -1740,7 +1926,8 @@ static int open_model(AVFilterContext *ctx, enum AVPixelFormat format)
         return ret;
     s->control     = make_control(s, NULL, NULL);
     s->controls[0] = &s->control;
-    if ((ret = redraws(ctx) ? settle_windows(ctx) : settle_ahead(ctx)) < 0)
+    if ((ret = redraws(ctx) ? settle_windows(ctx) : settle_ahead(ctx)) < 0 ||
+        (ret = settle_tail(ctx)) < 0)
         return ret;
     return s->odd_size ? 0 : check_plan(ctx);
 }
@@ -1767,8 +1954,13 @@ static void log_progress(AVFilterContext *ctx)
     s->units_seen = status.units;
     s->last_line  = now;
 
-    if (s->clips != 1)
+    if (s->clips != 1 && !is_endless(s))
         snprintf(clip, sizeof(clip), "%s %d: ", job_name(ctx), status.clip);
+    if (s->is_causal && p->stage >= WAN_STAGE_STEPS) {
+        av_log(ctx, AV_LOG_INFO, "%sblock %"PRId64", steps %.3g s and decoding "
+               "%.3g s so far\n", clip, p->block + 1, p->steps, p->decode);
+        return;
+    }
     switch (p->stage) {
     case WAN_STAGE_TEXT:
         av_log(ctx, AV_LOG_INFO, "%stext %d/%d, %.3g s\n", clip, p->done,
@@ -1802,23 +1994,34 @@ static void label_text(const WanContext *s, const char *type, char text[512])
              type);
 }
 
-/** Make what all frames of a clip carry. */
-static int make_labels(WanContext *s, const WanRequest *rq)
+/** Frames that follow are made with that prompt. */
+static int label_prompt(WanContext *s, const char *prompt)
 {
-    const unsigned v = wan_version();
     struct AVSHA *sha = av_sha_alloc();
     uint8_t digest[32];
-    char version[32], hex[2 * sizeof(digest) + 1], text[512];
+    char hex[2 * sizeof(digest) + 1];
     int i, ret;
 
     if (!sha)
         return AVERROR(ENOMEM);
     av_sha_init(sha, 256);
-    av_sha_update(sha, rq->prompt, strlen(rq->prompt));
+    av_sha_update(sha, prompt, strlen(prompt));
     av_sha_final(sha, digest);
     av_free(sha);
     for (i = 0; i < sizeof(digest); i++)
         snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    if ((ret = av_dict_set(&s->meta, "lavfi.wan.prompt_digest", hex, 0)) < 0)
+        return ret;
+    return av_dict_set(&s->meta, "lavfi.wan.prompt", prompt, 0);
+}
+
+/** Make what all frames of a clip carry. */
+static int make_labels(WanContext *s, const WanRequest *rq)
+{
+    const unsigned v = wan_version();
+    char version[32], text[512];
+    int ret;
+
     snprintf(version, sizeof(version), "%u.%u.%u", v >> 16, v >> 8 & 255,
              v & 255);
 
@@ -1840,8 +2043,7 @@ static int make_labels(WanContext *s, const WanRequest *rq)
         return ret;
     snprintf(text, sizeof(text), "%g", rq->guidance);
     if ((ret = av_dict_set(&s->meta, "lavfi.wan.guidance", text, 0)) < 0 ||
-        (ret = av_dict_set(&s->meta, "lavfi.wan.prompt_digest", hex, 0)) < 0 ||
-        (ret = av_dict_set(&s->meta, "lavfi.wan.prompt", rq->prompt, 0)) < 0)
+        (ret = label_prompt(s, rq->prompt)) < 0)
         return ret;
     if (!s->label)
         return 0;
@@ -2026,6 +2228,98 @@ static int begin_window(AVFilterContext *ctx, Redraw *r, WanRequest *rq)
     return 0;
 }
 
+/** Frames that a clip goes on from, as libwan reads them. */
+typedef struct Tail {
+    int nb;
+    AVFrame **frame;
+    WanImage *image;
+    const WanImage **list;
+} Tail;
+
+static void free_tail(Tail *t)
+{
+    int i;
+
+    for (i = 0; t->frame && i < t->nb; i++)
+        av_frame_free(&t->frame[i]);
+    av_freep(&t->frame);
+    av_freep(&t->image);
+    av_freep(&t->list);
+}
+
+/** Of the frames seen last as many as make whole blocks. free_tail() in any
+ *  case, when the job was opened. */
+static int read_tail(AVFilterContext *ctx, Tail *t, WanRequest *rq)
+{
+    WanContext *s = ctx->priv;
+    int i, ret;
+
+    t->nb    = whole_blocks(rq, FFMIN(s->nb_tail, s->tail_frames));
+    t->frame = av_calloc(t->nb, sizeof(*t->frame));
+    t->image = av_calloc(t->nb, sizeof(*t->image));
+    t->list  = av_calloc(t->nb, sizeof(*t->list));
+    if (!t->frame || !t->image || !t->list)
+        return AVERROR(ENOMEM);
+    for (i = 0; i < t->nb; i++) {
+        const int64_t at = s->nb_tail - t->nb + i;
+
+        ret = ff_wan_to_rgb(ctx, &t->frame[i], s->tail[at % s->tail_frames],
+                            "input", &s->warned);
+        if (ret < 0)
+            return ret;
+        ff_wan_describe(&t->image[i], t->frame[i]);
+        t->list[i] = &t->image[i];
+    }
+    av_log(ctx, AV_LOG_VERBOSE, "clip %d goes on from %d frames\n",
+           s->clip_index, t->nb);
+    ask_tail(rq, t->list, t->nb);
+    return 0;
+}
+
+/** What is made from here on is that block, with that prompt. */
+static int set_block(WanContext *s, int64_t block, const char *prompt)
+{
+    char *own = av_strdup(prompt);
+
+    if (!own)
+        return AVERROR(ENOMEM);
+    av_free(s->block_prompt);
+    s->block_prompt = own;
+    s->block        = block;
+    return 0;
+}
+
+/** Another block: with the prompt as it is now. */
+static int turn(void *opaque, WanJob *job)
+{
+    AVFilterContext *ctx = opaque;
+    WanContext *s = ctx->priv;
+    char *prompt;
+    int ret = 0;
+
+    if (s->reload)
+        reload_text(ctx, &s->watch[0], "prompt", &s->prompt, s->promptfile);
+    pthread_mutex_lock(&s->settings);
+    prompt = av_strdup(s->prompt);
+    pthread_mutex_unlock(&s->settings);
+    if (!prompt)
+        return AVERROR(ENOMEM);
+    if (strcmp(prompt, s->block_prompt)) {
+        ret = wan_job_prompt(job, prompt);
+        if (ret < 0)
+            ret = map_error(ret);
+        else
+            ret = label_prompt(s, prompt);
+        if (ret >= 0)
+            av_log(ctx, AV_LOG_INFO, "block %"PRId64": another prompt\n",
+                   s->block + 2);
+    }
+    if (ret >= 0)
+        ret = set_block(s, s->block + 1, prompt);
+    av_free(prompt);
+    return ret;
+}
+
 static int begin_clip(void *opaque, WanJob **job)
 {
     AVFilterContext *ctx = opaque;
@@ -2036,6 +2330,7 @@ static int begin_clip(void *opaque, WanJob **job)
     Redraw redraw = { 0 };
     WanImage image;
     WanRequest rq;
+    Tail tail = { 0 };
     int ret;
 
     if (redraws(ctx) ? take_window(s) < 0 : !more_clips(s))
@@ -2055,11 +2350,16 @@ static int begin_clip(void *opaque, WanJob **job)
            rq.shift, strcmp(rq.preset, "none") ? ", preset " : "",
            strcmp(rq.preset, "none") ? rq.preset : "", strength);
 
-    if ((ret = make_labels(s, &rq)) < 0)
+    if ((ret = make_labels(s, &rq)) < 0 ||
+        (ret = set_block(s, 0, rq.prompt)) < 0)
         goto end;
     s->clip_start = av_gettime_relative();
     s->nb_read = s->nb_given = 0;
-    if (from_image(ctx)) {
+    if (whole_blocks(&rq, FFMIN(s->nb_tail, s->tail_frames)) > 0) {
+        if ((ret = read_tail(ctx, &tail, &rq)) < 0)
+            goto end;
+        s->skip = rq.nb_clip;
+    } else if (from_image(ctx)) {
         /* what goes on from a frame does not show it again */
         s->skip = s->mode == MODE_EXTEND || s->clip_index > 1;
         ret = ff_wan_to_rgb(ctx, &frame, s->start, "input", &s->warned);
@@ -2075,6 +2375,7 @@ static int begin_clip(void *opaque, WanJob **job)
         ret = map_error(ret);
 end:
     free_redraw(s, &redraw);
+    free_tail(&tail);
     av_frame_free(&frame);
     av_free(prompt);
     av_free(negative);
@@ -2122,6 +2423,8 @@ static void set_duration(AVFrame *frame, int64_t duration)
 /** All properties of a frame but its time; its colours are set. */
 static int set_props(WanContext *s, AVFrame *frame)
 {
+    int ret;
+
     frame->pict_type = AV_PICTURE_TYPE_I;
 #if LAVU_FROM(58, 7)                    /* 6.1 */
     frame->flags    |= AV_FRAME_FLAG_KEY;
@@ -2139,7 +2442,10 @@ static int set_props(WanContext *s, AVFrame *frame)
             return AVERROR(ENOMEM);
         }
     }
-    return av_dict_copy(&frame->metadata, s->meta, 0);
+    ret = av_dict_copy(&frame->metadata, s->meta, 0);
+    if (ret >= 0 && s->is_causal)
+        ret = av_dict_set_int(&frame->metadata, "lavfi.wan.block", s->block, 0);
+    return ret;
 }
 
 /** A frame of the output, with its colours and without pixels. */
@@ -2316,9 +2622,18 @@ static int read_preview(void *opaque, WanJob *job, const WanProgress *progress,
 /** The next clip goes on from this frame, unless another one follows. */
 static int keep_start(WanContext *s, const AVFrame *frame)
 {
+    AVFrame **place;
+
     av_frame_free(&s->start);
     s->start = av_frame_clone(frame);
-    return s->start ? 0 : AVERROR(ENOMEM);
+    if (!s->start)
+        return AVERROR(ENOMEM);
+    if (!s->tail_frames)
+        return 0;
+    place = &s->tail[s->nb_tail++ % s->tail_frames];
+    av_frame_free(place);
+    *place = av_frame_clone(frame);
+    return *place ? 0 : AVERROR(ENOMEM);
 }
 
 /** How a frame of the running clip is read, by its place in the clip. */
@@ -2349,7 +2664,7 @@ static int read_clip(void *opaque, WanJob *job, AVFrame **out)
             return ret;
         s->nb_read++;
         if (s->skip) {
-            s->skip = 0;
+            s->skip--;
             av_frame_free(&frame);
             continue;
         }
@@ -2522,6 +2837,11 @@ static void shut_down(AVFilterContext *ctx)
     av_frame_free(&s->mask_now);
     av_frame_free(&s->mask_next);
     free_references(s);
+    for (i = 0; s->tail && i < s->tail_frames; i++)
+        av_frame_free(&s->tail[i]);
+    av_freep(&s->tail);
+    s->nb_tail = 0;
+    av_freep(&s->block_prompt);
     for (i = 0; i < FF_ARRAY_ELEMS(s->watch); i++)
         av_freep(&s->watch[i].seen);
 }
@@ -2537,6 +2857,7 @@ static int start_worker(AVFilterContext *ctx)
         .flush     = redraws(ctx) ? flush_window : flush_held,
         .map_error = map_error,
         .preview   = s->preview ? read_preview : NULL,
+        .turn      = s->is_causal ? turn : NULL,
     };
     int ret;
 
@@ -2977,7 +3298,11 @@ static int process_command(AVFilterContext *ctx, const char *cmd,
     if (ret < 0)
         return ret;
 
-    if (s->clips && clip >= s->clips)
+    if (s->is_causal && !strcmp(cmd, "prompt"))
+        av_log(ctx, AV_LOG_VERBOSE, "%s: applies from the next block\n", cmd);
+    else if (is_endless(s) && clip)
+        av_log(ctx, AV_LOG_WARNING, "%s: too late, the scene has begun\n", cmd);
+    else if (s->clips && clip >= s->clips)
         av_log(ctx, AV_LOG_WARNING, "%s: too late, the last clip has begun\n",
                cmd);
     else
@@ -2993,6 +3318,7 @@ static av_cold void uninit(AVFilterContext *ctx)
 
     shut_down(ctx);
     av_freep(&s->sampling.list);
+    av_freep(&s->blocks.list);
     if (s->settings_ready)
         pthread_mutex_destroy(&s->settings);
     s->settings_ready = 0;

@@ -154,6 +154,10 @@ static int do_unit(FFWanWorker *w, WanJob *job, WanProgress *progress,
 
     if (ret < 0)
         return ret;
+    if (progress->block_done && w->maker.turn &&
+        ((ret = wait_until(w, may_begin)) < 0 ||
+         (ret = w->maker.turn(w->maker.opaque, job)) < 0))
+        return ret;
     ret = wan_job_step(job, progress);
     if (ret < 0)
         return w->maker.map_error(ret);

@@ -32,6 +32,7 @@
  *   - with ahead = 0, when all frames were taken and another one is asked for:
  *     nothing is made that nobody wanted, and which clip a command meets does
  *     not hang on timing.
+ * The blocks of a clip that is made block by block are begun likewise.
  * A consumer that stops reading stops the worker; nothing grows.
  */
 
@@ -93,6 +94,14 @@ typedef struct FFWanMaker {
      */
     int (*preview)(void *opaque, WanJob *job, const WanProgress *progress,
                    AVFrame **frame);
+
+    /**
+     * The job's next unit begins another block, as a clip is begun: what is
+     * asked for now is for it. NULL: nothing changes between blocks.
+     *
+     * @return 0 or an AVERROR
+     */
+    int (*turn)(void *opaque, WanJob *job);
 } FFWanMaker;
 
 /** Where the worker stands. */

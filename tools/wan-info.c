@@ -46,7 +46,12 @@ static const char usage_text[] =
 "  --size WxH --frames N --steps N --guidance X --guidance2 X --boundary X\n"
 "                      the request; what is not given is the model's default\n"
 "  --preset NAME       few-step family: auto, none, lightx2v, fastwan, causvid,\n"
-"                      rcm [auto: as recognised]\n"
+"                      rcm, self-forcing, causal-forcing, causal-forcing-frame,\n"
+"                      longlive [auto: as recognised]\n"
+"  --endless, --window N\n"
+"                      of causal models: a scene without end; latent frames\n"
+"                      that are looked back on\n"
+"  --weights NAME      of a training's file: ema or generator\n"
 "  --prompt TEXT       count with this text, not with 512 tokens\n"
 "  --memory BYTES      the limit to hold it against, with k, M, G, Ki, Mi, Gi\n"
 "  --device NAME       auto, cpu or ref; in a build with CUDA cuda [auto]\n"
@@ -76,6 +81,7 @@ typedef struct Options {
     double guidance, shift;             // -1: the model's
     double guidance2, boundary;         // likewise
     uint64_t seed;
+    int endless, window;                // window 0: the preset's
     int trace, convert;
     int report;
     char *dir;                          // of the model, not to be reported
@@ -178,6 +184,8 @@ static int parse(Options *o, int argc, char **argv)
         { "seed", 1, NULL, 'N' }, { "preset", 1, NULL, 'P' },
         { "model2", 1, NULL, '2' }, { "guidance2", 1, NULL, 'G' },
         { "boundary", 1, NULL, 'B' },
+        { "endless", 0, NULL, 'E' }, { "window", 1, NULL, 'W' },
+        { "weights", 1, NULL, 'w' },
         { "help", 0, NULL, 'h' }, { 0 },
     };
     int c, ret = 0;
@@ -206,6 +214,9 @@ static int parse(Options *o, int argc, char **argv)
         case 'l': o->image[1] = optarg; break;
         case 'p': o->prompt = optarg; break;
         case 'P': o->preset = optarg; break;
+        case 'E': o->endless = 1; break;
+        case 'W': ret = parse_int(&o->window, "window", optarg, MAX_INT); break;
+        case 'w': o->model.weights = optarg; break;
         case 'm': ret = parse_bytes(&o->model.memory, optarg); break;
         case 'd': o->model.device = optarg; break;
         case '8': ret = parse_fp8(&o->model.fp8, optarg); break;
@@ -410,8 +421,12 @@ static void show_plan(const WanPlan *p, const WanRequest *r,
     const double image = p->image_flops / 1e12;
     const double decode = p->decode_flops / 1e12;
 
-    printf("%dx%d, %d frames, %d steps, guidance %g\n", r->width, r->height,
-           r->frames, r->steps, r->guidance);
+    printf("%dx%d, ", r->width, r->height);
+    if (r->frames)
+        printf("%d frames", r->frames);
+    else
+        printf("without end");
+    printf(", %d steps, guidance %g\n", r->steps, r->guidance);
     printf("  tokens        %" PRId64 "\n", p->tokens);
     printf("  work          %.3f GB", p->work_bytes / 1e9);
     if (p->full_bytes) {
@@ -428,6 +443,9 @@ static void show_plan(const WanPlan *p, const WanRequest *r,
         printf(" of %.3f GB %s: %s", p->available_bytes / 1e9,
                m->memory ? "given" : "free",
                p->work_bytes <= p->available_bytes ? "fits" : "too much");
+    if (r->causal)
+        printf("\n  window        %d latent frames, %.3f GB of keys and values; "
+               "blocks of %d", p->window, p->cache_bytes / 1e9, p->block);
     if (m->files[0])
         printf("\n  weights       %.3f GB, mapped, and %.3f GB of copies",
                m->info.weight_bytes / 1e9, m->pool.bytes / 1e9);
@@ -441,8 +459,12 @@ static void show_plan(const WanPlan *p, const WanRequest *r,
     printf("  a step        %.4g TFLOP, %s\n", step,
            r->guidance != 1 ? "both branches of guidance" : "not guided");
     printf("  decode        %.4g TFLOP\n", decode);
-    printf("  whole         %.4g TFLOP\n",
-           text + image + r->steps * step + decode);
+    if (r->causal)
+        printf("  a block       %.4g TFLOP: its steps, clean pass and decoding "
+               "under a full window\n", p->block_flops / 1e12);
+    else
+        printf("  whole         %.4g TFLOP\n",
+               text + image + r->steps * step + decode);
 }
 
 /* ------------------------------------------------------------- converted */
@@ -577,8 +599,10 @@ static int make_request(WanRequest *r, const WanModel *m, const Options *o)
         r->width = o->width;
         r->height = o->height;
     }
-    if (o->frames)
-        r->frames = o->frames;
+    if (o->frames || o->endless)
+        r->frames = o->endless ? 0 : o->frames;
+    if (o->window)
+        r->window = o->window;
     if (o->steps)
         r->steps = o->steps;
     if (o->guidance >= 0)

@@ -10,8 +10,9 @@
 
 /* No struct may end in padding: the next field would lie in what an older
  * caller left there. These are its last fields. */
-_Static_assert(sizeof(WanModelParams) == WAN_LEAST(WanModelParams, model2) &&
-               sizeof(WanRequest) == WAN_LEAST(WanRequest, guidance2) &&
+_Static_assert(sizeof(WanModelParams) == WAN_LEAST(WanModelParams,
+                                                   weights) &&
+               sizeof(WanRequest) == WAN_LEAST(WanRequest, clip) &&
                sizeof(WanControl) == WAN_LEAST(WanControl, scale) &&
                sizeof(WanImage) == WAN_LEAST(WanImage, stride),
                "padding at the end of a struct of wan.h");

@@ -24,7 +24,15 @@
 typedef struct WanCodecStream {
     WanTensor past[WAN_CODEC_PASTS];    // in the arena; which is the family's
     int64_t frames;                     // latent frames done so far
+    int64_t first;                      // frame of the clip that the latent's
+                                        // first is, of who has a part of it
 } WanCodecStream;
+
+/* The frame of its latent that a stream is at. */
+static inline int64_t wan_codec_at(const WanCodecStream *s)
+{
+    return s->frames - s->first;
+}
 
 /* net: the family's struct of weights. */
 typedef struct WanCodecFamily {
@@ -94,6 +102,7 @@ static inline void wan_codec_begin_decode(WanDev *d, WanCodecStream *s,
                                           const WanCodec *c, int64_t h,
                                           int64_t w)
 {
+    s->first = 0;
     c->family->begin_decode(d, s, c->net, h, w);
 }
 
@@ -102,7 +111,7 @@ static inline void wan_codec_begin_decode(WanDev *d, WanCodecStream *s,
  *
  * @param rgb    [1, s h, s w, 3] for the first frame, then [4, s h, s w, 3], s
  *               the stride; need not be clamped
- * @param latent [channels, T, h, w] as sampled; frame s->frames is read
+ * @param latent [channels, T, h, w] as sampled; frame wan_codec_at() is read
  */
 static inline void wan_codec_decode(WanDev *d, WanTensor *rgb,
                                     const WanCodec *c, WanCodecStream *s,
@@ -116,6 +125,7 @@ static inline void wan_codec_begin_encode(WanDev *d, WanCodecStream *s,
                                           const WanCodec *c, int64_t H,
                                           int64_t W)
 {
+    s->first = 0;
     c->family->begin_encode(d, s, c->net, H, W);
 }
 

@@ -155,23 +155,31 @@ static void begin_encode(WanCondition *c, WanDev *d)
                            c->width);
 }
 
+/* frame [1, H, W, 3] from rgb [3, h, w] of the host. */
+static void place_pixels(WanCondition *c, WanDev *d, WanTensor *frame,
+                         const float *rgb, int h, int w)
+{
+    const WanCodec *vae = &c->model->vae;
+    const WanMark mark = wan_mark(d);
+    WanTensor image = wan_tmp(d, 3, h, w);
+    WanTensor sized = wan_tmp(d, 3, c->height, c->width);
+    const WanTensor frames = wan_reshape(&sized, 3, 1, c->height, c->width);
+
+    wan_op_upload(d, &image, rgb);
+    wan_op_resize(d, &sized, &image);
+    wan_op_channels_last(d, frame, &frames, 0, &vae->one, &vae->zero);
+    wan_release(d, mark);
+}
+
 /* Frame f of the video [first, grey, grey, ..., last], [1, H, W, 3]; grey is
  * there. */
 static void place_frame(WanCondition *c, WanDev *d, WanTensor *frame, int f)
 {
-    const WanCodec *vae = &c->model->vae;
     const int which = !f ? 0 : f == c->frames - 1 && c->nb_images > 1 ? 1 : -1;
-    const WanMark mark = wan_mark(d);
 
-    if (which < 0)
-        return;
-    const WanTensor image = upload_image(c, d, which);
-    WanTensor sized = wan_tmp(d, 3, c->height, c->width);
-    const WanTensor frames = wan_reshape(&sized, 3, 1, c->height, c->width);
-
-    wan_op_resize(d, &sized, &image);
-    wan_op_channels_last(d, frame, &frames, 0, &vae->one, &vae->zero);
-    wan_release(d, mark);
+    if (which >= 0)
+        place_pixels(c, d, frame, c->image[which].rgb, c->image[which].h,
+                     c->image[which].w);
 }
 
 /* The frames of that video that latent frame t is made of. */
@@ -411,6 +419,130 @@ static void start_start(const WanCondition *c, WanDev *d, WanTensor *x,
     wan_tap(d, x, "x_start");
 }
 
+/* ------------------------- what a causal video goes on from, its first latents */
+
+/* An image fills a block: it is there in all its frames. */
+static int given_frames(const WanRequest *r)
+{
+    const int block = r->first_block ? r->first_block : r->block;
+
+    return r->clip ? r->nb_clip
+                   : r->image ? 1 + WAN_TIME_STRIDE * (block - 1) : 0;
+}
+
+static int given_groups(const WanCondition *c)
+{
+    return c->nb_given ? (c->nb_given - 1) / WAN_TIME_STRIDE + 1 : 0;
+}
+
+static void given_reserve(WanCondition *c, WanDev *d, const WanTensor *latent)
+{
+    if (c->nb_given)
+        c->given = wan_tmp(d, latent->dim[0], given_groups(c), latent->dim[2],
+                           latent->dim[3]);
+}
+
+static void given_encode(WanCondition *c, WanDev *d, int t)
+{
+    const WanCodec *vae = &c->model->vae;
+    const int64_t frame_size = (int64_t)3 * c->height * c->width;
+    int n;
+    const int64_t from = wan_codec_group(vae, t, &n);
+
+    if (!t) {
+        wan_dev_stage(d, WAN_STAGE_IMAGE);
+        c->encoder_mark = wan_mark(d);
+        wan_codec_begin_encode(d, &c->stream, vae, c->height, c->width);
+    }
+    const WanMark mark = wan_mark(d);
+    WanTensor rgb = wan_tmp(d, n, c->height, c->width, 3);
+
+    wan_section(d, "frames of group %d", t);
+    for (int k = 0; k < n; k++) {
+        const int64_t f = from + k < c->nb_given ? from + k : c->nb_given - 1;
+        WanTensor frame = wan_slice(&rgb, k, 1);
+
+        if (c->nb_images)
+            place_pixels(c, d, &frame, c->image[0].rgb, c->image[0].h,
+                         c->image[0].w);
+        else
+            place_pixels(c, d, &frame,
+                         c->clip_rgb ? c->clip_rgb + f * frame_size : NULL,
+                         c->height, c->width);
+    }
+    wan_codec_encode(d, &c->given, vae, &c->stream, &rgb);
+    wan_release(d, mark);
+    if (t < given_groups(c) - 1)
+        return;
+    wan_release(d, c->encoder_mark);
+    wan_op_finite(d, &c->given, "VAE encoder: what the video goes on from");
+    wan_tap(d, &c->given, "initial_latent");
+}
+
+static int64_t given_bytes(const WanCondition *c)
+{
+    return c->nb_images ? 0 : (int64_t)3 * sizeof(float) * c->width *
+                              c->height * c->nb_given;
+}
+
+static void given_init(WanCondition *c, const WanRequest *r)
+{
+    c->nb_given = given_frames(r);
+}
+
+static int given_take(WanCondition *c, const WanRequest *r)
+{
+    const WanLog *log = &c->model->log;
+
+    if (!given_bytes(c))
+        return 0;
+    if (!(c->clip_rgb = malloc(given_bytes(c))))
+        return wan_error_memory(log, "job", "the clip");
+    for (int i = 0; i < c->nb_given; i++) {
+        WanImage img;
+        const int ret = wan_condition_take(&img, r->clip[i], "clip", log);
+
+        if (ret < 0)
+            return ret;
+        wan_image_read(c->clip_rgb + (int64_t)i * 3 * c->width * c->height,
+                       &img, 0, 0, c->width, c->height);
+    }
+    return 0;
+}
+
+static void given_free(WanCondition *c)
+{
+    free(c->clip_rgb);
+}
+
+static int given_check(const WanRequest *r, const WanModel *m)
+{
+    const int block = r->block, first = r->first_block ? r->first_block : block;
+    const int least = 1 + WAN_TIME_STRIDE * (first - 1);
+    const int step = WAN_TIME_STRIDE * block;
+
+    if (!r->clip && !r->nb_clip)
+        return 0;
+    if (r->image)
+        return wan_error_option(&m->log, "clip", "there is an image too");
+    if (!r->clip || r->nb_clip < least || (r->nb_clip - least) % step)
+        return wan_error_option(&m->log, "clip", "%d frames; whole blocks must "
+                                "be: %d, %d, %d, ...", r->nb_clip, least,
+                                least + step, least + 2 * step);
+    for (int i = 0; i < r->nb_clip; i++) {
+        WanImage img;
+        const int ret = wan_condition_take(&img, r->clip[i], "clip", &m->log);
+
+        if (ret < 0)
+            return ret;
+        if (img.width != r->width || img.height != r->height)
+            return wan_error_option(&m->log, "clip", "frame %d is %dx%d, the "
+                                    "video %dx%d", i, img.width, img.height,
+                                    r->width, r->height);
+    }
+    return 0;
+}
+
 /* ------------------------------------------------------------ the table */
 
 #define CHANNELS                                                              \
@@ -445,10 +577,24 @@ static const struct WanConditionKind experts_image = {
     "image-to-video", 2, 1, CHANNELS, .reserve = channels_reserve
 };
 
+/* Of a causal job, whatever its model is. */
+static const struct WanConditionKind causal = {
+    "causal", 1, .fit = channels_fit, .check = given_check, .init = given_init,
+    .bytes = given_bytes, .take = given_take, .free = given_free,
+    .place = channels_place, .read = channels_read, .reserve = given_reserve,
+    .units = given_groups, .encode = given_encode,
+};
+
 static const struct WanConditionKind *kind_of(const WanModel *m)
 {
     return m->info.task == WAN_TASK_I2V && !m->info.clip_dim
            ? &experts_image : &kinds[m->info.task];
+}
+
+static const struct WanConditionKind *kind_asked(const WanModel *m,
+                                                 const WanRequest *r)
+{
+    return r->causal ? &causal : r->video ? &video_to_video : kind_of(m);
 }
 
 /* --------------------------------------------------- what the driver calls */
@@ -557,38 +703,38 @@ static int check_video(const WanRequest *r, const WanModel *m)
 
 int wan_condition_check(const WanRequest *r, const WanModel *m)
 {
-    if (r->nb_controls && !kind_of(m)->check)
+    const struct WanConditionKind *kind = r->causal ? &causal : kind_of(m);
+
+    if (r->nb_controls && !kind->check)
         return wan_error_option(&m->log, "controls", "%s is a %s checkpoint "
-                                "and takes none", m->info.name,
-                                kind_of(m)->task);
-    if (r->video)
+                                "and takes none", m->info.name, kind->task);
+    if (r->video && !r->causal)
         return check_video(r, m);
     for (int i = 0; i < WAN_MAX_IMAGES; i++) {
         const WanImage *image = given(r, i);
-        const int wanted = i < wan_condition_needs(m);
+        const int wanted = i < kind->needed;
         WanImage own;
         int ret;
 
-        if (image ? i >= wan_condition_images(m) : wanted)
+        if (image ? i >= kind->images : wanted)
             return wan_error_option(&m->log, option(i), "%s is a %s "
                                     "checkpoint and takes %s", m->info.name,
-                                    kind_of(m)->task,
-                                    wanted ? "one" : "none");
+                                    kind->task, wanted ? "one" : "none");
         if (image && (ret = wan_condition_take(&own, image, option(i),
                                                &m->log)) < 0)
             return ret;
     }
-    return kind_of(m)->check ? kind_of(m)->check(r, m) : 0;
+    return kind->check ? kind->check(r, m) : 0;
 }
 
 void wan_condition_init(WanCondition *c, const WanModel *m,
                         const WanRequest *r)
 {
     *c = (WanCondition){
-        .model = m, .kind = r->video ? &video_to_video : kind_of(m),
+        .model = m, .kind = kind_asked(m, r),
         .width = r->width, .height = r->height, .frames = r->frames,
     };
-    while (c->nb_images < wan_condition_images(m) && given(r, c->nb_images)) {
+    while (c->nb_images < c->kind->images && given(r, c->nb_images)) {
         c->kind->place(c, c->nb_images, given(r, c->nb_images));
         c->nb_images++;
     }

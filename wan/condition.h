@@ -44,6 +44,12 @@ typedef struct WanCondition {
     WanTensor first;                // [channels, 1, h, w]: kept in the latent
     WanTensor start;                // [channels, T, h, w]: the video's latent
     WanVace vace;
+
+    /* What a causal video begins with: the image, or frames of a clip. */
+    int nb_given;                   // frames, the image as often as it is in
+                                    // them; 0: it begins with noise
+    float *clip_rgb;                // [nb_given, 3, H, W]; NULL until read
+    WanTensor given;                // [channels, groups of those, h, w]
 } WanCondition;
 
 /**

@@ -154,21 +154,8 @@ void wan_dit_free(WanDit *m)
 
 /* k = rms(Wk ctx), v = Wv ctx for every block,
  * ctx = W2 gelu(W1 pad(text) + b1) + b2 */
-void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
-                  const WanTensor *text)
-{
-    const WanDitConfig *c = &m->config;
-    const int64_t n = wan_rows(text), rows = n < WAN_TEXT_LEN ? n + 1 : n;
-    const int blocks = c->layers + c->nb_vace;
-
-    out->tail = WAN_TEXT_LEN - rows + 1;
-    out->k = wan_tmp_act(d, blocks, rows, c->dim);
-    out->v = wan_tmp_act(d, blocks, rows, c->dim);
-    wan_dit_text_again(d, out, m, text);
-}
-
-void wan_dit_text_again(WanDev *d, WanDitContext *out, const WanDit *m,
-                        const WanTensor *text)
+static void text_keys(WanDev *d, WanDitContext *out, const WanDit *m,
+                      const WanTensor *text)
 {
     const WanDitConfig *c = &m->config;
     const int64_t D = c->dim, n = wan_rows(text), rows = out->k.dim[1];
@@ -195,6 +182,48 @@ void wan_dit_text_again(WanDev *d, WanDitContext *out, const WanDit *m,
         wan_op_linear(d, &v, &ctx, &w->v);
     }
     wan_release(d, mark);
+}
+
+/* Rows that are kept of a text of n. */
+static int64_t text_rows(WanDitContext *out, int64_t n)
+{
+    const int64_t rows = n < WAN_TEXT_LEN ? n + 1 : n;
+
+    out->tail = WAN_TEXT_LEN - rows + 1;
+    return rows;
+}
+
+static int all_blocks(const WanDit *m)
+{
+    return m->config.layers + m->config.nb_vace;
+}
+
+void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
+                  const WanTensor *text)
+{
+    const int64_t rows = text_rows(out, wan_rows(text));
+
+    out->k = wan_tmp_act(d, all_blocks(m), rows, m->config.dim);
+    out->v = wan_tmp_act(d, all_blocks(m), rows, m->config.dim);
+    text_keys(d, out, m, text);
+}
+
+void wan_dit_text_reserve(WanDev *d, WanDitContext *out, const WanDit *m)
+{
+    out->k = wan_tmp_act(d, all_blocks(m), WAN_TEXT_LEN, m->config.dim);
+    out->v = wan_tmp_act(d, all_blocks(m), WAN_TEXT_LEN, m->config.dim);
+}
+
+void wan_dit_text_again(WanDev *d, WanDitContext *out, const WanDit *m,
+                        const WanTensor *text)
+{
+    const int64_t rows = text_rows(out, wan_rows(text));
+
+    out->k = wan_tensor_of(out->k.data, out->k.type, all_blocks(m), rows,
+                           m->config.dim);
+    out->v = wan_tensor_of(out->v.data, out->v.type, all_blocks(m), rows,
+                           m->config.dim);
+    text_keys(d, out, m, text);
 }
 
 /* k = rms(Wk img), v = Wv img for every block,
@@ -327,8 +356,37 @@ static WanTensor in_span(const WanTensor *x, const WanDitTime *time, int s)
     return wan_slice(x, from, end - from);
 }
 
-/* Pair j of an axis with d elements of a head turns by pos * 10000^(-2j/d).
- * Of the pairs of a head a third each (rounded down) goes to rows and
+/* Pair j of an axis with d elements of a head turns by pos * 10000^(-2j/d);
+ * positions are 0, 1, ... without a list of them. */
+static void turn_axis(WanDev *d, WanRope *rope, int a, const int64_t *pos)
+{
+    const int n = rope->grid[a], p = rope->pairs[a];
+    WanTensor part = wan_slice(&rope->table[a], 0, n);
+    float *table = malloc((size_t)n * p * 2 * sizeof(*table));
+
+    if (!table) {
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for rotary tables");
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < p; j++) {
+            const double angle = (pos ? pos[i] : i) *
+                                 pow(10000, -(double)j / p);
+
+            table[2 * (i * p + j)] = (float)cos(angle);
+            table[2 * (i * p + j) + 1] = (float)sin(angle);
+        }
+    }
+    wan_op_upload(d, &part, table);
+    free(table);
+}
+
+void wan_dit_rope_at(WanDev *d, WanRope *rope, const int64_t *at)
+{
+    turn_axis(d, rope, 0, at);
+}
+
+/* Of the pairs of a head a third each (rounded down) goes to rows and
  * columns, the rest to frames. */
 void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
                   int frames, int rows, int cols)
@@ -342,48 +400,67 @@ void wan_dit_rope(WanDev *d, WanRope *rope, const WanDitConfig *c,
         .pairs = { pairs - 2 * (pairs / 3), pairs / 3, pairs / 3 },
     };
     for (int a = 0; a < 3; a++) {
-        const int n = rope->grid[a], p = rope->pairs[a];
-        float *table = malloc((size_t)n * p * 2 * sizeof(*table));
-
-        rope->table[a] = wan_tmp(d, n, 2 * p);
-        if (!table) {
-            wan_dev_fail(d, WAN_ERR(ENOMEM), "no memory for rotary tables");
-            return;
-        }
-        for (int i = 0; i < n; i++) {
-            for (int j = 0; j < p; j++) {
-                const double angle = i * pow(10000, -(double)j / p);
-
-                table[2 * (i * p + j)] = (float)cos(angle);
-                table[2 * (i * p + j) + 1] = (float)sin(angle);
-            }
-        }
-        wan_op_upload(d, &rope->table[a], table);
-        free(table);
+        rope->table[a] = wan_tmp(d, rope->grid[a], 2 * rope->pairs[a]);
+        turn_axis(d, rope, a, NULL);
     }
 }
 
 /* ---------------------------------------------------------------- blocks */
 
+/* q, k, v of h [L, D] side by side, as attention wants them. Keys that are kept
+ * unturned are turned where they are read. */
+static void query_key_value(WanDev *d, WanTensor qkv[3], const WanTensor *h,
+                            const WanAttn *w, const WanDitInput *in, int block)
+{
+    const int64_t D = wan_cols(h);
+    const float eps = in->dit->config.eps;
+    WanTensor all = wan_tmp_act(d, wan_rows(h), 3 * D);
+
+    for (int i = 0; i < 3; i++)
+        qkv[i] = wan_columns(&all, i * D, D);
+    wan_op_linear_n(d, &all, h, &w->q, &w->k, &w->v);           // [L, 3D]
+    wan_tap(d, &qkv[0], "block%d.self_attn.q", block);
+    wan_tap(d, &qkv[1], "block%d.self_attn.k", block);
+    wan_tap(d, &qkv[2], "block%d.self_attn.v", block);
+    wan_op_rms_norm_rope(d, &qkv[0], &w->norm_q, eps, in->rope); // norm over D,
+    if (in->past && in->past->rope.table[0].nb_dims)             // rope per head
+        wan_op_rms_norm(d, &qkv[1], &qkv[1], &w->norm_k, eps);
+    else
+        wan_op_rms_norm_rope(d, &qkv[1], &w->norm_k, eps, in->rope);
+}
+
+/* y = Attention(q, k, v) with what is kept of frames before, and these become
+ * part of it; y may be q, and NULL as q. */
+static void attend_past(WanDev *d, WanTensor *y, const WanTensor *q,
+                        const WanTensor *k, const WanTensor *v,
+                        const WanDitInput *in, int block)
+{
+    const WanKvCache *past = in->past;
+    WanTensor keys = wan_kvcache_layer(&past->k, block);
+    WanTensor values = wan_kvcache_layer(&past->v, block);
+
+    wan_op_ring_attention(d, y, q, k, v, &keys, &values,
+                          .heads = in->rope->heads,
+                          .sink = past->sink * past->tokens,
+                          .at = past->at, .held = past->held,
+                          .rope = past->rope.table[0].nb_dims ? &past->rope
+                                                              : NULL);
+}
+
 /* h = Wo Attention(rope(norm(Wq h)), rope(norm(Wk h)), Wv h) */
 static void self_attention(WanDev *d, WanTensor *h, const WanAttn *w,
-                           const WanRope *rope, float eps, int block)
+                           const WanDitInput *in, int block)
 {
     const WanMark mark = wan_mark(d);
-    const int64_t D = wan_cols(h);
-    WanTensor qkv = wan_tmp_act(d, wan_rows(h), 3 * D);
-    WanTensor q = wan_columns(&qkv, 0, D), k = wan_columns(&qkv, D, D);
-    WanTensor v = wan_columns(&qkv, 2 * D, D);
+    WanTensor qkv[3], *q = &qkv[0];
 
-    wan_op_linear_n(d, &qkv, h, &w->q, &w->k, &w->v);           // [L, 3D]
-    wan_tap(d, &q, "block%d.self_attn.q", block);
-    wan_tap(d, &k, "block%d.self_attn.k", block);
-    wan_tap(d, &v, "block%d.self_attn.v", block);
-    wan_op_rms_norm_rope(d, &q, &w->norm_q, eps, rope);         // norm over D,
-    wan_op_rms_norm_rope(d, &k, &w->norm_k, eps, rope);         // rope per head
-    wan_op_attention(d, &q, &q, &k, &v, .heads = rope->heads,   // replaces q
-                     .rows = wan_rope_rows(rope));
-    wan_op_linear(d, h, &q, &w->o);
+    query_key_value(d, qkv, h, w, in, block);
+    if (in->past)                                               // replaces q
+        attend_past(d, q, q, &qkv[1], &qkv[2], in, block);
+    else
+        wan_op_attention(d, q, q, &qkv[1], &qkv[2], .heads = in->rope->heads,
+                         .rows = wan_rope_rows(in->rope));
+    wan_op_linear(d, h, q, &w->o);
     wan_tap(d, h, "block%d.self_attn", block);
     wan_release(d, mark);
 }
@@ -500,35 +577,43 @@ static void join_text(WanDev *d, WanTensor *h, WanTensor *x,
     }
 }
 
-/* One block of n branches of guidance, x[b] each; from the config's layers on
- * it is one of the side stack. The first block of a stack gets the same tokens
- * for all: until the text comes in, one is enough. */
-static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
-                          int i, const WanDitTime *time,
-                          const WanDitContext text[],
-                          const WanDitContext *image, const WanRope *rope)
+/* modulation + e0, [6 spans, D] from the arena */
+static WanTensor block_modulation(WanDev *d, const WanDitBlock *w,
+                                  const WanDitTime *time)
 {
-    const WanDitConfig *c = &m->config;
-    const WanDitBlock *w = &m->blocks[i];
-    const int side = i >= c->layers, same = !i || i == c->layers;
-    const WanMark mark = wan_mark(d);
-    WanTensor h = wan_tmp_act(d, wan_rows(&x[0]), c->dim);
-    WanTensor mod = wan_tmp(d, 6 * time->n, c->dim);
+    WanTensor mod = wan_tmp(d, 6 * time->n, wan_cols(&time->e0));
 
-    wan_section(d, side ? "VACE block %d" : "block %d",
-                side ? i - c->layers : i);
     wan_op_copy(d, &mod, &time->e0);
     for (int s = 0; s < time->n; s++) {
         WanTensor all = wan_slice(&mod, 6 * s, 6);
 
         wan_op_gate_add(d, &all, &w->modulation, NULL);
     }
+    return mod;
+}
+
+/* One block of n branches of guidance, x[b] each; from the config's layers on
+ * it is one of the side stack. The first block of a stack gets the same tokens
+ * for all: until the text comes in, one is enough. */
+static void block_forward(WanDev *d, WanTensor x[], int n, int i,
+                          const WanDitInput *in, const WanDitContext text[])
+{
+    const WanDitConfig *c = &in->dit->config;
+    const WanDitBlock *w = &in->dit->blocks[i];
+    const WanDitTime *time = in->time;
+    const int side = i >= c->layers, same = !i || i == c->layers;
+    const WanMark mark = wan_mark(d);
+    WanTensor h = wan_tmp_act(d, wan_rows(&x[0]), c->dim);
+
+    wan_section(d, side ? "VACE block %d" : "block %d",
+                side ? i - c->layers : i);
+    const WanTensor mod = block_modulation(d, w, time);
 
     for (int b = 0; b < n; b++) {
         if (!same || !b) {
             modulate(d, &h, &x[b], &mod, time, c->eps);
             wan_tap(d, &h, "block%d.norm1_modulated", i);
-            self_attention(d, &h, &w->self_attn, rope, c->eps, i);
+            self_attention(d, &h, &w->self_attn, in, i);
             join_attention(d, &h, &x[b], &mod, &w->norm3, time, c->eps);
             for (int o = 1; o < n && same; o++)
                 wan_op_copy(d, &x[o], &x[0]);
@@ -537,7 +622,7 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
                               c->eps);
         }
         wan_tap(d, &h, "block%d.norm3", i);
-        cross_attention(d, &h, &w->cross_attn, &text[b], image, c->heads,
+        cross_attention(d, &h, &w->cross_attn, &text[b], in->image, c->heads,
                         c->eps, i);
         join_text(d, &h, &x[b], &mod, time, c->eps);
         tap_feed_forward(d, &h, w, c->ffn, i);
@@ -554,28 +639,53 @@ static void block_forward(WanDev *d, WanTensor x[], int n, const WanDit *m,
     wan_release(d, mark);
 }
 
-/* All that a block's ops read and write, for wan_dev_replay(). */
-static int block_tensors(WanTensor in[WAN_REPLAY_TENSORS],
-                         const WanTensor x[], int n, const WanDitBlock *w,
-                         const WanDitTime *time, const WanDitContext text[],
-                         const WanDitContext *image, const WanRope *rope)
+/* Block i as far as its keys and values. */
+static void block_keep(WanDev *d, const WanTensor *x, int i,
+                       const WanDitInput *in)
 {
+    const WanDitBlock *w = &in->dit->blocks[i];
+    const WanMark mark = wan_mark(d);
+    WanTensor h = wan_tmp_act(d, wan_rows(x), wan_cols(x)), qkv[3];
+
+    wan_section(d, "keys of block %d", i);
+    const WanTensor mod = block_modulation(d, w, in->time);
+
+    modulate(d, &h, x, &mod, in->time, in->dit->config.eps);
+    query_key_value(d, qkv, &h, &w->self_attn, in, i);
+    attend_past(d, NULL, NULL, &qkv[1], &qkv[2], in, i);
+    wan_release(d, mark);
+}
+
+/* All that a block's ops read and write, for wan_dev_replay(). */
+static int block_tensors(WanTensor all[WAN_REPLAY_TENSORS],
+                         const WanTensor x[], int n, int i,
+                         const WanDitInput *in, const WanDitContext text[])
+{
+    const WanDitBlock *w = &in->dit->blocks[i];
     int nb = 0;
 
     for (int b = 0; b < n; b++) {
-        in[nb++] = x[b];
-        in[nb++] = text[b].k;
-        in[nb++] = text[b].v;
+        all[nb++] = x[b];
+        all[nb++] = text[b].k;
+        all[nb++] = text[b].v;
     }
-    if (image) {
-        in[nb++] = image->k;
-        in[nb++] = image->v;
+    if (in->image) {
+        all[nb++] = in->image->k;
+        all[nb++] = in->image->v;
+    }
+    if (in->past) {                         // what is held; the key has where
+        const WanTensor keys = wan_kvcache_layer(&in->past->k, i);
+        const WanTensor values = wan_kvcache_layer(&in->past->v, i);
+
+        all[nb++] = wan_slice(&keys, 0, in->past->held);
+        all[nb++] = wan_slice(&values, 0, in->past->held);
+        all[nb++] = in->past->rope.table[0];
     }
     for (int a = 0; a < 3; a++)
-        in[nb++] = rope->table[a];
-    in[nb++] = time->e0;
-    in[nb++] = w->modulation;               // which model's block it is
-    in[nb++] = w->ffn[1].weight;
+        all[nb++] = in->rope->table[a];
+    all[nb++] = in->time->e0;
+    all[nb++] = w->modulation;              // which model's block it is
+    all[nb++] = w->ffn[1].weight;
     return nb;
 }
 
@@ -629,8 +739,7 @@ void wan_dit_embed(WanDev *d, WanTensor tokens[], int n, const WanDitInput *in)
 
 /* Some branches on their way through the blocks. */
 typedef struct Run {
-    const WanDitInput *in;
-    const WanDitTime *time;             // of this rank's tokens
+    const WanDitInput *in;              // its times are this rank's tokens'
     const WanDitContext *text;          // of the first of them
     int first, n;
     WanTensor *x;                       // [L, D] each
@@ -639,23 +748,24 @@ typedef struct Run {
 
 /* A stretch for each choice of branches, so that a device which remembers what
  * it launched need not forget it when another choice comes between; and for
- * each context that block i of the side stack goes through. */
+ * each context that block i of the side stack goes through, or each place in
+ * the ring of what is looked back on. */
 static void run_block(WanDev *d, const Run *r, int i, int context,
                       WanTensor x[])
 {
     const WanDitInput *in = r->in;
     const WanDit *m = in->dit;
-    const int blocks = m->config.layers + m->config.nb_vace;
+    const int blocks = all_blocks(m);
     const int choice = r->first + WAN_DIT_BRANCHES * (r->n - 1);
+    const int place = in->past ? (int)(in->past->at / in->past->tokens)
+                               : context;
     const int key = i + (choice + WAN_DIT_BRANCHES * WAN_DIT_BRANCHES *
-                         context) * blocks;
+                         place) * blocks;
     WanTensor all[WAN_REPLAY_TENSORS];
-    const int nb = block_tensors(all, x, r->n, &m->blocks[i], r->time,
-                                 r->text, in->image, in->rope);
+    const int nb = block_tensors(all, x, r->n, i, in, r->text);
 
     while (wan_dev_replay(d, key, nb, all))
-        block_forward(d, x, r->n, m, i, r->time, r->text, in->image,
-                      in->rope);
+        block_forward(d, x, r->n, i, in, r->text);
 }
 
 /* c = Wbefore embed(context) + x, for x before the first block: as yet the same
@@ -719,10 +829,12 @@ void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
     const WanDitConfig *c = &in->dit->config;
     const WanMark mark = wan_mark(d);
     const WanDitTime time = own_time(d, in);
-    Run r = { .in = in, .time = &time, .text = &in->text[first],
-              .first = first, .n = n, .x = &tokens[first] };
+    WanDitInput own = *in;
+    Run r = { .in = &own, .text = &in->text[first], .first = first, .n = n,
+              .x = &tokens[first] };
     int j = 0;                          // the side stack's next block
 
+    own.time = &time;
     for (int k = 0; k < in->nb_vace; k++)
         begin_side(d, &r, k);
     for (int i = 0; i < c->layers; i++) {
@@ -739,6 +851,20 @@ void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
         for (int b = 0; b < n; b++)
             wan_tap(d, &r.x[b], "block%d", i);
     }
+    wan_release(d, mark);
+}
+
+void wan_dit_keep(WanDev *d, const WanDitInput *in)
+{
+    const int last = in->dit->config.layers - 1;
+    const WanMark mark = wan_mark(d);
+    WanTensor tokens;
+    const Run r = { .in = in, .text = in->text, .n = 1, .x = &tokens };
+
+    wan_dit_embed(d, &tokens, 1, in);
+    for (int i = 0; i < last; i++)
+        run_block(d, &r, i, 0, &tokens);
+    block_keep(d, &tokens, last, in);
     wan_release(d, mark);
 }
 

@@ -8,7 +8,7 @@
 #define WAN_DIT_H
 
 #include "config.h"
-#include "ops.h"
+#include "kvcache.h"
 
 typedef struct WanAttn {
     WanLinear q, k, v, o;
@@ -82,8 +82,10 @@ typedef struct WanDitContext {
 void wan_dit_text(WanDev *d, WanDitContext *out, const WanDit *m,
                   const WanTensor *text);
 
-/* The same into what was made of a text of as many rows by a transformer of the
+/* The memory of such a context for any text, of WAN_TEXT_LEN rows; and the same
+ * into what was made so, or of a text of as many rows by a transformer of the
  * same shape: the memory stays where it is. */
+void wan_dit_text_reserve(WanDev *d, WanDitContext *out, const WanDit *m);
 void wan_dit_text_again(WanDev *d, WanDitContext *out, const WanDit *m,
                         const WanTensor *text);
 
@@ -131,6 +133,8 @@ typedef struct WanDitVace {
     WanTensor context;                  // [96, T, H, W] for an x of T, H, W
     WanTensor scale;                    // [D]: by what its hints are multiplied
 } WanDitVace;
+/* Other times for the frames of such tables: at[grid[0]], which may be any. */
+void wan_dit_rope_at(WanDev *d, WanRope *rope, const int64_t *at);
 
 /* Guidance asks for two: with the prompt and with the negative one. */
 #define WAN_DIT_BRANCHES 2
@@ -150,6 +154,9 @@ typedef struct WanDitInput {
     int nb_vace;                        // most; both branches see all
     void (*after)(void *opaque, int block); // of each block, once its ops were
     void *opaque;                           // issued; NULL: nobody asks
+    /* Of frames before x, which x is attended to with and becomes part of: as
+     * the frames of wan_kvcache_place(). NULL: x stands alone. */
+    WanKvCache *past;
 } WanDitInput;
 
 /**
@@ -176,5 +183,9 @@ void wan_dit_blocks(WanDev *d, WanTensor tokens[], int first, int n,
                     const WanDitInput *in);
 void wan_dit_head(WanDev *d, WanTensor v[], const WanTensor tokens[], int n,
                   const WanDitInput *in);
+
+/* As far as x's keys and values in in->past need it: the last block ends with
+ * its own. */
+void wan_dit_keep(WanDev *d, const WanDitInput *in);
 
 #endif /* WAN_DIT_H */

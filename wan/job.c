@@ -5,7 +5,8 @@
  *
  * text -> context, noise -> steps -> frames; what stands beside the noise is
  * condition.c's. The same functions run on the plan backend, which is how a job
- * knows what memory to reserve.
+ * knows what memory to reserve. A recipe says in which order the stages come: a
+ * clip once through all of them, a causal video (stream.c) block by block.
  */
 
 #include <errno.h>
@@ -22,6 +23,7 @@
 #include "preview.h"
 #include "sampler.h"
 #include "stepcache.h"
+#include "stream.h"
 
 /* Devices copy vectors one by one: a slice of one is rounded up again, and
  * some are wanted in 16 bits too. */
@@ -30,8 +32,11 @@
 enum { COND, UNCOND };              // the two branches of guidance
 static const char *const side[] = { "positive", "negative" };
 
+typedef struct Recipe Recipe;
+
 struct WanJob {
     WanModel *model;
+    const Recipe *recipe;
     WanDev *dev;
     WanPager *pager;                // of devices with their own memory
     WanRanks *ranks;                // that compute it; NULL: this process alone
@@ -39,8 +44,10 @@ struct WanJob {
     WanRequest rq;                  // strings are not kept: see ids
     int32_t ids[2][WAN_TEXT_LEN];   // COND, UNCOND
     int nb_ids[2];
+    int switching;                  // ids are of a prompt that is not encoded
     WanSchedule schedule;
     WanStepCache cache;
+    WanStream blocks;               // of a causal job
     WanCondition condition;         // what stands beside the noise
 
     /* In the arena, oldest first. */
@@ -64,11 +71,27 @@ struct WanJob {
 
 /* ------------------------------------------------------------- requests */
 
+/* What of a request is for causal models, but for its clip. */
+static void set_causal(WanRequest *r, const WanPreset *p)
+{
+    r->causal = p && p->causal.block;
+    r->block = p ? p->causal.block : 0;
+    r->first_block = 0;
+    r->window = p ? p->causal.window : 0;
+    r->sink = p ? p->causal.sink : 0;
+    r->positions = WAN_POSITIONS_ABSOLUTE;
+    r->prompt_switch = p && p->causal.recache ? WAN_SWITCH_RECACHE
+                                              : WAN_SWITCH_PLAIN;
+    r->sink_reset = 0;
+    r->first_timesteps = p ? p->causal.first : NULL;
+    r->nb_first_timesteps = p ? p->causal.nb_first : 0;
+}
+
 static WanRequest defaults(const WanModel *m)
 {
     const WanModelInfo *i = &m->info;
 
-    return (WanRequest){
+    WanRequest r = {
         .width = i->width, .height = i->height, .frames = i->frames,
         .steps = i->steps, .guidance = i->guidance, .shift = i->shift,
         .sampler = i->sampler, .preset = i->preset,
@@ -77,14 +100,17 @@ static WanRequest defaults(const WanModel *m)
         .boundary = i->boundary,
         .strength = 0.8,            // as Diffusers has it
     };
+
+    set_causal(&r, m->preset);
+    return r;
 }
 
 int wan_request_preset(WanRequest *r, const WanModel *m, const char *name)
 {
     WanRequest own = defaults(m);
+    const WanPreset *p = m->preset;
 
     if (strcmp(name, "auto")) {
-        const WanPreset *p;
         const int ret = wan_preset_find(&p, name, m->info.dim, &m->log);
 
         if (ret < 0)
@@ -109,6 +135,7 @@ int wan_request_preset(WanRequest *r, const WanModel *m, const char *name)
     r->nb_timesteps = 0;
     r->warp = own.warp;
     r->sigma_max = own.sigma_max;
+    set_causal(r, p);
     return 0;
 }
 
@@ -256,8 +283,9 @@ static int check_request(const WanRequest *r, const WanModel *m)
         r->width % k || r->height % k)
         return bad(m, "size", "%dx%d; width and height must be multiples of "
                    "%d from %d to %d", r->width, r->height, k, k, max);
-    if (r->frames < 1 || r->frames > WAN_MAX_FRAMES ||
-        r->frames % WAN_TIME_STRIDE != 1)
+    if ((r->frames || !r->causal) &&
+        (r->frames < 1 || r->frames > WAN_MAX_FRAMES ||
+         r->frames % WAN_TIME_STRIDE != 1))
         return bad(m, "frames", "%d; it must be 4n+1: 1, 5, 9, ... 81, ... "
                    "%d", r->frames, WAN_MAX_FRAMES);
     if (r->steps < 1 || r->steps > WAN_MAX_STEPS)
@@ -286,9 +314,12 @@ static int check_request(const WanRequest *r, const WanModel *m)
                    "%d processes", r->width, r->height, r->frames,
                    (long long)tokens_of(r, m), m->ranks->size);
     WanStepCache cache;
-    const int ret = wan_condition_check(r, m);
+    int ret;
 
-    return ret < 0 ? ret : wan_stepcache_init(&cache, r, &m->info, &m->log);
+    if ((ret = wan_stream_check(r, m)) < 0 ||
+        (ret = wan_condition_check(r, m)) < 0)
+        return ret;
+    return wan_stepcache_init(&cache, r, &m->info, &m->log);
 }
 
 int wan_request_check(const WanRequest *r, const WanModel *m)
@@ -346,10 +377,11 @@ static double guidance_of(const WanJob *j, int expert)
 }
 
 /* The ranks that compute such a request; NULL: this process alone, as all that
- * has frames of a video, which the others are not given. */
+ * has frames of a video, which the others are not given, and a video without
+ * end, whose past they do not share. */
 static WanRanks *ranks_for(const WanModel *m, const WanRequest *r)
 {
-    return r->video || r->nb_controls ? NULL : m->ranks;
+    return r->video || r->nb_controls || r->causal ? NULL : m->ranks;
 }
 
 /* Whether this process does what is not shared: texts, images, frames. */
@@ -625,6 +657,260 @@ static void decode(WanJob *j)
     j->frames_given = 0;
 }
 
+/* -------------------------------------------------------------- recipes */
+
+/* How a video comes about. */
+struct Recipe {
+    int64_t (*latents)(const WanJob *j);    // frames that a step denoises
+    /* Each kind of unit once, on a plan's device. */
+    void (*plan)(WanJob *j, WanPlan *out);
+    int (*units)(const WanJob *j, enum WanStage stage);
+    void (*work)(WanJob *j, enum WanStage stage);   // of unit j->unit
+    enum WanStage (*next)(WanJob *j, enum WanStage stage);
+};
+
+/* A clip: all of it through one stage after the other. */
+
+static int64_t clip_latents(const WanJob *j)
+{
+    return sampled_frames(j);
+}
+
+static int clip_units(const WanJob *j, enum WanStage stage)
+{
+    switch (stage) {
+    case WAN_STAGE_TEXT:    return 1 + guided(&j->rq);
+    case WAN_STAGE_IMAGE:   return is_host(j) ?
+                                   wan_condition_units(&j->condition) : 0;
+    case WAN_STAGE_STEPS:   return j->schedule.steps;
+    case WAN_STAGE_DECODE:  return is_host(j) ? latent_frames(&j->rq) : 0;
+    default:                return 0;
+    }
+}
+
+/* What the last step leaves to be said. */
+static void end_steps(const WanJob *j)
+{
+    const WanStepCache *c = &j->cache;
+
+    if (c->kind && !c->measuring)
+        wan_log(&j->model->log, WAN_LOG_INFO, "cache: %d of %d calls of the "
+                "transformer skipped", c->skipped, c->calls);
+}
+
+static void clip_work(WanJob *j, enum WanStage stage)
+{
+    WanProgress *p = &j->progress;
+
+    switch (stage) {
+    case WAN_STAGE_TEXT:
+        if (!j->unit)
+            begin(j);
+        if (is_host(j))
+            take_text(j, j->unit);
+        break;
+    case WAN_STAGE_IMAGE:
+        wan_condition_encode(&j->condition, j->dev, j->unit);
+        break;
+    case WAN_STAGE_STEPS:
+        if (!j->unit)
+            begin_steps(j);
+        else if (expert_of(j, j->unit) != j->expert)
+            change_expert(j, j->unit);
+        denoise(j, j->unit);
+        p->calls = j->cache.calls;
+        p->skipped = j->cache.skipped;
+        j->previewed = j->rq.preview;
+        if (j->unit == j->schedule.steps - 1 && wan_dev_error(j->dev) >= 0)
+            end_steps(j);
+        break;
+    default:
+        if (!j->unit)
+            begin_decode(j);
+        decode(j);
+        break;
+    }
+}
+
+static enum WanStage clip_next(WanJob *j, enum WanStage stage)
+{
+    (void)j;
+    return stage + 1;
+}
+
+/* The step that the second expert makes last stands for all of its. What a
+ * step costs is the mean: one of them may be guided alone. */
+static void plan_second(WanPlan *out, WanJob *j)
+{
+    const int steps = j->schedule.steps, before = j->expert;
+    double flops;
+    int first = 0;
+
+    change_expert(j, steps - 1);
+    wan_dev_repeat(j->dev);
+    flops = j->dev->flops;
+    denoise(j, steps - 1);
+    flops = j->dev->flops - flops;
+    while (expert_of(j, first) == before)
+        first++;
+    out->step_flops = (first * out->step_flops + (steps - first) * flops) /
+                      steps;
+}
+
+static void clip_plan(WanJob *j, WanPlan *out)
+{
+    const int T = latent_frames(&j->rq), last = T < 3 ? T - 1 : 2;
+    double before, sent;
+
+    begin(j);
+    for (int i = 0; i <= guided(&j->rq) && is_host(j); i++)
+        encode_text(j, i);
+    out->text_flops = j->dev->flops;
+    before = j->dev->flops;
+    for (int i = 0; i < wan_condition_units(&j->condition) && is_host(j); i++)
+        wan_condition_encode(&j->condition, j->dev, i);
+    out->image_flops = j->dev->flops - before;
+    begin_steps(j);
+    wan_dev_repeat(j->dev);
+    before = j->dev->flops;
+    sent = j->dev->sent;
+    denoise(j, 0);
+    out->step_flops = j->dev->flops - before;
+    out->sent_bytes = j->dev->sent - sent;
+    if (expert_of(j, j->schedule.steps - 1) != j->expert)
+        plan_second(out, j);
+    if (!is_host(j))
+        return;
+    if (j->rq.preview)
+        wan_op_image(j->dev, NULL, &j->preview.rgb);
+    begin_decode(j);
+    for (int t = 0; t <= last; t++) {
+        if (t == last)
+            wan_dev_repeat(j->dev);
+        before = j->dev->flops;
+        decode(j);
+        /* From the second chunk on all cost the same. */
+        out->decode_flops += (j->dev->flops - before) *
+                             (t == 2 ? T - 2 : 1);
+    }
+}
+
+static const Recipe clip = { clip_latents, clip_plan, clip_units, clip_work,
+                             clip_next };
+
+/* A causal video: text and what it goes on from, then steps and pixels of one
+ * block after the other; between them another text. */
+
+static int64_t blocks_latents(const WanJob *j)
+{
+    return j->rq.block;
+}
+
+static void blocks_begin(WanJob *j)
+{
+    wan_dev_stage(j->dev, WAN_STAGE_TEXT);
+    j->text[COND] = wan_tmp(j->dev, WAN_TEXT_LEN, j->model->info.text_dim);
+    wan_stream_reserve(&j->blocks, j->dev);
+    wan_condition_reserve(&j->condition, j->dev, &j->blocks.x);
+    j->rgb = j->blocks.rgb;
+}
+
+static void blocks_text(WanJob *j)
+{
+    const WanTensor room = j->text[COND];
+
+    wan_dev_stage(j->dev, WAN_STAGE_TEXT);
+    j->text[COND] = wan_slice(&room, 0, j->nb_ids[COND]);
+    take_text(j, COND);
+    wan_stream_text(&j->blocks, &j->text[COND]);
+    j->text[COND] = room;
+    j->switching = 0;
+}
+
+/* Frames that nobody asked for are not handed out. */
+static void blocks_decode(WanJob *j)
+{
+    WanStream *s = &j->blocks;
+    const int n = wan_stream_decode(s, j->dev, j->unit, &j->condition.given);
+    const int drop = s->drop < n ? s->drop : n;
+
+    s->drop -= drop;
+    j->frames_ready = n;
+    j->frames_given = drop;
+}
+
+static int blocks_units(const WanJob *j, enum WanStage stage)
+{
+    switch (stage) {
+    case WAN_STAGE_TEXT:    return 1;
+    case WAN_STAGE_IMAGE:   return j->blocks.codec.frames
+                                   ? 0 : wan_condition_units(&j->condition);
+    case WAN_STAGE_DONE:    return 0;
+    default:                return wan_stream_units(&j->blocks, stage);
+    }
+}
+
+static void blocks_work(WanJob *j, enum WanStage stage)
+{
+    switch (stage) {
+    case WAN_STAGE_TEXT:
+        if (!j->rgb.nb_dims)
+            blocks_begin(j);
+        blocks_text(j);
+        break;
+    case WAN_STAGE_IMAGE:
+        wan_condition_encode(&j->condition, j->dev, j->unit);
+        break;
+    case WAN_STAGE_STEPS:
+        wan_stream_step(&j->blocks, j->dev, j->unit);
+        j->progress.calls++;
+        break;
+    default:
+        blocks_decode(j);
+        break;
+    }
+    j->progress.block = j->blocks.number;
+    j->progress.block_done = stage == WAN_STAGE_STEPS && j->blocks.keeping;
+}
+
+static enum WanStage blocks_next(WanJob *j, enum WanStage stage)
+{
+    return stage < WAN_STAGE_STEPS ? stage + 1
+                                   : wan_stream_next(&j->blocks, j->dev, stage,
+                                                     j->switching);
+}
+
+/* The prompt may become the longest there is, while all the rest is there. */
+static void blocks_plan(WanJob *j, WanPlan *out)
+{
+    WanDev *d = j->dev;
+    WanPager *pager = d->pager;
+    const int n = j->nb_ids[COND];
+    double before;
+
+    blocks_begin(j);
+    const WanTensor room = j->text[COND];
+
+    j->nb_ids[COND] = WAN_TEXT_LEN;
+    encode_text(j, COND);
+    j->nb_ids[COND] = n;
+    before = d->flops;
+    d->pager = NULL;                // noted once
+    j->text[COND] = wan_slice(&room, 0, n);
+    encode_text(j, COND);
+    d->pager = pager;
+    out->text_flops = d->flops - before;
+    before = d->flops;
+    for (int i = 0; i < wan_condition_units(&j->condition); i++)
+        wan_condition_encode(&j->condition, d, i);
+    out->image_flops = d->flops - before;
+    wan_stream_text(&j->blocks, &room);
+    wan_stream_plan(&j->blocks, d, out);
+}
+
+static const Recipe blocks = { blocks_latents, blocks_plan, blocks_units,
+                               blocks_work, blocks_next };
+
 /* ----------------------------------------------------------------- plan */
 
 static int init_schedule(WanJob *j)
@@ -648,9 +934,13 @@ static int init_schedule(WanJob *j)
 /* How the steps are made: their noise levels, and which may be left out. */
 static int init_steps(WanJob *j, int measure)
 {
-    const int ret = init_schedule(j);
+    int ret;
 
-    if (ret < 0)
+    j->recipe = j->rq.causal ? &blocks : &clip;
+    if (j->rq.causal)
+        return measure ? bad(j->model, "cache", "a causal model skips no steps")
+                       : wan_stream_init(&j->blocks, j->model, &j->rq);
+    if ((ret = init_schedule(j)) < 0)
         return ret;
     if (!measure)
         return wan_stepcache_init(&j->cache, &j->rq, &j->model->info,
@@ -688,33 +978,12 @@ static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
     return 0;
 }
 
-/* The step that the second expert makes last stands for all of its. What a
- * step costs is the mean: one of them may be guided alone. */
-static void plan_second(WanPlan *out, WanJob *j)
-{
-    const int steps = j->schedule.steps, before = j->expert;
-    double flops;
-    int first = 0;
-
-    change_expert(j, steps - 1);
-    wan_dev_repeat(j->dev);
-    flops = j->dev->flops;
-    denoise(j, steps - 1);
-    flops = j->dev->flops - flops;
-    while (expert_of(j, first) == before)
-        first++;
-    out->step_flops = (first * out->step_flops + (steps - first) * flops) /
-                      steps;
-}
-
 /* The whole pipeline on the plan backend: j has request and id counts. The
  * order in which it uses the weights is kept in j->pager. */
 static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
                     void (*trace)(void *, const char *), void *opaque)
 {
     const WanModel *m = j->model;
-    const int T = latent_frames(&j->rq), last = T < 3 ? T - 1 : 2;
-    double before, sent;
     int ret = wan_dev_open_plan(&j->dev, m->device, m->threads, &m->log);
 
     if (ret < 0)
@@ -742,48 +1011,21 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
                         m->pool.bytes,
         .available_bytes = m->memory ? m->memory :
                            wan_dev_available(m->device, m->cuda_context),
-        .tokens = (int64_t)sampled_frames(j) * (j->rq.height / m->info.size_multiple) *
-                  (j->rq.width / m->info.size_multiple),
         .processes = j->ranks ? j->ranks->size : 1,
     };
 
-    begin(j);
-    for (int i = 0; i <= guided(&j->rq) && is_host(j); i++)
-        encode_text(j, i);
-    out->text_flops = j->dev->flops;
-    before = j->dev->flops;
-    for (int i = 0; i < wan_condition_units(&j->condition) && is_host(j); i++)
-        wan_condition_encode(&j->condition, j->dev, i);
-    out->image_flops = j->dev->flops - before;
-    begin_steps(j);
-    wan_dev_repeat(j->dev);
-    before = j->dev->flops;
-    sent = j->dev->sent;
-    denoise(j, 0);
-    out->step_flops = j->dev->flops - before;
-    out->sent_bytes = j->dev->sent - sent;
-    if (expert_of(j, j->schedule.steps - 1) != j->expert)
-        plan_second(out, j);
-    if (!is_host(j))
-        goto end;
-    if (j->rq.preview)
-        wan_op_image(j->dev, NULL, &j->preview.rgb);
-    begin_decode(j);
-    for (int t = 0; t <= last; t++) {
-        if (t == last)
-            wan_dev_repeat(j->dev);
-        before = j->dev->flops;
-        decode(j);
-        /* From the second chunk on all cost the same. */
-        out->decode_flops += (j->dev->flops - before) *
-                             (t == 2 ? T - 2 : 1);
+    out->tokens = j->recipe->latents(j) *
+                  (j->rq.height / m->info.size_multiple) *
+                  (j->rq.width / m->info.size_multiple);
+    j->recipe->plan(j, out);
+    if (is_host(j)) {
+        /* Frames go out above the decoder's history; no part of the trace. */
+        WanTensor frame = wan_slice(&j->rgb, 0, 1);
+
+        j->dev->trace = NULL;
+        frame = wan_reshape(&frame, j->rq.height, j->rq.width, 3);
+        wan_op_image(j->dev, NULL, &frame);
     }
-    /* Frames go out above the decoder's history; no part of the trace. */
-    j->dev->trace = NULL;
-    WanTensor frame = wan_slice(&j->rgb, 0, 1);
-    frame = wan_reshape(&frame, j->rq.height, j->rq.width, 3);
-    wan_op_image(j->dev, NULL, &frame);
-end:
     ret = wan_dev_error(j->dev);
     out->work_bytes = j->dev->peak;
     wan_dev_close(&j->dev);
@@ -834,6 +1076,7 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if (ret >= 0)
         ret = plan_job(out, &bytes, j, trace, opaque);
     wan_schedule_free(&j->schedule);
+    wan_stream_free(&j->blocks);
     wan_pager_free(&j->pager);
     free(j);
     return ret;
@@ -852,6 +1095,13 @@ int wan_plan_sized(WanPlan *out, size_t size, const WanModel *m,
 
 /* ----------------------------------------------------------- the public */
 
+static void warn_of_cut(const WanModel *m, int cut, const char *option)
+{
+    if (cut)
+        wan_log(&m->log, WAN_LOG_WARNING, "option %s: %d tokens do not fit "
+                "into %d and are cut off", option, cut, WAN_TEXT_LEN);
+}
+
 static int tokenize(WanJob *j, int branch, const char *text,
                     const char *option)
 {
@@ -863,9 +1113,7 @@ static int tokenize(WanJob *j, int branch, const char *text,
     if (ret < 0)
         return ret;
     j->nb_ids[branch] = ret;
-    if (cut)
-        wan_log(&m->log, WAN_LOG_WARNING, "option %s: %d tokens do not fit "
-                "into %d and are cut off", option, cut, WAN_TEXT_LEN);
+    warn_of_cut(m, cut, option);
     return 0;
 }
 
@@ -907,6 +1155,24 @@ static void say_experts(const WanJob *j)
             j->rq.guidance, steps - first, j->rq.guidance2);
 }
 
+/* Would it fit if a switch of prompts did not look again? Then that is to
+ * blame. */
+static int large_switch(const WanJob *j)
+{
+    WanJob other = *j;
+    WanPlan plan;
+    int64_t bytes;
+    int ret;
+
+    if (!j->rq.causal || !j->blocks.recache)
+        return 0;
+    other.blocks.recache = 0;
+    other.pager = NULL;
+    ret = plan_job(&plan, &bytes, &other, NULL, NULL);
+    wan_pager_free(&other.pager);
+    return ret >= 0 && fits(&plan);
+}
+
 /* Whether it fits, and what does not. */
 static int check_memory(const WanJob *j, const WanPlan *p)
 {
@@ -924,6 +1190,19 @@ static int check_memory(const WanJob *j, const WanPlan *p)
                          j->condition.image[large].h, (p->full_bytes ? p->least_bytes
                                              : p->work_bytes) / 1e9,
                          p->available_bytes / 1e9, whose);
+    if (!fits(p) && large_switch(j))
+        return wan_error(&m->log, WAN_ERR(ENOMEM), "option switch: to recache "
+                         "at a new prompt the job needs %.3g GB of memory, "
+                         "%.3g GB are %s: plain needs less",
+                         (p->full_bytes ? p->least_bytes : p->work_bytes) / 1e9,
+                         p->available_bytes / 1e9, whose);
+    if (!fits(p) && r->causal)
+        return wan_error(&m->log, WAN_ERR(ENOMEM), "%dx%d, a window of %d "
+                         "latent frames: %.3g GB of memory are needed, %.3g GB "
+                         "of them keys and values; %.3g GB are %s: make size "
+                         "or window smaller", r->width, r->height, p->window,
+                         (p->full_bytes ? p->least_bytes : p->work_bytes) / 1e9,
+                         p->cache_bytes / 1e9, p->available_bytes / 1e9, whose);
     if (!fits(p) && p->full_bytes)
         return wan_error(&m->log, WAN_ERR(ENOMEM), "%dx%d, %d frames need "
                          "%.3g GB of device memory, or %.3g GB to keep all "
@@ -957,8 +1236,9 @@ static int take_ranks(WanJob *j, const WanRequest *r)
     if (!m->ranks)
         return 0;
     if (!ranks_for(m, r)) {
-        wan_log(&m->log, WAN_LOG_WARNING, "clips from a video are made by one "
-                "process: those beside this one wait");
+        wan_log(&m->log, WAN_LOG_WARNING, "clips from a video, and videos "
+                "without end, are made by one process: those beside this one "
+                "wait");
         return 0;
     }
     if (m->ranks->broken)
@@ -1056,7 +1336,6 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->rq = *r;
     j->rq.prompt = j->rq.negative_prompt = NULL;
 
-    j->rq.image = j->rq.last_image = NULL;
     j->rq.controls = NULL;
     wan_condition_init(&j->condition, m, r);
     if (!measure && (ret = take_ranks(j, r)) < 0)
@@ -1074,9 +1353,12 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
         goto fail;
     j->rq.video = NULL;
     j->rq.preset = NULL;
-    j->rq.timesteps = NULL;
+    j->rq.timesteps = j->rq.first_timesteps = NULL;
+    j->rq.image = j->rq.last_image = NULL;
+    j->rq.clip = NULL;
     memset(j->solver, 0, sizeof(j->solver));
     memset(&j->stream, 0, sizeof(j->stream));
+    memset(&j->rgb, 0, sizeof(j->rgb));
     j->frames_ready = j->frames_given = 0;
     ret = wan_dev_open_in(&j->dev, m->device, m->threads, bytes,
                           m->cuda_context, &m->log);
@@ -1118,92 +1400,39 @@ static double now(void)
     return ts.tv_sec + ts.tv_nsec * 1e-9;
 }
 
-/* Units of a stage. */
-static int stage_units(const WanJob *j, enum WanStage stage)
-{
-    switch (stage) {
-    case WAN_STAGE_TEXT:    return 1 + guided(&j->rq);
-    case WAN_STAGE_IMAGE:   return is_host(j) ?
-                                   wan_condition_units(&j->condition) : 0;
-    case WAN_STAGE_STEPS:   return j->schedule.steps;
-    case WAN_STAGE_DECODE:  return is_host(j) ? latent_frames(&j->rq) : 0;
-    default:                return 0;
-    }
-}
-
-/* What the last step leaves to be said. */
-static void end_steps(const WanJob *j)
-{
-    const WanStepCache *c = &j->cache;
-
-    if (c->kind && !c->measuring)
-        wan_log(&j->model->log, WAN_LOG_INFO, "cache: %d of %d calls of the "
-                "transformer skipped", c->skipped, c->calls);
-}
-
 int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
 {
     const double start = now();
-    WanProgress *p;
-    enum WanStage stage;
-    double *spent;
 
     if (!j)
         return WAN_ERR(EINVAL);
     if (j->error)
         return j->error;
-    p = &j->progress;
-    stage = p->stage;
+
+    WanProgress *p = &j->progress;
+    enum WanStage stage = p->stage;
+    double *const spent[] = { &p->text, &p->image, &p->steps, &p->decode };
+
     j->previewed = 0;
     if (j->frames_given < j->frames_ready || stage == WAN_STAGE_DONE)
         goto end;
-    while (stage != WAN_STAGE_DONE && j->unit == stage_units(j, stage)) {
-        p->stage = ++stage;                     // on to the next stage
+    while (stage != WAN_STAGE_DONE &&
+           j->unit == j->recipe->units(j, stage)) {
+        p->stage = stage = j->recipe->next(j, stage);
         j->unit = 0;
     }
     if (stage == WAN_STAGE_DONE)
         goto end;
 
-    switch (stage) {
-    case WAN_STAGE_TEXT:
-        if (!j->unit)
-            begin(j);
-        if (is_host(j))
-            take_text(j, j->unit);
-        spent = &p->text;
-        break;
-    case WAN_STAGE_IMAGE:
-        wan_condition_encode(&j->condition, j->dev, j->unit);
-        spent = &p->image;
-        break;
-    case WAN_STAGE_STEPS:
-        if (!j->unit)
-            begin_steps(j);
-        else if (expert_of(j, j->unit) != j->expert)
-            change_expert(j, j->unit);
-        denoise(j, j->unit);
-        p->calls = j->cache.calls;
-        p->skipped = j->cache.skipped;
-        j->previewed = j->rq.preview;
-        spent = &p->steps;
-        break;
-    default:
-        if (!j->unit)
-            begin_decode(j);
-        decode(j);
-        spent = &p->decode;
-        break;
-    }
+    j->recipe->work(j, stage);
     if ((j->error = wan_dev_error(j->dev)) < 0) {
         j->frames_ready = j->frames_given = 0;
         return j->error;
     }
     p->done = ++j->unit;
-    p->total = stage_units(j, stage);
-    if (stage == WAN_STAGE_STEPS && p->done == p->total)
-        end_steps(j);
+    p->total = j->recipe->units(j, stage);
     p->seconds = now() - start;
-    *spent += p->seconds;
+    *spent[stage] += p->seconds;
 end:
     if (progress)
         wan_abi_out(progress, size, p, sizeof(*p));
@@ -1265,7 +1494,8 @@ int wan_job_frame(WanJob *j, const WanImage *img)
     if (j->error)
         return j->error;
     if (j->frames_given >= j->frames_ready)
-        return j->frames_total == j->rq.frames ? WAN_EOF : WAN_ERR(EAGAIN);
+        return j->rq.frames && j->frames_total == j->rq.frames
+               ? WAN_EOF : WAN_ERR(EAGAIN);
 
     WanTensor frame = wan_slice(&j->rgb, j->frames_given, 1);
     frame = wan_reshape(&frame, j->rq.height, j->rq.width, 3);
@@ -1273,6 +1503,33 @@ int wan_job_frame(WanJob *j, const WanImage *img)
         return ret;
     j->frames_given++;
     j->frames_total++;
+    return 0;
+}
+
+int wan_job_prompt(WanJob *j, const char *text)
+{
+    int32_t ids[WAN_TEXT_LEN];
+    const WanModel *m;
+    int cut, n;
+
+    if (!j)
+        return WAN_ERR(EINVAL);
+    if (j->error)
+        return j->error;
+    m = j->model;
+    if (!j->rq.causal)
+        return bad(m, "prompt", "a clip keeps the one it has; a causal job's "
+                   "can change");
+    if (!text)
+        return bad(m, "prompt", "there is none");
+    if (check_text(text, "prompt", m) < 0)
+        return WAN_ERR(EINVAL);
+    if ((n = wan_tokenizer_encode(m->tokenizer, ids, &cut, text, &m->log)) < 0)
+        return n;
+    warn_of_cut(m, cut, "prompt");
+    memcpy(j->ids[COND], ids, n * sizeof(*ids));
+    j->nb_ids[COND] = n;
+    j->switching = 1;
     return 0;
 }
 
@@ -1296,6 +1553,11 @@ void wan_job_tap(WanJob *j, void (*tap)(void *opaque, const char *name,
     j->dev->tap_opaque = opaque;
 }
 
+void wan_job_start_at(WanJob *j, int64_t pos)
+{
+    wan_stream_start(&j->blocks, pos);
+}
+
 void wan_job_cancel(WanJob *j)
 {
     wan_dev_cancel(j->dev);
@@ -1315,6 +1577,7 @@ void wan_job_close(WanJob **jp)
     wan_dev_close(&j->dev);
     wan_pager_free(&j->pager);
     wan_schedule_free(&j->schedule);
+    wan_stream_free(&j->blocks);
     wan_condition_free(&j->condition);
     wan_model_close(&j->model);
     free(j);

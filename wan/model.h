@@ -114,6 +114,10 @@ int wan_model_open_parts(WanModel **out, const WanModelParams *p,
 void wan_job_tap(WanJob *job, void (*tap)(void *opaque, const char *name,
                                           const WanTensor *t), void *opaque);
 
+/* A causal job that is not begun: its first block is that of latent frame pos.
+ * For tests of what comes after a long time. */
+void wan_job_start_at(WanJob *job, int64_t pos);
+
 /* As wan_job_open(), a job that skips nothing and measures MagCache's ratios:
  * wan_stepcache_measured(), once its steps are made. The request has no
  * cache. */

@@ -553,6 +553,113 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
     scratch_end(d, mark);
 }
 
+static int rope_fits(const WanTensor *x, const WanRope *r)
+{
+    const int64_t pairs = r->pairs[0] + r->pairs[1] + r->pairs[2];
+    int ok = r->heads > 0 && wan_cols(x) == 2 * pairs * r->heads &&
+             r->first >= 0 && wan_rows(x) <= wan_rope_rows(r) - r->first;
+
+    for (int a = 0; a < 3; a++)
+        ok = ok && wan_count(&r->table[a]) ==
+                   2 * (int64_t)r->grid[a] * r->pairs[a];
+    return ok;
+}
+
+/* Rows of a block, some of them from i on, to where they are kept. */
+static void keep(WanDev *d, WanTensor *kept, const WanTensor *rows, int64_t i,
+                 int64_t at, int64_t n)
+{
+    const WanTensor from = wan_slice(rows, i, n);
+    WanTensor to = wan_slice(kept, at, n);
+
+    wan_op_copy(d, &to, &from);
+}
+
+static void ring_composed(WanDev *d, WanTensor *y, const WanTensor *q,
+                          const WanTensor *k, const WanTensor *v,
+                          WanTensor *keys, WanTensor *values,
+                          const WanRing *a)
+{
+    const int64_t n = wan_rows(k), end = wan_rows(keys) - a->at;
+    const int64_t first = n < end ? n : end;
+    const Inner in = inner_begin(d);
+
+    keep(d, keys, k, 0, a->at, first);
+    keep(d, values, v, 0, a->at, first);
+    if (n > first) {
+        keep(d, keys, k, first, a->sink, n - first);
+        keep(d, values, v, first, a->sink, n - first);
+    }
+    if (q) {
+        const WanTensor held_v = wan_slice(values, 0, a->held);
+        WanTensor held_k = wan_slice(keys, 0, a->held);
+
+        if (a->rope) {
+            WanTensor turned = wan_tmp_like(d, &held_k);
+
+            wan_op_copy(d, &turned, &held_k);
+            wan_op_rope(d, &turned, a->rope);
+            held_k = turned;
+        }
+        wan_op_attention(d, y, q, &held_k, &held_v, .heads = a->heads,
+                         .scale = a->scale);
+    }
+    inner_end(d, in);
+}
+
+void wan_op_ring_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
+                            const WanTensor *k, const WanTensor *v,
+                            WanTensor *keys, WanTensor *values, WanRing a)
+{
+    const WanOps *ops = d->backend->ops;
+    const int64_t n = wan_rows(k), R = wan_rows(keys), C = wan_cols(keys);
+    char opt[96];
+    WanMark mark;
+
+    if (!ready(d))
+        return;
+    REQUIRE(d, "ring_attention", same_matrix(k, v) && are_values(d, k, v));
+    REQUIRE(d, "ring_attention", same_matrix(keys, values) &&
+            are_values(d, keys, values) && keys->pitch == C &&
+            values->pitch == C);
+    REQUIRE(d, "ring_attention", keys->nb_dims == 2 && k->nb_dims == 2 &&
+            values->nb_dims == 2 && v->nb_dims == 2);
+    REQUIRE(d, "ring_attention", wan_cols(k) == C && n > 0);
+    REQUIRE(d, "ring_attention", a.heads > 0 && C % a.heads == 0);
+    REQUIRE(d, "ring_attention", a.sink >= 0 && a.at >= 0 && a.at < R &&
+            a.held > 0 && a.held <= R);
+    REQUIRE(d, "ring_attention", a.at + n <= R ||
+            (a.at >= a.sink && n <= R - a.sink));
+    REQUIRE(d, "ring_attention", !y == !q);
+    REQUIRE(d, "ring_attention", !q || (same_matrix(y, q) &&
+            are_values(d, y, q) && wan_cols(q) == C));
+    if (a.rope) {
+        const WanTensor held = wan_slice(keys, 0, a.held);
+
+        REQUIRE(d, "ring_attention", rope_fits(&held, a.rope));
+    }
+    if (!a.scale)
+        a.scale = (float)(1 / sqrt((double)C / a.heads));
+    snprintf(opt, sizeof(opt), "heads %d held %lld%s%s", a.heads,
+             (long long)a.held, a.rope ? " rope" : "", q ? "" : " keep");
+    trace(d, "ring_attention", q ? y : keys, q ? q : k, keys, opt);
+    d->flops += q ? 4. * wan_rows(q) * a.held * C : 0;
+
+    if (!ops->ring_attention) {
+        ring_composed(d, y, q, k, v, keys, values, &a);
+        return;
+    }
+    const WanTensor held = wan_slice(keys, 0, a.held);
+    const WanAttentionArgs plain = { .heads = a.heads, .scale = a.scale };
+
+    if (!scratch_begin(d, q && ops->attention_scratch
+                       ? ops->attention_scratch(d->threads, q, &held, &plain)
+                       : 0, &mark))
+        return;
+    CALL(d, ring_attention, y, q, k, v, keys, values, &a);
+    scratch_end(d, mark);
+}
+
 void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
                   const WanConv *w, WanConvArgs a)
 {
@@ -700,18 +807,6 @@ void wan_op_rms_norm(WanDev *d, WanTensor *y, const WanTensor *x,
     REQUIRE(d, "rms_norm", is_vector(gain, wan_cols(x)));
     trace(d, "rms_norm", y, x, NULL, NULL);
     CALL(d, rms_norm, y, x, gain, eps);
-}
-
-static int rope_fits(const WanTensor *x, const WanRope *r)
-{
-    const int64_t pairs = r->pairs[0] + r->pairs[1] + r->pairs[2];
-    int ok = r->heads > 0 && wan_cols(x) == 2 * pairs * r->heads &&
-             r->first >= 0 && wan_rows(x) <= wan_rope_rows(r) - r->first;
-
-    for (int a = 0; a < 3; a++)
-        ok = ok && wan_count(&r->table[a]) ==
-                   2 * (int64_t)r->grid[a] * r->pairs[a];
-    return ok;
 }
 
 void wan_op_rope(WanDev *d, WanTensor *x, const WanRope *rope)

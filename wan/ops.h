@@ -99,6 +99,33 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
                        const WanTensor *k, const WanTensor *v,
                        WanAttentionArgs a);
 
+typedef struct WanRing {
+    int heads;
+    float scale;            // as of attention
+    int64_t sink;           // rows that the ring does not come back to
+    int64_t at;             // row of the block's first token
+    int64_t held;           // rows that are attended to, the block's among them
+    const struct WanRope *rope; // what turns keys as they are read, a grid of
+                            // held rows; NULL: they are kept as they are read
+} WanRing;
+
+/**
+ * Attention of a block of tokens to kept keys and values, which the block's
+ * own become part of. First rows of k and v go to rows at, at + 1, ... of keys
+ * and values; behind the last of these comes row sink: a ring behind rows that
+ * stay. Then y = softmax(scale q rope(keys)^T) values over the first held
+ * rows, head by head, no mask; in which order they lie is nothing to the sum.
+ * q, y: [Lq, C]; k, v: [n, C]; keys, values: [R, C] each, dense. y may be q.
+ * y and q NULL: the block's are kept, and that is all.
+ * Composed: copy; with .rope a copy of the keys and rope; attention.
+ */
+#define wan_op_ring_attention(d, y, q, k, v, keys, values, ...) \
+    wan_op_ring_attention_((d), (y), (q), (k), (v), (keys), (values), \
+                           (WanRing){ __VA_ARGS__ })
+void wan_op_ring_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
+                            const WanTensor *k, const WanTensor *v,
+                            WanTensor *keys, WanTensor *values, WanRing a);
+
 /* T5's bucket of key position - query position, 0 to 31 (spec/text: 16 for
  * keys behind, exact below 8, logarithmic to 91). */
 int wan_t5_bucket(int64_t delta);
@@ -371,6 +398,10 @@ struct WanOps {
     void (*attention)(WanDev *, WanTensor *y, const WanTensor *q,
                       const WanTensor *k, const WanTensor *v,
                       const WanAttentionArgs *a);    // .scale is filled in
+    void (*ring_attention)(WanDev *, WanTensor *y, const WanTensor *q,
+                           const WanTensor *k, const WanTensor *v,
+                           WanTensor *keys, WanTensor *values,
+                           const WanRing *a);   // with attention's scratch
     void (*conv)(WanDev *, WanTensor *y, const WanTensor *x,
                  const WanConv *w, const WanConvArgs *a); // strides, upsample
                                                     // are at least 1

@@ -11,6 +11,8 @@
 
 #define COUNT(a) (sizeof(a) / sizeof(*(a)))
 
+static const double four_steps[] = { 1000, 750, 500, 250 };
+
 /* Of two rows with one name the narrower comes first. Words are small letters
  * and digits, as last_part() makes them. */
 static const WanPreset presets[] = {
@@ -35,10 +37,26 @@ static const WanPreset presets[] = {
       .sampler = WAN_SAMPLER_RCM, .steps = 4, .most = WAN_RCM_STEPS,
       .words = { { "turbowan", "" } },
       .tensor = "attn_op.local_attn.proj_l" },
-};
-
-static const char *const causal[] = {
-    "self-forcing", "causal-forcing", "causal-forcing-frame", "longlive",
+#define CAUSAL .sampler = WAN_SAMPLER_DMD, .shift = 5, .warp = 1
+    { .name = "self-forcing", .family = "Self-Forcing", CAUSAL, .steps = 4,
+      .words = { { "selfforcing", "" } }, .causal = { .block = 3 } },
+    { .name = "causal-forcing", .family = "Causal-Forcing, chunk-wise", CAUSAL,
+      .steps = 4, .words = { { "causalforcing", "" }, { "chunkwise", "" } },
+      .causal = { .block = 3 } },
+    { .name = "causal-forcing-frame", .family = "Causal-Forcing, frame-wise",
+      CAUSAL, .steps = 4,
+      .words = { { "framewise", "" }, { "causalforcing", "framewise" } },
+      .causal = { .block = 1 } },
+    { .name = "causal-forcing-frame", .family = "Causal-Forcing++ in 2 steps",
+      CAUSAL, .steps = 2, .words = { { "framewise", "2step" } },
+      .causal = { .block = 1, .nb_first = 4, .first = four_steps } },
+    { .name = "causal-forcing-frame", .family = "Causal-Forcing++ in 1 step",
+      CAUSAL, .steps = 1, .words = { { "framewise", "1step" } },
+      .causal = { .block = 1, .nb_first = 4, .first = four_steps } },
+    { .name = "longlive", .family = "LongLive", CAUSAL, .steps = 4,
+      .words = { { "longlive", "" } },
+      .causal = { .block = 3, .window = 12, .sink = 3, .recache = 1 } },
+#undef CAUSAL
 };
 
 static int fits(const WanPreset *p, int dim)
@@ -57,13 +75,10 @@ int wan_preset_find(const WanPreset **out, const char *name, int dim,
             *out = &presets[i];
             return 0;
         }
-    for (size_t i = 0; i < COUNT(causal); i++)
-        if (!strcmp(name, causal[i]))
-            return wan_error(log, WAN_ERR(ENOSYS), "option preset: %s is of "
-                             "causal models, which are not supported yet",
-                             name);
     return wan_error(log, WAN_ERR(EINVAL), "option preset: %s is none; auto, "
-                     "none, lightx2v, fastwan, causvid and rcm are", name);
+                     "none, lightx2v, fastwan, causvid, rcm, self-forcing, "
+                     "causal-forcing, causal-forcing-frame and longlive are",
+                     name);
 }
 
 /* ---------------------------------------------------------- recognition */
@@ -83,31 +98,54 @@ static size_t last_part(char *dst, size_t size, const char *path, size_t n)
     return begin;
 }
 
-static const WanPreset *by_words(const char *part, int dim)
+static const WanPreset *self_forcing(void)
 {
+    size_t i = 0;
+
+    while (strcmp(presets[i].name, "self-forcing"))
+        i++;
+    return &presets[i];
+}
+
+/* Two words tell more than one. The second of a causal model may be in the
+ * folder above: framewise/causal_forcing.pt. */
+static const WanPreset *by_words(const char *part, const char *above, int dim)
+{
+    const WanPreset *found = NULL;
+    int words = 0;
+
     for (size_t i = 0; i < COUNT(presets); i++)
-        for (int k = 0; k < 3 && presets[i].words[k][0]; k++)
-            if (fits(&presets[i], dim) && strstr(part, presets[i].words[k][0]) &&
-                strstr(part, presets[i].words[k][1]))
-                return &presets[i];
-    return NULL;
+        for (int k = 0; k < 3 && presets[i].words[k][0]; k++) {
+            const WanPreset *p = &presets[i];
+            const char *second = p->words[k][1];
+            const int n = *second ? 2 : 1;
+
+            if (n > words && fits(p, dim) && strstr(part, p->words[k][0]) &&
+                (strstr(part, second) ||
+                 (p->causal.block && strstr(above, second)))) {
+                found = p;
+                words = n;
+            }
+        }
+    return found;
 }
 
 /* The file's own name, then those of up to four folders: a hub's cache has
  * models--OWNER--NAME/snapshots/COMMIT/transformer/. CausVid's autoregressive
- * checkpoints are causal models. */
-static const WanPreset *by_path(const char *path, int dim)
+ * checkpoints are causal models, of lists that no row has. */
+static const WanPreset *by_path(const char *path, int dim, int *causal)
 {
     size_t n = strlen(path);
 
     for (int i = 0; i < 5 && n; i++) {
-        char part[256];
+        char part[256], above[256];
         const WanPreset *p;
 
         n = last_part(part, sizeof(part), path, n);
-        if ((p = by_words(part, dim)))
+        last_part(above, sizeof(above), path, n - (n > 0));
+        if ((p = by_words(part, above, dim)))
             return p;
-        if (strstr(part, "wan2") || strstr(part, "autoregressive"))
+        if (strstr(part, "wan2") || (*causal = !!strstr(part, "autoregressive")))
             break;
         n -= n > 0;                         // the slash
     }
@@ -128,6 +166,10 @@ static int has_tensor(const WanWeights *w, const char *word)
 const WanPreset *wan_preset_recognise(const char **by, const char *path,
                                       const WanWeights *w, int dim)
 {
+    const WanPreset *p;
+    const char *dict = w ? wan_weights_dict(w) : NULL;
+    int causal = 0;
+
     for (size_t i = 0; w && i < COUNT(presets); i++)
         if (presets[i].tensor && fits(&presets[i], dim) &&
             has_tensor(w, presets[i].tensor)) {
@@ -135,14 +177,24 @@ const WanPreset *wan_preset_recognise(const char **by, const char *path,
             return &presets[i];
         }
     *by = "its name";
-    return by_path(path, dim);
+    if ((p = by_path(path, dim, &causal)) || causal || !dict ||
+        (strcmp(dict, "generator") && strcmp(dict, "generator_ema")))
+        return p;
+    *by = dict;
+    return self_forcing();
 }
 
 int wan_preset_check(const char *path, const WanWeights *w, const WanLog *log)
 {
-    char part[256];
+    char part[256], above[256];
+    const size_t n = last_part(part, sizeof(part), path, strlen(path));
 
-    last_part(part, sizeof(part), path, strlen(path));
+    last_part(above, sizeof(above), path, n - (n > 0));
+    if (strstr(part, "rollingforcing") || strstr(above, "rollingforcing") ||
+        (strstr(part, "longvideo") && strstr(above, "chunkwise")))
+        return wan_error(log, WAN_ERR(ENOSYS), "%s: a Rolling Forcing model, "
+                         "whose window of blocks at several noise levels is "
+                         "not supported", path);
     if (strstr(part, "meanflow"))
         return wan_error(log, WAN_ERR(ENOSYS), "%s: a mean-flow model, which "
                          "takes a second timestep, is not supported", path);

@@ -219,7 +219,7 @@ static void decode(WanDev *d, WanTensor *rgb, const void *net,
     WanTensor x = wan_tmp_act(d, 1, h, w, width[0]);
 
     wan_section(d, "decode frame %ld", (long)s->frames);
-    wan_op_channels_last(d, &z, latent, s->frames, &m->to_net,
+    wan_op_channels_last(d, &z, latent, wan_codec_at(s), &m->to_net,
                          &m->to_net_shift);
     wan_op_act(d, &z, &z, WAN_ACT_TANH3);
     wan_op_conv(d, &x, &z, &m->decoder.conv_in, .act = WAN_ACT_RELU);
@@ -327,7 +327,7 @@ static void encode(WanDev *d, WanTensor *latent, const void *net,
     }
     WanTensor z = wan_tmp(d, 1, x.dim[1], x.dim[2], WAN_LATENT_CHANNELS);
     wan_op_conv(d, &z, &x, &m->encoder.conv_out);
-    wan_op_channels_first(d, latent, s->frames, &z, &m->from_net,
+    wan_op_channels_first(d, latent, wan_codec_at(s), &z, &m->from_net,
                           &m->from_net_shift);
     s->frames++;
     wan_release(d, mark);

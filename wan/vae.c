@@ -183,7 +183,7 @@ static void decode(WanDev *d, WanTensor *rgb, const void *net,
 
     wan_section(d, "decode frame %ld", chunk);
     WanTensor z = wan_tmp(d, 1, h, w, Z);
-    wan_op_channels_last(d, &z, latent, chunk, &m->std, &m->mean);
+    wan_op_channels_last(d, &z, latent, wan_codec_at(s), &m->std, &m->mean);
     wan_op_linear(d, &now, &z, &m->conv2);                      // [1, h, w, 16]
     wan_tap(d, &now, "conv2.chunk%ld", chunk);
     wan_op_conv(d, &x, &in, &m->decoder.conv1.conv);            // [1, h, w, 4 dim]
@@ -281,7 +281,7 @@ static void encode(WanDev *d, WanTensor *latent, const void *net,
     wan_tap(d, &h, "encoder.head.2.chunk%ld", chunk);
     wan_op_linear(d, &mu, &h, &m->conv1);
     /* The first 16 channels are the mean; the variance is not used. */
-    wan_op_channels_first(d, latent, chunk, &mu, &m->to_std, &m->to_mean);
+    wan_op_channels_first(d, latent, wan_codec_at(s), &mu, &m->to_std, &m->to_mean);
     s->frames++;
     wan_release(d, mark);
 }

@@ -211,10 +211,38 @@ typedef struct Found {
     int have_keys;
 } Found;
 
-static int find_transformer(Found *x, WanWeights **w, const char *path,
-                            const char *config, const WanLog *log)
+/* A transformer's file; of a training's the weights that were asked for. */
+static int open_weights(WanWeights **w, const char *path, const char *which,
+                        const WanLog *log)
 {
-    int ret = wan_weights_open(w, path, log);
+    static const char *const dict[][2] = {
+        { "ema", "generator_ema" }, { "generator", "generator" },
+    };
+    const char *want, *has;
+    int k = 0, ret;
+
+    if (!which || !*which)
+        return wan_weights_open(w, path, log);
+    while (k < 2 && strcmp(which, dict[k][0]))
+        k++;
+    if (k == 2)
+        return wan_error_option(log, "weights", "%s is none; ema and generator "
+                                "are", which);
+    want = dict[k][1];
+    ret = wan_weights_open_dict(w, path, want, log);
+    has = ret < 0 ? want : wan_weights_dict(*w);
+    if (!has || strcmp(has, want))
+        return wan_error_option(log, "weights", "%s has no %s, its weights "
+                                "are %s%s", path, want, has ? "in " : "its "
+                                "only ones", has ? has : "");
+    return ret;
+}
+
+static int find_transformer(Found *x, WanWeights **w, const char *path,
+                            const char *config, const char *which,
+                            const WanLog *log)
+{
+    int ret = open_weights(w, path, which, log);
 
     if (ret < 0 || (ret = read_config(&x->keys, *w, config, log)) < 0)
         return ret;
@@ -244,9 +272,9 @@ static int read_index(Found *x, const char *path, const WanLog *log)
 
 /* What the files are: one transformer or two of one shape. */
 static int find_transformers(Found x[WAN_EXPERTS], WanModel *m,
-                             const WanFiles *f)
+                             const WanFiles *f, const char *which)
 {
-    int ret = find_transformer(&x[0], &m->files[0], f->dit, f->config,
+    int ret = find_transformer(&x[0], &m->files[0], f->dit, f->config, which,
                                &m->log);
 
     if (ret < 0)
@@ -260,7 +288,7 @@ static int find_transformers(Found x[WAN_EXPERTS], WanModel *m,
                     "low-noise one", f->dit);
         return 0;
     }
-    if ((ret = find_transformer(&x[1], &m->file2, f->dit2, f->config2,
+    if ((ret = find_transformer(&x[1], &m->file2, f->dit2, f->config2, which,
                                 &m->log)) < 0 ||
         (ret = wan_config_pair(&x[0].config, x[0].w, &x[1].config, x[1].w,
                                &m->log)) < 0)
@@ -300,7 +328,7 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
     const WanConfigFile *keys;
     WanLora *lora = NULL;
     Found x[WAN_EXPERTS];
-    int ret = find_transformers(x, m, f);
+    int ret = find_transformers(x, m, f, p->weights);
 
     if (ret < 0)
         return ret;

@@ -218,7 +218,7 @@ typedef struct WanModelParams {
      *  nonzero ends wan_model_open() with WAN_CANCELLED. May be NULL. */
     int (*interrupted)(void *opaque);
     void *interrupted_opaque;
-    enum WanVaeScale vae_scale; /**< since 1.1, as what follows */
+    enum WanVaeScale vae_scale; /**< since 1.1, as all that follows */
     /** 1: if an MPI launcher started this process with wan-workers beside it,
      *  they compute jobs together; see docs/cluster.md. Else, and with 0, this
      *  process computes alone. */
@@ -229,6 +229,9 @@ typedef struct WanModelParams {
      *  Diffusers, ComfyUI and GGUF files have; one that is not there leaves
      *  path's alone, for all steps. */
     const char *model2;
+    /** Which weights of a training's file that has several: "ema" or
+     *  "generator"; NULL: ema if it is there. */
+    const char *weights;
 } WanModelParams;
 
 /** What a checkpoint is, read from its tensors. Strings live as the model.
@@ -392,6 +395,19 @@ typedef struct WanControl {
     const WanImage *const *references;
     double scale;               /**< of its hints, 0 to 10; 1 as trained */
 } WanControl;
+/**
+ * How a causal model counts the times of the latent frames it looks back on.
+ */
+enum WanPositions {
+    WAN_POSITIONS_ABSOLUTE,     /**< from the start of the video */
+    WAN_POSITIONS_WINDOW        /**< from the oldest frame in the window */
+};
+
+/** What a causal model does with what it made, when the prompt changes. */
+enum WanSwitch {
+    WAN_SWITCH_PLAIN,           /**< nothing: the scene turns slowly */
+    WAN_SWITCH_RECACHE          /**< looks at it again under the new prompt */
+};
 
 /** One video to make. wan_request_default() fills in the model's numbers. */
 typedef struct WanRequest {
@@ -408,7 +424,7 @@ typedef struct WanRequest {
      */
     const WanImage *image, *last_image;
     int width, height;          /**< multiples of WanModelInfo.size_multiple */
-    int frames;                 /**< 4n+1 */
+    int frames;                 /**< 4n+1; of a causal job also 0: without end */
     int steps;                  /**< 1 to 1000 */
     double guidance;            /**< 0 to 100; exactly 1: one forward a step */
     double shift;               /**< 0.01 to 100: time shift of the sigmas */
@@ -464,6 +480,33 @@ typedef struct WanRequest {
      *  the model's, as long as guidance is the model's too, else guidance: who
      *  sets guidance alone sets both. */
     double guidance2;
+    /**
+     * 1: block by block, each looking back on those before it, as causal models
+     * do; their pixels come as each is done. What follows is for them alone;
+     * of others it is 0 and NULL. A causal job has guidance 1 and sampler dmd,
+     * takes image, and its first frames are that or clip, decoded. Its noise:
+     * with a number of frames and WAN_RNG_CPU one generator, all blocks' first
+     * noise and then that of all their steps in turn; else each block has a
+     * generator of its own, made from seed and the block's number.
+     */
+    int causal;
+    int block;                  /**< latent frames of a block, 1 to 64 */
+    int first_block;            /**< of the first; 0: as the others */
+    int window;                 /**< latent frames that are looked at, the
+                                     block's own among them; 0: all, and 21 in
+                                     a video without end */
+    int sink;                   /**< of them, the video's first that stay */
+    enum WanPositions positions;
+    enum WanSwitch prompt_switch;
+    int sink_reset;             /**< 1: recache has the window's first frames
+                                     as a new sink */
+    const double *first_timesteps;  /**< of the first block; NULL: as others */
+    int nb_first_timesteps;
+    /** What the video goes on from: frames of its size, formats as image's, as
+     *  many as make whole blocks: 9, 21, 33, ... with blocks of 3; any 4n+1
+     *  with blocks of 1. wan_job_open() copies the pixels. */
+    int nb_clip;
+    const WanImage *const *clip;
 } WanRequest;
 
 enum WanStage {
@@ -484,6 +527,11 @@ typedef struct WanProgress {
     int calls;                  /**< since 1.1: of the transformer so far, one a
                                      branch of guidance in each step */
     int skipped;                /**< of them that WanRequest.cache left out */
+    int64_t block;              /**< of a causal job, the one in work, of those
+                                     that are made; 0 first */
+    int block_done;             /**< 1: the next unit begins another one, which
+                                     a wan_job_prompt() now is for */
+    int reserved;
 } WanProgress;
 
 /** What a request needs before anything is loaded, see wan_plan(). */
@@ -503,9 +551,17 @@ typedef struct WanPlan {
     /** of all prompts, of the images, of one step, of all frames; with
      *  several processes this one's part */
     double text_flops, image_flops, step_flops, decode_flops;
-    int processes;              /**< since 1.1: that compute the job */
-    int reserved;               /**< 0 */
+    int processes;              /**< since 1.1, as all that follows: that
+                                     compute the job */
+    int window;                 /**< see cache_bytes */
     double sent_bytes;          /**< that this one sends to others at a step */
+    /** Of a causal job: bytes of work_bytes for keys and values of the window,
+     *  of so many latent frames, and the work of a block. Its step_flops are
+     *  those of a full window, decode_flops a block's. */
+    int64_t cache_bytes;
+    double block_flops;
+    int block;
+    int reserved;               /**< 0 */
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */
@@ -516,14 +572,15 @@ WAN_API void wan_request_default_sized(WanRequest *r, size_t size,
 
 /**
  * Ask for the sampling of a few-step family: sets steps, guidance, guidance2,
- * shift, sampler, timesteps, warp and sigma_max, each of which may then be
- * changed.
+ * shift, sampler, timesteps, warp, sigma_max, and causal with what it is for but
+ * clip, each of which may then be changed.
  *
- * @param name "lightx2v", "fastwan", "causvid", "rcm"; "none": the numbers of
- *             an ordinary model; "auto": what the checkpoint or a LoRA was
- *             recognised as, which wan_request_default() has done already
- * @return 0; WAN_ERR(EINVAL): there is none of that name; WAN_ERR(ENOSYS): it
- *         is one of causal models. r stays as it was
+ * @param name "lightx2v", "fastwan", "causvid", "rcm"; of causal models
+ *             "self-forcing", "causal-forcing", "causal-forcing-frame",
+ *             "longlive"; "none": the numbers of an ordinary model; "auto":
+ *             what the checkpoint or a LoRA was recognised as, which
+ *             wan_request_default() has done already
+ * @return 0; WAN_ERR(EINVAL): there is none of that name, r stays as it was
  */
 WAN_API int wan_request_preset(WanRequest *r, const WanModel *m,
                                const char *name);
@@ -607,8 +664,21 @@ WAN_API int wan_plan_sized(WanPlan *out, size_t size, const WanModel *m,
 WAN_API int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r);
 
 /**
+ * Another prompt for a causal job, from its next block on. Of several before
+ * that the last one counts.
+ *
+ * Since 1.1.
+ *
+ * @param text UTF-8; not kept
+ * @return 0, or WAN_ERR(EINVAL): the job is not causal, or text not UTF-8;
+ *         the job goes on as it was
+ */
+WAN_API int wan_job_prompt(WanJob *job, const char *text);
+
+/**
  * Do one unit of work: encode one prompt or an image, one denoising step, or
- * decode one latent frame. Call until wan_job_frame() returns WAN_EOF. With frames
+ * decode one latent frame. Call until wan_job_frame() returns WAN_EOF. A causal
+ * job has steps and decodes in turn, block by block. With frames
  * waiting to be read it does nothing and returns 0.
  *
  * @param job       the video being made; NULL, as an open that failed leaves

@@ -25,6 +25,8 @@ struct WanWeights {
     int count, room;
     cJSON *metadata;        // of the first file that has some
     WanPool made;           // what readers made beside the files
+    const char *wanted;     // a dict of a torch file, while it is read
+    const char *dict;       // the one that was read, if it has a name
 };
 
 /* -------------------------------------------------------------- files */
@@ -355,7 +357,7 @@ fail:
 }
 
 static int open_any(WanWeights **out, const char *path, const void *data,
-                    size_t size, const WanLog *log)
+                    size_t size, const char *dict, const WanLog *log)
 {
     WanWeights *w = calloc(1, sizeof(*w));
     WanFile *f = NULL;
@@ -366,6 +368,7 @@ static int open_any(WanWeights **out, const char *path, const void *data,
         ret = wan_error_memory(log, path, "its tensors");
         goto fail;
     }
+    w->wanted = dict;
     if (data) {
         ret = file_new(&f, w, path, log);
         if (ret < 0)
@@ -381,6 +384,7 @@ static int open_any(WanWeights **out, const char *path, const void *data,
     if (ret < 0)
         goto fail;
 
+    w->wanted = NULL;
     *out = w;
     return 0;
 fail:
@@ -390,13 +394,34 @@ fail:
 
 int wan_weights_open(WanWeights **out, const char *path, const WanLog *log)
 {
-    return open_any(out, path, NULL, 0, log);
+    return open_any(out, path, NULL, 0, NULL, log);
+}
+
+int wan_weights_open_dict(WanWeights **out, const char *path,
+                          const char *dict, const WanLog *log)
+{
+    return open_any(out, path, NULL, 0, dict, log);
+}
+
+const char *wan_weights_dict(const WanWeights *w)
+{
+    return w->dict;
+}
+
+const char *wan_weights_wanted(const WanWeights *w)
+{
+    return w->wanted;
+}
+
+void wan_weights_taken(WanWeights *w, const char *dict)
+{
+    w->dict = dict;
 }
 
 int wan_weights_open_memory(WanWeights **out, const char *path,
                             const void *data, size_t size, const WanLog *log)
 {
-    return open_any(out, path, data, size, log);
+    return open_any(out, path, data, size, NULL, log);
 }
 
 void wan_weights_close(WanWeights **pw)

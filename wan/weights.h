@@ -60,6 +60,15 @@ typedef struct WanWeights WanWeights;
  */
 int wan_weights_open(WanWeights **out, const char *path, const WanLog *log);
 
+/* The same of a training's file: of several dicts of tensors the one of that
+ * name, if there is one. NULL: the usual one. */
+int wan_weights_open_dict(WanWeights **out, const char *path,
+                          const char *dict, const WanLog *log);
+
+/* Which dict the tensors are from, "generator_ema" for one; NULL: none has a
+ * name. */
+const char *wan_weights_dict(const WanWeights *w);
+
 /* Unmap. Takes NULL and half-built objects; sets *w to NULL. */
 void wan_weights_close(WanWeights **w);
 

@@ -181,6 +181,191 @@ TEST(attention_rising_scores)
     pair_free(&q), pair_free(&k), pair_free(&v), pair_free(&y);
 }
 
+typedef struct RingCase {
+    int64_t frames, sink, tokens;   // of the ring, in frames of tokens
+    int64_t block, calls;           // frames of a block, blocks one by one
+    int64_t heads, pairs[3];
+    int rope, in_place;
+} RingCase;
+
+/* Softmax over the last blocks as they were, and the first sink frames, turned
+ * by their place among those: a list where the op has a ring. */
+static void ring_double(double *y, const RingCase *c, const WanTensor *q,
+                        const WanTensor *k, const WanTensor *v,
+                        const int64_t *held, int64_t n, const WanRope *rope)
+{
+    const int64_t C = wan_cols(q), D = C / c->heads;
+
+    for (int64_t i = 0; i < wan_rows(q); i++)
+        for (int64_t h = 0; h < C; h += D) {
+            double total = 0;
+
+            for (int64_t e = 0; e < D; e++)
+                y[i * C + h + e] = 0;
+            for (int64_t j = 0; j < n * c->tokens; j++) {
+                const int64_t row = held[j / c->tokens] * c->tokens +
+                                    j % c->tokens;
+                const int64_t cols = rope->grid[2], rows = rope->grid[1];
+                const int64_t at[3] = { j / c->tokens,
+                                        row % c->tokens / cols % rows,
+                                        row % cols };
+                double s = 0;
+
+                for (int64_t a = 0, e = h; a < 3; a++)
+                    for (int64_t p = 0; p < c->pairs[a]; p++, e += 2) {
+                        const float *turn = wan_row(&rope->table[a], at[a]);
+                        const double re = wan_row(k, row)[e];
+                        const double im = wan_row(k, row)[e + 1];
+                        const double cos = c->rope ? turn[2 * p] : 1;
+                        const double sin = c->rope ? turn[2 * p + 1] : 0;
+
+                        s += wan_row(q, i)[e] * (re * cos - im * sin) +
+                             wan_row(q, i)[e + 1] * (re * sin + im * cos);
+                    }
+                s = exp(s / sqrt((double)D));
+                total += s;
+                for (int64_t e = h; e < h + D; e++)
+                    y[i * C + e] += s * wan_row(v, row)[e];
+            }
+            for (int64_t e = h; e < h + D; e++)
+                y[i * C + e] /= total;
+        }
+}
+
+/* Frames that are held when those before end are: the sink, then the last. */
+static int64_t ring_held(int64_t *held, const RingCase *c, int64_t end)
+{
+    int64_t n = 0;
+
+    for (int64_t f = 0; f < end; f++)
+        if (f < c->sink || f >= end - (c->frames - c->sink))
+            held[n++] = f;
+    return n;
+}
+
+static int64_t ring_slot(const RingCase *c, int64_t f)
+{
+    return f < c->sink ? f : c->sink + (f - c->sink) % (c->frames - c->sink);
+}
+
+static void ring_case(const RingCase *c)
+{
+    const int64_t D = 2 * (c->pairs[0] + c->pairs[1] + c->pairs[2]);
+    const int64_t C = c->heads * D, L = c->block * c->tokens;
+    const int64_t all = c->calls * c->block;
+    Pair keys = pair_random(0, c->frames * c->tokens, C);
+    Pair values = pair_random(0, c->frames * c->tokens, C);
+    Pair k = pair_random(0, all * c->tokens, C);
+    Pair v = pair_random(0, all * c->tokens, C);
+    Pair table[3], slots = pair_table(c->frames, 2 * c->pairs[0]);
+    const int64_t size[3] = { c->frames, 2, c->tokens / 2 };
+    WanRope rope = { (int)c->heads, { 0, (int)size[1], (int)size[2] },
+                     { (int)c->pairs[0], (int)c->pairs[1],
+                       (int)c->pairs[2] } };
+    double *want = malloc(L * C * sizeof(*want));
+    int64_t *held = malloc(all * sizeof(*held));
+
+    for (int a = 0; a < 3; a++)
+        table[a] = pair_table(size[a], 2 * c->pairs[a]);
+    for (int64_t b = 0; b < c->calls; b++) {
+        const int64_t first = b * c->block;
+        const int64_t n = ring_held(held, c, first + c->block);
+        Pair q = pair_random(3, L, C), y = pair_out(3, L, C);
+        Pair *out = c->in_place ? &q : &y;
+        WanRope turn = rope;
+
+        for (int a = 0; a < 3; a++)
+            turn.table[a] = table[a].ref;
+        ring_double(want, c, &q.ref, &k.ref, &v.ref, held, n, &turn);
+        for (int64_t i = 0; i < n; i++)     // the place of each slot's frame
+            for (int64_t e = 0; e < 2 * c->pairs[0]; e++)
+                pair_set(&slots, ring_slot(c, held[i]), e,
+                         wan_row(&table[0].ref, i)[e]);
+        for (int w = 0; w < 2; w++) {
+            WanDev *d = w ? dut : ref;
+            const WanTensor ks = wan_slice(w ? &k.dut : &k.ref,
+                                           first * c->tokens, L);
+            const WanTensor vs = wan_slice(w ? &v.dut : &v.ref,
+                                           first * c->tokens, L);
+
+            turn.grid[0] = (int)n;
+            for (int a = 0; a < 3; a++)
+                turn.table[a] = w ? table[a].dut : table[a].ref;
+            turn.table[0] = wan_slice(w ? &slots.dut : &slots.ref, 0, n);
+            wan_op_ring_attention(d, w ? &out->dut : &out->ref,
+                                  w ? &q.dut : &q.ref, &ks, &vs,
+                                  w ? &keys.dut : &keys.ref,
+                                  w ? &values.dut : &values.ref,
+                                  .heads = (int)c->heads,
+                                  .sink = c->sink * c->tokens,
+                                  .at = ring_slot(c, first) * c->tokens,
+                                  .held = n * c->tokens,
+                                  .rope = c->rope ? &turn : NULL);
+        }
+        double err = 0, sum = 0;
+        for (int64_t i = 0; i < L * C; i++) {
+            const double e = wan_row(&out->ref, i / C)[i % C] - want[i];
+
+            err += e * e;
+            sum += want[i] * want[i];
+        }
+        CHECKF(err <= sum * 0x1p-46, "ref, block %d: %g", (int)b,
+               sqrt(err / sum));
+        expect_close(out, (c->rope ? 2 : 1) * tolerance(n * c->tokens) +
+                     2 * tolerance(D), "block %d of %d frames, ring %d behind "
+                     "%d, rope %d", (int)b, (int)c->block, (int)c->frames,
+                     (int)c->sink, c->rope);
+        expect_close(&keys, 1e-12, "keys of block %d", (int)b);
+        expect_close(&values, 1e-12, "values of block %d", (int)b);
+        pair_free(&q), pair_free(&y);
+    }
+    for (int a = 0; a < 3; a++)
+        pair_free(&table[a]);
+    pair_free(&k), pair_free(&v), pair_free(&keys), pair_free(&values);
+    pair_free(&slots);
+    free(want);
+    free(held);
+}
+
+TEST(ring_attention)
+{
+    for (int i = 0; i < 4; i++) {
+        const int rope = i & 1, in_place = i >> 1;
+
+        ring_case(&(RingCase){ 7, 1, 6, 3, 6, 2, { 4, 2, 3 }, rope,
+                               in_place });
+        ring_case(&(RingCase){ 9, 3, 4, 3, 5, 1, { 2, 3, 3 }, rope,
+                               in_place });
+        ring_case(&(RingCase){ 4, 0, 70, 1, 7, 3, { 8, 8, 8 }, rope,
+                               in_place });
+    }
+    ring_case(&(RingCase){ 6, 3, 180, 3, 3, 2, { 22, 21, 21 }, 1, 0 });
+}
+
+/* A block that is only kept: nothing else is written or read. */
+TEST(ring_keeps)
+{
+    Pair keys = pair_random(0, 20, 8), values = pair_random(0, 20, 8);
+    Pair k = pair_random(2, 7, 8), v = pair_random(2, 7, 8);
+
+    for (int w = 0; w < 2; w++)
+        wan_op_ring_attention(w ? dut : ref, NULL, NULL, w ? &k.dut : &k.ref,
+                              w ? &v.dut : &v.ref, w ? &keys.dut : &keys.ref,
+                              w ? &values.dut : &values.ref, .heads = 2,
+                              .sink = 5, .at = 17, .held = 20);
+    dut_done();
+    for (int64_t i = 0; i < 7; i++)
+        for (int64_t c = 0; c < 8; c++) {
+            const int64_t row = i < 3 ? 17 + i : 5 + i - 3;
+
+            CHECK(wan_row(&keys.ref, row)[c] == wan_row(&k.ref, i)[c]);
+            CHECK(wan_row(&values.ref, row)[c] == wan_row(&v.ref, i)[c]);
+        }
+    expect_close(&keys, 1e-12, "keys");
+    expect_close(&values, 1e-12, "values");
+    pair_free(&k), pair_free(&v), pair_free(&keys), pair_free(&values);
+}
+
 TEST(t5_buckets)
 {
     static const int at[][2] = {
@@ -194,6 +379,12 @@ TEST(t5_buckets)
     for (int i = 0; i < COUNT(at); i++)
         CHECKF(wan_t5_bucket(at[i][0]) == at[i][1], "%d: %d", at[i][0],
                wan_t5_bucket(at[i][0]));
+}
+
+static void test_ring(void)
+{
+    RUN(ring_attention);
+    RUN(ring_keeps);
 }
 
 static void test_attention(void)

@@ -33,6 +33,7 @@ static const struct { const char *name; void (*run)(void); } groups[] = {
     { "conv", test_conv },     { "norm", test_norm },
     { "rope", test_rope },     { "elem", test_elem },
     { "layout", test_layout }, { "image", test_image },
+    { "ring", test_ring },
 };
 
 int main(int argc, char **argv)

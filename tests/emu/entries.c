@@ -53,10 +53,13 @@ const void *wan_cuda_weight(WanDev *d, const WanTensor *w)
 
 void wan_cuda_copy(WanDev *d, WanTensor *y, const WanTensor *x)
 {
+    const int64_t C = wan_cols(x);
+
     (void)d;
     for (int64_t i = 0; i < wan_count(x); i++)
-        typed_set(y->data, y->type, i,
-                  (float)typed_get(x->data, x->type, i));
+        typed_set(y->data, y->type, i / C * y->pitch + i % C,
+                  (float)typed_get(x->data, x->type,
+                                   i / C * x->pitch + i % C));
 }
 
 /* ------------------------------------------------------ in cuDNN's place */
@@ -280,6 +283,48 @@ TEST(attention)
             attention_case(&cases[i]);
 }
 
+/* Blocks into a ring, composed of these entries: copies, and attention over
+ * what is held. */
+static void ring_case(WanType type, int cudnn)
+{
+    enum { SINK = 10, ROWS = 70, BLOCK = 20, C = 128 };
+    const WanMark r = wan_mark(ref), u = wan_mark(dut);
+    Both keys = BOTH(type, 1, 0, ROWS, C), values = BOTH(type, 1, 0, ROWS, C);
+    int64_t at = 0, held = 0;
+
+    backend.act = type == WAN_F32 ? WAN_BF16 : type;
+    for (int i = 0; i < 6; i++) {
+        Both q = BOTH(type, 1, 8, BLOCK, C), k = BOTH(type, 1, 8, BLOCK, C);
+        Both v = BOTH(type, 1, 16, BLOCK, C), y = BOTH(type, 0, 8, BLOCK, C);
+        const int before = cudnn_calls;
+        WanRing a = { .heads = 1, .sink = SINK, .at = at };
+        double e;
+
+        held = held + BLOCK < ROWS ? held + BLOCK : ROWS;
+        a.held = held;
+        wan_op_ring_attention_(ref, &y.ref, &q.ref, &k.ref, &v.ref, &keys.ref,
+                               &values.ref, a);
+        wan_op_ring_attention_(dut, &y.dut, &q.dut, &k.dut, &v.dut, &keys.dut,
+                               &values.dut, a);
+        e = difference(&y);
+        CHECKF(e < (type == WAN_F32 ? 1e-6 : 4e-3) && !dut->error, "block %d: "
+               "error %.3g, %s", i, e, dut->message);
+        CHECK(difference(&keys) == 0 && difference(&values) == 0);
+        CHECK((cudnn_calls > before) == cudnn);
+        at += BLOCK;
+        if (at >= ROWS)
+            at = SINK + at - ROWS;
+    }
+    forget(r, u);
+}
+
+TEST(ring_attention)
+{
+    refuse = 0;
+    ring_case(WAN_BF16, 1);
+    ring_case(WAN_F32, 0);
+}
+
 typedef struct ConvCase {
     int64_t t, h, w, in, out;   // t, h, w of the input
     int kt, k;
@@ -377,6 +422,7 @@ int main(void)
     ops = *cpu->ops;
     ops.attention = wan_cuda_attention;
     ops.attention_scratch = wan_cuda_attention_scratch;
+    ops.copy = wan_cuda_copy;
     ops.act = relu;
     ops.conv = wan_cuda_conv;
     ops.conv_scratch = wan_cuda_conv_scratch;
@@ -385,6 +431,7 @@ int main(void)
     dut->backend = &backend;
     dut->priv = &cuda;
     RUN(attention);
+    RUN(ring_attention);
     RUN(convolution);
     dut->backend = cpu;
     dut->priv = NULL;

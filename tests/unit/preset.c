@@ -86,6 +86,15 @@ TEST(names_of_files_and_folders)
         { "lightx2v/model.safetensors", 5120, NULL },
         /* causal */
         { "CausVid/autoregressive_checkpoint/model.pt", 1536, NULL },
+        { "checkpoints/self_forcing_dmd.pt", 1536, "self-forcing" },
+        { "Causal-Forcing/chunkwise/causal_forcing.pt", 1536,
+          "causal-forcing" },
+        { "Causal-Forcing/framewise/causal_forcing.pt", 1536,
+          "causal-forcing-frame" },
+        { "causal-forcing++/framewise-2step.pt", 1536,
+          "causal-forcing-frame" },
+        { "LongLive-1.3B/models/longlive_base.pt", 1536, "longlive" },
+        { "LongLive-1.3B/models/lora.pt", 1536, "longlive" },
         { "", 1536, NULL }, { "/", 1536, NULL }, { "///", 1536, NULL },
     };
 
@@ -208,6 +217,12 @@ TEST(extra_tensors)
     CHECK(open_model(&m, named, NULL) == WAN_ERR(ENOSYS));
     CHECKF(strstr(last_line, "mean-flow") && strstr(last_line, "MeanFlow_2step"),
            "%s", last_line);
+    snprintf(path, sizeof(path), "%s/rolling_forcing_dmd.safetensors", dir);
+    if (rename(named, path) < 0)
+        abort();
+    CHECK(open_model(&m, path, NULL) == WAN_ERR(ENOSYS));
+    CHECKF(strstr(last_line, "Rolling Forcing") &&
+           strstr(last_line, "rolling_forcing_dmd"), "%s", last_line);
 }
 
 /* A config.json's own numbers are stronger than a family's. */
@@ -308,10 +323,18 @@ TEST(presets_by_name)
     CHECK(wan_request_preset(&rq, m, "turbo") == WAN_ERR(EINVAL));
     CHECKF(strstr(last_line, "option preset: turbo is none"), "%s", last_line);
     CHECK(!strcmp(rq.preset, "lightx2v") && rq.steps == 4);
-    CHECK(wan_request_preset(&rq, m, "self-forcing") == WAN_ERR(ENOSYS));
-    CHECKF(strstr(last_line, "option preset: self-forcing") &&
-           strstr(last_line, "causal"), "%s", last_line);
+    CHECK(wan_request_preset(&rq, m, "self-forcing") == 0);
+    CHECK(rq.causal && rq.block == 3 && !rq.window && !rq.sink &&
+          rq.steps == 4 && rq.sampler == WAN_SAMPLER_DMD && rq.warp &&
+          rq.shift == 5 && rq.guidance == 1);
+    CHECK(wan_request_preset(&rq, m, "causal-forcing-frame") == 0);
+    CHECK(rq.block == 1 && rq.steps == 4 && !rq.first_timesteps);
+    CHECK(wan_request_preset(&rq, m, "longlive") == 0);
+    CHECK(rq.block == 3 && rq.window == 12 && rq.sink == 3 &&
+          rq.prompt_switch == WAN_SWITCH_RECACHE && !rq.sink_reset);
     CHECK(wan_request_preset(&rq, m, "none") == 0);
+    CHECK(!rq.causal && !rq.block && !rq.window && !rq.sink &&
+          rq.prompt_switch == WAN_SWITCH_PLAIN);
     CHECK(rq.steps == 50 && rq.sampler == WAN_SAMPLER_UNIPC &&
           rq.guidance == 5 && rq.shift == 5 && !rq.warp);
     CHECK(wan_request_preset(&rq, m, "auto") == 0 && rq.steps == 50);

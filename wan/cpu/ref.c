@@ -125,6 +125,71 @@ static void attention(WanDev *d, WanTensor *y, const WanTensor *q,
     }
 }
 
+/* scale q k of one head: pair p of k is turned by its token's angles, which
+ * rope->table has axis by axis; NULL: it is not. */
+static double ring_score(const float *q, const float *k, int64_t D,
+                         const WanRope *rope, int64_t token)
+{
+    double s = 0;
+
+    if (!rope) {
+        for (int64_t c = 0; c < D; c++)
+            s += (double)q[c] * k[c];
+        return s;
+    }
+    const int64_t cols = rope->grid[2], rows = rope->grid[1];
+    const int64_t at[3] = { token / cols / rows, token / cols % rows,
+                            token % cols };
+
+    for (int a = 0; a < 3; a++) {
+        const float *turn = wan_row(&rope->table[a], at[a]);
+
+        for (int p = 0; p < rope->pairs[a]; p++, q += 2, k += 2) {
+            const double cos = turn[2 * p], sin = turn[2 * p + 1];
+
+            s += q[0] * (k[0] * cos - k[1] * sin) +
+                 q[1] * (k[0] * sin + k[1] * cos);
+        }
+    }
+    return s;
+}
+
+static void ring_attention(WanDev *d, WanTensor *y, const WanTensor *q,
+                           const WanTensor *k, const WanTensor *v,
+                           WanTensor *keys, WanTensor *values,
+                           const WanRing *a)
+{
+    const int64_t C = wan_cols(keys), R = wan_rows(keys), D = C / a->heads;
+    double *s = d->scratch;                                 // [held]
+
+    for (int64_t i = 0, to = a->at; i < wan_rows(k); i++) {
+        memcpy(wan_row(keys, to), wan_row(k, i), C * sizeof(float));
+        memcpy(wan_row(values, to), wan_row(v, i), C * sizeof(float));
+        to = to + 1 < R ? to + 1 : a->sink;
+    }
+    for (int64_t i = 0; q && i < wan_rows(q) && !wan_dev_cancelled(d); i++) {
+        for (int64_t h = 0; h < C; h += D) {
+            double max = -INFINITY, total = 0;
+
+            for (int64_t j = 0; j < a->held; j++) {
+                s[j] = a->scale * ring_score(wan_row(q, i) + h,
+                                             wan_row(keys, j) + h, D,
+                                             a->rope, j);
+                max = fmax(max, s[j]);
+            }
+            for (int64_t j = 0; j < a->held; j++)
+                total += s[j] = exp(s[j] - max);
+            for (int64_t c = h; c < h + D; c++) {
+                double sum = 0;
+
+                for (int64_t j = 0; j < a->held; j++)
+                    sum += s[j] * wan_row(values, j)[c];
+                wan_row(y, i)[c] = sum / total;
+            }
+        }
+    }
+}
+
 static int64_t attention_scratch(int threads, const WanTensor *q,
                                  const WanTensor *k,
                                  const WanAttentionArgs *a)
@@ -629,6 +694,7 @@ void wan_ref_noise(WanDev *d, WanTensor *y, const WanNoise *n)
 static const WanOps ops = {
     .linear         = linear,
     .attention      = attention,
+    .ring_attention = ring_attention,
     .conv           = conv,
     .layer_norm     = layer_norm,
     .modulate       = modulate,

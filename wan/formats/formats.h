@@ -63,6 +63,11 @@ int64_t wan_shape_bytes(int nb_dims, const int64_t *dim, int size);
 
 int wan_safetensors_read(WanWeights *w, const WanFile *f, const WanLog *log);
 int wan_torch_zip_read(WanWeights *w, const WanFile *f, const WanLog *log);
+
+/* The dict a reader is asked for, or NULL; and the one that it took, of static
+ * storage. */
+const char *wan_weights_wanted(const WanWeights *w);
+void wan_weights_taken(WanWeights *w, const char *dict);
 int wan_gguf_read(WanWeights *w, const WanFile *f, const WanLog *log);
 
 /* What a *.safetensors.index.json says: which tensor is in which shard. */

@@ -831,8 +831,9 @@ static int has_tensor(const Machine *m, const Value *dict)
 
 /* The dict of tensors: the pickle's object, or the first one in it by usual
  * names, of which programs that train give several. */
-static const Value *state_dict(const Machine *m)
+static const Value *state_dict(WanWeights *w, const Machine *m)
 {
+    const char *wanted = wan_weights_wanted(w);
     static const char *const usual[] = { "generator_ema", "generator",
                                          "generator_lora", "state_dict",
                                          "model", "module" };
@@ -852,7 +853,8 @@ static const Value *state_dict(const Machine *m)
                 continue;
             if (found && !other)
                 other = usual[k];
-            if (!found) {
+            if (!found || (wanted && !strcmp(usual[k], wanted))) {
+                other = found ? name : NULL;
                 found = v;
                 name = usual[k];
             }
@@ -860,6 +862,7 @@ static const Value *state_dict(const Machine *m)
     if (other)
         wan_log(m->log, WAN_LOG_INFO, "%s: holds %s and %s, the first is used",
                 m->path, name, other);
+    wan_weights_taken(w, name);
     return found;
 }
 
@@ -934,7 +937,7 @@ int wan_torch_zip_read(WanWeights *w, const WanFile *f, const WanLog *log)
     if (ret < 0)
         goto fail;
 
-    dict = state_dict(&m);
+    dict = state_dict(w, &m);
     if (!dict) {
         wan_log(log, WAN_LOG_ERROR, "%s: data.pkl holds no dict of tensors",
                 f->path);
