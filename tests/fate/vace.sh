@@ -236,9 +236,12 @@ for o in mask=1 context_scale=0.5 keep=5 "reference=$(quote "$tmp/ref0.png")"; d
 done
 refused 'wan_i2v' 'follows videos and pictures: use the filter wan_v2v' \
     -f lavfi -i "$(pattern d=0.5)" -vf "$(vace wan_i2v "$quick:clip=$rest")"
+late=
+[ "$series" != 5.1 ] || late=5.1
 refused 'a mask without a frame' 'mask: the second input has no frame' \
     -f lavfi -i "$(pattern d=0.5)" -f lavfi -i color=white:s=32x32:d=1 -filter_complex \
     "[1]trim=start=5[m];[0][m]$(vace wan_v2v "$quick:mask=1")"
+late=
 refused 'a mask that is not linked' 'mask|input' \
     -f lavfi -i "$(pattern d=0.5)" -vf "$(vace wan_v2v "$quick:mask=1")"
 tiny_picture()
