@@ -100,6 +100,24 @@ first_stays()
 }
 check 'a window keeps what the one before made' first_stays
 
+# The next one is a clip whose first frames are what that made, under a black mask.
+frame=$((32 * 32 * 3 * 4))
+from() { tail -c +$(($2 * frame + 1)) "$1"; }
+kept()
+{
+    good -f lavfi -i "$(pattern d=4)" -vf trim=end_frame=13,format=gbrpf32le -f rawvideo "$tmp/given" &&
+        good -f lavfi -i "$(pattern d=4)" -vf \
+            "trim=end_frame=13,format=gbrpf32le,$(vace wan_v2v "$quick:frames=9:keep=5")" \
+            -f rawvideo "$tmp/made" || return 1
+    { from "$tmp/made" 4 | head -c $((5 * frame)); from "$tmp/given" 9; } > "$tmp/second"
+    { head -c $((5 * 1024)) /dev/zero; head -c $((4 * 1024)) /dev/zero | tr '\0' '\377'; } > "$tmp/mask"
+    good -f rawvideo -pix_fmt gbrpf32le -video_size 32x32 -i "$tmp/second" \
+        -f rawvideo -pix_fmt gray -video_size 32x32 -i "$tmp/mask" \
+        -filter_complex "[0][1]$(vace wan_v2v "$quick:frames=9:mask=1")" -f rawvideo "$tmp/alone" || return 1
+    from "$tmp/alone" 5 > "$tmp/new" && [ -s "$tmp/new" ] && from "$tmp/made" 9 | cmp - "$tmp/new"
+}
+check 'and goes on from it' kept
+
 long_frames=40
 [ -z "${LONG-}" ] || long_frames=300
 long_video()
