@@ -664,7 +664,7 @@ refused 'no last image' 'no last_image: .*first-last-frame' \
     -i "$tmp/0.png" -vf "$(flf2v "$small")"
 refused 'a last image for image-to-video' 'last_image=.*image-to-video checkpoint' \
     -i "$tmp/0.png" -vf "$(i2v "$small:last_image=$(quote "$tmp/1.png")")"
-refused 'first and last, clips=2' 'clips=2: .*first-last-frame' \
+refused 'first and last, clips=2' 'clips=2: must be 1, .* ends with last_image' \
     -i "$tmp/0.png" -vf "$(last 1.png | sed 's/$/:clips=2/')"
 
 # ----------------------------------------------------------------- bad input

@@ -8,7 +8,7 @@
 
 . "$SRC/tests/fate/common.sh"
 . "$SRC/tests/fate/redrawn.sh"
-need "$ffmpeg" "$ffprobe"
+need "$ffmpeg" "$ffprobe" "$tools/joined" "$tools/compare"
 
 codec=mpeg4
 have encoders libx264 && codec=libx264
@@ -122,6 +122,20 @@ alone()
         same "$(md5s "$tmp/md5" | tail -n 5)" "$(tail -n 5 "$tmp/both")"
 }
 check 'windows are clips, but for what they share' alone
+
+# And that is mixed in light, as clips by join=fade are.
+mixed()
+{
+    : > "$tmp/cut"
+    for range in 0:9 5:14 10:19 0:19; do
+        good -f lavfi -i testsrc2=s=32x32:r=10:d=4 -vf \
+            "trim=start_frame=${range%:*}:end_frame=${range#*:},format=gbrpf32le,$(v2v "$quick:frames=9")" \
+            -f rawvideo "$tmp/part" || return 1
+        [ $range = 0:19 ] || cat "$tmp/part" >> "$tmp/cut"
+    done
+    "$tools/joined" "$tmp/cut" "$tmp/part" 32 32 9 4
+}
+check 'which is mixed in linear light' mixed
 
 long_frames=60
 [ -z "${LONG-}" ] || long_frames=300
