@@ -3218,6 +3218,12 @@ static int check_request(const WanContext *s)
         return 0;
     if ((ret = make_request(s, &rq)) < 0)
         return ret;
+    if (rq.causal != s->is_causal) {
+        av_log((void *)s, AV_LOG_ERROR, "preset=%s: clips that are made block "
+               "by block, as those of causal models, and others can't follow "
+               "one another\n", s->sampling.preset);
+        return AVERROR(EINVAL);
+    }
     ret = wan_request_check(&rq, s->model);
     return ret < 0 ? map_error(ret) : 0;
 }

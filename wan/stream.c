@@ -194,7 +194,7 @@ int wan_stream_init(WanStream *s, const WanModel *m, const WanRequest *r)
         s->window = (int)whole;             // more is never held
     s->n = block_frames(s);
     wan_kvcache_init(&s->cache, s->window,
-                     s->window > r->sink ? r->sink : s->window - 1,
+                     !r->frames || s->window < whole ? r->sink : 0,
                      (int64_t)(r->width / m->info.size_multiple) *
                      (r->height / m->info.size_multiple));
     if (!(s->times = calloc(most_frames(s), sizeof(*s->times))))

@@ -428,6 +428,9 @@ TEST(full_size)
     CHECK(near(plan.cache_bytes, 2 * 6.04e9, 0.001));
     rq.frames = 33;             // no more than there is
     CHECK(wan_plan(&plan, m, &rq) == 0 && plan.window == 9);
+    CHECK(wan_request_preset(&rq, m, "longlive") == 0);
+    rq.frames = 5;
+    CHECK(wan_plan(&plan, m, &rq) == 0 && plan.window == 3);
     wan_model_close(&m);
 }
 

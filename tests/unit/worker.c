@@ -147,7 +147,7 @@ static int preview(void *opaque, WanJob *job, const WanProgress *p,
 static FFWanWorker *start_maker(Clips *c, int ahead, int previews)
 {
     const FFWanMaker maker = { c, begin, read_frame, end, flush, map,
-                               previews ? preview : NULL };
+                               previews ? preview : NULL, NULL };
     FFWanWorker *w = NULL;
 
     CHECK(ff_wan_worker_start(&w, &maker, ahead, c->held) == 0);
