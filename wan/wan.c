@@ -398,7 +398,8 @@ static int open_vae(WanModel *m, const WanFiles *f, const WanModelParams *p,
                 c.scaled_by);
     settle(&b, m);
     encoder = wan_condition_encodes(m) ||
-              wan_codec_has_encoder(&c, b.weights, b.naming);
+              wan_codec_has_encoder(&c, wan_model_weights(m, WAN_PART_VAE),
+                                    b.naming);
     if ((ret = wan_codec_bind(&m->vae, &c, encoder, &b)) < 0)
         return ret;
     if (m->vae.family->channels != m->dit.config.out_dim)
