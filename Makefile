@@ -55,7 +55,7 @@ OBJS += $(OBJS-CUDA)
 DEP_LIBS += $(CUDA_LIBS)
 endif
 
-TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker
+TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
 UNIT = abi arena causal codec config experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce \
@@ -151,6 +151,10 @@ $(B)/share/libwan/.linked: config.mak
 $(B)/bin/%: $(B)/tools/%.o $(B)/lib/libwan.a
 	@mkdir -p $(@D)
 	$(CC) -o $@ $(filter %.o,$^) $(B)/lib/libwan.a $(CONFIG_LINK) $(LDFLAGS) $(DEP_LIBS) -lm -lpthread
+
+$(B)/bin/wan-batch: $(SRC)/tools/wan-batch
+	@mkdir -p $(@D)
+	install -m 755 $< $@
 
 $(B)/bin/wan-info: $(B)/tools/report.o $(B)/tools/calibrate.o $(B)/tools/marks.o
 $(B)/bin/wan-bench: $(B)/tools/bench_cache.o
@@ -447,7 +451,7 @@ MANDIR = $(PREFIX)/share/man
 PAGES = $(TOOLS:%=$(B)/man/%.1)
 $(B)/man/%.1: $(SRC)/docs/man/%.1.in $(SRC)/tools/man.awk $(B)/bin/%
 	@mkdir -p $(@D)
-	$(B)/bin/$* --help > $(@:.1=.help)
+	! grep -q '^@HELP@' $< || $(B)/bin/$* --help > $(@:.1=.help)
 	awk -v version=$(VERSION) -v help=$(@:.1=.help) -f $(SRC)/tools/man.awk $< > $@.part
 	mv $@.part $@
 man: $(PAGES)
@@ -461,7 +465,7 @@ install: libs tools man
 	install -m 644 $(B)/lib/libwan.a $(DESTDIR)$(LIBDIR)
 	[ -z "$(MPI_MODULE)" ] || install -m 755 $(MPI_MODULE) $(DESTDIR)$(LIBDIR)
 	install -m 644 $(SRC)/wan/wan.h $(DESTDIR)$(PREFIX)/include
-	install -m 755 $(TOOLS:%=$(B)/bin/%) $(SRC)/tools/wan-batch $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(TOOLS:%=$(B)/bin/%) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(PAGES) $(DESTDIR)$(MANDIR)/man1
 	$(call pc,$(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc,$(LIBDIR),$(PREFIX)/include)
 	install -d $(DESTDIR)$(DATADIR)
@@ -488,7 +492,6 @@ uninstall:
 	    rm -f $(notdir $(LIB)) libwan.a libwan-mpi.so pkgconfig/wan.pc; \
 	    for l in libwan.so $(SONAME); do [ -e $$l ] || rm -f $$l; done
 	rm -f $(DESTDIR)$(PREFIX)/include/wan.h $(TOOLS:%=$(DESTDIR)$(PREFIX)/bin/%) \
-	    $(DESTDIR)$(PREFIX)/bin/wan-batch \
 	    $(TOOLS:%=$(DESTDIR)$(MANDIR)/man1/%.1)
 	cd $(DESTDIR)$(PREFIX)/bin 2> /dev/null || exit 0; \
 	    [ ! -e $(DESTDIR)$(LIBDIR)/$(SONAME) ] || exit 0; \

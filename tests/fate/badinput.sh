@@ -78,9 +78,6 @@ option 'shift too large' 'shift' "$rest:shift=1000"
 option 'shift NaN' 'shift' "$rest:shift=nan"
 option 'sampler unknown' 'sampler' "$rest:sampler=heun"
 option 'preset unknown' 'option preset: turbo is none' "$rest:preset=turbo"
-for p in self-forcing causal-forcing causal-forcing-frame longlive; do
-    option "preset $p" "option preset: $p is of causal models" "$rest:preset=$p"
-done
 few="prompt=a cat:size=32x32:frames=5:seed=7:preset"
 option 'timesteps empty' 'timesteps=: must be numbers' "$few=lightx2v:timesteps="
 option 'timesteps no numbers' 'timesteps=1000.x: must be numbers' \

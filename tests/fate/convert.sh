@@ -265,8 +265,9 @@ check 'damage on the way' damaged
 interrupted()
 {
     for n in 1 2 100; do
-        # without timeout, which has signals of its own
-        env SHIM_$1=$n LD_PRELOAD="$tools/shim.so" "$convert" "$t2v" "$one" \
+        # without timeout, which has signals of its own; a job in the background
+        # has SIGINT ignored
+        env --default-signal=$1 SHIM_$1=$n LD_PRELOAD="$tools/shim.so" "$convert" "$t2v" "$one" \
             > "$tmp/out" 2> "$tmp/log"
         same $? "$2" && lacks wan-convert "$tmp/log" && [ ! -s "$tmp/out" ] &&
             nothing_left || return 1

@@ -209,6 +209,15 @@ escaped()
 }
 check 'prompt by file and by escaping' escaped
 
+long_prompt()       # metadata=print gives it whole, and the lines after it
+{
+    long=$(printf 'a cat on the roof and %.0s' 1 2 3 4 5 6 7 8 9 10 11 12)
+    make_clip "$(source_of "$small:prompt=${long}a dog"),metadata=print:file=$(quote "$tmp/meta")" \
+        -f null - &&
+        same "$(grep -c "^lavfi.wan.prompt=${long}a dog\$" "$tmp/meta")" "$(grep -c '^frame:' "$tmp/meta")"
+}
+check 'a long prompt in the metadata' long_prompt
+
 bom()
 {
     printf '\357\273\277a cat\n' > "$tmp/bom"

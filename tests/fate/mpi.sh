@@ -106,15 +106,16 @@ fi
 
 # its processes, not the launcher that has their command lines in its own
 workers() { pgrep -f "^$worker --threads 1 --device cpu"; }
-# start OUT: a clip that takes long; $launcher
+plays() { [ "$(frames "$1" 2> /dev/null)" -gt 0 ] 2> /dev/null; }
+# start OUT: clips without end, of which OUT has frames; $launcher. Each is on the
+# disk when it is there, however ffmpeg ends.
 start()
 {
     : > "$tmp/log"              # not the last one's
-    mpirun -n 1 "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$(graph clips=0:ahead=0:steps=1000)" \
-        -c:v ffv1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
+    mpirun -n 1 "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$(graph clips=0:ahead=0:steps=50)" \
+        -c:v ffv1 -cluster_time_limit 1 -flush_packets 1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
     launcher=$!
-    # in its steps
-    while kill -0 $launcher 2> /dev/null && ! grep -q 'step [0-9]*/1000' "$tmp/log"; do sleep 0.1; done
+    while kill -0 $launcher 2> /dev/null && ! plays "$1"; do sleep 0.1; done
     shm=$(find /dev/shm -name 'vader_segment*' 2> /dev/null)
 }
 # none of them is left
@@ -128,7 +129,6 @@ over()
 }
 # by the launcher or one of ours; lines are folded
 said() { tr '\n' ' ' < "$tmp/log" | grep -Eq 'rank [1-3] .*(is gone|signal 9)'; }
-plays() { "$ffprobe" -v error -show_entries format=format_name "$1"; }
 k=0
 while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     start "$tmp/killed.mkv"

@@ -11,7 +11,7 @@ need "$ffmpeg"
 tiny_demo
 for task in t2v i2v; do
     config=$tmp/demo/share/libwan/demo/$task/config.json
-    sed 's/^{/{ "size": "32x32", "frames": 9, "steps": 1,/' "$config" > "$tmp/config"
+    sed 's/^{/{ "size": "32x32", "frames": 9, "steps": 2,/' "$config" > "$tmp/config"
     rm "$config"
     mv "$tmp/config" "$config"
 done

@@ -83,7 +83,7 @@ check 'a variable frame rate stays' variable
 packets()
 {
     "$ffprobe" -v error -select_streams "$2" -show_entries "$3" -show_data_hash md5 \
-        -of csv=p=0 "$1"
+        -of csv=p=0 "$1" | sed 's/,*$//'       # a frame with side data has one more
 }
 with_sound()
 {

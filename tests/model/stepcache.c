@@ -332,7 +332,7 @@ TEST(each_branch_by_itself)
 
     for (int choice = 0; choice < 4; choice++) {
         const WanMark mark = wan_mark(d);
-        WanStepCache c = { .kind = WAN_CACHE_MAG, .steps = 2, .branches = 2,
+        WanStepCache c = { .kind = WAN_CACHE_MAG, .steps = 2, .most = 2,
                            .threshold = 0.1, .run = 2 };
 
         for (int b = 0; b < 2; b++)
