@@ -112,6 +112,7 @@ plays() { [ "$(frames "$1" 2> /dev/null)" -gt 0 ] 2> /dev/null; }
 start()
 {
     : > "$tmp/log"              # not the last one's
+    rm -f "$1"
     mpirun -n 1 "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$(graph clips=0:ahead=0:steps=50)" \
         -c:v ffv1 -cluster_time_limit 1 -flush_packets 1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
     launcher=$!

@@ -384,7 +384,7 @@ TEST(stretches_keep_their_keys)
 {
     Golden *g = golden_open("stepcache-magcache.safetensors");
     WanBackend backend;
-    WanStepCache c = { .kind = WAN_CACHE_MAG, .steps = 16, .branches = 2,
+    WanStepCache c = { .kind = WAN_CACHE_MAG, .steps = 16, .most = 2,
                        .threshold = 0.1, .run = 2 };
     Step s;
 
