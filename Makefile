@@ -256,19 +256,37 @@ gpu-plans: $(B)/tests/gpu/plans
 	    $(B)/tests/gpu/standin $(CC)
 	@LD_LIBRARY_PATH=$(B)/tests/gpu/standin:$$LD_LIBRARY_PATH $(RUN) $<
 
-# Tests and benches for a bare machine with a GPU, see tests/gpu/run: programs
-# beside the libraries they need, less those of the system and of CUDA.
-GPU_BUNDLE = $(B)/gpu-bundle
-gpu-bundle: $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
-            $(B)/tests/gpu/own $(B)/bin/wan-bench
-	@[ "$(CUDA)" = yes ] || { echo "gpu-bundle: configure --enable-cuda" >&2; exit 1; }
-	rm -rf $(GPU_BUNDLE)
+# Tests, benches and an ffmpeg for a bare machine with a GPU, see tests/gpu/run:
+# programs beside the libraries they need, less those of the system and of CUDA,
+# in a build of their own for one kind of card. The tarball is what is carried:
+# the programs have nearly all in common.
+GPU_ARCH = 90a
+GPU_FFMPEG = $(if $(filter 11.%,$(shell pkg-config --modversion ffnvcodec 2> /dev/null)),5.1,9.0)
+GPU_BUNDLE = $(abspath $(B))/gpu-bundle
+GPU_PROGRAMS = $(B)/tests/checkop/checkop $(MODEL_TESTS:%=$(B)/tests/model/%) \
+               $(B)/tests/gpu/own $(B)/bin/wan-bench $(B)/bin/wan-random
+gpu-bundle:
+	@mkdir -p $(B)/gpu
+	cd $(B)/gpu && $(abspath $(SRC))/configure --enable-cuda --cuda-arch=$(GPU_ARCH) \
+	    --disable-onednn --disable-mpi $(GPU_CONFIGURE) > /dev/null && \
+	    $(MAKE) B=build GPU_BUNDLE=$(GPU_BUNDLE) gpu-bundle-here
+gpu-bundle-here: $(GPU_PROGRAMS) other-ffmpeg-$(GPU_FFMPEG)
+	rm -rf $(GPU_BUNDLE) $(GPU_BUNDLE).tar.xz
 	mkdir -p $(GPU_BUNDLE)/bin $(GPU_BUNDLE)/lib
-	cp $(filter-out gpu-bundle,$^) $(GPU_BUNDLE)/bin
-	strip $(GPU_BUNDLE)/bin/*
-	ldd $(GPU_BUNDLE)/bin/* | awk '/cjson|utf8proc|dnnl|gomp/ { print $$3 }' | \
+	cp $(GPU_PROGRAMS) $(B)/check-$(GPU_FFMPEG)/minimal/bin/ffmpeg \
+	    $(B)/check-$(GPU_FFMPEG)/minimal/bin/ffprobe $(GPU_BUNDLE)/bin
+	ldd $(GPU_BUNDLE)/bin/* | awk '$$3 ~ "/" && \
+	    !/lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s|cuda|nvidia.*)[.]so/ { print $$3 }' | \
 	    sort -u | xargs -I{} cp -L {} $(GPU_BUNDLE)/lib
-	du -sh $(GPU_BUNDLE)
+	cp -L $(LIB) $(GPU_BUNDLE)/lib/libwan.so.$(MAJOR)
+	strip $(GPU_BUNDLE)/bin/* $(GPU_BUNDLE)/lib/*
+	tar -C $(GPU_BUNDLE) -cf - bin lib | xz --lzma2=preset=6,dict=256MiB > $(GPU_BUNDLE).tar.xz
+	du -sh $(GPU_BUNDLE) $(GPU_BUNDLE).tar.xz
+
+# That run on this machine's processor, tiny, so that a card's time is not spent
+# on a wrong name or option.
+check-gpu-run: gpu-bundle
+	WAN_GPU_DEVICE=cpu WAN_GPU_SECONDS=1800 $(SRC)/tests/gpu/run $(B)/gpu-dry-run
 
 # Everything but what needs FFmpeg: quick, and what sanitizers are run on.
 check-lib: tests tools $(EMU)
@@ -324,18 +342,22 @@ check-arm64: $(GOLDEN)/.stamp
 # build leaves out what no test uses and hardly optimises.
 CHECK_FATE = framecrc filter fewstep causal stream i2v ti2v v2v vace preview cuda recipes live badinput \
              interrupt marks
+# What changes of FFmpeg break first. CI has these alone in the releases between
+# the oldest and the newest, make check-all the others too.
+CHECK_CORE = framecrc filter i2v v2v interrupt marks
 CHECK_FFMPEG = --optflags=-O1 --disable-libx265 --disable-encoder=libx265 \
                --disable-decoder=hevc,webp,mp3float \
                --disable-filter=minterpolate,xfade,xstack \
                --disable-bsf=trace_headers,h264_metadata,hevc_metadata
-check-ffmpeg-%: C_ = $(B)/check-$*
-check-ffmpeg-%: all $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
+check-ffmpeg-% other-ffmpeg-%: C_ = $(B)/check-$*
+other-ffmpeg-%: all
 	@mkdir -p $(C_)/bin
 	@for f in lib tests; do ln -sfn ../$$f $(C_)/$$f; done
 	@ln -sf ../../bin/wan-info $(C_)/bin
 	@dir=$$(sh $(SRC)/tools/get-ffmpeg.sh $* $(B)/source) && \
 	    sh $(SRC)/tools/build-ffmpeg.sh $$dir $(C_) $(B)/pkgconfig \
 	        $(FFMPEG_CUDA) $(CHECK_FFMPEG)
+check-ffmpeg-%: other-ffmpeg-% $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 	@SRC=$(SRC) B=$(abspath $(C_)) WAN_GOLDEN=$(GOLDEN) FFMPEG_SERIES=$* \
 	    sh $(SRC)/tests/run $(CHECK_FATE:%=$(SRC)/tests/fate/%.sh)
 
@@ -375,10 +397,13 @@ check-deb:
 # fuzzer, the bench, all that is installed.
 check-all:
 	sh $(SRC)/.ci/run
+	$(MAKE) check-ffmpeg-7.1
+	$(MAKE) check-ffmpeg-8.1
 	$(MAKE) check-dist
 	$(MAKE) check-deb
 	$(MAKE) check-arm64
 	$(MAKE) check-whole
+	if command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then $(MAKE) check-gpu-run; fi
 	$(MAKE) judge
 	@LONG=1 $(RUN) $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh
 	@KILLS=50 $(RUN) $(SRC)/tests/fate/mpi.sh
@@ -537,7 +562,7 @@ help:
 
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
-.PHONY: parity gpu-bundle gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
+.PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-cuda check-cuda-build \
         check-compile check-arm64 check-whole check-dist \
         check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo fuzz bench man install install-ffmpeg uninstall dist clean \

@@ -199,8 +199,8 @@ typedef struct WanContext {
     void *cuda_context;                 ///< of hwframes: where libwan works
     char cuda_device[16];               ///< its card, as libwan calls it
     int is_causal;                      ///< clips are made block by block
-    int tail_frames;                    ///< that a causal clip goes on from, at
-                                        ///< most; 0: from one image
+    int tail_frames;                    ///< that a causal or VACE clip goes on
+                                        ///< from, at most; 0: from one image
 
     /* wan_i2v */
     uint8_t *blank_pixels;
@@ -375,6 +375,11 @@ typedef struct WanContext {
 #define CONTROL_OPTIONS \
     { "reference", "set pictures of who or what is to be seen, path[|path...], for VACE", OFFSET(reference_paths), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "context_scale", "set how strongly a VACE model follows them and its video", OFFSET(context_scale), AV_OPT_TYPE_DOUBLE, {.dbl = 1}, 0, 10, FLAGS }
+
+/* With an input. */
+#define KEPT_OPTIONS \
+    CONTROL_OPTIONS, \
+    { "keep", "set frames that VACE keeps of a window or clip in the next, 4n+1, -1: 9 at most", OFFSET(keep), AV_OPT_TYPE_INT, {.i64 = -1}, -1, INT_MAX, FLAGS }
 
 /* What those have that decide on a clip's length and time themselves. */
 #define CLIP_OPTIONS \
@@ -1034,6 +1039,11 @@ static av_cold int init(AVFilterContext *ctx)
         av_log(ctx, AV_LOG_ERROR, "duration=0: must be more than 0\n");
         return AVERROR(EINVAL);
     }
+    if (ctx->nb_inputs && s->keep != -1 && (s->keep < 1 || s->keep % 4 != 1)) {
+        av_log(ctx, AV_LOG_ERROR, "keep=%d: must be 4n+1: 1, 5, 9, ...\n",
+               s->keep);
+        return AVERROR(EINVAL);
+    }
     if (s->reload && !s->promptfile && !s->negative_promptfile) {
         av_log(ctx, AV_LOG_ERROR, "reload=1: there is neither promptfile nor "
                "negative_promptfile to look at again\n");
@@ -1237,9 +1247,8 @@ static int open_images(AVFilterContext *ctx)
         return AVERROR(EINVAL);
     }
     if (s->last_image_path && s->info->images_most < 2) {
-        av_log(ctx, AV_LOG_ERROR, "last_image=%s: %s is an image-to-video "
-               "checkpoint and takes none, only a first-last-frame one and Wan "
-               "2.2's experts do\n",
+        av_log(ctx, AV_LOG_ERROR, "last_image=%s: %s takes none, only a "
+               "first-last-frame checkpoint and Wan 2.2's experts do\n",
                s->last_image_path, s->info->name);
         return AVERROR(EINVAL);
     }
@@ -1632,7 +1641,8 @@ static int64_t waiting_bytes(const WanContext *s)
     const int64_t frame = av_image_get_buffer_size(s->out_format, s->w, s->h,
                                                    32);
     const int64_t rgb   = 12LL * s->w * s->h;
-    const int64_t input = s->video ? s->frames + 1LL : 0;
+    const int64_t input = s->redraws && s->video ? s->frames + 1LL
+                                                 : s->tail_frames;
 
     return (ff_wan_worker_frames(s->ahead) + input) * FFMAX(frame, 0) +
            (s->join_frames + input) * rgb;
@@ -1685,34 +1695,53 @@ static int settle_ahead(AVFilterContext *ctx)
     return s->held ? 0 : AVERROR(ENOMEM);
 }
 
+/** How many frames a VACE model's window or clip has from the one before. */
+static int settle_keep(AVFilterContext *ctx, int *n)
+{
+    const WanContext *s = ctx->priv;
+
+    *n = s->keep != -1 ? s->keep : FFMIN(9, s->frames / 2 / 4 * 4 + 1);
+    if (*n < s->frames || s->frames == 1)
+        return 0;
+    av_log(ctx, AV_LOG_ERROR, "keep=%d: a %s has %d frames, so %d at most can "
+           "be kept\n", s->keep, job_name(ctx), s->frames, s->frames - 4);
+    return AVERROR(EINVAL);
+}
+
+/** As many blank frames as the model gets. */
+static int make_video(WanContext *s)
+{
+    int i;
+
+    av_freep(&s->video);
+    s->video = av_malloc_array(s->frames, sizeof(*s->video));
+    if (!s->video)
+        return AVERROR(ENOMEM);
+    for (i = 0; i < s->frames; i++)
+        s->video[i] = &s->blank;
+    s->control = make_control(s, s->video, s->video);
+    return 0;
+}
+
 /** How long a window is, and how much of it the next one has too. */
 static int settle_windows(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
-    int i, ret;
+    int ret;
 
     s->ahead       = 0;
     s->join_frames = FFMIN(FF_WAN_CHUNK, s->frames / 2);
-    if (is_vace(s))
-        s->join_frames = s->keep != -1 ? s->keep : FFMIN(9, s->frames / 2 / 4 * 4 + 1);
+    if (is_vace(s) && (ret = settle_keep(ctx, &s->join_frames)) < 0)
+        return ret;
     if (s->frames == 1)
         s->join_frames = 0;             /* each frame is alone */
-    else if (s->join_frames >= s->frames) {
-        av_log(ctx, AV_LOG_ERROR, "keep=%d: a window has %d frames, so %d at "
-               "most can be kept\n", s->keep, s->frames, s->frames - 4);
-        return AVERROR(EINVAL);
-    }
     av_freep(&s->held);
-    av_freep(&s->video);
-    s->held  = av_calloc(s->join_frames + 1, sizeof(*s->held));
-    s->video = av_malloc_array(s->frames, sizeof(*s->video));
-    if (!s->held || !s->video)
+    s->held = av_calloc(s->join_frames + 1, sizeof(*s->held));
+    if (!s->held)
         return AVERROR(ENOMEM);
-    if ((ret = make_image(&s->blank, &s->blank_pixels, s->w, s->h, 0)) < 0)
+    if ((ret = make_image(&s->blank, &s->blank_pixels, s->w, s->h, 0)) < 0 ||
+        (ret = make_video(s)) < 0)
         return ret;
-    for (i = 0; i < s->frames; i++)
-        s->video[i] = &s->blank;
-    s->control = make_control(s, s->video, s->video);
     return ff_wan_windows_init(&s->windows, s->frames, s->join_frames);
 }
 
@@ -1767,12 +1796,6 @@ static int load_model(AVFilterContext *ctx)
         av_log(ctx, AV_LOG_INFO, "no model was given, so this is the small "
                "demo model %s; for others see %s\n", s->model_path, s->manual);
 
-    if (is_vace(s) && from_image(ctx)) {
-        av_log(ctx, AV_LOG_ERROR, "model=%s: %s follows videos and pictures: use "
-               "the filter wan_v2v, or wan_t2v with reference\n", s->model_path,
-               s->info->name);
-        return AVERROR(EINVAL);
-    }
     if ((ret = make_request(s, &rq)) < 0)
         return ret;
     s->is_causal = rq.causal;
@@ -1795,7 +1818,7 @@ static int check_control(AVFilterContext *ctx)
     const char *option  = s->mask               ? "mask"          :
                           s->reference_paths    ? "reference"     :
                           s->context_scale != 1 ? "context_scale" :
-                          redraws(ctx) && s->keep != -1 ? "keep"  : NULL;
+                          ctx->nb_inputs && s->keep != -1 ? "keep" : NULL;
 
     if (is_vace(s) && redraws(ctx) && s->strength != DEFAULT_STRENGTH) {
         av_log(ctx, AV_LOG_ERROR, "strength=%g: %s is a VACE checkpoint and "
@@ -1803,7 +1826,7 @@ static int check_control(AVFilterContext *ctx)
                "strongly\n", s->strength, s->info->name);
         return AVERROR(EINVAL);
     }
-    if (is_vace(s) || from_image(ctx) || !option)
+    if (is_vace(s) || !option)
         return 0;
     av_log(ctx, AV_LOG_ERROR, "%s: %s takes none, only a VACE checkpoint does\n",
            option, s->info->name);
@@ -1821,8 +1844,19 @@ static int whole_blocks(const WanRequest *rq, int64_t n)
            1 + 4 * (first + (groups - first) / rq->block * rq->block - 1);
 }
 
-/** How many of the input's last frames a causal clip goes on from: as many as
- *  the window holds beside a block that is made. */
+/** How many of the frames seen last the next clip goes on from; 0: from one
+ *  image. A VACE model keeps them in front of what it makes. */
+static int tail_length(const WanContext *s, const WanRequest *rq)
+{
+    const int64_t n = FFMIN(s->nb_tail, s->tail_frames);
+
+    if (!is_vace(s))
+        return whole_blocks(rq, n);
+    return s->tail_frames ? 1 + FFMAX(n - 1, 0) / 4 * 4 : 0;
+}
+
+/** How many of the input's last frames a clip goes on from: a causal one from as
+ *  many as the window holds beside a block that is made. */
 static int settle_tail(AVFilterContext *ctx)
 {
     WanContext *s = ctx->priv;
@@ -1830,12 +1864,19 @@ static int settle_tail(AVFilterContext *ctx)
     int ret;
 
     s->tail_frames = 0;
-    if (!s->is_causal || !from_image(ctx) || s->mode != MODE_EXTEND)
+    if (!from_image(ctx))
         return 0;
-    if ((ret = make_request(s, &rq)) < 0)
-        return ret;
-    s->tail_frames = whole_blocks(&rq, 1 + 4LL * ((rq.window ? rq.window :
-                                                   TAIL_WINDOW) - rq.block - 1));
+    if (is_vace(s)) {
+        if ((ret = settle_keep(ctx, &s->tail_frames)) < 0 ||
+            (ret = make_video(s)) < 0)
+            return ret;
+    } else if (s->is_causal && s->mode == MODE_EXTEND) {
+        if ((ret = make_request(s, &rq)) < 0)
+            return ret;
+        s->tail_frames = whole_blocks(&rq, 1 + 4LL *
+                                      ((rq.window ? rq.window : TAIL_WINDOW) -
+                                       rq.block - 1));
+    }
     if (!s->tail_frames)
         return 0;
     av_freep(&s->tail);
@@ -1867,7 +1908,7 @@ static int check_plan(AVFilterContext *ctx)
 
     if ((ret = make_request(s, &rq)) < 0)
         return ret;
-    if (s->tail_frames) {
+    if (s->tail_frames && rq.causal) {
         blanks = av_malloc_array(s->tail_frames, sizeof(*blanks));
         if (!blanks)
             return AVERROR(ENOMEM);
@@ -2234,6 +2275,12 @@ typedef struct Tail {
     AVFrame **frame;
     WanImage *image;
     const WanImage **list;
+    /* With VACE they are a clip's first ones, and the list has all of it. */
+    const WanImage **mask;
+    void *row[3];                       ///< of these, whose rows are alike
+    WanImage unknown, kept, made;
+    WanControl control;
+    const WanControl *controls[1];
 } Tail;
 
 static void free_tail(Tail *t)
@@ -2242,28 +2289,68 @@ static void free_tail(Tail *t)
 
     for (i = 0; t->frame && i < t->nb; i++)
         av_frame_free(&t->frame[i]);
+    for (i = 0; i < FF_ARRAY_ELEMS(t->row); i++)
+        av_freep(&t->row[i]);
     av_freep(&t->frame);
     av_freep(&t->image);
     av_freep(&t->list);
+    av_freep(&t->mask);
 }
 
-/** Of the frames seen last as many as make whole blocks. free_tail() in any
- *  case, when the job was opened. */
+/** A VACE model's clip: those frames are kept, what follows is made. */
+static int ask_kept(WanContext *s, Tail *t, WanRequest *rq)
+{
+    const int w = t->image[0].width, h = t->image[0].height;
+    float *grey = t->row[0] = av_malloc_array(w, sizeof(*grey));
+    uint8_t *black = t->row[1] = av_calloc(w, 3);
+    uint8_t *white = t->row[2] = av_malloc_array(w, 3);
+    int i;
+
+    t->mask = av_malloc_array(s->frames, sizeof(*t->mask));
+    if (!grey || !black || !white || !t->mask)
+        return AVERROR(ENOMEM);
+    for (i = 0; i < w; i++)
+        grey[i] = 0.5;
+    memset(white, 255, 3LL * w);
+    t->unknown = (WanImage) {
+        .size = sizeof(WanImage), .format = WAN_PIX_GBRPF32, .width = w,
+        .height = h, .data = { grey, grey, grey },
+    };
+    t->kept = (WanImage) {
+        .size = sizeof(WanImage), .format = WAN_PIX_RGB24, .width = w,
+        .height = h, .data = { black },
+    };
+    t->made         = t->kept;
+    t->made.data[0] = white;
+    for (i = 0; i < s->frames; i++) {
+        if (i >= t->nb)
+            t->list[i] = &t->unknown;
+        t->mask[i] = i < t->nb ? &t->kept : &t->made;
+    }
+    t->control     = make_control(s, t->list, t->mask);
+    t->controls[0] = &t->control;
+    rq->controls   = t->controls;
+    return 0;
+}
+
+/** Of the frames seen last as many as tail_length() says; of an image alone
+ *  that. free_tail() in any case, when the job was opened. */
 static int read_tail(AVFilterContext *ctx, Tail *t, WanRequest *rq)
 {
     WanContext *s = ctx->priv;
     int i, ret;
 
-    t->nb    = whole_blocks(rq, FFMIN(s->nb_tail, s->tail_frames));
+    t->nb    = tail_length(s, rq);
     t->frame = av_calloc(t->nb, sizeof(*t->frame));
     t->image = av_calloc(t->nb, sizeof(*t->image));
-    t->list  = av_calloc(t->nb, sizeof(*t->list));
+    t->list  = av_calloc(is_vace(s) ? s->frames : t->nb, sizeof(*t->list));
     if (!t->frame || !t->image || !t->list)
         return AVERROR(ENOMEM);
     for (i = 0; i < t->nb; i++) {
         const int64_t at = s->nb_tail - t->nb + i;
 
-        ret = ff_wan_to_rgb(ctx, &t->frame[i], s->tail[at % s->tail_frames],
+        ret = ff_wan_to_rgb(ctx, &t->frame[i],
+                            s->nb_tail ? s->tail[at % s->tail_frames] : s->start,
                             "input", &s->warned);
         if (ret < 0)
             return ret;
@@ -2272,6 +2359,8 @@ static int read_tail(AVFilterContext *ctx, Tail *t, WanRequest *rq)
     }
     av_log(ctx, AV_LOG_VERBOSE, "clip %d goes on from %d frames\n",
            s->clip_index, t->nb);
+    if (is_vace(s))
+        return ask_kept(s, t, rq);
     ask_tail(rq, t->list, t->nb);
     return 0;
 }
@@ -2355,10 +2444,10 @@ static int begin_clip(void *opaque, WanJob **job)
         goto end;
     s->clip_start = av_gettime_relative();
     s->nb_read = s->nb_given = 0;
-    if (whole_blocks(&rq, FFMIN(s->nb_tail, s->tail_frames)) > 0) {
+    if (tail_length(s, &rq) > 0) {
         if ((ret = read_tail(ctx, &tail, &rq)) < 0)
             goto end;
-        s->skip = rq.nb_clip;
+        s->skip = s->mode == MODE_EXTEND || s->clip_index > 1 ? tail.nb : 0;
     } else if (from_image(ctx)) {
         /* what goes on from a frame does not show it again */
         s->skip = s->mode == MODE_EXTEND || s->clip_index > 1;
@@ -3577,6 +3666,7 @@ static const AVOption wan_i2v_options[] = {
     { "mode",     "set what becomes of the input", OFFSET(mode), AV_OPT_TYPE_INT, {.i64 = MODE_FIRST}, MODE_FIRST, MODE_EXTEND, FLAGS, .unit = "mode" },
         { "first",  "its first frame is the start, the rest is not read", 0, AV_OPT_TYPE_CONST, {.i64 = MODE_FIRST},  .flags = FLAGS, .unit = "mode" },
         { "extend", "it passes, and goes on from its last frame",         0, AV_OPT_TYPE_CONST, {.i64 = MODE_EXTEND}, .flags = FLAGS, .unit = "mode" },
+    KEPT_OPTIONS,
     { NULL }
 };
 
@@ -3876,8 +3966,7 @@ static const AVOption wan_v2v_options[] = {
     MODEL_OPTIONS,
     { "strength", "set how much of the input is made anew, 0: nothing", OFFSET(strength), AV_OPT_TYPE_DOUBLE, {.dbl = DEFAULT_STRENGTH}, 0, 1, FLAGS },
     { "mask",     "add an input with a mask for VACE: white is made anew, black kept", OFFSET(mask), AV_OPT_TYPE_BOOL, {.i64 = 0}, 0, 1, FLAGS },
-    CONTROL_OPTIONS,
-    { "keep",     "set frames that VACE keeps from one window to the next, 4n+1, -1: 9 at most", OFFSET(keep), AV_OPT_TYPE_INT, {.i64 = -1}, -1, INT_MAX, FLAGS },
+    KEPT_OPTIONS,
     { NULL }
 };
 
@@ -3909,11 +3998,6 @@ static av_cold int init_v2v(AVFilterContext *ctx)
     if (passes(ctx) && s->preview) {
         av_log(ctx, AV_LOG_ERROR, "preview=1: with strength=0 there are no "
                "steps to be seen\n");
-        return AVERROR(EINVAL);
-    }
-    if (s->keep != -1 && (s->keep < 1 || s->keep % 4 != 1)) {
-        av_log(ctx, AV_LOG_ERROR, "keep=%d: must be 4n+1: 1, 5, 9, ...\n",
-               s->keep);
         return AVERROR(EINVAL);
     }
     ret = init(ctx);

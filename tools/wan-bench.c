@@ -21,6 +21,7 @@
 
 #include "../wan/codec.h"
 #include "../wan/dit.h"
+#include "../wan/kvcache.h"
 #include "../wan/t5.h"
 #include "bench_cache.h"
 
@@ -28,6 +29,7 @@
 #include "tool.h"
 
 #define TOKENS 128                      // of a prompt
+#define CAUSAL 3                        // latent frames of a causal block
 
 static const char usage_text[] =
 "usage: wan-bench [options]\n"
@@ -39,6 +41,8 @@ static const char usage_text[] =
 "  --size=WxH      [832x480]\n"
 "  --frames=N      4n+1 [81]\n"
 "  --blocks=N      blocks of the transformer that are run [all]\n"
+"  --window=N      a step as causal models make it: 3 latent frames, one branch,\n"
+"                  that look back on N of them\n"
 "  --stages=LIST   of text,step,decode [text,step,decode]\n"
 "  --repeat=N      times a whole stage is timed [3]\n"
 "  --op-by-op      launch each op by itself: no CUDA graphs\n"
@@ -55,7 +59,7 @@ static const char usage_text[] =
 
 typedef struct Options {
     const char *device, *model, *stages;
-    int width, height, frames, blocks, repeat, op_by_op, tune, fp8;
+    int width, height, frames, blocks, window, repeat, op_by_op, tune, fp8;
     BenchClip clip;
 } Options;
 
@@ -302,6 +306,7 @@ typedef struct Bench {
     Options o;
     WanDev *d;
     WanDit dit;
+    WanKvCache past;                // with --window, all of it in use
     WanT5 t5;
     const WanCodecFamily *codec;    // of the model's VAE, bound or not
     WanCodec vae;
@@ -401,11 +406,12 @@ static void text(Bench *b)
     free(row);
 }
 
-/* Both branches of a guided step. */
+/* Both branches of a guided step; the one of a causal step. */
 static void step(Bench *b)
 {
     const WanDitConfig *c = &b->dit.config;
-    const int64_t T = (b->o.frames - 1) / 4 + 1;
+    const int64_t T = b->o.window ? CAUSAL : (b->o.frames - 1) / 4 + 1;
+    const int n = b->o.window ? 1 : 2;
     const int64_t h = b->o.height / b->codec->stride;
     const int64_t w = b->o.width / b->codec->stride;
     WanDev *d = b->d;
@@ -420,7 +426,7 @@ static void step(Bench *b)
 
     wan_op_noise(d, &x, WAN_RNG_CUDA, 1, 270336);
     wan_op_noise(d, &prompt, WAN_RNG_CUDA, 2, 270336);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < n; i++)
         wan_dit_text(d, &ctx[i], &b->dit, &prompt);
     if (c->clip_dim) {
         clip = wan_tmp(d, 257, c->clip_dim);
@@ -435,10 +441,11 @@ static void step(Bench *b)
     }
     wan_dit_rope(d, &rope, c, (int)T, (int)h / 2, (int)w / 2);
     wan_dit_time(d, &time, &b->dit, 500);
-    wan_dit_forward(d, v, 2, &(WanDitInput){ &b->dit, &x, &time, ctx,
+    wan_dit_forward(d, v, n, &(WanDitInput){ &b->dit, &x, &time, ctx,
                                              c->clip_dim ? &image : NULL,
                                              .rope = &rope, .vace = &vace,
-                                             .nb_vace = c->nb_vace > 0 });
+                                             .nb_vace = c->nb_vace > 0,
+                                             .past = b->o.window ? &b->past : NULL });
 }
 
 static void decode(Bench *b)
@@ -456,6 +463,23 @@ static void decode(Bench *b)
         WanTensor part = wan_slice(&rgb, 0, t ? 4 : 1);
 
         wan_codec_decode(d, &part, &b->vae, &s, &z);
+    }
+}
+
+/* Keys and values of all layers, as many frames as are looked back on. */
+static void look_back(Bench *b, Places *p)
+{
+    const int side = 2 * b->codec->stride;
+
+    wan_kvcache_init(&b->past, b->o.window, 0, (int64_t)(b->o.width / side) *
+                     (b->o.height / side));
+    wan_kvcache_reserve(&b->past, b->d, b->dit.config.layers,
+                        b->dit.config.dim);
+    for (int64_t i = 0; i <= b->o.window; i += CAUSAL)
+        wan_kvcache_place(&b->past, i, CAUSAL);
+    if (!p->plan) {
+        fill_random(p, &b->past.k);
+        fill_random(p, &b->past.v);
     }
 }
 
@@ -483,6 +507,9 @@ static int load(Bench *b, int plan)
         b->o.height % (2 * b->codec->stride))
         return usage("--size %dx%d: %s takes multiples of %d", b->o.width,
                      b->o.height, b->o.model, 2 * b->codec->stride);
+    if (b->o.window && (b->o.window < CAUSAL || dit.nb_vace || dit.clip_dim))
+        return usage("--window %d: %d or more, of a text-to-video model, can be",
+                     b->o.window, CAUSAL);
     if (b->o.blocks > 0 && b->o.blocks < dit.layers)
         wan_config_cut(&dit, b->o.blocks);
     p = (Places){ .d = b->d, .plan = plan };
@@ -504,6 +531,8 @@ static int load(Bench *b, int plan)
     if (wanted(b, "step"))
         wan_dit_bind(&b->dit, &dit, &binder);
     p.e4m3 = 0;
+    if (wanted(b, "step") && b->o.window)
+        look_back(b, &p);
     binder.part = WAN_PART_VAE;
     p.nb = 0;
     if (wanted(b, "decode"))
@@ -575,10 +604,10 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         { "device", 1, NULL, 'd' }, { "model", 1, NULL, 'm' },
         { "size", 1, NULL, 's' }, { "frames", 1, NULL, 'f' },
-        { "blocks", 1, NULL, 'b' }, { "stages", 1, NULL, 'S' },
-        { "repeat", 1, NULL, 'r' }, { "op-by-op", 0, NULL, 'o' },
-        { "tune", 0, NULL, 't' }, { "fp8", 0, NULL, '8' },
-        { "clip", 1, NULL, 'C' }, { "cache", 1, NULL, 'c' },
+        { "blocks", 1, NULL, 'b' }, { "window", 1, NULL, 'w' },
+        { "stages", 1, NULL, 'S' }, { "repeat", 1, NULL, 'r' },
+        { "op-by-op", 0, NULL, 'o' }, { "tune", 0, NULL, 't' },
+        { "fp8", 0, NULL, '8' }, { "clip", 1, NULL, 'C' },
         { "cache-table", 1, NULL, 'T' }, { "prompt", 1, NULL, 'p' },
         { "steps", 1, NULL, 'n' }, { "help", 0, NULL, 'h' }, { 0 }
     };
@@ -610,6 +639,7 @@ int main(int argc, char **argv)
                 ret = usage("--frames %s: 4n+1 can be", optarg);
             break;
         case 'b': ret = parse_int(&o.blocks, "blocks", optarg, 1000); break;
+        case 'w': ret = parse_int(&o.window, "window", optarg, 1000); break;
         case 'r': ret = parse_int(&o.repeat, "repeat", optarg, 16); break;
         case 'o': o.op_by_op = 1; break;
         case 't': o.tune = 1; break;

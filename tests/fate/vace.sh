@@ -154,7 +154,8 @@ white()
     unmasked > "$tmp/none" || { cat "$tmp/none"; return 1; }
     for m in color=white:s=32x32:r=10 color=white:s=16x48:r=3 color=white:s=32x32:d=0.04 \
         color=white:s=32x32,format=rgb24 color=white:s=32x32,format=gbrp10le \
-        "color=white:s=32x32,scale=out_range=full,format=yuv444p16le,setparams=range=full"; do
+        color=white:s=32x32,format=gray16le \
+        color=white:s=32x32,scale=out_range=full,format=yuv444p,setparams=range=full; do
         same "$(masked "$m")" "$(cat "$tmp/none")" || { echo "$m"; return 1; }
     done
 }
@@ -233,6 +234,54 @@ masks_are_whole()
 }
 check 'their masks are black and white' masks_are_whole
 
+# ----------------------------------------------------------------- wan_i2v
+
+# What a video goes on with is what wan_v2v makes of its last frames, which the
+# mask keeps, and of grey ones. (That grey is not quite the middle.)
+# redrawn_from FIRST N FRAMES SKIP
+redrawn_from()
+{
+    good -i "$tmp/in.nut" -filter_complex \
+        "[0]trim=start_frame=$1:end_frame=$(($1 + $2)),setpts=N[a];color=gray:s=32x32:r=10,trim=end_frame=$(($3 - $2))[b];[a][b]concat[v];
+         color=black:s=32x32:r=10,trim=end_frame=$2[c];color=white:s=32x32:r=10,trim=end_frame=$(($3 - $2))[d];[c][d]concat[m];
+         [v][m]$(vace wan_v2v "$quick:frames=$3:mask=1"),trim=start_frame=$4,format=rgb24" -f rawvideo "$tmp/want"
+}
+# made FRAMES SKIP OPTIONS: likewise by wan_i2v
+made()
+{
+    good -i "$tmp/in.nut" -vf "$(vace wan_i2v "$quick:frames=$1:$3"),trim=start_frame=$2,format=rgb24" -f rawvideo "$tmp/made"
+}
+alike() { "$tools/compare" --bytes "$tmp/made" "$tmp/want" --limit "$1"; }
+goes_on()
+{
+    good -f lavfi -i "$(pattern d=1)" -c:v rawvideo "$tmp/in.nut" &&
+        made 9 10 mode=extend:keep=5 && redrawn_from 5 5 9 5 && alike 3 &&
+        redrawn_from 9 1 5 1 && ! alike 3 > /dev/null &&
+        made 5 10 mode=extend && alike 3
+}
+check 'a video goes on from the frames that are kept' goes_on
+passes()        # and the clips after it; what came in is as it was
+{
+    good -i "$tmp/in.nut" -f framemd5 "$tmp/in.md5" &&
+        good -i "$tmp/in.nut" -vf "$(vace wan_i2v "$quick:frames=9:mode=extend:keep=5:clips=2")" -f framemd5 "$tmp/md5" &&
+        same "$(md5s "$tmp/md5" | head -n 10)" "$(md5s "$tmp/in.md5")" &&
+        same "$(md5s "$tmp/md5" | sort -u | wc -l | tr -d ' ')" 18
+}
+check 'it passes, and clips follow one another' passes
+from_picture()
+{
+    made 5 0 mode=first && redrawn_from 0 1 5 0 && alike 3 &&
+        good -i "$tmp/in.nut" -vf "$(vace wan_i2v "$quick:clips=2")" -f framemd5 "$tmp/md5" &&
+        same "$(md5s "$tmp/md5" | wc -l | tr -d ' ')" 9
+}
+check 'a clip from a picture' from_picture
+longer()        # than the input: of 3 frames one is kept
+{
+    good -i "$tmp/in.nut" -vf "trim=end_frame=3,$(vace wan_i2v "$quick:frames=9:mode=extend:keep=5")" -f framemd5 "$tmp/md5" &&
+        same "$(md5s "$tmp/md5" | wc -l | tr -d ' ')" 11
+}
+check 'an input shorter than what can be kept' longer
+
 # --------------------------------------------------------------- what is wrong
 
 # wrong NAME PATTERN OPTIONS
@@ -252,8 +301,10 @@ for o in mask=1 context_scale=0.5 keep=5 "reference=$(quote "$tmp/ref0.png")"; d
     refused "${o%%=*} without VACE" "${o%%=*}: Wan2.1 T2V.* takes none, only a VACE checkpoint does" \
         -f lavfi -i "$(pattern d=0.5)" -filter_complex "${in}wan_v2v=model=$rest:$quick:$o"
 done
-refused 'wan_i2v' 'follows videos and pictures: use the filter wan_v2v' \
-    -f lavfi -i "$(pattern d=0.5)" -vf "$(vace wan_i2v "$quick:clip=$rest")"
+refused 'keep of a whole clip' 'keep=5: a clip has 5 frames, so 1 at most' \
+    -f lavfi -i "$(pattern d=0.5)" -vf "$(vace wan_i2v "$quick:mode=extend:keep=5")"
+refused 'keep without VACE in wan_i2v' 'keep: Wan2.1 I2V.* takes none' \
+    -f lavfi -i "$(pattern d=0.5)" -vf "wan_i2v=model=$(quote "$tiny/wan-i2v"):text_encoder=$rest:vae=$rest:tokenizer=$rest:$quick:keep=1"
 late=
 [ "$series" != 5.1 ] || late=5.1
 refused 'a mask without a frame' 'mask: the second input has no frame' \

@@ -113,7 +113,8 @@ TEST(names_of_files_and_folders)
 TEST(rows_by_width)
 {
     const WanPreset *p;
-    WanSampling s = { WAN_SAMPLER_EULER, 9, 5, NULL, 0, 80 };
+    WanSampling s = { .sampler = WAN_SAMPLER_EULER, .steps = 9, .shift = 5,
+                      .sigma_max = 80 };
 
     CHECK(wan_preset_find(&p, "causvid", 5120, &test_log) == 0 &&
           p->sampler == WAN_SAMPLER_EULER && p->steps == 9);
@@ -123,7 +124,8 @@ TEST(rows_by_width)
     CHECK(!wan_preset_timesteps(p, &s));
     CHECK(wan_preset_find(&p, "causvid", 1536, &test_log) == 0 &&
           p->sampler == WAN_SAMPLER_DMD);
-    s = (WanSampling){ WAN_SAMPLER_DMD, 2, 8, NULL, 0, 80 };
+    s = (WanSampling){ .sampler = WAN_SAMPLER_DMD, .steps = 2, .shift = 8,
+                       .sigma_max = 80 };
     CHECK(wan_preset_timesteps(p, &s) == p->timesteps);
     s.steps = 4;                        // the warped list: even steps
     CHECK(!wan_preset_timesteps(p, &s));

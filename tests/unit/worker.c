@@ -146,8 +146,10 @@ static int preview(void *opaque, WanJob *job, const WanProgress *p,
 
 static FFWanWorker *start_maker(Clips *c, int ahead, int previews)
 {
-    const FFWanMaker maker = { c, begin, read_frame, end, flush, map,
-                               previews ? preview : NULL, NULL };
+    const FFWanMaker maker = {
+        .opaque = c, .begin = begin, .read = read_frame, .end = end,
+        .flush = flush, .map_error = map, .preview = previews ? preview : NULL,
+    };
     FFWanWorker *w = NULL;
 
     CHECK(ff_wan_worker_start(&w, &maker, ahead, c->held) == 0);
