@@ -1708,12 +1708,22 @@ static int settle_keep(AVFilterContext *ctx, int *n)
     return AVERROR(EINVAL);
 }
 
-/** As many blank frames as the model gets. */
+/** As many blank frames as the model gets, once it is clear that it takes so
+ *  many. */
 static int make_video(WanContext *s)
 {
-    int i;
+    WanRequest rq;
+    int i, ret;
 
     av_freep(&s->video);
+    s->control = make_control(s, NULL, NULL);
+    if ((ret = make_request(s, &rq)) < 0)
+        return ret;
+    rq.image  = NULL;
+    rq.width  = s->info->width;         /* ours may yet become another */
+    rq.height = s->info->height;
+    if ((ret = wan_request_check(&rq, s->model)) < 0)
+        return map_error(ret);
     s->video = av_malloc_array(s->frames, sizeof(*s->video));
     if (!s->video)
         return AVERROR(ENOMEM);
@@ -1735,13 +1745,13 @@ static int settle_windows(AVFilterContext *ctx)
         return ret;
     if (s->frames == 1)
         s->join_frames = 0;             /* each frame is alone */
+    if ((ret = make_image(&s->blank, &s->blank_pixels, s->w, s->h, 0)) < 0 ||
+        (ret = make_video(s)) < 0)
+        return ret;
     av_freep(&s->held);
     s->held = av_calloc(s->join_frames + 1, sizeof(*s->held));
     if (!s->held)
         return AVERROR(ENOMEM);
-    if ((ret = make_image(&s->blank, &s->blank_pixels, s->w, s->h, 0)) < 0 ||
-        (ret = make_video(s)) < 0)
-        return ret;
     return ff_wan_windows_init(&s->windows, s->frames, s->join_frames);
 }
 
@@ -1799,6 +1809,12 @@ static int load_model(AVFilterContext *ctx)
     if ((ret = make_request(s, &rq)) < 0)
         return ret;
     s->is_causal = rq.causal;
+    if (s->is_causal && redraws(ctx)) {
+        av_log(ctx, AV_LOG_ERROR, "model=%s: %s is run as a causal model, which "
+               "draws no video again; causal=0:preset=none runs it as others "
+               "are\n", s->model_path, s->info->name);
+        return AVERROR(EINVAL);
+    }
     if (s->info->task != WAN_TASK_TI2V && !is_vace(s) &&
         (s->info->task == WAN_TASK_T2V) == from_image(ctx) &&
         !(s->is_causal && from_image(ctx))) {
@@ -1842,6 +1858,16 @@ static int whole_blocks(const WanRequest *rq, int64_t n)
 
     return n < 1 || groups < first ? 0 :
            1 + 4 * (first + (groups - first) / rq->block * rq->block - 1);
+}
+
+/** Blocks of a causal video that are not made. */
+static int given_blocks(const WanRequest *rq)
+{
+    const int first = rq->first_block ? rq->first_block : rq->block;
+
+    return !rq->causal  ? 0 :
+           rq->nb_clip  ? 1 + ((rq->nb_clip - 1) / 4 + 1 - first) / rq->block :
+           rq->image    ? 1 : 0;
 }
 
 /** How many of the frames seen last the next clip goes on from; 0: from one
@@ -2083,8 +2109,17 @@ static int make_labels(WanContext *s, const WanRequest *rq)
         (ret = av_dict_set_int(&s->meta, "lavfi.wan.steps", rq->steps, 0)) < 0)
         return ret;
     snprintf(text, sizeof(text), "%g", rq->guidance);
-    if ((ret = av_dict_set(&s->meta, "lavfi.wan.guidance", text, 0)) < 0 ||
-        (ret = label_prompt(s, rq->prompt)) < 0)
+    if ((ret = av_dict_set(&s->meta, "lavfi.wan.guidance", text, 0)) < 0)
+        return ret;
+    snprintf(text, sizeof(text), "%g", rq->guidance2);
+    if (s->info->boundary > 0 &&
+        (ret = av_dict_set(&s->meta, "lavfi.wan.guidance2", text, 0)) < 0)
+        return ret;
+    snprintf(text, sizeof(text), "%g", rq->boundary);
+    if (s->info->boundary > 0 &&
+        (ret = av_dict_set(&s->meta, "lavfi.wan.boundary", text, 0)) < 0)
+        return ret;
+    if ((ret = label_prompt(s, rq->prompt)) < 0)
         return ret;
     if (!s->label)
         return 0;
@@ -2277,7 +2312,7 @@ typedef struct Tail {
     const WanImage **list;
     /* With VACE they are a clip's first ones, and the list has all of it. */
     const WanImage **mask;
-    void *row[3];                       ///< of these, whose rows are alike
+    void *row[3];                       ///< of these: all rows are one
     WanImage unknown, kept, made;
     WanControl control;
     const WanControl *controls[1];
@@ -2457,6 +2492,7 @@ static int begin_clip(void *opaque, WanJob **job)
         ff_wan_describe(&image, frame);
         rq.image = &image;
     }
+    s->block = -given_blocks(&rq);
     if (redraws(ctx) && (ret = begin_window(ctx, &redraw, &rq)) < 0)
         goto end;
     ret = wan_job_open(job, s->model, &rq);
@@ -2533,7 +2569,8 @@ static int set_props(WanContext *s, AVFrame *frame)
     }
     ret = av_dict_copy(&frame->metadata, s->meta, 0);
     if (ret >= 0 && s->is_causal)
-        ret = av_dict_set_int(&frame->metadata, "lavfi.wan.block", s->block, 0);
+        ret = av_dict_set_int(&frame->metadata, "lavfi.wan.block",
+                              FFMAX(s->block, 0), 0);
     return ret;
 }
 

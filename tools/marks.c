@@ -6,7 +6,7 @@
  * Small readers of the places where the filters' label goes, one for each
  * container, and nothing else of it. Every byte is hostile: a reader takes a
  * span, hands on smaller ones, and leaves off where a size does not fit. None
- * calls itself.
+ * calls itself, but for that of RIFF, once.
  */
 
 #include <errno.h>

@@ -500,9 +500,10 @@ static int given_take(WanCondition *c, const WanRequest *r)
         return wan_error_memory(log, "job", "the clip");
     for (int i = 0; i < c->nb_given; i++) {
         WanImage img;
-        const int ret = wan_condition_take(&img, r->clip[i], "clip", log);
+        int ret;
 
-        if (ret < 0)
+        if ((ret = wan_condition_take(&img, r->clip[i], "clip", log)) < 0 ||
+            (ret = wan_condition_pixels(&img, "clip", log)) < 0)
             return ret;
         wan_image_read(c->clip_rgb + (int64_t)i * 3 * c->width * c->height,
                        &img, 0, 0, c->width, c->height);
@@ -653,7 +654,8 @@ int wan_condition_pixels(const WanImage *own, const char *option,
     for (int p = 0; p < 4; p++) {
         const int64_t row = wan_image_row_bytes(own->format, own->width, p);
 
-        if (row && (!own->data[p] || llabs(own->stride[p]) < row))
+        if (row && (!own->data[p] ||
+                    (own->stride[p] && llabs(own->stride[p]) < row)))
             return wan_error_option(log, option, "plane %d of an image has no "
                                     "memory, or a stride of less than its "
                                     "%lld bytes a row", p, (long long)row);
@@ -677,9 +679,9 @@ static int check_video(const WanRequest *r, const WanModel *m)
         return wan_error_option(&m->log, "video", "%s is a %s checkpoint; "
                                 "text-to-video ones draw a video again",
                                 m->info.name, kinds[m->info.task].task);
-    if (r->image)
-        return wan_error_option(&m->log, "image", "there is a video, which "
-                                "begins with its own first frame");
+    if (r->image || r->last_image)
+        return wan_error_option(&m->log, option(!r->image), "there is a video, "
+                                "which has frames of its own");
     if (!m->vae.encodes)
         return wan_error_option(&m->log, "video", "the VAE's file has no "
                                 "encoder, so no video can be read");
@@ -776,10 +778,16 @@ int wan_condition_read(WanCondition *c, const WanRequest *r)
 {
     for (int i = 0; i < c->nb_images; i++) {
         WanGiven *image = &c->image[i];
+        const WanLog *log = &c->model->log;
+        WanImage own;
+        int ret;
 
+        if ((ret = wan_condition_take(&own, given(r, i), option(i), log)) < 0 ||
+            (ret = wan_condition_pixels(&own, option(i), log)) < 0)
+            return ret;
         if (!(image->rgb = malloc(image_bytes(image))) ||
-            c->kind->read(image->rgb, image, given(r, i)) < 0)
-            return wan_error_memory(&c->model->log, "job",
+            c->kind->read(image->rgb, image, &own) < 0)
+            return wan_error_memory(log, "job",
                                     i ? "the last image" : "the image");
     }
     return c->kind->take ? c->kind->take(c, r) : 0;

@@ -443,7 +443,7 @@ int wan_config_dit(WanDitConfig *c, WanNaming *naming, const WanWeights *w,
 
     if (c->task == WAN_TASK_VACE && (s.bad = vace_layers(c, &s, file)) < 0)
         return s.bad;
-    if (branch)
+    if (branch || c->task == WAN_TASK_FLF2V)
         c->clip_dim = dim_of(&s, "img_emb.proj.1.weight", 2, 1);
     if (s.bad)
         return s.bad;
@@ -531,11 +531,12 @@ int wan_config_pair(const WanDitConfig *a, const WanWeights *wa,
                              "experts: %s: %g and %g", wan_weights_path(wa),
                              wan_weights_path(wb), number[i].what, number[i].a,
                              number[i].b);
-    if (a->clip_dim || a->task == WAN_TASK_TI2V)
+    if (a->task != b->task || a->clip_dim || a->task == WAN_TASK_TI2V ||
+        a->task == WAN_TASK_VACE)
         return wan_error(log, WAN_INVALIDDATA, "%s and %s are no pair of "
                          "experts: those of Wan 2.2 have 16 or 36 input "
-                         "channels and no image branch", wan_weights_path(wa),
-                         wan_weights_path(wb));
+                         "channels and neither an image branch nor VACE's "
+                         "blocks", wan_weights_path(wa), wan_weights_path(wb));
     return 0;
 }
 

@@ -135,7 +135,8 @@ int wan_request_preset(WanRequest *r, const WanModel *m, const char *name)
     r->nb_timesteps = 0;
     r->warp = own.warp;
     r->sigma_max = own.sigma_max;
-    set_causal(r, p);
+    if (r->size >= WAN_LEAST(WanRequest, nb_first_timesteps))
+        set_causal(r, p);
     return 0;
 }
 

@@ -143,6 +143,9 @@ void wan_stepcache_measure(WanStepCache *c, const WanRequest *r)
     *c = (WanStepCache){ .kind = WAN_CACHE_MAG, .steps = r->steps,
                          .most = n, .branches = n,
                          .retain = 2 * r->steps, .measuring = 1 };
+    for (int b = 0; b < n; b++)         // what no expert makes stays so
+        for (int i = 0; i < r->steps; i++)
+            c->ratio[b][i] = 1;
 }
 
 void wan_stepcache_measured(WanCacheTable *t, const WanStepCache *c,

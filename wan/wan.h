@@ -362,7 +362,8 @@ typedef struct WanImage {
     int width, height;
     enum WanDither dither;      /**< of frames; what is read has none */
     void *data[4];
-    ptrdiff_t stride[4];        /**< bytes from row to row, may be negative */
+    ptrdiff_t stride[4];        /**< bytes from row to row, may be negative;
+                                     0 in what a request has: all rows are one */
 } WanImage;
 
 #define WAN_CONTROLS 8          /**< most contexts of a request */

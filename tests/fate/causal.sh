@@ -108,7 +108,7 @@ check 'one image with a model of blocks' chunk
 extend()
 {
     run -loglevel verbose -f lavfi -i "testsrc2=s=48x32:r=16,format=yuv420p" -filter_complex \
-        "[0]trim=end_frame=$1,wan_i2v=$trained:$scene:mode=extend:frames=9$2" \
+        "[0]trim=end_frame=$1,wan_i2v=$trained:$scene:mode=extend:frames=9$2,metadata=print:file=$(quote "$tmp/meta")" \
         -f framemd5 "$tmp/md5" || { cat "$tmp/log"; return 1; }
     cp "$tmp/log" "$tmp/extended" &&
         run -f lavfi -i "testsrc2=s=48x32:r=16,format=yuv420p" -frames:v "$1" \
@@ -117,7 +117,10 @@ extend()
         same "$(sed -n 's/^0.*, *//p' "$tmp/md5" | head -"$1")" \
             "$(sed -n 's/^0.*, *//p' "$tmp/input")"
 }
-longer() { extend 24 :window=9 && has 'goes on from 21 frames' "$tmp/extended"; }
+longer()        # whose first new block is 0
+{
+    extend 24 :window=9 && has 'goes on from 21 frames' "$tmp/extended" && same "$(meta block)" '0 '
+}
 full() { extend 24 :window=6 && has 'goes on from 9 frames' "$tmp/extended"; }
 short() { extend 3 '' && lacks 'goes on from' "$tmp/extended"; }
 check 'a clip goes on from the last frames' longer
@@ -149,6 +152,14 @@ check 'frames of what has no end' refused frames=33:clips=0 \
 check 'a preview' refused frames=33:preview=1,nullsink 'preview'
 check 'weights that are not there' refused frames=33:weights=best \
     'option weights: best is none'
+drawn_again()
+{
+    ! run -f lavfi -i testsrc2=s=48x32:r=16:d=0.5 -vf "wan_v2v=$trained:$scene" -f null - &&
+        has 'is run as a causal model, which draws no video again; causal=0' "$tmp/log" &&
+        run -f lavfi -i testsrc2=s=48x32:r=16:d=0.5 -vf \
+            "wan_v2v=$trained:$scene:causal=0:preset=none:steps=2:frames=5" -f null -
+}
+check 'a video that is drawn again' drawn_again
 check 'recache without room' refused clips=0:window=400:switch=recache:memory=9M \
     'option switch: to recache|a window of 400'
 

@@ -83,11 +83,11 @@ check 'a variable frame rate stays' variable
 packets()
 {
     "$ffprobe" -v error -select_streams "$2" -show_entries "$3" -show_data_hash md5 \
-        -of csv=p=0 "$1" | sed 's/,*$//'       # a frame with side data has one more
+        -of csv=p=0 "$1" | sed 's/,*$//; /^$/d'  # side data
 }
 with_sound()
 {
-    good -f lavfi -i "testsrc2=s=50x38:r=25" -f lavfi -i sine=r=44100 -t 0.8 \
+    good -f lavfi -i testsrc2=s=50x38:r=25:d=0.8 -f lavfi -i sine=r=44100:d=0.8 \
         -c:v $codec -pix_fmt yuv420p -c:a aac "$tmp/film.mp4" &&
         good -i "$tmp/film.mp4" -vf "$(v2v "$quick:frames=9")" -c:v $codec -c:a copy \
             "$tmp/out.mp4" || return 1
@@ -268,6 +268,7 @@ wrong 'no number' 'strength' strength=nan
 wrong 'a strength of no step' 'option strength: 0.4 of 2 steps is none; 0.5 is the smallest' strength=0.4
 wrong 'a rate' "rate.*Option not found|Option 'rate' not found|No option name.*rate|'rate'" rate=25
 wrong 'frames that no window has' 'frames=6: must be 4n\+1; the nearest are 5 and 9' frames=6
+wrong 'more frames than any window has' 'option frames: 200000001; .*4n\+1' frames=200000001
 wrong 'a size that no model makes' 'size=50x50: width and height must be multiples of 16' size=50x50
 wrong 'too little memory' 'memory' memory=100000
 wrong 'a preview of nothing' 'preview=1: with strength=0' preview=1:strength=0

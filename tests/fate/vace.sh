@@ -154,7 +154,6 @@ white()
     unmasked > "$tmp/none" || { cat "$tmp/none"; return 1; }
     for m in color=white:s=32x32:r=10 color=white:s=16x48:r=3 color=white:s=32x32:d=0.04 \
         color=white:s=32x32,format=rgb24 color=white:s=32x32,format=gbrp10le \
-        color=white:s=32x32,format=gray16le \
         color=white:s=32x32,scale=out_range=full,format=yuv444p,setparams=range=full; do
         same "$(masked "$m")" "$(cat "$tmp/none")" || { echo "$m"; return 1; }
     done
@@ -237,14 +236,15 @@ check 'their masks are black and white' masks_are_whole
 # ----------------------------------------------------------------- wan_i2v
 
 # What a video goes on with is what wan_v2v makes of its last frames, which the
-# mask keeps, and of grey ones. (That grey is not quite the middle.)
+# mask keeps, and of grey ones; in 16 bits, which have the middle.
 # redrawn_from FIRST N FRAMES SKIP
 redrawn_from()
 {
     good -i "$tmp/in.nut" -filter_complex \
-        "[0]trim=start_frame=$1:end_frame=$(($1 + $2)),setpts=N[a];color=gray:s=32x32:r=10,trim=end_frame=$(($3 - $2))[b];[a][b]concat[v];
-         color=black:s=32x32:r=10,trim=end_frame=$2[c];color=white:s=32x32:r=10,trim=end_frame=$(($3 - $2))[d];[c][d]concat[m];
-         [v][m]$(vace wan_v2v "$quick:frames=$3:mask=1"),trim=start_frame=$4,format=rgb24" -f rawvideo "$tmp/want"
+        "[0]trim=start_frame=$1:end_frame=$(($1 + $2)),setpts=N,format=gbrp16le[a];
+         color=gray:s=32x32:r=10,trim=end_frame=$(($3 - $2)),format=gbrp16le,geq=r=32768:g=32768:b=32768[b];[a][b]concat,setpts=N/10/TB[v];
+         color=black:s=32x32:r=10,trim=end_frame=$3,geq=lum='if(lt(N,$2),16,235)':cb=128:cr=128[m];
+         [v][m]$(vace wan_v2v "$quick:frames=$3:mask=1"),trim=start_frame=$4,format=rgb24" -fps_mode passthrough -f rawvideo "$tmp/want"
 }
 # made FRAMES SKIP OPTIONS: likewise by wan_i2v
 made()
@@ -254,7 +254,7 @@ made()
 alike() { "$tools/compare" --bytes "$tmp/made" "$tmp/want" --limit "$1"; }
 goes_on()
 {
-    good -f lavfi -i "$(pattern d=1)" -c:v rawvideo "$tmp/in.nut" &&
+    good -f lavfi -i "$(pattern d=1),format=gbrp" -c:v rawvideo "$tmp/in.nut" &&
         made 9 10 mode=extend:keep=5 && redrawn_from 5 5 9 5 && alike 3 &&
         redrawn_from 9 1 5 1 && ! alike 3 > /dev/null &&
         made 5 10 mode=extend && alike 3
@@ -265,13 +265,14 @@ passes()        # and the clips after it; what came in is as it was
     good -i "$tmp/in.nut" -f framemd5 "$tmp/in.md5" &&
         good -i "$tmp/in.nut" -vf "$(vace wan_i2v "$quick:frames=9:mode=extend:keep=5:clips=2")" -f framemd5 "$tmp/md5" &&
         same "$(md5s "$tmp/md5" | head -n 10)" "$(md5s "$tmp/in.md5")" &&
-        same "$(md5s "$tmp/md5" | sort -u | wc -l | tr -d ' ')" 18
+        same "$(md5s "$tmp/md5" | tail -n 8 | sort -u | wc -l | tr -d ' ')" 8 &&
+        same "$(md5s "$tmp/md5" | wc -l | tr -d ' ')" 18
 }
 check 'it passes, and clips follow one another' passes
 from_picture()
 {
-    made 5 0 mode=first && redrawn_from 0 1 5 0 && alike 3 &&
-        good -i "$tmp/in.nut" -vf "$(vace wan_i2v "$quick:clips=2")" -f framemd5 "$tmp/md5" &&
+    made 5 0 mode=first:size=32x32:format=gbrp && redrawn_from 0 1 5 0 && alike 3 &&
+        good -i "$tmp/in.nut" -vf "$(vace wan_i2v "$quick:clips=2:size=32x32")" -f framemd5 "$tmp/md5" &&
         same "$(md5s "$tmp/md5" | wc -l | tr -d ' ')" 9
 }
 check 'a clip from a picture' from_picture
@@ -315,7 +316,7 @@ refused 'a mask that is not linked' 'mask|input' \
     -f lavfi -i "$(pattern d=0.5)" -vf "$(vace wan_v2v "$quick:mask=1")"
 tiny_picture()
 {
-    good -f lavfi -i color=red:s=1x1 -frames:v 1 "$tmp/dot.png" &&
+    good -f lavfi -i color=red:s=2x2,format=rgb24,scale=1:1 -frames:v 1 "$tmp/dot.png" &&
         good -f lavfi -i color=red:s=3000x2 -frames:v 1 "$tmp/line.png" &&
         good -f lavfi -i "$(pattern d=0.5)" -vf \
             "$(vace wan_v2v "$quick:reference=$(quote "$tmp/dot.png|$tmp/line.png")")" -f null -

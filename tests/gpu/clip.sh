@@ -11,13 +11,14 @@ bin=$1 device=$2
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/wan-clip.XXXXXX") || exit 1
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
-size=832x480 frames=81
-[ "$device" = cuda ] || size=64x64 frames=5
+size=832x480 frames=81 layers=
+[ "$device" = cuda ] || size=64x64 frames=5 layers='--dit-layers 2'
 
 free=$(df -Pk "$tmp" | awk 'END { print int($4 / 1048576) }')
 [ "$free" -ge 8 ] || { echo "ok 1 - a clip # SKIP $free GB free in $tmp, 8 are wanted"; echo 1..1; exit; }
 # What encodes the prompt is as wide as it is, and has 2 layers of 24.
-"$bin/wan-random" "$tmp/model" --shapes t2v-1.3B --text-layers 2 \
+# shellcheck disable=SC2086
+"$bin/wan-random" "$tmp/model" --shapes t2v-1.3B --text-layers 2 $layers \
     --tokenizer "$WAN_GOLDEN/tokenizer/spiece.model" || exit 1
 
 # clip NAME OPTIONS

@@ -233,7 +233,7 @@ TEST(caches)
 /* ----------------------------------------------------------------- memory */
 
 /* A device has one expert at a time: what two take is what one takes, and the
- * second's small tensors. */
+ * second's biases, norms and modulations, 40 blocks of some 150,000 numbers. */
 TEST(device_holds_one)
 {
     WanModel *m, *one;
@@ -249,9 +249,9 @@ TEST(device_holds_one)
     wan_request_default(&rq, one);
     CHECK(wan_plan(&single, one, &rq) == 0);
     CHECKF(two.full_bytes >= single.full_bytes &&
-           two.full_bytes < single.full_bytes + (16 << 20),
+           two.full_bytes < single.full_bytes + (32 << 20),
            "%.3f and %.3f GB", two.full_bytes / 1e9, single.full_bytes / 1e9);
-    CHECKF(two.least_bytes < single.least_bytes + (16 << 20),
+    CHECKF(two.least_bytes < single.least_bytes + (32 << 20),
            "%.3f and %.3f GB", two.least_bytes / 1e9, single.least_bytes / 1e9);
     CHECK(two.work_bytes == single.work_bytes &&
           two.step_flops == single.step_flops);

@@ -4,6 +4,8 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  */
 
+#include <unistd.h>
+
 #include "config.h"
 #include "formats/formats.h"
 #include "golden.h"
@@ -211,6 +213,62 @@ TEST(vace)
     CHECK(strstr(last, "model_type t2v, the tensors say vace"));
 }
 
+/* Experts of Wan 2.2 are two of one kind, and none of them is VACE's. */
+TEST(pairs)
+{
+    WanConfigFile file;
+    WanDitConfig vace, text;
+    WanWeights *w;
+
+    parse(&file, "{\"num_heads\": 2}");
+    CHECK(detect_in("wan-vace", &vace, &file) == 0);
+    text = vace;
+    text.task = WAN_TASK_T2V;
+    text.nb_vace = 0;
+    CHECK(wan_weights_open(&w, golden_path("tiny/wan-t2v/diffusion_pytorch_"
+                                           "model.safetensors"),
+                           &log_keep) == 0);
+    CHECK(wan_config_pair(&text, w, &text, w, &log_keep) == 0);
+    CHECK(wan_config_pair(&text, w, &vace, w, &log_keep) == WAN_INVALIDDATA);
+    CHECK(wan_config_pair(&vace, w, &text, w, &log_keep) == WAN_INVALIDDATA);
+    CHECK(wan_config_pair(&vace, w, &vace, w, &log_keep) == WAN_INVALIDDATA);
+    CHECKF(strstr(last, "nor VACE's blocks"), "%s", last);
+    wan_weights_close(&w);
+}
+
+/* The table of positions without the branch that it is for. */
+TEST(half_an_image_branch)
+{
+    static char bytes[4 << 20];
+    char path[] = "/tmp/wan-config.XXXXXX";
+    FILE *f = fopen(golden_path("tiny/wan-flf2v/diffusion_pytorch_model."
+                                "safetensors"), "rb");
+    const size_t n = f ? fread(bytes, 1, sizeof(bytes), f) : 0;
+    const int fd = mkstemp(path);
+    WanConfigFile file;
+    WanNaming naming;
+    WanDitConfig c;
+    WanWeights *w;
+    char *p = bytes;
+
+    if (f)
+        fclose(f);
+    if (!CHECK(n > 0 && n < sizeof(bytes) && fd >= 0))
+        return;
+    while ((p = memmem(p, bytes + n - p, "img_emb.proj", 12)))
+        p[11] = 'x';
+    CHECK(write(fd, bytes, n) == (ssize_t)n);
+    close(fd);
+    parse(&file, "{\"num_heads\": 2}");
+    if (CHECK(wan_weights_open(&w, path, &log_keep) == 0)) {
+        CHECK(wan_config_dit(&c, &naming, w, &file, &log_keep) ==
+              WAN_INVALIDDATA);
+        CHECKF(strstr(last, "img_emb.proj.1.weight is missing"), "%s", last);
+    }
+    wan_weights_close(&w);
+    unlink(path);
+}
+
 /* What config.json is written as is read as the same, for each known size. */
 TEST(written_and_read)
 {
@@ -396,6 +454,8 @@ int main(void)
     RUN(vace_layers);
     RUN(deep_nesting);
     RUN(vace);
+    RUN(pairs);
+    RUN(half_an_image_branch);
     RUN(written_and_read);
     RUN(file_and_shapes_must_agree);
     RUN(one_line);

@@ -228,6 +228,17 @@ TEST(defaults)
 }
 
 /* Halves go to the even entry: 5 of 3, by steps of 1/2. */
+/* A branch that an expert without guidance leaves out is as it was: a ratio that
+ * can be read again. */
+TEST(what_is_not_measured)
+{
+    const WanRequest r = { .steps = 5, .guidance = 3, .guidance2 = 1 };
+    WanStepCache c;
+
+    wan_stepcache_measure(&c, &r);
+    CHECK(c.most == 2 && c.ratio[1][4] == 1 && c.ratio[0][0] == 1);
+}
+
 TEST(nearest_entries)
 {
     static const double want[] = { 1, 1, 2, 3, 3 };
@@ -398,6 +409,7 @@ int main(void)
     RUN(easycache_is_the_official_one);
     RUN(easycache_without_numbers);
     RUN(defaults);
+    RUN(what_is_not_measured);
     RUN(nearest_entries);
     RUN(refused_options);
     RUN(damaged_tables);
