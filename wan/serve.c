@@ -11,21 +11,27 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "abi.h"
 #include "model.h"
 #include "serve.h"
 
-/* The strings of both structs. */
+/* The strings of both structs. Their other pointers are set to NULL. */
 static const size_t params_strings[] = {
     offsetof(WanModelParams, path), offsetof(WanModelParams, text_encoder),
     offsetof(WanModelParams, vae), offsetof(WanModelParams, tokenizer),
     offsetof(WanModelParams, clip), offsetof(WanModelParams, lora),
     offsetof(WanModelParams, device), offsetof(WanModelParams, model2),
+    offsetof(WanModelParams, weights),
 };
 static const size_t request_strings[] = {
     offsetof(WanRequest, prompt), offsetof(WanRequest, negative_prompt),
     offsetof(WanRequest, cache_table), offsetof(WanRequest, preset),
 };
 #define NB(list) (sizeof(list) / sizeof(*list))
+
+_Static_assert(sizeof(WanModelParams) == WAN_LEAST(WanModelParams, weights) &&
+               sizeof(WanRequest) == WAN_LEAST(WanRequest, clip),
+               "a field is new: does it go to the other ranks?");
 
 /* --------------------------------------------------------------- writing */
 
@@ -53,6 +59,12 @@ static void put_strings(WanBytes *b, const void *of, const size_t *at, size_t n)
     }
 }
 
+static void clear(void *of, const size_t *at, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        *(const char **)((char *)of + at[i]) = NULL;
+}
+
 void wan_put_params(WanBytes *b, const WanModelParams *p)
 {
     WanModelParams own = *p;
@@ -60,6 +72,7 @@ void wan_put_params(WanBytes *b, const WanModelParams *p)
 
     if (!getcwd(cwd, sizeof(cwd)))
         *cwd = 0;
+    clear(&own, params_strings, NB(params_strings));
     own.cuda_context = own.log_opaque = own.interrupted_opaque = NULL;
     own.log = NULL;
     own.interrupted = NULL;
@@ -68,14 +81,36 @@ void wan_put_params(WanBytes *b, const WanModelParams *p)
     put_strings(b, p, params_strings, NB(params_strings));
 }
 
+static void put_image(WanBytes *b, const WanImage *img)
+{
+    WanImage own;
+
+    if (img) {
+        own = *img;
+        memset(own.data, 0, sizeof(own.data));
+        img = &own;
+    }
+    put(b, img, img ? sizeof(*img) : 0);
+}
+
+/* What ranks don't compute together has videos, controls, first timesteps: it
+ * is not sent. */
 void wan_put_request(WanBytes *b, const WanRequest *r)
 {
-    put(b, r, sizeof(*r));
+    WanRequest own = *r;
+
+    clear(&own, request_strings, NB(request_strings));
+    own.timesteps = own.first_timesteps = NULL;
+    own.image = own.last_image = NULL;
+    own.video = own.clip = NULL;
+    own.controls = NULL;
+    own.nb_video = own.nb_clip = own.nb_controls = own.nb_first_timesteps = 0;
+    put(b, &own, sizeof(own));
     put_strings(b, r, request_strings, NB(request_strings));
     put(b, r->timesteps, r->timesteps ? r->nb_timesteps *
                          (int64_t)sizeof(*r->timesteps) : 0);
-    put(b, r->image, r->image ? sizeof(*r->image) : 0);
-    put(b, r->last_image, r->last_image ? sizeof(*r->last_image) : 0);
+    put_image(b, r->image);
+    put_image(b, r->last_image);
 }
 
 /* --------------------------------------------------------------- reading */
@@ -150,7 +185,6 @@ static const WanImage *get_image(Reader *r, WanImage *own)
         return NULL;
     }
     memcpy(own, p, sizeof(*own));
-    memset(own->data, 0, sizeof(own->data));
     return own;
 }
 
