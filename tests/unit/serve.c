@@ -1,5 +1,6 @@
 /*
- * Tests of wan/serve.c: what a request is on its way to the other ranks.
+ * Tests of wan/serve.c: what a request is on its way to the other ranks; and of
+ * wan/launcher.c.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
@@ -122,9 +123,32 @@ TEST(cut_short)
     free(b.data);
 }
 
+/* A launcher that this process can't join is told of each time. */
+static int lines;
+
+static void count_line(void *opaque, enum WanLogLevel level, const char *line)
+{
+    (void)opaque;
+    lines += level == WAN_LOG_ERROR && strstr(line, "2 processes");
+}
+
+TEST(launch_fails_twice)
+{
+    const WanLog log = { count_line, NULL, WAN_LOG_ERROR };
+    WanRanks *r;
+
+    setenv("PMI_SIZE", "2", 1);
+    for (int i = 1; i <= 2; i++) {
+        CHECK(wan_ranks_from_launcher(&r, 1, &log) < 0 && !r);
+        CHECKF(lines == i, "%d lines after call %d", lines, i);
+    }
+    unsetenv("PMI_SIZE");
+}
+
 int main(void)
 {
     RUN(no_pointer_of_the_host);
     RUN(cut_short);
+    RUN(launch_fails_twice);
     return test_end();
 }
