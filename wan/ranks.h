@@ -13,10 +13,10 @@
  * what it is about to exchange or that it has ended, then the data. A rank
  * whose job has ended says so in place of its next note and goes on, so that
  * nobody waits for one that does not come; notes of a job that is over are
- * thrown away by whoever finds them. A host that is cancelled may have promised
- * data that it won't send: it tells the others to quit, and the ranks have
- * served. What carries both is a WanTransport: MPI (ranks_mpi.c), or
- * sockets in tests.
+ * thrown away by whoever finds them. A host that is cancelled carries out what it
+ * has promised, and ends the job in place of its next note. Where the others
+ * keep it waiting for that, it tells them to quit, and the ranks have served.
+ * What carries both is a WanTransport: MPI (ranks_mpi.c), or sockets in tests.
  */
 
 #ifndef WAN_RANKS_H
@@ -87,7 +87,14 @@ typedef struct WanRanks {
     uint64_t number;            // its next exchange
     int busy;                   // a job has them
     int broken;                 // a rank is gone: nothing more is possible
-    int waits_for_data;         // in an exchange, behind its notes
+    int torn;                   // data is under way to memory that is left: the
+                                // transport must not be used again
+    int quit;                   // host, atomic: the others were told to
+    const int *cancel;          // of the exchange; NULL: it has none
+    double stopped_at;          // when that was first seen set, s; 0: never
+    double patience;            // how long a host that is cancelled waits for
+                                // those it has promised data to, s
+    int elsewhere;              // it waits for other than the host's note
     WanNote early;              // the host's next, heard there; kind 0: none
 } WanRanks;
 
@@ -137,7 +144,8 @@ int wan_ranks_agree(WanRanks *r, const void *value, int bytes,
  * copied. Logs what went wrong.
  *
  * @param what   names the exchange: all ranks must be at the same
- * @param cancel looked at while others are waited for
+ * @param cancel looked at before it begins, and while others let it wait for
+ *               seconds
  * @return 0; WAN_CANCELLED; WAN_ERR(EIO): a rank has failed, is gone or at
  *         another place
  */
