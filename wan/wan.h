@@ -220,8 +220,9 @@ typedef struct WanModelParams {
     void *interrupted_opaque;
     enum WanVaeScale vae_scale; /**< since 1.1, as all that follows */
     /** 1: if an MPI launcher started this process with wan-workers beside it,
-     *  they compute jobs together; see docs/cluster.md. Else, and with 0, this
-     *  process computes alone. */
+     *  they compute jobs together, but for those of VACE models, with video,
+     *  and causal ones; see docs/cluster.md. Else, and with 0, this process
+     *  computes alone. */
     int processes;
     /** The low-noise one of Wan 2.2's two experts, where path leads
      *  to the high-noise one alone: a file or a directory with one. NULL:
