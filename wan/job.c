@@ -1280,6 +1280,8 @@ static int take_ranks(WanJob *j, const WanRequest *r)
     if (m->ranks->rank)
         return 0;
     j->ranks->log = m->log;             // that of the job before may be gone
+    j->ranks->interrupted = m->interrupted;
+    j->ranks->interrupted_opaque = m->interrupted_opaque;
     wan_put(&b, m->given.data, m->given.n);
     wan_put_request(&b, r);
     ret = b.failed ? wan_error_memory(&m->log, "job", "its request")
@@ -1375,6 +1377,8 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->dev->ranks = j->ranks;
     if ((ret = agree(j)) < 0)
         goto fail;
+    if (j->ranks)                       // from here on there is a job to cancel
+        j->ranks->interrupted = NULL;
     j->progress.total = 1 + guided(&j->rq);
     say_experts(j);
     *out = j;
@@ -1599,6 +1603,7 @@ void wan_job_close(WanJob **jp)
     if (j->begun) {
         wan_ranks_end(j->ranks, j->error, NULL);
         j->ranks->log = (WanLog){ 0 };
+        j->ranks->interrupted = NULL;
     }
     if (j->ranks)
         __atomic_store_n(&j->ranks->busy, 0, __ATOMIC_RELEASE);

@@ -26,6 +26,8 @@ struct WanModel {
     int threads;
     int64_t memory;             // the user's limit, 0: what is free
     WanRanks *ranks;            // that may share a job; not owned; NULL: none
+    int (*interrupted)(void *opaque);   // the caller's, while it waits for them
+    void *interrupted_opaque;
     int threads_alone;          // beside ranks, of a job they don't share
     int said;                   // atomic: bits of what job.c says once
     WanBytes given;             // to the host: what it was opened with

@@ -49,18 +49,23 @@ static int64_t process_start(int64_t pid)
     return start;
 }
 
-/* Whether the host has told to quit. What it says now is kept. */
-static int told_to_quit(WanRanks *r)
+int wan_ranks_told_to_quit(WanRanks *r)
 {
-    if (!r->early.kind)
-        r->transport->hear(r->transport, 0, &r->early);
-    return r->early.kind == WAN_NOTE_QUIT;
+    const int most = sizeof(r->early) / sizeof(*r->early);
+    int quit = 0;
+
+    while (r->nb_early < most && !r->torn &&
+           r->transport->hear(r->transport, 0, &r->early[r->nb_early]) > 0)
+        r->nb_early++;
+    for (int i = 0; i < r->nb_early; i++)
+        quit |= r->early[i].kind == WAN_NOTE_QUIT;
+    return quit;
 }
 
 /* Somebody is gone: by the host's order, or without. */
 static int broken(WanRanks *r, int lost, const char *why)
 {
-    if (r->rank && told_to_quit(r))
+    if (r->rank && wan_ranks_told_to_quit(r))
         return WAN_CANCELLED;
     if (!r->broken) {
         r->broken = 1;
@@ -87,10 +92,17 @@ static int stopped(const int *cancel)
     return cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED);
 }
 
-/* Whether who is cancelled has waited long enough for the others. */
+/* The host's job is to end, or not to begin. */
+static int interrupted(const WanRanks *r)
+{
+    return stopped(r->cancel) ||
+           (r->interrupted && r->interrupted(r->interrupted_opaque));
+}
+
+/* Whether it has waited long enough for the others since. */
 static int impatient(WanRanks *r)
 {
-    if (!stopped(r->cancel))
+    if (!interrupted(r))
         return 0;
     if (!r->stopped_at)
         r->stopped_at = now();
@@ -104,7 +116,7 @@ static int all_alive(void *arg)
     WanRanks *r = arg;
     const WanRankInfo *me = &r->info[r->rank];
 
-    if (impatient(r) || (r->rank && r->elsewhere && told_to_quit(r)))
+    if (impatient(r) || (r->rank && r->elsewhere && wan_ranks_told_to_quit(r)))
         return WAN_CANCELLED;
     for (int q = 0; q < r->size; q++)
         if (q != r->rank && r->info[q].start &&
@@ -141,10 +153,11 @@ static int tell(WanRanks *r, int rank, const WanNote *note)
 /* The next note of a rank; 1, 0: none yet, or below 0. */
 static int next_note(WanRanks *r, int rank, WanNote *note)
 {
-    if (rank || !r->early.kind)
+    if (rank || !r->nb_early)
         return r->transport->hear(r->transport, rank, note);
-    *note = r->early;
-    r->early.kind = 0;
+    *note = r->early[0];
+    r->early[0] = r->early[1];
+    r->nb_early--;
     return 1;
 }
 
@@ -184,8 +197,11 @@ static int unexpected(WanRanks *r, int rank, const WanNote *n,
                          "failed: %s", rank, (long long)r->info[rank].pid,
                          r->info[rank].node, *n->text ? n->text
                          : wan_strerror(n->error));
-    if (n->kind == WAN_NOTE_QUIT || n->kind == WAN_NOTE_JOB)
-        r->early = *n;
+    if (n->kind == WAN_NOTE_QUIT || n->kind == WAN_NOTE_JOB) {
+        r->early[1] = r->early[0];
+        r->early[0] = *n;
+        r->nb_early++;
+    }
     if (n->kind == WAN_NOTE_END || n->kind == WAN_NOTE_QUIT ||
         n->kind == WAN_NOTE_JOB)
         return WAN_CANCELLED;           // the host has closed it
@@ -257,10 +273,12 @@ int wan_ranks_exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
     const WanParcel *from = &out[r->rank], *to = &in[r->rank];
     int ret;
 
-    if (r->quit || stopped(cancel))     // nothing was promised
-        return WAN_CANCELLED;
     r->cancel = cancel;
     r->stopped_at = 0;
+    if (r->quit || interrupted(r)) {    // nothing was promised
+        r->cancel = NULL;
+        return WAN_CANCELLED;
+    }
     ret = exchange(r, out, in, what);
     r->cancel = NULL;
     if (ret == WAN_CANCELLED && !r->rank)
@@ -424,12 +442,18 @@ int wan_ranks_begin(WanRanks *r, const void *request, int64_t bytes)
 
     note.job = ++r->job;
     r->number = 0;
+    r->stopped_at = 0;
     for (int q = 1; q < r->size; q++) {
         if ((ret = tell(r, q, &note)) < 0)
             return ret;
         out[q] = (WanParcel){ (void *)request, bytes };
     }
     ret = r->transport->exchange(r->transport, out, in, all_alive, r);
+    if (ret == WAN_CANCELLED) {
+        r->torn = 1;
+        tell_quit(r);
+        return ret;
+    }
     return ret < 0 ? broken(r, -1, "the request did not arrive") : 0;
 }
 
@@ -450,8 +474,14 @@ int wan_ranks_wait(WanRanks *r, char **request, int64_t *bytes)
     in[0] = (WanParcel){ *request, *bytes = n.bytes };
     r->job = n.job;
     r->number = 0;
+    r->elsewhere = 1;
     ret = r->transport->exchange(r->transport, out, in, all_alive, r);
-    return ret < 0 ? broken(r, 0, "is gone") : 1;
+    if (ret < 0 && ret != WAN_CANCELLED)
+        ret = broken(r, 0, "is gone");
+    r->torn |= ret < 0;
+    if (ret < 0)
+        free(*request);
+    return ret == WAN_CANCELLED ? 0 : ret < 0 ? ret : 1;
 }
 
 void wan_ranks_end(WanRanks *r, int error, const char *text)

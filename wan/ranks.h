@@ -91,11 +91,15 @@ typedef struct WanRanks {
                                 // transport must not be used again
     int quit;                   // host, atomic: the others were told to
     const int *cancel;          // of the exchange; NULL: it has none
+    int (*interrupted)(void *opaque);   // of the job that is opened; NULL: none
+    void *interrupted_opaque;
     double stopped_at;          // when that was first seen set, s; 0: never
     double patience;            // how long a host that is cancelled waits for
                                 // those it has promised data to, s
     int elsewhere;              // it waits for other than the host's note
-    WanNote early;              // the host's next, heard there; kind 0: none
+    WanNote early[2];           // the host's next, heard there: what it
+                                // promised, and that it quits
+    int nb_early;
 } WanRanks;
 
 /**
@@ -115,7 +119,8 @@ const char *wan_ranks_text(const WanRanks *r, char *buf, size_t size);
 
 /* ----------------------------------------------------------------- jobs */
 
-/** Host: a job begins, which others get as these bytes. */
+/** Host: a job begins, which others get as these bytes. WAN_CANCELLED: it was
+ *  interrupted. */
 int wan_ranks_begin(WanRanks *r, const void *request, int64_t bytes);
 
 /**
@@ -125,6 +130,9 @@ int wan_ranks_begin(WanRanks *r, const void *request, int64_t bytes);
  * @return 1; 0: the host has no more; WAN_ERR(EIO)
  */
 int wan_ranks_wait(WanRanks *r, char **request, int64_t *bytes);
+
+/** Others: whether the host has told to quit. Hears it while a rank computes. */
+int wan_ranks_told_to_quit(WanRanks *r);
 
 /** The job is over at this rank, because of an error or not (0). */
 void wan_ranks_end(WanRanks *r, int error, const char *text);

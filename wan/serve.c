@@ -236,6 +236,11 @@ static void keep_line(void *opaque, enum WanLogLevel level, const char *line)
         s->log->callback(s->log->opaque, level, line);
 }
 
+static int quit_told(void *ranks)
+{
+    return wan_ranks_told_to_quit(ranks);
+}
+
 /* The model of the request: the last one's, if it was opened likewise. */
 static int open_model(Server *s, WanServed *job, const char *data)
 {
@@ -258,6 +263,8 @@ static int open_model(Server *s, WanServed *job, const char *data)
                          WAN_ERR(ENOENT), "%s: %s", job->cwd, strerror(errno));
     p->log = keep_line;
     p->log_opaque = s;
+    p->interrupted = quit_told;
+    p->interrupted_opaque = s->ranks;
     p->log_level = s->log ? s->log->level : WAN_LOG_ERROR;
     p->threads = s->threads;
     p->memory = 0;

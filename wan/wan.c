@@ -566,6 +566,8 @@ static int find_ranks(WanModel *m, const WanModelParams *p)
     WanRanks *ranks = NULL;
     int ret = p->processes ? wan_ranks_from_launcher(&ranks, 1, &m->log) : 0;
 
+    m->interrupted = p->interrupted;
+    m->interrupted_opaque = p->interrupted_opaque;
     return ret < 0 || !ranks ? ret : wan_model_join(m, ranks, p);
 }
 

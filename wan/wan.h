@@ -222,7 +222,8 @@ typedef struct WanModelParams {
     /** 1: if an MPI launcher started this process with wan-workers beside it,
      *  they compute jobs together, but for those of VACE models, with video,
      *  and causal ones; see docs/cluster.md. Else, and with 0, this process
-     *  computes alone. */
+     *  computes alone. With 1 interrupted is polled in wan_job_open() too, which
+     *  it ends, while that waits for the others: it must live as the model. */
     int processes;
     /** The low-noise one of Wan 2.2's two experts, where path leads
      *  to the high-noise one alone: a file or a directory with one. NULL:

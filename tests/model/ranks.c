@@ -287,6 +287,61 @@ TEST(cancelled_while_it_waits)
     all_end(3, waits, lets_wait);
 }
 
+static int interrupt(void *opaque)
+{
+    return __atomic_load_n((int *)opaque, __ATOMIC_RELAXED);
+}
+
+/* A job that waits for the others in being opened is interrupted. */
+static int opens(WanTransport *t, void *arg)
+{
+    WanRequest rq;
+    WanRanks *r;
+    WanModel *m;
+    WanJob *job;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
+    r->patience = 0.2;
+    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
+    m->interrupted = interrupt;
+    m->interrupted_opaque = &cancel;
+    wan_request_default(&rq, m);
+    rq.prompt = "x";
+    rq.width = rq.height = 64;
+    rq.frames = 5;
+    signal(SIGALRM, cancel_it);
+    alarm(1);
+    CHECK(wan_job_open(&job, m, &rq) == WAN_CANCELLED);
+    CHECK(r->quit && !r->broken);
+    wan_model_close(&m);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+/* It has the request, and hears while it is busy otherwise that it may leave. */
+static int opens_slowly(WanTransport *t, void *arg)
+{
+    WanRanks *r;
+    char *data;
+    int64_t n;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 0, &test_log) == 0);
+    CHECK(wan_ranks_wait(r, &data, &n) == 1);
+    free(data);
+    while (!wan_ranks_told_to_quit(r))
+        usleep(10000);
+    CHECK(wan_ranks_wait(r, &data, &n) == 0);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+TEST(interrupted_while_it_opens)
+{
+    all_end(2, opens, opens_slowly);
+}
+
 /* Ranks have merged other LoRA files. */
 static int other_lora(WanTransport *t, void *arg)
 {
@@ -437,6 +492,7 @@ int main(void)
     RUN(cancelled);
     RUN(quit_in_place_of_a_note);
     RUN(cancelled_while_it_waits);
+    RUN(interrupted_while_it_opens);
     RUN(lora);
     RUN(vace);
     return test_end();
