@@ -43,7 +43,7 @@ static int wires_hear(WanTransport *t, int rank, WanNote *note)
     const int fd = ((Wires *)t)->note[rank];
     ssize_t n = recv(fd, note, sizeof(*note), MSG_DONTWAIT);
 
-    if (n < 0 && errno == ECONNRESET)   // it left unread notes; its own come now
+    if (n < 0 && errno == ECONNRESET)   // it left some unread; its own come
         n = recv(fd, note, sizeof(*note), MSG_DONTWAIT);
     return n == sizeof(*note) ? 1 :
            n < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : WAN_ERR(EIO);

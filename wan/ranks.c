@@ -21,7 +21,7 @@
 #define NAP 1000000
 /* Naps between two looks at whether processes of this machine are there. */
 #define NAPS_A_LOOK 500
-/* Of a host that is cancelled: s. */
+/* Of a host that is cancelled, see WanRanks: s. */
 #define PATIENCE 5
 
 _Static_assert(sizeof(WanNote) == 256, "notes are the same for all ranks");
@@ -197,7 +197,7 @@ static int unexpected(WanRanks *r, int rank, const WanNote *n,
                          "failed: %s", rank, (long long)r->info[rank].pid,
                          r->info[rank].node, *n->text ? n->text
                          : wan_strerror(n->error));
-    if (n->kind == WAN_NOTE_QUIT || n->kind == WAN_NOTE_JOB) {
+    if (!rank && (n->kind == WAN_NOTE_QUIT || n->kind == WAN_NOTE_JOB)) {
         r->early[1] = r->early[0];
         r->early[0] = *n;
         r->nb_early++;
@@ -379,7 +379,7 @@ int wan_ranks_meet(WanRanks **out, WanTransport *t, int host,
         goto fail;
     }
     *r = (WanRanks){ .rank = t->rank, .size = t->size, .transport = t,
-                      .patience = PATIENCE };
+                     .patience = PATIENCE };
     if (log)
         r->log = *log;
     describe(&r->info[r->rank], host);

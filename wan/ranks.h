@@ -13,8 +13,8 @@
  * what it is about to exchange or that it has ended, then the data. A rank
  * whose job has ended says so in place of its next note and goes on, so that
  * nobody waits for one that does not come; notes of a job that is over are
- * thrown away by whoever finds them. A host that is cancelled carries out what it
- * has promised, and ends the job in place of its next note. Where the others
+ * thrown away by whoever finds them. A host that is cancelled carries out what
+ * it has promised, and ends the job in place of its next note. Where the others
  * keep it waiting for that, it tells them to quit, and the ranks have served.
  * What carries both is a WanTransport: MPI (ranks_mpi.c), or sockets in tests.
  */
@@ -131,7 +131,7 @@ int wan_ranks_begin(WanRanks *r, const void *request, int64_t bytes);
  */
 int wan_ranks_wait(WanRanks *r, char **request, int64_t *bytes);
 
-/** Others: whether the host has told to quit. Hears it while a rank computes. */
+/** Others: whether the host has told to quit, for who does other work. */
 int wan_ranks_told_to_quit(WanRanks *r);
 
 /** The job is over at this rank, because of an error or not (0). */

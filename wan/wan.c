@@ -321,7 +321,7 @@ static int bind_dit(WanModel *m, int expert, const Found *x, WanLora *lora,
     return ret;
 }
 
-/* Of the files that are about to be merged. Strengths are in the list of both. */
+/* Of the files that are about to be merged. Strengths are in both's list. */
 static uint64_t lora_sum(const WanLora *l)
 {
     const WanWeights *w;

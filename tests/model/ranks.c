@@ -319,7 +319,7 @@ static int opens(WanTransport *t, void *arg)
     return test_failures != 0;
 }
 
-/* It has the request, and hears while it is busy otherwise that it may leave. */
+/* It has the request, and hears while it is busy that it may leave. */
 static int opens_slowly(WanTransport *t, void *arg)
 {
     WanRanks *r;
@@ -374,8 +374,8 @@ TEST(lora)
     all_end(2, other_lora, serve);
 }
 
-/* A VACE model's clips are the host's alone, with all of the cores; one may have
- * fewer tokens than there are processes. */
+/* A VACE model's clips are the host's alone, with all of the cores. They may
+ * have fewer tokens than there are processes. */
 static int alone(WanTransport *t, void *arg)
 {
     WanRequest rq;

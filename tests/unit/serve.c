@@ -22,7 +22,9 @@ static union {
 typedef struct Plain {
     size_t from, to;
 } Plain;
-#define FROM_TO(type, a, b) { offsetof(type, a) / 8, (offsetof(type, b) + 7) / 8 }
+#define WORD sizeof(void *)
+#define FROM_TO(type, a, b) \
+    { offsetof(type, a) / WORD, (offsetof(type, b) + WORD - 1) / WORD }
 
 static const Plain params_plain[] = {
     FROM_TO(WanModelParams, size, path),
