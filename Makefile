@@ -58,7 +58,7 @@ endif
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
 UNIT = abi arena causal codec config experts files gguf header job log lora memory names nomemory \
-       pager places pool preset prompts quantise rng safetensors sampler scarce \
+       pager places pool preset prompts quantise rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
 # weights.c and replay.c on a runtime that is made up: where the real one is

@@ -40,9 +40,11 @@ static int wires_tell(WanTransport *t, int rank, const WanNote *note)
 
 static int wires_hear(WanTransport *t, int rank, WanNote *note)
 {
-    const ssize_t n = recv(((Wires *)t)->note[rank], note, sizeof(*note),
-                           MSG_DONTWAIT);
+    const int fd = ((Wires *)t)->note[rank];
+    ssize_t n = recv(fd, note, sizeof(*note), MSG_DONTWAIT);
 
+    if (n < 0 && errno == ECONNRESET)   // it left some unread; its own come
+        n = recv(fd, note, sizeof(*note), MSG_DONTWAIT);
     return n == sizeof(*note) ? 1 :
            n < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : WAN_ERR(EIO);
 }

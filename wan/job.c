@@ -41,6 +41,8 @@ struct WanJob {
     WanPager *pager;                // of devices with their own memory
     WanRanks *ranks;                // that compute it; NULL: this process alone
     int begun;                      // host: the others know of it
+    int threads;
+    const char *alone;              // a line: why the model's ranks do not
     WanRequest rq;                  // strings are not kept: see ids
     int32_t ids[2][WAN_TEXT_LEN];   // COND, UNCOND
     int nb_ids[2];
@@ -271,8 +273,27 @@ static int64_t tokens_of(const WanRequest *r, const WanModel *m)
            (r->width / m->info.size_multiple);
 }
 
+/* The ranks that compute such a request; NULL: this process alone, as what may
+ * have frames of a video, which the others are not given, and causal videos,
+ * whose past they do not share. */
+static WanRanks *ranks_for(const WanModel *m, const WanRequest *r)
+{
+    if (!m->ranks || __atomic_load_n(&m->ranks->quit, __ATOMIC_RELAXED))
+        return NULL;
+    return r->video || r->causal || m->info.task == WAN_TASK_VACE ? NULL
+                                                                  : m->ranks;
+}
+
+/* Threads of such a job: where the ranks don't compute it, all of the machine's
+ * cores are free for it. */
+static int threads_for(const WanModel *m, const WanRequest *r)
+{
+    return m->ranks && !ranks_for(m, r) ? m->threads_alone : m->threads;
+}
+
 static int check_request(const WanRequest *r, const WanModel *m)
 {
+    const WanRanks *ranks = ranks_for(m, r);
     const int k = m->info.size_multiple, max = m->info.size_max;
 
     if (!r->prompt)
@@ -310,10 +331,10 @@ static int check_request(const WanRequest *r, const WanModel *m)
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
-    if (m->ranks && tokens_of(r, m) < m->ranks->size)
+    if (ranks && tokens_of(r, m) < ranks->size)
         return bad(m, "size", "%dx%d, %d frames are %lld tokens, too few for "
                    "%d processes", r->width, r->height, r->frames,
-                   (long long)tokens_of(r, m), m->ranks->size);
+                   (long long)tokens_of(r, m), ranks->size);
     WanStepCache cache;
     int ret;
 
@@ -375,14 +396,6 @@ static int expert_of(const WanJob *j, int i)
 static double guidance_of(const WanJob *j, int expert)
 {
     return expert ? j->rq.guidance2 : j->rq.guidance;
-}
-
-/* The ranks that compute such a request; NULL: this process alone, as all that
- * has frames of a video, which the others are not given, and a video without
- * end, whose past they do not share. */
-static WanRanks *ranks_for(const WanModel *m, const WanRequest *r)
-{
-    return r->video || r->nb_controls || r->causal ? NULL : m->ranks;
 }
 
 /* Whether this process does what is not shared: texts, images, frames. */
@@ -985,7 +998,7 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
                     void (*trace)(void *, const char *), void *opaque)
 {
     const WanModel *m = j->model;
-    int ret = wan_dev_open_plan(&j->dev, m->device, m->threads, &m->log);
+    int ret = wan_dev_open_plan(&j->dev, m->device, j->threads, &m->log);
 
     if (ret < 0)
         return ret;
@@ -1061,6 +1074,7 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
         return wan_error_memory(&m->log, "job", "its plan");
     j->model = (WanModel *)m;       // not changed, not freed
     j->ranks = ranks_for(m, &rq);
+    j->threads = threads_for(m, &rq);
     j->rq = rq;
     wan_condition_init(&j->condition, m, &rq);
     j->nb_ids[COND] = j->nb_ids[UNCOND] = WAN_TEXT_LEN;
@@ -1226,6 +1240,21 @@ static int check_memory(const WanJob *j, const WanPlan *p)
     return 0;
 }
 
+/* Why the ranks have no part in a request that ranks_for() has none for. */
+static const char *why_alone(const WanRanks *ranks, const WanRequest *r)
+{
+    if (__atomic_load_n(&ranks->quit, __ATOMIC_RELAXED))
+        return "the processes beside this one were told to quit when a clip "
+               "was cancelled: this one goes on alone";
+    if (r->causal)
+        return "causal videos are made by one process: those beside it wait";
+    if (r->video)
+        return "clips from a video are made by one process: those beside it "
+               "wait";
+    return "clips of VACE models are made by one process: those beside it "
+           "wait";
+}
+
 /* The ranks of the model, unless they have a job: then this process computes
  * alone. The others get the request. */
 static int take_ranks(WanJob *j, const WanRequest *r)
@@ -1237,9 +1266,7 @@ static int take_ranks(WanJob *j, const WanRequest *r)
     if (!m->ranks)
         return 0;
     if (!ranks_for(m, r)) {
-        wan_log(&m->log, WAN_LOG_WARNING, "clips from a video, and videos "
-                "without end, are made by one process: those beside this one "
-                "wait");
+        j->alone = why_alone(m->ranks, r);
         return 0;
     }
     if (m->ranks->broken)
@@ -1253,6 +1280,9 @@ static int take_ranks(WanJob *j, const WanRequest *r)
     j->ranks = m->ranks;
     if (m->ranks->rank)
         return 0;
+    j->ranks->log = m->log;             // that of the job before may be gone
+    j->ranks->interrupted = m->interrupted;
+    j->ranks->interrupted_opaque = m->interrupted_opaque;
     wan_put(&b, m->given.data, m->given.n);
     wan_put_request(&b, r);
     ret = b.failed ? wan_error_memory(&m->log, "job", "its request")
@@ -1262,53 +1292,31 @@ static int take_ranks(WanJob *j, const WanRequest *r)
     return ret;
 }
 
-static uint64_t mix(uint64_t h, const void *data, size_t n)
-{
-    const unsigned char *p = data;
-
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ p[i]) * 0x100000001b3;         // FNV-1a
-    return h;
-}
-
-/* Names, shapes and the ends of an expert's tensors, in any order. */
-static uint64_t weights_sum(const WanModel *m, int expert)
-{
-    enum { ENDS = 64 };
-    const WanWeights *w = wan_model_expert_file(m, expert);
-    uint64_t sum = 0;
-
-    for (int i = 0; w && i < wan_weights_count(w); i++) {
-        const WanStored *t = wan_weights_at(w, i);
-        const size_t n = t->bytes < ENDS ? (size_t)t->bytes : ENDS;
-        uint64_t h = 0xcbf29ce484222325;
-
-        h = mix(h, t->raw_name, strlen(t->raw_name));
-        h = mix(h, t->dim, t->nb_dims * sizeof(*t->dim));
-        h = mix(h, &t->type, sizeof(t->type));
-        if (t->data) {
-            h = mix(h, t->data, n);
-            h = mix(h, (const char *)t->data + t->bytes - n, n);
-        }
-        sum += h;
-    }
-    return sum;
-}
-
 /* That all ranks are about to compute the same. */
 static int agree(WanJob *j)
 {
-    const uint64_t weights = weights_sum(j->model, 0) +
-                             31 * weights_sum(j->model, 1);
+    const WanModel *m = j->model;
+    const WanStepCache *c = &j->cache;
+    uint64_t weights = 0, table = WAN_SUM;
     int ret;
 
     if (!j->ranks)
         return 0;
+    for (int i = 0; i < m->info.experts; i++)
+        weights = 31 * weights + wan_weights_sum(wan_model_expert_file(m, i));
     if ((ret = wan_ranks_agree(j->ranks, &weights, sizeof(weights), "weights",
-                               &j->dev->cancel)) >= 0)
-        ret = wan_ranks_agree(j->ranks, j->nb_ids, sizeof(j->nb_ids),
-                              "a tokenizer", &j->dev->cancel);
-    return ret;
+                               &j->dev->cancel)) < 0 ||
+        (ret = wan_ranks_agree(j->ranks, &m->lora_sum, sizeof(m->lora_sum),
+                               "LoRA files", &j->dev->cancel)) < 0)
+        return ret;
+    for (int i = 0; i < WAN_DIT_BRANCHES; i++)
+        table = wan_sum(table, c->ratio[i], c->steps * sizeof(**c->ratio));
+    if (c->kind == WAN_CACHE_MAG &&
+        (ret = wan_ranks_agree(j->ranks, &table, sizeof(table), "a table of "
+                               "the cache", &j->dev->cancel)) < 0)
+        return ret;
+    return wan_ranks_agree(j->ranks, j->nb_ids, sizeof(j->nb_ids),
+                           "a tokenizer", &j->dev->cancel);
 }
 
 static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
@@ -1336,6 +1344,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->model = wan_model_ref(m);
     j->rq = *r;
     j->rq.prompt = j->rq.negative_prompt = NULL;
+    j->threads = threads_for(m, r);
 
     j->rq.controls = NULL;
     wan_condition_init(&j->condition, m, r);
@@ -1361,7 +1370,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     memset(&j->stream, 0, sizeof(j->stream));
     memset(&j->rgb, 0, sizeof(j->rgb));
     j->frames_ready = j->frames_given = 0;
-    ret = wan_dev_open_in(&j->dev, m->device, m->threads, bytes,
+    ret = wan_dev_open_in(&j->dev, m->device, j->threads, bytes,
                           m->cuda_context, &m->log);
     if (ret < 0)
         goto fail;
@@ -1369,6 +1378,8 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->dev->ranks = j->ranks;
     if ((ret = agree(j)) < 0)
         goto fail;
+    if (j->ranks)                       // from here on there is a job to cancel
+        j->ranks->interrupted = NULL;
     j->progress.total = 1 + guided(&j->rq);
     say_experts(j);
     *out = j;
@@ -1401,6 +1412,24 @@ static double now(void)
     return ts.tv_sec + ts.tv_nsec * 1e-9;
 }
 
+/* Who computes it, once a model: a job that is only opened, to see whether it
+ * could be made, says nothing. */
+static void say_who(const WanJob *j)
+{
+    enum { TOGETHER = 1, ALONE = 2 };
+    WanModel *m = j->model;
+    const int what = j->alone ? ALONE : j->begun ? TOGETHER : 0;
+    char text[64];
+
+    if (!what || __atomic_fetch_or(&m->said, what, __ATOMIC_RELAXED) & what)
+        return;
+    if (j->alone)
+        wan_log(&m->log, WAN_LOG_WARNING, "%s", j->alone);
+    else
+        wan_log(&m->log, WAN_LOG_INFO, "clip over %s, %d threads in this one",
+                wan_ranks_text(j->ranks, text, sizeof(text)), j->threads);
+}
+
 int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
 {
     const double start = now();
@@ -1425,6 +1454,7 @@ int wan_job_step_sized(WanJob *j, WanProgress *progress, size_t size)
     if (stage == WAN_STAGE_DONE)
         goto end;
 
+    say_who(j);
     j->recipe->work(j, stage);
     if ((j->error = wan_dev_error(j->dev)) < 0) {
         j->frames_ready = j->frames_given = 0;
@@ -1571,8 +1601,11 @@ void wan_job_close(WanJob **jp)
     *jp = NULL;
     if (!j)
         return;
-    if (j->begun)
+    if (j->begun) {
         wan_ranks_end(j->ranks, j->error, NULL);
+        j->ranks->log = (WanLog){ 0 };
+        j->ranks->interrupted = NULL;
+    }
     if (j->ranks)
         __atomic_store_n(&j->ranks->busy, 0, __ATOMIC_RELEASE);
     wan_dev_close(&j->dev);

@@ -103,17 +103,39 @@ static int launch(int host, int n, const WanLog *log)
     return 0;
 }
 
+/* Why it failed, to be said again by who asks again. */
+typedef struct Why {
+    const WanLog *log;
+    char line[512];
+} Why;
+
+static void keep_line(void *opaque, enum WanLogLevel level, const char *line)
+{
+    Why *why = opaque;
+
+    if (level == WAN_LOG_ERROR)
+        snprintf(why->line, sizeof(why->line), "%s", line);
+    wan_log(why->log, level, "%s", line);
+}
+
 int wan_ranks_from_launcher(WanRanks **out, int host, const WanLog *log)
 {
     static int tried, result;
+    static Why why;
     const int n = started();
 
     *out = NULL;
     if (n < 2)
         return 0;
     pthread_mutex_lock(&lock);
-    if (!tried)
-        result = launch(host, n, log);
+    if (tried && result < 0)
+        wan_error(log, result, "%s", why.line);
+    if (!tried) {
+        why.log = log;
+        result = launch(host, n, &(WanLog){ keep_line, &why, WAN_LOG_DEBUG });
+        if (launched)
+            launched->log = log ? *log : (WanLog){ 0 };
+    }
     tried = 1;
     *out = launched;
     pthread_mutex_unlock(&lock);

@@ -26,6 +26,10 @@ struct WanModel {
     int threads;
     int64_t memory;             // the user's limit, 0: what is free
     WanRanks *ranks;            // that may share a job; not owned; NULL: none
+    int (*interrupted)(void *opaque);   // the caller's, while it waits for them
+    void *interrupted_opaque;
+    int threads_alone;          // beside ranks, of a job they don't share
+    int said;                   // atomic: bits of what job.c says once
     WanBytes given;             // to the host: what it was opened with
     WanModelInfo info;
     char name[64];
@@ -38,6 +42,7 @@ struct WanModel {
     WanWeights *files[4];       // transformer, text encoder, VAE, CLIP; NULL:
                                 // inside the transformer's
     WanWeights *file2;          // of two experts the low-noise one's
+    uint64_t lora_sum;          // of the LoRA files' wan_weights_sum()
     int64_t resting_bytes;      // of the smaller expert: one of them rests
     WanNaming naming[4];        // of the parts
     WanNaming naming2;          // of file2
@@ -84,7 +89,8 @@ static inline const WanWeights *wan_model_expert_file(const WanModel *m,
 }
 
 /* Jobs of this model are those of some ranks, which outlive it. Threads, if
- * none were asked for, become this process' share of the machine's cores.
+ * none were asked for, become this process' share of the machine's cores, but
+ * for jobs that it makes alone.
  * p: of the host, what it was opened with; else NULL. 0, or WAN_ERR(ENOMEM). */
 int wan_model_join(WanModel *m, WanRanks *ranks, const WanModelParams *p);
 

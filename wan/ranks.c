@@ -21,6 +21,8 @@
 #define NAP 1000000
 /* Naps between two looks at whether processes of this machine are there. */
 #define NAPS_A_LOOK 500
+/* Of a host that is cancelled, see WanRanks: s. */
+#define PATIENCE 5
 
 _Static_assert(sizeof(WanNote) == 256, "notes are the same for all ranks");
 _Static_assert(sizeof(WanRankInfo) == 256, "it is the same in all versions");
@@ -47,8 +49,24 @@ static int64_t process_start(int64_t pid)
     return start;
 }
 
+int wan_ranks_told_to_quit(WanRanks *r)
+{
+    const int most = sizeof(r->early) / sizeof(*r->early);
+    int quit = 0;
+
+    while (r->nb_early < most && !r->torn &&
+           r->transport->hear(r->transport, 0, &r->early[r->nb_early]) > 0)
+        r->nb_early++;
+    for (int i = 0; i < r->nb_early; i++)
+        quit |= r->early[i].kind == WAN_NOTE_QUIT;
+    return quit;
+}
+
+/* Somebody is gone: by the host's order, or without. */
 static int broken(WanRanks *r, int lost, const char *why)
 {
+    if (r->rank && wan_ranks_told_to_quit(r))
+        return WAN_CANCELLED;
     if (!r->broken) {
         r->broken = 1;
         if (lost >= 0)
@@ -61,19 +79,45 @@ static int broken(WanRanks *r, int lost, const char *why)
     return WAN_ERR(EIO);
 }
 
-/* Whether the processes of this machine are there, and the host has not told to
- * quit. Of other machines the transport and the launcher know. */
+static double now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec + ts.tv_nsec * 1e-9;
+}
+
+static int stopped(const int *cancel)
+{
+    return cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED);
+}
+
+/* The host's job is to end, or not to begin. */
+static int interrupted(const WanRanks *r)
+{
+    return stopped(r->cancel) ||
+           (r->interrupted && r->interrupted(r->interrupted_opaque));
+}
+
+/* Whether it has waited long enough for the others since. */
+static int impatient(WanRanks *r)
+{
+    if (!interrupted(r))
+        return 0;
+    if (!r->stopped_at)
+        r->stopped_at = now();
+    return now() - r->stopped_at > r->patience;
+}
+
+/* Whether to go on waiting: the processes of this machine are there, and
+ * nobody is to stop. Of other machines the transport and the launcher know. */
 static int all_alive(void *arg)
 {
     WanRanks *r = arg;
     const WanRankInfo *me = &r->info[r->rank];
 
-    if (r->rank && r->waits_for_data && !r->early.kind &&
-        r->transport->hear(r->transport, 0, &r->early) > 0 &&
-        r->early.kind == WAN_NOTE_QUIT) {
-        r->broken = 1;
+    if (impatient(r) || (r->rank && r->elsewhere && wan_ranks_told_to_quit(r)))
         return WAN_CANCELLED;
-    }
     for (int q = 0; q < r->size; q++)
         if (q != r->rank && r->info[q].start &&
             !strcmp(r->info[q].node, me->node) &&
@@ -106,28 +150,25 @@ static int tell(WanRanks *r, int rank, const WanNote *note)
            ? broken(r, rank, "can't be reached") : 0;
 }
 
-static int stopped(const int *cancel)
-{
-    return cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED);
-}
-
 /* The next note of a rank; 1, 0: none yet, or below 0. */
 static int next_note(WanRanks *r, int rank, WanNote *note)
 {
-    if (rank || !r->early.kind)
+    if (rank || !r->nb_early)
         return r->transport->hear(r->transport, rank, note);
-    *note = r->early;
-    r->early.kind = 0;
+    *note = r->early[0];
+    r->early[0] = r->early[1];
+    r->nb_early--;
     return 1;
 }
 
 /* The next note of a rank that is not of a job before the running one. */
-static int hear(WanRanks *r, int rank, WanNote *note, const int *cancel)
+static int hear(WanRanks *r, int rank, WanNote *note)
 {
     int looks = 0, ret;
 
     if (r->broken)
         return WAN_ERR(EIO);
+    r->elsewhere = rank != 0;
     for (;;) {
         ret = next_note(r, rank, note);
         if (ret < 0)
@@ -136,7 +177,7 @@ static int hear(WanRanks *r, int rank, WanNote *note, const int *cancel)
             note->text[sizeof(note->text) - 1] = 0;
             return 0;
         }
-        if (stopped(cancel))
+        if (impatient(r))
             return WAN_CANCELLED;
         if (!ret && (ret = nap(r, &looks)) < 0)
             return ret;
@@ -144,7 +185,8 @@ static int hear(WanRanks *r, int rank, WanNote *note, const int *cancel)
 }
 
 /* What a note in place of the one that was expected means. Whose job failed
- * says why, and so does the host; the others end without a word. */
+ * says why, and so does the host; the others end without a word. What is not of
+ * this job is for wan_ranks_wait(). */
 static int unexpected(WanRanks *r, int rank, const WanNote *n,
                       const WanNote *mine)
 {
@@ -155,6 +197,11 @@ static int unexpected(WanRanks *r, int rank, const WanNote *n,
                          "failed: %s", rank, (long long)r->info[rank].pid,
                          r->info[rank].node, *n->text ? n->text
                          : wan_strerror(n->error));
+    if (!rank && (n->kind == WAN_NOTE_QUIT || n->kind == WAN_NOTE_JOB)) {
+        r->early[1] = r->early[0];
+        r->early[0] = *n;
+        r->nb_early++;
+    }
     if (n->kind == WAN_NOTE_END || n->kind == WAN_NOTE_QUIT ||
         n->kind == WAN_NOTE_JOB)
         return WAN_CANCELLED;           // the host has closed it
@@ -168,7 +215,7 @@ static int unexpected(WanRanks *r, int rank, const WanNote *n,
 
 /* Notes from all to all that say the same. */
 static int notes(WanRanks *r, const WanParcel *out, const WanParcel *in,
-                 const char *what, const int *cancel)
+                 const char *what)
 {
     WanNote mine = { .kind = WAN_NOTE_DATA, .job = r->job,
                      .number = r->number++ };
@@ -184,7 +231,7 @@ static int notes(WanRanks *r, const WanParcel *out, const WanParcel *in,
     for (int q = 0; q < r->size; q++) {
         if (q == r->rank)
             continue;
-        if ((ret = hear(r, q, &n, cancel)) < 0)
+        if ((ret = hear(r, q, &n)) < 0)
             return ret;
         if (n.kind != WAN_NOTE_DATA || n.job != r->job ||
             n.number != mine.number || n.bytes != in[q].bytes ||
@@ -201,26 +248,43 @@ static void tell_quit(WanRanks *r)
 
     for (int q = 1; q < r->size; q++)
         tell(r, q, &quit);
-    r->broken = 1;
+    __atomic_store_n(&r->quit, 1, __ATOMIC_RELAXED);
+}
+
+/* Notes, then data. */
+static int exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
+                    const char *what)
+{
+    int ret = notes(r, out, in, what);
+
+    if (ret < 0)
+        return ret;
+    r->elsewhere = 1;
+    ret = r->transport->exchange(r->transport, out, in, all_alive, r);
+    if (ret < 0 && ret != WAN_CANCELLED)
+        ret = broken(r, -1, "an exchange was broken off");
+    r->torn |= ret < 0;
+    return ret;
 }
 
 int wan_ranks_exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
                        const char *what, const int *cancel)
 {
     const WanParcel *from = &out[r->rank], *to = &in[r->rank];
-    int ret = notes(r, out, in, what, cancel);
+    int ret;
 
+    r->cancel = cancel;
+    r->stopped_at = 0;
+    if (r->quit || interrupted(r)) {    // nothing was promised
+        r->cancel = NULL;
+        return WAN_CANCELLED;
+    }
+    ret = exchange(r, out, in, what);
+    r->cancel = NULL;
     if (ret == WAN_CANCELLED && !r->rank)
         tell_quit(r);
-    if (ret < 0)
-        return ret;
-    if (from->bytes && from->data != to->data)
+    if (ret >= 0 && from->bytes && from->data != to->data)
         memcpy(to->data, from->data, from->bytes);
-    r->waits_for_data = 1;
-    ret = r->transport->exchange(r->transport, out, in, all_alive, r);
-    r->waits_for_data = 0;
-    if (ret < 0 && ret != WAN_CANCELLED)
-        ret = broken(r, -1, "an exchange was broken off");
     return ret;
 }
 
@@ -314,7 +378,8 @@ int wan_ranks_meet(WanRanks **out, WanTransport *t, int host,
         ret = wan_error_memory(log, "ranks", "their state");
         goto fail;
     }
-    *r = (WanRanks){ .rank = t->rank, .size = t->size, .transport = t };
+    *r = (WanRanks){ .rank = t->rank, .size = t->size, .transport = t,
+                     .patience = PATIENCE };
     if (log)
         r->log = *log;
     describe(&r->info[r->rank], host);
@@ -344,8 +409,8 @@ void wan_ranks_close(WanRanks **rp)
     *rp = NULL;
     if (!r)
         return;
-    ordered = !r->broken;
-    if (!r->rank && ordered)
+    ordered = !r->broken && !r->torn;
+    if (!r->rank && !r->broken && !r->quit)
         tell_quit(r);
     r->transport->close(r->transport, ordered);
     free(r);
@@ -377,12 +442,18 @@ int wan_ranks_begin(WanRanks *r, const void *request, int64_t bytes)
 
     note.job = ++r->job;
     r->number = 0;
+    r->stopped_at = 0;
     for (int q = 1; q < r->size; q++) {
         if ((ret = tell(r, q, &note)) < 0)
             return ret;
         out[q] = (WanParcel){ (void *)request, bytes };
     }
     ret = r->transport->exchange(r->transport, out, in, all_alive, r);
+    if (ret == WAN_CANCELLED) {
+        r->torn = 1;
+        tell_quit(r);
+        return ret;
+    }
     return ret < 0 ? broken(r, -1, "the request did not arrive") : 0;
 }
 
@@ -393,7 +464,7 @@ int wan_ranks_wait(WanRanks *r, char **request, int64_t *bytes)
     int ret;
 
     do
-        if ((ret = hear(r, 0, &n, NULL)) < 0)
+        if ((ret = hear(r, 0, &n)) < 0)
             return ret;
     while (n.kind != WAN_NOTE_JOB && n.kind != WAN_NOTE_QUIT);
     if (n.kind == WAN_NOTE_QUIT)
@@ -403,8 +474,14 @@ int wan_ranks_wait(WanRanks *r, char **request, int64_t *bytes)
     in[0] = (WanParcel){ *request, *bytes = n.bytes };
     r->job = n.job;
     r->number = 0;
+    r->elsewhere = 1;
     ret = r->transport->exchange(r->transport, out, in, all_alive, r);
-    return ret < 0 ? broken(r, 0, "is gone") : 1;
+    if (ret < 0 && ret != WAN_CANCELLED)
+        ret = broken(r, 0, "is gone");
+    r->torn |= ret < 0;
+    if (ret < 0)
+        free(*request);
+    return ret == WAN_CANCELLED ? 0 : ret < 0 ? ret : 1;
 }
 
 void wan_ranks_end(WanRanks *r, int error, const char *text)
@@ -412,12 +489,8 @@ void wan_ranks_end(WanRanks *r, int error, const char *text)
     WanNote n = { .kind = r->rank ? WAN_NOTE_FAIL : WAN_NOTE_END,
                   .job = r->job, .number = r->number, .error = error };
 
-    if (r->rank && (!error || error == WAN_CANCELLED))
+    if (r->quit || (r->rank && (!error || error == WAN_CANCELLED)))
         return;                         // as all of them, or as the host said
-    if (error == WAN_CANCELLED) {
-        tell_quit(r);
-        return;
-    }
     snprintf(n.text, sizeof(n.text), "%s", text ? text : "");
     for (int q = 0; q < r->size && !r->broken; q++)
         if (q != r->rank)

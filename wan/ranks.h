@@ -13,10 +13,10 @@
  * what it is about to exchange or that it has ended, then the data. A rank
  * whose job has ended says so in place of its next note and goes on, so that
  * nobody waits for one that does not come; notes of a job that is over are
- * thrown away by whoever finds them. A host that is cancelled may have promised
- * data that it won't send: it tells the others to quit, and the ranks have
- * served. What carries both is a WanTransport: MPI (ranks_mpi.c), or
- * sockets in tests.
+ * thrown away by whoever finds them. A host that is cancelled carries out what
+ * it has promised, and ends the job in place of its next note. Where the others
+ * keep it waiting for that, it tells them to quit, and the ranks have served.
+ * What carries both is a WanTransport: MPI (ranks_mpi.c), or sockets in tests.
  */
 
 #ifndef WAN_RANKS_H
@@ -87,8 +87,19 @@ typedef struct WanRanks {
     uint64_t number;            // its next exchange
     int busy;                   // a job has them
     int broken;                 // a rank is gone: nothing more is possible
-    int waits_for_data;         // in an exchange, behind its notes
-    WanNote early;              // the host's next, heard there; kind 0: none
+    int torn;                   // data is under way to memory that is left: the
+                                // transport must not be used again
+    int quit;                   // host, atomic: the others were told to
+    const int *cancel;          // of the exchange; NULL: it has none
+    int (*interrupted)(void *opaque);   // of the job that is opened; NULL: none
+    void *interrupted_opaque;
+    double stopped_at;          // when that was first seen set, s; 0: never
+    double patience;            // how long a host that is cancelled waits for
+                                // those it has promised data to, s
+    int elsewhere;              // it waits for other than the host's note
+    WanNote early[2];           // the host's next, heard there: what it
+                                // promised, and that it quits
+    int nb_early;
 } WanRanks;
 
 /**
@@ -108,7 +119,8 @@ const char *wan_ranks_text(const WanRanks *r, char *buf, size_t size);
 
 /* ----------------------------------------------------------------- jobs */
 
-/** Host: a job begins, which others get as these bytes. */
+/** Host: a job begins, which others get as these bytes. WAN_CANCELLED: it was
+ *  interrupted. */
 int wan_ranks_begin(WanRanks *r, const void *request, int64_t bytes);
 
 /**
@@ -118,6 +130,9 @@ int wan_ranks_begin(WanRanks *r, const void *request, int64_t bytes);
  * @return 1; 0: the host has no more; WAN_ERR(EIO)
  */
 int wan_ranks_wait(WanRanks *r, char **request, int64_t *bytes);
+
+/** Others: whether the host has told to quit, for who does other work. */
+int wan_ranks_told_to_quit(WanRanks *r);
 
 /** The job is over at this rank, because of an error or not (0). */
 void wan_ranks_end(WanRanks *r, int error, const char *text);
@@ -137,7 +152,8 @@ int wan_ranks_agree(WanRanks *r, const void *value, int bytes,
  * copied. Logs what went wrong.
  *
  * @param what   names the exchange: all ranks must be at the same
- * @param cancel looked at while others are waited for
+ * @param cancel looked at before it begins, and while others let it wait for
+ *               seconds
  * @return 0; WAN_CANCELLED; WAN_ERR(EIO): a rank has failed, is gone or at
  *         another place
  */

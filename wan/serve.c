@@ -11,21 +11,29 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "abi.h"
 #include "model.h"
 #include "serve.h"
 
-/* The strings of both structs. */
+/* The strings of both structs. Their other pointers are set to NULL. */
 static const size_t params_strings[] = {
     offsetof(WanModelParams, path), offsetof(WanModelParams, text_encoder),
     offsetof(WanModelParams, vae), offsetof(WanModelParams, tokenizer),
     offsetof(WanModelParams, clip), offsetof(WanModelParams, lora),
     offsetof(WanModelParams, device), offsetof(WanModelParams, model2),
+    offsetof(WanModelParams, weights),
 };
 static const size_t request_strings[] = {
     offsetof(WanRequest, prompt), offsetof(WanRequest, negative_prompt),
     offsetof(WanRequest, cache_table), offsetof(WanRequest, preset),
 };
 #define NB(list) (sizeof(list) / sizeof(*list))
+
+#define BEYOND(type, last) (sizeof(type) - WAN_LEAST(type, last))
+
+_Static_assert(BEYOND(WanModelParams, weights) < 8 &&
+               BEYOND(WanRequest, clip) < 8,
+               "a field is new: does it go to the other ranks?");
 
 /* --------------------------------------------------------------- writing */
 
@@ -53,6 +61,12 @@ static void put_strings(WanBytes *b, const void *of, const size_t *at, size_t n)
     }
 }
 
+static void clear(void *of, const size_t *at, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        *(const char **)((char *)of + at[i]) = NULL;
+}
+
 void wan_put_params(WanBytes *b, const WanModelParams *p)
 {
     WanModelParams own = *p;
@@ -60,6 +74,7 @@ void wan_put_params(WanBytes *b, const WanModelParams *p)
 
     if (!getcwd(cwd, sizeof(cwd)))
         *cwd = 0;
+    clear(&own, params_strings, NB(params_strings));
     own.cuda_context = own.log_opaque = own.interrupted_opaque = NULL;
     own.log = NULL;
     own.interrupted = NULL;
@@ -68,14 +83,36 @@ void wan_put_params(WanBytes *b, const WanModelParams *p)
     put_strings(b, p, params_strings, NB(params_strings));
 }
 
+static void put_image(WanBytes *b, const WanImage *img)
+{
+    WanImage own;
+
+    if (img) {
+        own = *img;
+        memset(own.data, 0, sizeof(own.data));
+        img = &own;
+    }
+    put(b, img, img ? sizeof(*img) : 0);
+}
+
+/* What ranks don't compute together has videos, controls, first timesteps: it
+ * is not sent. */
 void wan_put_request(WanBytes *b, const WanRequest *r)
 {
-    put(b, r, sizeof(*r));
+    WanRequest own = *r;
+
+    clear(&own, request_strings, NB(request_strings));
+    own.timesteps = own.first_timesteps = NULL;
+    own.image = own.last_image = NULL;
+    own.video = own.clip = NULL;
+    own.controls = NULL;
+    own.nb_video = own.nb_clip = own.nb_controls = own.nb_first_timesteps = 0;
+    put(b, &own, sizeof(own));
     put_strings(b, r, request_strings, NB(request_strings));
     put(b, r->timesteps, r->timesteps ? r->nb_timesteps *
                          (int64_t)sizeof(*r->timesteps) : 0);
-    put(b, r->image, r->image ? sizeof(*r->image) : 0);
-    put(b, r->last_image, r->last_image ? sizeof(*r->last_image) : 0);
+    put_image(b, r->image);
+    put_image(b, r->last_image);
 }
 
 /* --------------------------------------------------------------- reading */
@@ -150,7 +187,6 @@ static const WanImage *get_image(Reader *r, WanImage *own)
         return NULL;
     }
     memcpy(own, p, sizeof(*own));
-    memset(own->data, 0, sizeof(own->data));
     return own;
 }
 
@@ -202,6 +238,11 @@ static void keep_line(void *opaque, enum WanLogLevel level, const char *line)
         s->log->callback(s->log->opaque, level, line);
 }
 
+static int quit_told(void *ranks)
+{
+    return wan_ranks_told_to_quit(ranks);
+}
+
 /* The model of the request: the last one's, if it was opened likewise. */
 static int open_model(Server *s, WanServed *job, const char *data)
 {
@@ -224,6 +265,8 @@ static int open_model(Server *s, WanServed *job, const char *data)
                          WAN_ERR(ENOENT), "%s: %s", job->cwd, strerror(errno));
     p->log = keep_line;
     p->log_opaque = s;
+    p->interrupted = quit_told;
+    p->interrupted_opaque = s->ranks;
     p->log_level = s->log ? s->log->level : WAN_LOG_ERROR;
     p->threads = s->threads;
     p->memory = 0;

@@ -321,6 +321,18 @@ static int bind_dit(WanModel *m, int expert, const Found *x, WanLora *lora,
     return ret;
 }
 
+/* Of the files that are about to be merged. Strengths are in both's list. */
+static uint64_t lora_sum(const WanLora *l)
+{
+    const WanWeights *w;
+    float strength;
+    uint64_t sum = 0;
+
+    for (int i = 0; (w = wan_lora_file(l, i, &strength)); i++)
+        sum = 31 * sum + wan_weights_sum(w);
+    return sum;
+}
+
 static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
                     const WanInterrupt *interrupt)
 {
@@ -341,6 +353,7 @@ static int open_dit(WanModel *m, const WanFiles *f, const WanModelParams *p,
         if (given)
             ret = wan_lora_open(&lora, p->lora, f->loras, expert,
                                 wan_dev_threads(m->threads), &m->log);
+        m->lora_sum = 31 * m->lora_sum + lora_sum(lora);
         if (ret >= 0 && !i)
             ret = recognise(m, f->dit, lora, keys);
         if (m->shapes)                  // merged by whoever asked for them
@@ -541,6 +554,7 @@ int wan_model_join(WanModel *m, WanRanks *ranks, const WanModelParams *p)
     m->ranks = ranks;
     for (int q = 0; q < ranks->size; q++)
         here += !strcmp(ranks->info[q].node, ranks->info[ranks->rank].node);
+    m->threads_alone = m->threads;
     if (!m->threads)
         m->threads = wan_dev_threads(0) > here ? wan_dev_threads(0) / here : 1;
     return 0;
@@ -550,14 +564,11 @@ int wan_model_join(WanModel *m, WanRanks *ranks, const WanModelParams *p)
 static int find_ranks(WanModel *m, const WanModelParams *p)
 {
     WanRanks *ranks = NULL;
-    char text[64];
     int ret = p->processes ? wan_ranks_from_launcher(&ranks, 1, &m->log) : 0;
 
-    if (ret < 0 || !ranks || (ret = wan_model_join(m, ranks, p)) < 0)
-        return ret;
-    wan_log(&m->log, WAN_LOG_INFO, "clip over %s, %d threads in this one",
-            wan_ranks_text(ranks, text, sizeof(text)), m->threads);
-    return 0;
+    m->interrupted = p->interrupted;
+    m->interrupted_opaque = p->interrupted_opaque;
+    return ret < 0 || !ranks ? ret : wan_model_join(m, ranks, p);
 }
 
 static int64_t stored_bytes(const WanWeights *w)

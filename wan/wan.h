@@ -220,8 +220,10 @@ typedef struct WanModelParams {
     void *interrupted_opaque;
     enum WanVaeScale vae_scale; /**< since 1.1, as all that follows */
     /** 1: if an MPI launcher started this process with wan-workers beside it,
-     *  they compute jobs together; see docs/cluster.md. Else, and with 0, this
-     *  process computes alone. */
+     *  they compute jobs together, but for those of VACE models, with video,
+     *  and causal ones; see docs/cluster.md. Else, and with 0, this process
+     *  computes alone. With 1 interrupted is polled in wan_job_open() too while
+     *  that waits for the others, and ends it: it must live as the model. */
     int processes;
     /** The low-noise one of Wan 2.2's two experts, where path leads
      *  to the high-noise one alone: a file or a directory with one. NULL:
@@ -660,7 +662,8 @@ WAN_API int wan_plan_sized(WanPlan *out, size_t size, const WanModel *m,
  * @param r    copied with its strings and timesteps
  * @return 0, or WAN_ERR(EINVAL): see wan_request_check(); WAN_ERR(ENOMEM):
  *         the line says what is needed and what is there, or which image is
- *         too large
+ *         too large; with WanModelParams.processes WAN_CANCELLED, or
+ *         WAN_ERR(EIO): another process has failed or is gone
  */
 WAN_API int wan_job_open(WanJob **out, WanModel *m, const WanRequest *r);
 

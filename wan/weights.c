@@ -455,6 +455,36 @@ const WanStored *wan_weights_find(const WanWeights *w, const char *name)
     return bsearch(&key, w->stored, w->count, sizeof(key), by_name);
 }
 
+uint64_t wan_sum(uint64_t h, const void *data, size_t n)
+{
+    const unsigned char *p = data;
+
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ p[i]) * 0x100000001b3;         // FNV-1a
+    return h;
+}
+
+uint64_t wan_weights_sum(const WanWeights *w)
+{
+    enum { ENDS = 64 };
+    uint64_t sum = 0;
+
+    for (int i = 0; i < wan_weights_count(w); i++) {
+        const WanStored *t = wan_weights_at(w, i);
+        const size_t n = t->bytes < ENDS ? (size_t)t->bytes : ENDS;
+        uint64_t h = wan_sum(WAN_SUM, t->raw_name, strlen(t->raw_name));
+
+        h = wan_sum(h, t->dim, t->nb_dims * sizeof(*t->dim));
+        h = wan_sum(h, &t->type, sizeof(t->type));
+        if (t->data) {
+            h = wan_sum(h, t->data, n);
+            h = wan_sum(h, (const char *)t->data + t->bytes - n, n);
+        }
+        sum += h;
+    }
+    return sum;
+}
+
 int wan_weights_count(const WanWeights *w)
 {
     return w->count;

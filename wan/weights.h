@@ -77,6 +77,13 @@ const WanStored *wan_weights_find(const WanWeights *w, const char *name);
 
 /* All of them, i < wan_weights_count(w), in no particular order. */
 int wan_weights_count(const WanWeights *w);
+
+/* A checksum, begun with WAN_SUM, of bytes more. Of a file: of its tensors'
+ * names, shapes and ends, in any order; it touches a page or two of each. */
+#define WAN_SUM 0xcbf29ce484222325
+uint64_t wan_sum(uint64_t h, const void *data, size_t n);
+uint64_t wan_weights_sum(const WanWeights *w);
+
 const WanStored *wan_weights_at(const WanWeights *w, int i);
 
 /* The type of a tensor as its file calls it. */

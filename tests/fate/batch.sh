@@ -69,6 +69,15 @@ array()
     [ "$(find "$tmp/array" -name 'clip-*.mp4' | wc -l)" -eq 20 ]
 }
 check 'an array of three tasks' array
+task()      # ID MIN MAX STEP COUNT FOLDER
+{
+    SLURM_ARRAY_TASK_ID=$1 SLURM_ARRAY_TASK_MIN=$2 SLURM_ARRAY_TASK_MAX=$3 SLURM_ARRAY_TASK_STEP=$4 SLURM_ARRAY_TASK_COUNT=$5 \
+        "$batch" "$tmp/short.csv" --out "$tmp/$6" --share array --ffmpeg "$tmp/standin"
+}
+steps() { task 1 1 3 2 2 steps && task 3 1 3 2 2 steps && [ "$(find "$tmp/steps" -name 'clip-*.mp4' | wc -l)" -eq 20 ]; }
+check 'an array with steps' steps
+list() { ! task 3 1 7 1 3 list 2> "$tmp/log" && grep -q 'a list of tasks has no shares' "$tmp/log" && [ ! -d "$tmp/list" ]; }
+check 'an array that is a list is refused' list
 row() { "$batch" "$tmp/short.csv" --out "$tmp/one" --row 3 --ffmpeg "$tmp/standin" && [ -f "$tmp/one/clip-3.mp4" ]; }
 check 'one row' row
 
@@ -110,6 +119,23 @@ left() { ! "$batch" "$tmp/mixed.jsonl" --out "$tmp/mixed" --ffmpeg "$tmp/standin
 check 'a row that failed is left' left
 retry() { ! "$batch" "$tmp/mixed.jsonl" --out "$tmp/mixed" --retry --ffmpeg "$tmp/standin" 2> "$tmp/log"; test -s "$tmp/mixed/0002.mp4"; }
 check 'but not by --retry' retry
+
+# ---- names that ffmpeg would take for something else, and one that is none
+
+printf 'prompt,output\nok,a.mkv\nbad,b\377.mkv\nok,sub:x/c.mkv\nok,-y/d.mkv\n' > "$tmp/names.csv"
+mkdir "$tmp/names"
+(cd "$tmp/names" && "$batch" "$tmp/names.csv" --set "model=$tiny/wan-t2v" --set device=cpu --set size=64x64 \
+    --set frames=5 --set steps=1 --ffmpeg "$ffmpeg" --encode '-c:v ffv1' --workers 2 2> "$tmp/log")
+[ $? -eq 1 ]
+report $? 'names: exit status 1' "$tmp/log"
+check 'a name that is not UTF-8' told 2 'output is not UTF-8'
+check 'the rows after it' frames "$tmp/names/a.mkv"
+check 'a folder with a colon' frames "$tmp/names/sub:x/c.mkv"
+check 'a folder that begins with a dash' frames "$tmp/names/-y/d.mkv"
+printf 'prompt,output,encode\nx,a.mkv,-c:v nothing\n' > "$tmp/cause.csv"
+"$batch" "$tmp/cause.csv" --out "$tmp/cause" --set "model=$tiny/wan-t2v" --set device=cpu --set size=64x64 \
+    --set frames=1 --set steps=1 --ffmpeg "$ffmpeg" 2> "$tmp/log"
+check 'the cause is an error, not the first line' told 1 "row 1 failed, status .*\[.*\].*Unknown encoder 'nothing'"
 
 # ---- a signal, and a table that is none
 

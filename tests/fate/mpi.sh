@@ -56,6 +56,19 @@ for n in 2 3 4; do
 done
 check 'it says how many' grep -q 'clip over 4 processes on 1 machine' "$tmp/log"
 
+# ---- cut short, and made alone: all exit statuses are 0
+
+cut() { mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph clips=0:ahead=0:steps=3)" "$@" -f null - : -n 2 "$worker"; }
+check 'a clip is cut short by -frames' cut -frames:v 7
+check 'by -t' cut -t 0.4
+made_alone()
+{
+    mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph "clips=2:steps=1:text_encoder=$(quote "$tiny/wan-t2v"):tokenizer=$(
+        quote "$tiny/wan-t2v"):vae=$(quote "$tiny/wan-t2v")" wan-vace)" -f null - : -n 1 "$worker" > "$tmp/log" 2>&1 || return 1
+    [ "$(said 'clips of VACE models are made by one process')" -eq 1 ] && ! grep -q 'clip over' "$tmp/log"
+}
+check 'clips of VACE are made alone, which is said once' made_alone
+
 # ---- started wrongly
 
 refused()       # PATTERN COMMAND...
@@ -129,7 +142,7 @@ over()
     done
 }
 # by the launcher or one of ours; lines are folded
-said() { tr '\n' ' ' < "$tmp/log" | grep -Eq 'rank [1-3] .*(is gone|signal 9)'; }
+who() { tr '\n' ' ' < "$tmp/log" | grep -Eq 'rank [1-3] .*(is gone|signal 9)'; }
 k=0
 while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     start "$tmp/killed.mkv"
@@ -137,7 +150,7 @@ while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     over
     report $? "a worker is killed, all end ($k)" "$tmp/log"
     wait $launcher 2> /dev/null
-    check 'who it was is said' said
+    check 'who it was is said' who
     check 'what there was of the clip can be played' plays "$tmp/killed.mkv"
 done
 start "$tmp/stopped.mkv"

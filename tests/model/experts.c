@@ -5,6 +5,9 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  */
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "model_test.h"
 #include "sampler.h"
 
@@ -310,6 +313,40 @@ TEST(resting_weights_leave)
     wan_model_close(&m);
 }
 
+/* The pages with a tensor's values. */
+static void protect(const WanWeights *w, int how)
+{
+    const uintptr_t page = sysconf(_SC_PAGESIZE);
+
+    for (int i = 0; i < wan_weights_count(w); i++) {
+        const WanStored *t = wan_weights_at(w, i);
+        const uintptr_t at = (uintptr_t)t->data / page * page;
+
+        CHECK(!mprotect((void *)at, (uintptr_t)t->data + t->bytes - at, how));
+    }
+}
+
+/* A job that no other process shares opens without a look at the weights: none
+ * of them can be read while it does. */
+TEST(opening_reads_no_weights)
+{
+    WanModel *m = open_tiny(PAIR, "cpu");
+    WanRequest rq;
+    WanJob *job;
+
+    wan_request_default(&rq, m);
+    rq.prompt = "x";
+    rq.width = rq.height = 64;
+    rq.frames = 1;
+    protect(m->files[0], PROT_NONE);
+    protect(m->file2, PROT_NONE);
+    CHECK(wan_job_open(&job, m, &rq) == 0);
+    protect(m->files[0], PROT_READ);
+    protect(m->file2, PROT_READ);
+    wan_job_close(&job);
+    wan_model_close(&m);
+}
+
 int main(int argc, char **argv)
 {
     choose_device(argc, argv);
@@ -320,5 +357,6 @@ int main(int argc, char **argv)
     RUN(caches);
     RUN_REF(device_holds_one);
     RUN_REF(resting_weights_leave);
+    RUN_REF(opening_reads_no_weights);
     return test_end();
 }

@@ -1,5 +1,6 @@
 /*
- * Whole videos by one to four processes: the same bits.
+ * Whole videos by one to four processes: the same bits; and what becomes of the
+ * others when one is cancelled.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
@@ -119,6 +120,294 @@ static long differ(FILE *a, FILE *b)
     return -1;
 }
 
+/* ------------------------------------------------------- cancelled, closed */
+
+static void keep_line(void *opaque, enum WanLogLevel level, const char *line)
+{
+    (void)level;
+    snprintf(opaque, 256, "%s", line);
+}
+
+static int open_video(WanJob **job, WanModel *m, int processes)
+{
+    WanRequest rq;
+    WanPlan plan;
+
+    wan_request_default(&rq, m);
+    rq.prompt = "x";
+    rq.width = rq.height = 64;
+    rq.frames = 5;
+    rq.steps = 3;
+    CHECK(wan_plan(&plan, m, &rq) == 0 && plan.processes == processes);
+    return CHECK(wan_job_open(job, m, &rq) == 0);
+}
+
+/* A clip is cancelled in its steps, the next one is closed there, the third has
+ * all of its steps. */
+static int cancels(WanTransport *t, void *arg)
+{
+    WanProgress p = { .stage = WAN_STAGE_TEXT };
+    WanRanks *r;
+    WanModel *m;
+    WanJob *job;
+
+    (void)arg;
+    if (!CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0))
+        return 1;
+    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
+    for (int clip = 0; clip < 3 && open_video(&job, m, t->size); clip++) {
+        do
+            CHECK(wan_job_step(job, &p) == 0);
+        while (p.stage != (clip < 2 ? WAN_STAGE_STEPS : WAN_STAGE_DECODE));
+        if (!clip) {
+            wan_job_cancel(job);
+            CHECK(wan_job_step(job, &p) == WAN_CANCELLED);
+        }
+        wan_job_close(&job);
+    }
+    wan_model_close(&m);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+/* The exit status of each is 0. */
+static void all_end(int size, RanksMain host, RanksMain other)
+{
+    int status[MOST];
+
+    ranks_run_all(size, host, NULL, other, NULL, status);
+    for (int r = 0; r < size; r++)
+        CHECKF(!status[r], "rank %d of %d ended with %d", r, size, status[r]);
+}
+
+TEST(cancelled)
+{
+    all_end(2, cancels, serve);
+    all_end(3, cancels, serve);
+}
+
+/* One exchange of 8 bytes with everybody. */
+static int exchange(WanRanks *r, const int *cancel)
+{
+    uint64_t own = 1;
+
+    return wan_ranks_agree(r, &own, sizeof(own), "number", cancel);
+}
+
+/* It quits while others exchange. */
+static int quits(WanTransport *t, void *arg)
+{
+    WanRanks *r;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
+    CHECK(wan_ranks_begin(r, "x", 1) == 0);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+static int exchanges(WanTransport *t, void *arg)
+{
+    WanRanks *r;
+    char *data;
+    int64_t n;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 0, &test_log) == 0);
+    CHECK(wan_ranks_wait(r, &data, &n) == 1);
+    free(data);
+    CHECK(exchange(r, NULL) == WAN_CANCELLED);
+    CHECK(wan_ranks_wait(r, &data, &n) == 0);
+    CHECK(!r->broken);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+TEST(quit_in_place_of_a_note)
+{
+    all_end(2, quits, exchanges);
+    all_end(3, quits, exchanges);
+}
+
+static int cancel;
+
+static void cancel_it(int number)
+{
+    (void)number;
+    __atomic_store_n(&cancel, 1, __ATOMIC_RELAXED);
+}
+
+/* It is cancelled while others let it wait, and goes on alone. */
+static int waits(WanTransport *t, void *arg)
+{
+    WanRanks *r;
+    WanModel *m;
+    WanJob *job;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
+    r->patience = 0.2;
+    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
+    CHECK(wan_ranks_begin(r, "x", 1) == 0);
+    signal(SIGALRM, cancel_it);
+    alarm(1);
+    CHECK(exchange(r, &cancel) == WAN_CANCELLED && r->quit && !r->broken);
+    wan_ranks_end(r, WAN_CANCELLED, NULL);
+    for (int clip = 0; clip < 2 && open_video(&job, m, 1); clip++) {
+        CHECK(wan_job_step(job, NULL) == 0);
+        wan_job_close(&job);
+    }
+    CHECK(m->said == 2);
+    wan_model_close(&m);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+/* Rank 1 never comes to the exchange, the others wait for it. */
+static int lets_wait(WanTransport *t, void *arg)
+{
+    WanRanks *r;
+    char *data;
+    int64_t n;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 0, &test_log) == 0);
+    CHECK(wan_ranks_wait(r, &data, &n) == 1);
+    free(data);
+    if (r->rank > 1)
+        CHECK(exchange(r, NULL) == WAN_CANCELLED);
+    CHECK(wan_ranks_wait(r, &data, &n) == 0);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+TEST(cancelled_while_it_waits)
+{
+    all_end(2, waits, lets_wait);
+    all_end(3, waits, lets_wait);
+}
+
+static int interrupt(void *opaque)
+{
+    return __atomic_load_n((int *)opaque, __ATOMIC_RELAXED);
+}
+
+/* A job that waits for the others in being opened is interrupted. */
+static int opens(WanTransport *t, void *arg)
+{
+    WanRequest rq;
+    WanRanks *r;
+    WanModel *m;
+    WanJob *job;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
+    r->patience = 0.2;
+    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
+    m->interrupted = interrupt;
+    m->interrupted_opaque = &cancel;
+    wan_request_default(&rq, m);
+    rq.prompt = "x";
+    rq.width = rq.height = 64;
+    rq.frames = 5;
+    signal(SIGALRM, cancel_it);
+    alarm(1);
+    CHECK(wan_job_open(&job, m, &rq) == WAN_CANCELLED);
+    CHECK(r->quit && !r->broken);
+    wan_model_close(&m);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+/* It has the request, and hears while it is busy that it may leave. */
+static int opens_slowly(WanTransport *t, void *arg)
+{
+    WanRanks *r;
+    char *data;
+    int64_t n;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 0, &test_log) == 0);
+    CHECK(wan_ranks_wait(r, &data, &n) == 1);
+    free(data);
+    while (!wan_ranks_told_to_quit(r))
+        usleep(10000);
+    CHECK(wan_ranks_wait(r, &data, &n) == 0);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+TEST(interrupted_while_it_opens)
+{
+    all_end(2, opens, opens_slowly);
+}
+
+/* Ranks have merged other LoRA files. */
+static int other_lora(WanTransport *t, void *arg)
+{
+    char last[256] = "";
+    const WanLog log = { keep_line, last, WAN_LOG_ERROR };
+    WanRequest rq;
+    WanRanks *r;
+    WanModel *m;
+    WanJob *job;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
+    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
+    wan_request_default(&rq, m);
+    rq.prompt = "x";
+    rq.width = rq.height = 64;
+    rq.frames = 5;
+    m->lora_sum++;
+    m->log = log;
+    CHECK(wan_job_open(&job, m, &rq) == WAN_ERR(EINVAL));
+    CHECKF(strstr(last, "rank 1 ") && strstr(last, "other LoRA files"), "%s",
+           last);
+    wan_model_close(&m);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+TEST(lora)
+{
+    all_end(2, other_lora, serve);
+}
+
+/* A VACE model's clips are the host's alone, with all of the cores. They may
+ * have fewer tokens than there are processes. */
+static int alone(WanTransport *t, void *arg)
+{
+    WanRequest rq;
+    WanRanks *r;
+    WanModel *m;
+    WanJob *job;
+
+    (void)arg;
+    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
+    m = open_tiny_of("tiny/wan-vace", "cpu", r);
+    for (int clip = 0; clip < 2 && open_video(&job, m, 1); clip++) {
+        CHECK(wan_job_step(job, NULL) == 0);
+        wan_job_close(&job);
+    }
+    CHECK(m->said == 2 && m->threads == 2 && m->threads_alone == 2);
+    wan_request_default(&rq, m);
+    rq.prompt = "x";
+    rq.width = rq.height = 16;
+    rq.frames = 1;
+    CHECK(wan_request_check(&rq, m) == 0);
+    wan_model_close(&m);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
+TEST(vace)
+{
+    all_end(2, alone, serve);
+}
+
+/* ------------------------------------------------------------ the same bits */
+
 static void same_bits(const char *golden, const char *folder,
                       const char *device, enum WanCache cache)
 {
@@ -200,5 +489,11 @@ int main(void)
     RUN(flf2v);
     RUN(ti2v);
     RUN(ti2v_image);
+    RUN(cancelled);
+    RUN(quit_in_place_of_a_note);
+    RUN(cancelled_while_it_waits);
+    RUN(interrupted_while_it_opens);
+    RUN(lora);
+    RUN(vace);
     return test_end();
 }

@@ -272,6 +272,30 @@ TEST(every_spelling)
     wan_model_close(&base);
 }
 
+/* What ranks compare: one value of a file makes another sum. */
+TEST(sum)
+{
+    uint64_t sums[3];
+    int ret;
+
+    for (int i = 0; i < 3; i++) {
+        const Entry e[] = {
+            { "diffusion_model.blocks.0.self_attn.q.lora_down.weight", 4, 96,
+              NULL, 0 },
+            { "diffusion_model.blocks.0.self_attn.q.lora_up.weight", 96, 4,
+              NULL, 0 },
+            { "diffusion_model.blocks.0.self_attn.q.alpha", 0, 0, NULL, i + 1 },
+        };
+        WanModel *m = open_with(i ? WRITE("sum.safetensors", e) : NULL, &ret);
+
+        if (!CHECKF(ret == 0, "%s", last))
+            return;
+        sums[i] = m->lora_sum;
+        wan_model_close(&m);
+    }
+    CHECK(!sums[0] && sums[1] && sums[2] && sums[1] != sums[2]);
+}
+
 /* Whole differences of gains, biases, tables and the patch convolution. */
 TEST(differences)
 {
@@ -710,6 +734,7 @@ int main(void)
     char command[300];
 
     RUN(every_spelling);
+    RUN(sum);
     RUN(differences);
     RUN(files_add);
     RUN(factors_of_the_metadata);
