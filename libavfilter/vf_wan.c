@@ -250,7 +250,8 @@ typedef struct WanContext {
     char *manual;                       ///< page about models; the demo is used
     WanModel *model;
     const WanModelInfo *info;
-    int opening;                        ///< inside wan_model_open()
+    int opening;                        ///< inside wan_model_open(), or a job
+                                        ///< is opened in the graph's thread
     int quiet;                          ///< of libwan's lines pass only errors
     double load_seconds;
 
@@ -1968,10 +1969,12 @@ static int check_plan(AVFilterContext *ctx)
 
     /* libwan alone knows whether that fits; the memory itself is taken when
      * the clip starts, there may be other sources before us */
-    s->quiet = 1;
+    s->quiet   = 1;
+    s->opening = 1;
     ret = wan_job_open(&job, s->model, &rq);
+    s->opening = 0;
     wan_job_close(&job);
-    s->quiet = 0;
+    s->quiet   = 0;
     av_free(blanks);
     return ret < 0 ? map_error(ret) : check_ahead(ctx, &plan);
 }

@@ -21,7 +21,7 @@ cat > "$tmp/standin" <<'END'
 for last; do :; done
 echo half > "$last"
 sleep 0.05
-echo "whole of $$" > "$last"
+echo "whole of $$ at $(date +%s%N)" > "$last"      # numbers come again
 END
 chmod +x "$tmp/standin"
 
