@@ -662,7 +662,7 @@ for f in "$tmp/pipe.png" "file:$tmp/pipe.png" pipe:0 fd: /dev/zero; do
 done
 refused 'no last image' 'no last_image: .*first-last-frame' \
     -i "$tmp/0.png" -vf "$(flf2v "$small")"
-refused 'a last image for image-to-video' 'last_image=.*image-to-video checkpoint' \
+refused 'a last image for image-to-video' 'last_image=.*takes none, only a first-last-frame checkpoint' \
     -i "$tmp/0.png" -vf "$(i2v "$small:last_image=$(quote "$tmp/1.png")")"
 refused 'first and last, clips=2' 'clips=2: must be 1, .* ends with last_image' \
     -i "$tmp/0.png" -vf "$(last 1.png | sed 's/$/:clips=2/')"
