@@ -298,10 +298,13 @@ check: tests tools $(EMU) ffmpeg-minimal $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/d
 
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests
 # under TSan.
-check-sanitize:
-	mkdir -p $(B)/asan $(B)/tsan
+check-sanitize: check-asan check-tsan
+check-asan:
+	mkdir -p $(B)/asan
 	cd $(B)/asan && $(abspath $(SRC))/configure --sanitize > /dev/null && \
 	    $(MAKE) B=build check-lib
+check-tsan:
+	mkdir -p $(B)/tsan
 	cd $(B)/tsan && $(abspath $(SRC))/configure --sanitize=thread > /dev/null && \
 	    $(MAKE) B=build check-threads
 
@@ -563,7 +566,7 @@ help:
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
 .PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
-        check-sanitize check-cuda check-cuda-build \
+        check-sanitize check-asan check-tsan check-cuda check-cuda-build \
         check-compile check-arm64 check-whole check-dist \
         check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo fuzz bench man install install-ffmpeg uninstall dist clean \
         distclean help
