@@ -15,7 +15,7 @@ silent()
 {
     for file in $files; do
         "$@" -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fsyntax-only \
-            -DWAN_HAVE_ONEDNN=$onednn -DWAN_HAVE_CUDA=0 -DWAN_DATADIR='"/"' \
+            -DWAN_HAVE_ONEDNN=$onednn -DWAN_HAVE_CUDA=0 -DWAN_DATADIR='"/"' -DWAN_LIBDIR='"/"' \
             -I"$SRC/wan" "$file" || return 1
     done
 }
