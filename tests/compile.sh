@@ -8,7 +8,9 @@
 flags=$(sed -n 's/^DEP_CFLAGS = //p' config.mak)
 onednn=0
 ! grep -q WAN_HAVE_ONEDNN=1 config.mak || onednn=1
-files=$(ls "$SRC"/wan/*.c "$SRC"/wan/formats/*.c "$SRC"/wan/cpu/*.c "$SRC"/tools/*.c)
+# but the module for MPI, which is of the MPI that is there
+files=$(ls "$SRC"/wan/*.c "$SRC"/wan/formats/*.c "$SRC"/wan/cpu/*.c "$SRC"/tools/*.c |
+    grep -v /ranks_mpi.c)
 
 # silent COMPILER...: on every file, all that it says
 silent()
