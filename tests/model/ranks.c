@@ -128,16 +128,23 @@ static void keep_line(void *opaque, enum WanLogLevel level, const char *line)
     snprintf(opaque, 256, "%s", line);
 }
 
-static int open_video(WanJob **job, WanModel *m, int processes)
+static WanRequest small_video(const WanModel *m)
 {
     WanRequest rq;
-    WanPlan plan;
 
     wan_request_default(&rq, m);
     rq.prompt = "x";
     rq.width = rq.height = 64;
     rq.frames = 5;
     rq.steps = 3;
+    return rq;
+}
+
+static int open_video(WanJob **job, WanModel *m, int processes)
+{
+    const WanRequest rq = small_video(m);
+    WanPlan plan;
+
     CHECK(wan_plan(&plan, m, &rq) == 0 && plan.processes == processes);
     return CHECK(wan_job_open(job, m, &rq) == 0);
 }
@@ -194,6 +201,30 @@ static int exchange(WanRanks *r, const int *cancel)
     return wan_ranks_agree(r, &own, sizeof(own), "number", cancel);
 }
 
+/* Another rank, that has heard of a job. */
+static WanRanks *meet_and_wait(WanTransport *t)
+{
+    WanRanks *r;
+    char *data;
+    int64_t n;
+
+    CHECK(wan_ranks_meet(&r, t, 0, &test_log) == 0);
+    CHECK(wan_ranks_wait(r, &data, &n) == 1);
+    free(data);
+    return r;
+}
+
+/* It is told that there are no more, and is whole. */
+static int leave(WanRanks *r)
+{
+    char *data;
+    int64_t n;
+
+    CHECK(wan_ranks_wait(r, &data, &n) == 0 && !r->broken);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
 /* It quits while others exchange. */
 static int quits(WanTransport *t, void *arg)
 {
@@ -208,19 +239,11 @@ static int quits(WanTransport *t, void *arg)
 
 static int exchanges(WanTransport *t, void *arg)
 {
-    WanRanks *r;
-    char *data;
-    int64_t n;
+    WanRanks *r = meet_and_wait(t);
 
     (void)arg;
-    CHECK(wan_ranks_meet(&r, t, 0, &test_log) == 0);
-    CHECK(wan_ranks_wait(r, &data, &n) == 1);
-    free(data);
     CHECK(exchange(r, NULL) == WAN_CANCELLED);
-    CHECK(wan_ranks_wait(r, &data, &n) == 0);
-    CHECK(!r->broken);
-    wan_ranks_close(&r);
-    return test_failures != 0;
+    return leave(r);
 }
 
 TEST(quit_in_place_of_a_note)
@@ -237,6 +260,15 @@ static void cancel_it(int number)
     __atomic_store_n(&cancel, 1, __ATOMIC_RELAXED);
 }
 
+/* The host, which the others may keep waiting for a moment; an alarm cancels. */
+static WanModel *open_impatient(WanRanks **r, WanTransport *t)
+{
+    CHECK(wan_ranks_meet(r, t, 1, &test_log) == 0);
+    (*r)->patience = 0.2;
+    signal(SIGALRM, cancel_it);
+    return open_tiny_of("tiny/wan-t2v", "cpu", *r);
+}
+
 /* It is cancelled while others let it wait, and goes on alone. */
 static int waits(WanTransport *t, void *arg)
 {
@@ -245,11 +277,8 @@ static int waits(WanTransport *t, void *arg)
     WanJob *job;
 
     (void)arg;
-    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
-    r->patience = 0.2;
-    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
+    m = open_impatient(&r, t);
     CHECK(wan_ranks_begin(r, "x", 1) == 0);
-    signal(SIGALRM, cancel_it);
     alarm(1);
     CHECK(exchange(r, &cancel) == WAN_CANCELLED && r->quit && !r->broken);
     wan_ranks_end(r, WAN_CANCELLED, NULL);
@@ -266,19 +295,12 @@ static int waits(WanTransport *t, void *arg)
 /* Rank 1 never comes to the exchange, the others wait for it. */
 static int lets_wait(WanTransport *t, void *arg)
 {
-    WanRanks *r;
-    char *data;
-    int64_t n;
+    WanRanks *r = meet_and_wait(t);
 
     (void)arg;
-    CHECK(wan_ranks_meet(&r, t, 0, &test_log) == 0);
-    CHECK(wan_ranks_wait(r, &data, &n) == 1);
-    free(data);
     if (r->rank > 1)
         CHECK(exchange(r, NULL) == WAN_CANCELLED);
-    CHECK(wan_ranks_wait(r, &data, &n) == 0);
-    wan_ranks_close(&r);
-    return test_failures != 0;
+    return leave(r);
 }
 
 TEST(cancelled_while_it_waits)
@@ -295,22 +317,14 @@ static int interrupt(void *opaque)
 /* A job that waits for the others in being opened is interrupted. */
 static int opens(WanTransport *t, void *arg)
 {
-    WanRequest rq;
     WanRanks *r;
-    WanModel *m;
+    WanModel *m = open_impatient(&r, t);
+    const WanRequest rq = small_video(m);
     WanJob *job;
 
     (void)arg;
-    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
-    r->patience = 0.2;
-    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
     m->interrupted = interrupt;
     m->interrupted_opaque = &cancel;
-    wan_request_default(&rq, m);
-    rq.prompt = "x";
-    rq.width = rq.height = 64;
-    rq.frames = 5;
-    signal(SIGALRM, cancel_it);
     alarm(1);
     CHECK(wan_job_open(&job, m, &rq) == WAN_CANCELLED);
     CHECK(r->quit && !r->broken);
@@ -322,19 +336,12 @@ static int opens(WanTransport *t, void *arg)
 /* It has the request, and hears while it is busy that it may leave. */
 static int opens_slowly(WanTransport *t, void *arg)
 {
-    WanRanks *r;
-    char *data;
-    int64_t n;
+    WanRanks *r = meet_and_wait(t);
 
     (void)arg;
-    CHECK(wan_ranks_meet(&r, t, 0, &test_log) == 0);
-    CHECK(wan_ranks_wait(r, &data, &n) == 1);
-    free(data);
     while (!wan_ranks_told_to_quit(r))
         usleep(10000);
-    CHECK(wan_ranks_wait(r, &data, &n) == 0);
-    wan_ranks_close(&r);
-    return test_failures != 0;
+    return leave(r);
 }
 
 TEST(interrupted_while_it_opens)

@@ -22,7 +22,7 @@ if [ -e "$SRC/.git" ]; then
     check 'the folder is named by the version' test -x "$tmp/libwan-$version/configure"
     check 'it builds without git' built
     check 'it says the version' has "^Version: $version\$" \
-        "$tmp/root/usr/local/lib/pkgconfig/wan.pc"
+        "$(find "$tmp/root" -name wan.pc)"
 else
     skip 'make dist' 'no git clone'
 fi
