@@ -268,7 +268,7 @@ wrong 'no number' 'strength' strength=nan
 wrong 'a strength of no step' 'option strength: 0.4 of 2 steps is none; 0.5 is the smallest' strength=0.4
 wrong 'a rate' "rate.*Option not found|Option 'rate' not found|No option name.*rate|'rate'" rate=25
 wrong 'frames that no window has' 'frames=6: must be 4n\+1; the nearest are 5 and 9' frames=6
-wrong 'more frames than any window has' 'option frames: 200000001; .*4n\+1' frames=200000001
+wrong 'more frames than any window has' 'option frames: 2147483645; .*4n\+1' frames=2147483645
 wrong 'a size that no model makes' 'size=50x50: width and height must be multiples of 16' size=50x50
 wrong 'too little memory' 'memory' memory=100000
 wrong 'a preview of nothing' 'preview=1: with strength=0' preview=1:strength=0
