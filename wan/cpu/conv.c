@@ -13,7 +13,7 @@
  *   stride 2     four planes, one for each parity of row and column
  *   upsample 2   four phases of the output, each a 2x2 kernel over the input
  *                as it is; taps that read the same pixel are summed first
- *   few inputs   the taps side by side in one longer product
+ *   few inputs   all taps of a tile of pixels summed in registers
  *   few outputs  the products of all taps side by side, then shifted sums
  *
  * Weights are widened and turned to [phase][frame][tap][I][O] first. Sizes do
@@ -28,7 +28,8 @@ enum {
     PIXELS = 512,       // of a band, about
     WIDE_PIXELS = 4096, // of a band with few channels
     FEW = 32,           // channels
-    TURN = 8            // input channels turned in one go
+    TURN = 8,           // input channels turned in one go
+    PIXEL_TILE = 6      // by 16 channels: what AVX2 has registers for
 };
 
 typedef struct Conv {
@@ -44,7 +45,7 @@ typedef struct Conv {
     int64_t H, W, P;            // a phase's rows and columns, its row pitch
     int64_t rows, bands;        // rows of a band, bands of a frame
     int64_t planes, plane;      // planes and their pixels
-    int gather;                 // few inputs
+    int few;                    // inputs
     int scatter;                // few outputs
     int64_t n;                  // columns of a product
     int64_t weights, worker_floats; // in scratch
@@ -70,8 +71,8 @@ static Conv plan(const WanTensor *y, const WanTensor *x, const WanConv *w,
     s.W = y->dim[2] / up;
     s.P = s.W + (s.k == 1 ? 0 : stride == 2 ? 1 : 2);
     s.scatter = s.O * s.taps <= FEW && s.k == 3 && stride == 1 && up == 1;
-    s.gather = !s.scatter && s.I < FEW && s.taps > 1;
-    most = (s.scatter || s.gather ? WIDE_PIXELS : PIXELS) / s.P;
+    s.few = !s.scatter && s.I < FEW && s.taps > 1;
+    most = (s.scatter || s.few ? WIDE_PIXELS : PIXELS) / s.P;
     s.bands = wan_ceil_div(s.H, most > 0 ? most : 1);
     s.rows = s.bands ? wan_ceil_div(s.H, s.bands) : 0;
     s.planes = stride == 2 ? 4 : 1;
@@ -90,11 +91,10 @@ static Conv plan(const WanTensor *y, const WanTensor *x, const WanConv *w,
         }
 
     s.weights = wan_pad16(s.phases * s.kt * s.taps * s.I * s.O);
-    /* planes, gathered rows, sums of a band, weights being turned, products
-     * before they are scattered */
+    /* planes, sums of a band, weights being turned, products before they are
+     * scattered */
     s.worker_floats =
         wan_pad16(s.k == 1 ? 0 : s.planes * s.plane * s.I) +
-        wan_pad16(s.gather ? s.rows * s.P * s.taps * s.I : 0) +
         wan_pad16(s.rows * s.P * s.O) +
         wan_pad16(TURN * s.kt * s.k * s.k) +
         wan_pad16(s.scatter ? s.plane * s.n : 0);
@@ -189,23 +189,87 @@ static void pack(const Conv *s, float *dst, const float *frame, int64_t r0,
             }
 }
 
-/* sums += each tap's product with the planes; m pixels. */
+/* Eight floats wherever they lie. */
+typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
+
+/* All taps of a tile of pixels and output channels, whose sums stay in
+ * registers. */
+WAN_INLINE void few_tile(const Conv *s, int pixels, int eights, float *sum,
+                         const float *in, const float *w, int phase,
+                         int first)
+{
+    Eight acc[PIXEL_TILE][2] = { { { 0 } } };
+
+    for (int t = 0; t < s->taps; t++) {
+        const float *x = in + s->shift[phase][t] * s->I;
+
+        for (int64_t i = 0; i < s->I; i++, w += s->O)
+            for (int p = 0; p < pixels; p++)
+                for (int c = 0; c < eights; c++)
+                    acc[p][c] += x[p * s->I + i] * ((const Eight *)w)[c];
+    }
+    for (int p = 0; p < pixels; p++)
+        for (int c = 0; c < eights; c++) {
+            Eight *out = (Eight *)(sum + p * s->O) + c;
+
+            if (first)
+                *out = acc[p][c];
+            else
+                *out += acc[p][c];
+        }
+}
+
+/* The same of one pixel and one channel. */
+WAN_INLINE void few_one(const Conv *s, float *sum, const float *in,
+                        const float *w, int phase, int first)
+{
+    float acc = 0;
+
+    for (int t = 0; t < s->taps; t++)
+        for (int64_t i = 0; i < s->I; i++, w += s->O)
+            acc += in[s->shift[phase][t] * s->I + i] * *w;
+    *sum = first ? acc : *sum + acc;
+}
+
+/* sum (+)= all taps of few inputs, m pixels. */
+WAN_SIMD static void few_inputs(const Conv *s, float *sum, const float *in,
+                                const float *w, int64_t m, int phase,
+                                int first)
+{
+    const int64_t I = s->I, O = s->O;
+    int64_t i = 0, o;
+
+    for (; i + PIXEL_TILE <= m; i += PIXEL_TILE) {
+        for (o = 0; o + 16 <= O; o += 16)
+            few_tile(s, PIXEL_TILE, 2, sum + i * O + o, in + i * I, w + o,
+                     phase, first);
+        for (; o + 8 <= O; o += 8)
+            few_tile(s, PIXEL_TILE, 1, sum + i * O + o, in + i * I, w + o,
+                     phase, first);
+        for (int p = 0; p < PIXEL_TILE; p++)
+            for (int64_t c = o; c < O; c++)
+                few_one(s, sum + (i + p) * O + c, in + (i + p) * I, w + c,
+                        phase, first);
+    }
+    for (; i < m; i++) {
+        for (o = 0; o + 8 <= O; o += 8)
+            few_tile(s, 1, 1, sum + i * O + o, in + i * I, w + o, phase,
+                     first);
+        for (; o < O; o++)
+            few_one(s, sum + i * O + o, in + i * I, w + o, phase, first);
+    }
+}
+
+/* sum (+)= each tap's product with the planes; m pixels. */
 static int products(const Conv *s, float *sum, const float *in,
-                    const float *w, int64_t m, int phase, int first,
-                    float *gathered)
+                    const float *w, int64_t m, int phase, int first)
 {
     const int64_t I = s->I, O = s->O;
     int ret = 0;
 
-    if (s->gather) {
-        const int64_t row = s->taps * I;
-
-        for (int64_t i = 0; i < m; i++)
-            for (int t = 0; t < s->taps; t++)
-                memcpy(gathered + i * row + t * I,
-                       in + (i + s->shift[phase][t]) * I, I * sizeof(*in));
-        return wan_sgemm(0, m, O, row, 1, gathered, row, w, O, !first, sum,
-                         O);
+    if (s->few) {
+        few_inputs(s, sum, in, w, m, phase, first);
+        return 0;
     }
     for (int t = 0; t < s->taps && !ret; t++)
         ret = wan_sgemm(0, m, O, I, 1, in + s->shift[phase][t] * I, I,
@@ -260,10 +324,8 @@ static void band(void *arg, int64_t index, int worker)
     const float *weights = s->d->scratch;
     float *packed = (float *)s->d->scratch + s->weights +
                     worker * s->worker_floats;
-    float *gathered = packed + wan_pad16(s->k == 1 ? 0 :
-                                         s->planes * s->plane * s->I);
-    float *sum = gathered + wan_pad16(s->gather ?
-                                      s->rows * s->P * s->taps * s->I : 0);
+    float *sum = packed + wan_pad16(s->k == 1 ? 0 :
+                                    s->planes * s->plane * s->I);
     float *z = sum + wan_pad16(s->rows * s->P * s->O);
 
     if (rows <= 0)
@@ -289,7 +351,7 @@ static void band(void *arg, int64_t index, int worker)
                 if (ret >= 0)
                     scatter_sums(s, sum, z, m, dt == 0);
             } else {
-                ret = products(s, sum, in, w, m, p, dt == 0, gathered);
+                ret = products(s, sum, in, w, m, p, dt == 0);
             }
             if (ret < 0) {
                 __atomic_store_n(&s->failed, 1, __ATOMIC_RELAXED);

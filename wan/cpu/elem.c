@@ -44,22 +44,27 @@ WAN_SIMD static void act_row(const Rows *r, int64_t i)
 
     switch (r->act) {
     case WAN_ACT_SILU:
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = wan_siluf(x[c]);
         break;
     case WAN_ACT_GELU_TANH:
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = wan_gelu_tanhf(x[c]);
         break;
     case WAN_ACT_GELU_ERF:
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = wan_gelu_erff(x[c]);
         break;
     case WAN_ACT_RELU:
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = wan_reluf(x[c]);
         break;
     case WAN_ACT_TANH3:                 // of latents alone
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = 3 * tanhf(x[c] / 3);
         break;
@@ -79,6 +84,7 @@ WAN_SIMD static void mul_row(const Rows *r, int64_t i)
     const float *a = wan_row(r->a, i), *b = wan_row(r->b, i);
     float *y = wan_row(r->y, i);
 
+    WAN_APART
     for (int64_t c = 0; c < C; c++)
         y[c] = a[c] * b[c];
 }
@@ -95,6 +101,7 @@ WAN_SIMD static void geglu_row(const Rows *r, int64_t i)
     const float *g = wan_row(r->a, i), *u = wan_row(r->b, i);
     float *y = wan_row(r->y, i);
 
+    WAN_APART
     for (int64_t c = 0; c < C; c++)
         y[c] = wan_gelu_tanhf(g[c]) * u[c];
 }
@@ -112,9 +119,11 @@ WAN_SIMD static void gate_add_row(const Rows *r, int64_t i)
     float *y = wan_row(r->y, i);
 
     if (gate)
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] += gate[c] * x[c];
     else
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] += x[c];
 }

@@ -49,7 +49,7 @@ WAN_INLINE float widen_f16(uint16_t h)
     const uint32_t normal = m + (112u << 23) +
                             (e == 0x0f800000 ? 112u << 23 : 0);
     const float sub = wan_bits_f32(m + (113u << 23)) - 0x1p-14f;
-    const uint32_t u = e ? normal : wan_f32_bits(sub);
+    const uint32_t u = wan_choose_bits(e != 0, normal, wan_f32_bits(sub));
 
     return wan_bits_f32(u | (uint32_t)(h & 0x8000) << 16);
 }
@@ -58,8 +58,10 @@ WAN_INLINE float widen_e4m3(uint8_t v)
 {
     const uint32_t m = (uint32_t)(v & 0x7f) << 20;
     const float sub = wan_bits_f32(m + (121u << 23)) - 0x1p-6f;
-    const uint32_t u = m == 0x7f00000 ? 0x7fc00000 :
-                       m & 0x7800000 ? m + (120u << 23) : wan_f32_bits(sub);
+    const uint32_t normal = wan_choose_bits(m == 0x7f00000, 0x7fc00000,
+                                            m + (120u << 23));
+    const uint32_t u = wan_choose_bits((m & 0x7800000) != 0, normal,
+                                       wan_f32_bits(sub));
 
     return wan_bits_f32(u | (uint32_t)(v & 0x80) << 24);
 }

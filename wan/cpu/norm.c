@@ -71,16 +71,25 @@ WAN_INLINE double sum(const float *x, int64_t n)
 /* sum of (x - mean)^2 */
 WAN_INLINE double sum_squares(const float *x, int64_t n, double mean)
 {
-    double lane[WAN_LANES] = { 0 };
+    double lane[WAN_LANES], first = 0;
     int64_t i = 0;
 
+    if (n >= WAN_LANES)         // rows of a small VAE have fewer
+        for (int l = 0; l < WAN_LANES; l++)
+            lane[l] = 0;
     for (; i + WAN_LANES <= n; i += WAN_LANES)
         for (int l = 0; l < WAN_LANES; l++) {
             const double v = x[i + l] - mean;
             lane[l] += v * v;
         }
+    if (i) {
+        first = lane[0];
+    }
     for (; i < n; i++)
-        lane[0] += (x[i] - mean) * (x[i] - mean);
+        first += (x[i] - mean) * (x[i] - mean);
+    if (n < WAN_LANES)
+        return first;
+    lane[0] = first;
     return lane_sum(lane);
 }
 
@@ -98,9 +107,11 @@ WAN_INLINE void norm_row(const Rows *r, int64_t i)
     const float hi = mean, lo = mean - hi, one = r->one;
 
     if (gain)
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = (x[c] - hi - lo) * scale * (one + gain[c]) + bias[c];
     else
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = (x[c] - hi - lo) * scale;
 }
@@ -118,9 +129,11 @@ WAN_SIMD static void gate_add_norm_row(const Rows *r, int64_t i)
     float *x = wan_row(r->stream, i);
 
     if (gate)
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             x[c] += gate[c] * branch[c];
     else
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             x[c] += branch[c];
     norm_row(r, i);
@@ -190,6 +203,7 @@ WAN_SIMD static void rms_norm_row(const Rows *r, int64_t i)
     if (gain) {
         const float scale = 1 / sqrt(sum_squares(x, C, 0) / C + r->eps);
 
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = x[c] * scale * gain[c];
     }
@@ -228,9 +242,11 @@ WAN_SIMD static void l2_norm_row(const Rows *r, int64_t i)
                                            norm <= 1e-12 ? 1e-12 : norm);
 
     if (r->act == WAN_ACT_SILU)
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = wan_siluf(x[c] * scale * gain[c]);
     else
+        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = x[c] * scale * gain[c];
 }

@@ -23,6 +23,17 @@
 
 #define WAN_LANES 16
 
+/* Before a loop whose index reads and writes nothing of another index, though
+ * arrays may be the same: without it compilers check that they are apart, and
+ * what is done in place is not vectorised. */
+#if defined(__clang__)
+#define WAN_APART _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define WAN_APART _Pragma("GCC ivdep")
+#else
+#define WAN_APART
+#endif
+
 WAN_INLINE float wan_bits_f32(uint32_t u)
 {
     float f;
@@ -39,13 +50,28 @@ WAN_INLINE uint32_t wan_f32_bits(float f)
     return u;
 }
 
+/* yes ? a : b, both computed. As bits, since a choice that is a branch keeps a
+ * loop from being vectorised where the machine has no masks: AVX2. */
+WAN_INLINE uint32_t wan_choose_bits(int yes, uint32_t a, uint32_t b)
+{
+    const uint32_t m = -(uint32_t)(yes != 0);
+
+    return (a & m) | (b & ~m);
+}
+
+WAN_INLINE float wan_choose(int yes, float a, float b)
+{
+    return wan_bits_f32(wan_choose_bits(yes, wan_f32_bits(a),
+                                        wan_f32_bits(b)));
+}
+
 /* e^x within 2 ulp for -87 <= x <= 88; flat outside, so never 0, infinite or
  * denormal; NaN stays. x = n ln 2 + r with |r| <= ln 2 / 2, n in the exponent;
  * adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
 WAN_INLINE float wan_expf(float x)
 {
-    x = x < -87 ? -87 : x;
-    x = x > 88 ? 88 : x;
+    x = wan_choose(x < -87, -87, x);
+    x = wan_choose(x > 88, 88, x);
     const float t = x * 1.44269504f + 12582912.0f;
     const float n = t - 12582912.0f;
     const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -69,7 +95,7 @@ WAN_INLINE float wan_siluf(float x)
 /* A NaN stays one. */
 WAN_INLINE float wan_reluf(float x)
 {
-    return x < 0 ? 0 : x;
+    return wan_choose(x < 0, 0, x);
 }
 
 /* 0.5 x (1 + tanh(u)) = x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3) */
@@ -83,7 +109,7 @@ WAN_INLINE float wan_gelu_tanhf(float x)
  * a up to 10. */
 WAN_INLINE float wan_gelu_erff(float x)
 {
-    const float a = (x < 0 ? -x : x) * 0.70710678f;
+    const float a = wan_choose(x < 0, -x, x) * 0.70710678f;
     const float t = 1 / (1 + 0.38f * a);
     float p = 0.0596302628f;
 
@@ -97,7 +123,7 @@ WAN_INLINE float wan_gelu_erff(float x)
     p = p * t + 0.21441639f;
     const float half = 0.5f * p * t * wan_expf(-a * a);     // Phi(-|x|)
 
-    return x * (x < 0 ? half : 1 - half);
+    return x * wan_choose(x < 0, half, 1 - half);
 }
 
 #endif /* WAN_CPU_SIMD_H */
