@@ -59,6 +59,8 @@ class Side:
         self.folder, self.request, self.device = pathlib.Path(model), request, torch.device(device)
         self.wide = mode == "float32"
         self.parts = {}
+        if not torch.cuda.is_available():   # asked for a default when the classes are read
+            torch.cuda.current_device = lambda: torch.device("cpu")
         if self.wide:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
