@@ -34,6 +34,25 @@ musl()
         $(ls -d /usr/include/dnnl*.h /usr/include/oneapi 2> /dev/null) "$tmp/include" &&
         silent musl-gcc -idirafter "$tmp/include"
 }
+# Loops that are marked in simd.h's words: one that gcc leaves scalar for AVX2
+# is ten times as slow, and nothing else tells.
+vectors()
+{
+    for file in $(grep -l -E '^ *WAN_(APART|VECTORS)$' "$SRC"/wan/cpu/*.c); do
+        gcc -std=c11 -D_GNU_SOURCE -O3 -fno-math-errno -march=x86-64-v3 -DWAN_NO_CLONES \
+            -DWAN_HAVE_ONEDNN=$onednn -I"$SRC/wan" -fopt-info-vec-optimized \
+            -c "$file" -o "$tmp/v.o" 2> "$tmp/said" || { cat "$tmp/said"; return 1; }
+        # where the loop's head is, or its body's first line
+        awk -v said="$tmp/said" -v file="$file" '
+            BEGIN { while ((getline line < said) > 0)
+                        if (line ~ /loop vectorized/) {
+                            split(line, part, ":"); done[part[2]] = 1 } }
+            /^ *WAN_(APART|VECTORS)$/ { n++; at = NR + 1
+                if (!(at in done) && !(at + 1 in done)) { bad = 1
+                    print file ":" at ": not vectorised" } }
+            END { if (!n) print "no loop is marked"; exit bad || !n }' "$file" || return 1
+    done
+}
 header()
 {
     echo '#include "wan.h"' > "$tmp/h.c"
@@ -52,6 +71,10 @@ with()
 
 with clang 'clang, -std=c11 -pedantic' pedantic
 with musl-gcc 'musl' musl
+case $(uname -m) in
+x86_64) with gcc 'marked loops are vectorised for AVX2' vectors ;;
+*) skip 'marked loops are vectorised for AVX2' "a machine without it" ;;
+esac
 for cc in gcc clang; do
     with $cc "wan.h in C99, $cc" header $cc -std=c99 -pedantic-errors
     with $cc "wan.h in C++11, $cc" header $cc -x c++ -std=c++11 -pedantic-errors

@@ -54,6 +54,7 @@ WAN_INLINE double row_exp(float *s, int64_t n, float max)
     double sum = 0;
     int64_t j = 0;
 
+    WAN_VECTORS
     for (; j + WAN_LANES <= n; j += WAN_LANES)
         for (int l = 0; l < WAN_LANES; l++) {
             const float p = wan_expf(s[j + l] - max);
@@ -82,6 +83,7 @@ WAN_SIMD static void softmax_row(float *s, int64_t n, int first, float *max,
         const float shrink = wan_expf(old - now);
 
         *total *= shrink;
+        WAN_APART
         for (int64_t c = 0; c < D; c++)
             o[c] *= shrink;
     }
@@ -95,9 +97,11 @@ WAN_SIMD static void store_row(float *y, const float *o, int64_t D,
     const float r = 1 / total;
 
     if (add)
+        WAN_APART
         for (int64_t c = 0; c < D; c++)
             y[c] += o[c] * r;
     else
+        WAN_APART
         for (int64_t c = 0; c < D; c++)
             y[c] = o[c] * r;
 }

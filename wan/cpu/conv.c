@@ -300,12 +300,15 @@ WAN_SIMD static void store(float *y, const float *sum, int64_t n,
 {
     for (int64_t c = 0; c < n; c++, y += step * O, sum += O) {
         if (add)
+            WAN_APART
             for (int64_t o = 0; o < O; o++)
                 y[o] += sum[o] + bias[o];
         else
+            WAN_APART
             for (int64_t o = 0; o < O; o++)
                 y[o] = sum[o] + bias[o];
         if (relu)
+            WAN_APART
             for (int64_t o = 0; o < O; o++)
                 y[o] = wan_reluf(y[o]);
     }

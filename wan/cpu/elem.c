@@ -64,7 +64,6 @@ WAN_SIMD static void act_row(const Rows *r, int64_t i)
             y[c] = wan_reluf(x[c]);
         break;
     case WAN_ACT_TANH3:                 // of latents alone
-        WAN_APART
         for (int64_t c = 0; c < C; c++)
             y[c] = 3 * tanhf(x[c] / 3);
         break;

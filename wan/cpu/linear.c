@@ -73,11 +73,13 @@ WAN_SIMD static void widen_16(float *dst, const void *src, int bf16,
     uint16_t h;
 
     if (bf16)
+        WAN_APART
         for (int64_t i = 0; i < n; i++) {
             memcpy(&h, p + 2 * i, 2);
             dst[i] = wan_bits_f32((uint32_t)h << 16);
         }
     else
+        WAN_APART
         for (int64_t i = 0; i < n; i++) {
             memcpy(&h, p + 2 * i, 2);
             dst[i] = widen_f16(h);
@@ -89,9 +91,11 @@ WAN_SIMD static void widen_8(float *dst, const void *src, int e4m3, int64_t n)
     const uint8_t *p = src;
 
     if (e4m3)
+        WAN_APART
         for (int64_t i = 0; i < n; i++)
             dst[i] = widen_e4m3(p[i]);
     else
+        WAN_APART
         for (int64_t i = 0; i < n; i++)
             dst[i] = widen_f16((uint16_t)(p[i] << 8));
 }
@@ -122,22 +126,28 @@ WAN_SIMD static void finish_row(float *y, float *s, int64_t n,
                                 const float *gate, int add)
 {
     if (scale)
+        WAN_APART
         for (int64_t c = 0; c < n; c++)
             s[c] *= scale[c * scale_step];
     if (bias)
+        WAN_APART
         for (int64_t c = 0; c < n; c++)
             s[c] += bias[c];
 
     if (act == WAN_ACT_SILU)
+        WAN_APART
         for (int64_t c = 0; c < n; c++)
             s[c] = wan_siluf(s[c]);
     else if (act == WAN_ACT_GELU_TANH)
+        WAN_APART
         for (int64_t c = 0; c < n; c++)
             s[c] = wan_gelu_tanhf(s[c]);
     else if (act == WAN_ACT_GELU_ERF)
+        WAN_APART
         for (int64_t c = 0; c < n; c++)
             s[c] = wan_gelu_erff(s[c]);
     else if (act == WAN_ACT_RELU)
+        WAN_APART
         for (int64_t c = 0; c < n; c++)
             s[c] = wan_reluf(s[c]);
     else if (act == WAN_ACT_TANH3)
@@ -145,9 +155,11 @@ WAN_SIMD static void finish_row(float *y, float *s, int64_t n,
             s[c] = 3 * tanhf(s[c] / 3);
 
     if (gate)
+        WAN_APART
         for (int64_t c = 0; c < n; c++)
             y[c] += gate[c] * s[c];
     else if (add)
+        WAN_APART
         for (int64_t c = 0; c < n; c++)
             y[c] += s[c];
     else

@@ -34,6 +34,10 @@
 #define WAN_APART
 #endif
 
+/* Before another loop that must be vectorised: tests/compile.sh looks whether
+ * gcc does it for AVX2. */
+#define WAN_VECTORS
+
 WAN_INLINE float wan_bits_f32(uint32_t u)
 {
     float f;
