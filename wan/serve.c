@@ -260,7 +260,7 @@ static int open_model(Server *s, WanServed *job, const char *data)
     } else {
         s->opened_bytes = -1;           // opened again for the next
     }
-    if (*job->cwd && chdir(job->cwd) < 0)
+    if (*job->cwd && !wan_ranks_are_threads(s->ranks) && chdir(job->cwd) < 0)
         return wan_error(&(WanLog){ keep_line, s, WAN_LOG_ERROR },
                          WAN_ERR(ENOENT), "%s: %s", job->cwd, strerror(errno));
     p->log = keep_line;
