@@ -501,7 +501,7 @@ static int show_ranks(WanModel *m, const WanRequest *r, int n)
 {
     WanRanks *const own = m->ranks;
     WanRanks ranks = { .size = n };
-    WanPlan plan, host, others = { 0 };
+    WanPlan plan, host = { 0 }, others = { 0 };
     int ret = 0;
 
     m->ranks = &ranks;

@@ -126,6 +126,14 @@ static int lying(const Thread *me)
     return n;
 }
 
+/* What of an exchange has not happened; 0: all has. */
+static int missing(Thread *me, const WanParcel *in, int *got)
+{
+    const int left = take(me, in, got), lie = lying(me);
+
+    return left < 0 || lie < 0 ? WAN_ERR(EIO) : left + lie;
+}
+
 /* Something moves, or it is time to ask. */
 static void wait_moved(Room *room)
 {
@@ -142,7 +150,7 @@ static int exchange(WanTransport *t, const WanParcel *out, const WanParcel *in,
                     int (*alive)(void *), void *arg)
 {
     Thread *me = (Thread *)t;
-    int got[WAN_MAX_RANKS] = { 0 }, ret = 0, left, lie;
+    int got[WAN_MAX_RANKS] = { 0 }, ended = 0, ret;
 
     pthread_mutex_lock(&me->room->lock);
     for (int q = 0; q < t->size; q++)
@@ -151,17 +159,13 @@ static int exchange(WanTransport *t, const WanParcel *out, const WanParcel *in,
             box(me, t->rank, q)->data = out[q].data;
         }
     pthread_cond_broadcast(&me->room->moved);
-    for (;;) {
-        left = take(me, in, got);
-        lie = lying(me);
-        if ((ret = left < 0 ? left : lie) < 0 || left + lie == 0)
+    while ((ret = missing(me, in, got)) > 0) {
+        if ((ret = ended) < 0)
             break;
         wait_moved(me->room);
         pthread_mutex_unlock(&me->room->lock);
-        ret = alive(arg);       // may hear notes
+        ended = alive(arg);     // it may hear notes
         pthread_mutex_lock(&me->room->lock);
-        if (ret < 0)
-            break;
     }
     for (int q = 0; q < t->size; q++)
         box(me, t->rank, q)->data = NULL;

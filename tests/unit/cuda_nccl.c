@@ -8,6 +8,7 @@
  */
 
 #include <errno.h>
+#include <time.h>
 
 #include "fakecuda/nccl_played.h"
 
@@ -133,6 +134,9 @@ static void calls(Rank *r)
         const int to[] = { (r->number + 1) % 3, (r->number + 2) % 3 };
 
         CHECK(exchange(r) == 0);
+        pthread_mutex_lock(&played.lock);
+        CHECK(played.groups >= 3 * (i + 1));    // nobody goes on before
+        pthread_mutex_unlock(&played.lock);
         CHECK(c[n].kind == GROUP_START && (c += n + 1));
         for (int k = 0; k < 2; k++) {
             const int from = to[!k];
@@ -167,7 +171,9 @@ TEST(calls)
     static Rank rank[3];
     int64_t sent = 0;
 
+    played.late = 2;
     run(rank, 3, calls);
+    played.late = 0;
     for (int r = 0; r < 3; r++) {
         CHECK(!rank[r].lines);
         for (int q = 0; q < 3; q++)

@@ -325,6 +325,18 @@ static int move(WanNccl *n, const WanRanks *r, cudaStream_t s,
     return result ? result : ended;
 }
 
+/* Threads of one process share locks of the driver. One that waits for its card
+ * with such a lock, as loading a kernel may, would keep others from issuing what
+ * its card waits for: so none goes on before all have issued theirs. Whoever is
+ * cancelled sees it afterwards. */
+static void wait_issued(WanDev *d)
+{
+    const WanParcel none[WAN_MAX_RANKS] = { { 0 } };
+
+    if (wan_ranks_are_threads(d->ranks))
+        well(d, wan_ranks_promise(d->ranks, none, none, "issued", NULL));
+}
+
 void wan_nccl_exchange(WanDev *d, const WanParcel *out, const WanParcel *in)
 {
     const WanRanks *r = d->ranks;
@@ -337,6 +349,7 @@ void wan_nccl_exchange(WanDev *d, const WanParcel *out, const WanParcel *in)
         return;
     /* The first one makes connections; what follows is put behind it on the
      * stream when it is there. */
-    if (fine(d, move(nccl(d), r, wan_cuda_stream(d), out, in), "exchange"))
-        wait_begun(d);
+    if (fine(d, move(nccl(d), r, wan_cuda_stream(d), out, in), "exchange") &&
+        wait_begun(d))
+        wait_issued(d);
 }

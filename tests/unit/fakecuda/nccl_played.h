@@ -57,6 +57,7 @@ static struct {
     int missing;                        // ranks that have no library: bits
     int one_card;                       // all devices are the same
     int stuck;                          // streams that never end: a bit a rank
+    int late;                           // who ends a group late: likewise
     int state;                          // what communicators answer, 0: as it is
     int inits, aborts, groups;
     int64_t moved;                      // bytes that came
@@ -177,6 +178,8 @@ PLAYED ncclGroupEnd(void)
 {
     CHECK(!--played_group);
     played_note(played_comm, (PlayedCall){ .kind = GROUP_END });
+    if (played.late >> played_rank & 1)
+        nanosleep(&(struct timespec){ 0, 20000000 }, NULL);
     pthread_mutex_lock(&played.lock);
     played.groups++;
     pthread_mutex_unlock(&played.lock);
