@@ -110,14 +110,15 @@ static int lists(const char *device, int nb, const int *card)
 
 TEST(names)
 {
+    const int none[1] = { 0 };
     WanCardList l;
     char name[32];
 
     CHECK(lists("cuda:0-3", 4, (int[]){ 0, 1, 2, 3 }));
     CHECK(lists("cuda:5,0,2-3", 4, (int[]){ 5, 0, 2, 3 }));
     CHECK(lists("cuda:1-1", 1, (int[]){ 1 }));
-    CHECK(lists("cuda", 0, NULL) && lists("cuda:12", 0, NULL));
-    CHECK(lists("cpu", 0, NULL) && lists("cpu:0-3", 0, NULL));
+    CHECK(lists("cuda", 0, none) && lists("cuda:12", 0, none));
+    CHECK(lists("cpu", 0, none) && lists("cpu:0-3", 0, none));
     CHECK(wan_cards_read(&l, "cuda-f32:0,7", &quiet) == 0);
     CHECK(!strcmp(wan_cards_name(&l, 1, name, sizeof(name)), "cuda-f32:7"));
     for (const char *const *s = (const char *const[]){ "cuda:0-", "cuda:-1",
