@@ -203,7 +203,7 @@ $(B)/tests/unit/cuda_%.o: $(SRC)/tests/unit/cuda_%.c config.mak
 	@mkdir -p $(@D)
 	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
 # What it opens as libnccl.so.2 is itself.
-$(B)/tests/unit/cuda_nccl $(B)/tests/unit/cuda_cards: LDFLAGS += -rdynamic
+$(B)/tests/unit/cuda_nccl $(B)/tests/unit/cuda_cards: CONFIG_LINK += -rdynamic
 # The filters' worker and windows, without an FFmpeg and without libwan.
 FAKEAV = $(B)/tests/unit/worker $(B)/tests/unit/windows
 $(FAKEAV:=.o): ALL_FLAGS += -I$(SRC)/tests/unit/fakeav -I$(SRC)/tests
@@ -381,7 +381,7 @@ parity: $(B)/bin/wan-parity $(B)/bin/wan-info
 	$(PYTHON) $(SRC)/tools/parity/parity.py $(MODEL) $(OFFICIAL) \
 	    --native $(B)/bin/wan-parity --info $(B)/bin/wan-info $(PARITY)
 
-check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay %/cuda_nccl %/cuda_cards, \
+check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay %/cuda_nccl, \
                  $(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
