@@ -247,8 +247,8 @@ static int left(WanRanks *r, int rank)
                        r->info[rank].node);
 }
 
-/* What a note in place of the one that was expected means. What is not
- * of this job is for wan_ranks_wait(). */
+/* What a note in place of the one that was expected means. What is not of this
+ * job is for wan_ranks_wait(). */
 static int unexpected(WanRanks *r, int rank, const WanNote *n,
                       const WanNote *mine)
 {
@@ -368,8 +368,7 @@ static int closed(WanRanks *r, const WanNote *n)
            now() - r->stopped_at > r->patience ? WAN_CANCELLED : 0;
 }
 
-/* Whether what was promised may not come: a rank has ended its part of the job.
- */
+/* Whether what was promised may not come, as a rank has ended its part. */
 static int ended(WanRanks *r)
 {
     const WanNote *n;
