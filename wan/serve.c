@@ -290,7 +290,9 @@ static int open_model(Server *s, WanServed *job, const char *data)
     if (s->device)
         p->device = s->device;
     ret = wan_model_open(&s->model, p);
-    return ret < 0 ? ret : wan_model_join(s->model, s->ranks, NULL);
+    if (ret >= 0 && (ret = wan_model_join(s->model, s->ranks, NULL)) < 0)
+        wan_model_close(&s->model);     // the next job tries again
+    return ret;
 }
 
 /* One job, to its last step. */

@@ -24,6 +24,7 @@ enum { CARDS = 5 };
 
 static WanOps card_ops;             // the CPU's; see main()
 static int fails_on;                // the card that fails in its next exchange
+static int no_way;                  // between cards, atomic
 static int uses[CARDS];             // devices opened on each card, atomic
 
 static int card_usable(int index, const WanLog *log)
@@ -38,6 +39,13 @@ static int64_t card_available(int index, void *context)
 {
     (void)index, (void)context;
     return INT64_C(4) << 30;
+}
+
+static int card_joins(const WanLog *log)
+{
+    if (!__atomic_load_n(&no_way, __ATOMIC_RELAXED))
+        return wan_nccl_there(log);
+    return wan_error(log, WAN_ERR(ENOSYS), "no way between cards");
 }
 
 static int card_open(WanDev *d)
@@ -83,7 +91,7 @@ const WanBackend wan_backend_cuda = {
     .name = "cuda", .ops = &card_ops, .act = WAN_F32, .device = 1,
     .hidden_rows = 4096, .open = card_open, .close = card_close,
     .usable = card_usable, .available = card_available,
-    .alloc = card_alloc, .free = card_free, .joins = wan_nccl_there,
+    .alloc = card_alloc, .free = card_free, .joins = card_joins,
     .join = wan_nccl_join, .join_bytes = 1, .exchange = card_exchange,
 };
 const WanBackend wan_backend_cuda_f32 = { .name = "cuda-f32" };
@@ -288,6 +296,27 @@ TEST(a_card_fails)
     CHECK(played.inits == played.aborts);
 }
 
+/* The others can't join in the first clip, in the next they can. */
+TEST(joined_later)
+{
+    WanModel *m = open_on("cuda:0-2");
+    const WanLog log = m->log;
+    Made made = { 0 };
+
+    m->log = quiet;
+    __atomic_store_n(&no_way, 1, __ATOMIC_RELAXED);
+    CHECK(make(&made, m) == WAN_ERR(EIO));
+    CHECKF(strstr(last, "no way between cards"), "%s", last);
+    free(made.data);
+    __atomic_store_n(&no_way, 0, __ATOMIC_RELAXED);
+    m->log = log;
+    made = (Made){ 0 };
+    CHECK(make(&made, m) == WAN_EOF);
+    CHECK(made.n == one.n && !memcmp(made.data, one.data, one.n));
+    free(made.data);
+    wan_model_close(&m);
+}
+
 /* Cancelled in its steps; the next clip is whole. */
 TEST(cancelled)
 {
@@ -319,6 +348,7 @@ int main(void)
     RUN(same_bits);
     RUN(refused);
     RUN(a_card_fails);
+    RUN(joined_later);
     RUN(cancelled);
     free(one.data);
     return test_end();
