@@ -35,7 +35,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o ranks.o launcher.o serve.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o ranks.o ranks_threads.o cards.o launcher.o serve.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
@@ -49,7 +49,7 @@ OBJS = abi.o wan.o job.o ranks.o launcher.o serve.o condition.o vace.o config.o 
 OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
             cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
             cuda/attention.o cuda/flash.o cuda/conv.o cuda/conv_own.o \
-            cuda/linear_own.o cuda/replay.o
+            cuda/linear_own.o cuda/replay.o cuda/nccl.o
 ifeq ($(CUDA),yes)
 OBJS += $(OBJS-CUDA)
 DEP_LIBS += $(CUDA_LIBS)
@@ -61,10 +61,10 @@ UNIT = abi arena causal codec config experts files gguf header job log lora memo
        pager places pool preset prompts quantise rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
-# weights.c and replay.c on a runtime that is made up: where the real one is
-# not.
+# weights.c, replay.c and nccl.c on a runtime that is made up: where the real one
+# is not.
 ifneq ($(CUDA),yes)
-UNIT += cuda_weights cuda_replay
+UNIT += cuda_weights cuda_replay cuda_nccl cuda_cards
 endif
 CHECKOP = checkop
 MODEL_TESTS = t5 clip dit vae vae22 taehv pipeline experts ti2v vace causal stepcache convert ranks
@@ -202,6 +202,8 @@ $(B)/tests/checkop/checkop: $(CHECKOP:%=$(B)/tests/checkop/%.o) $(B)/lib/libwan.
 $(B)/tests/unit/cuda_%.o: $(SRC)/tests/unit/cuda_%.c config.mak
 	@mkdir -p $(@D)
 	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
+# What it opens as libnccl.so.2 is itself.
+$(B)/tests/unit/cuda_nccl $(B)/tests/unit/cuda_cards: CONFIG_LINK += -rdynamic
 # The filters' worker and windows, without an FFmpeg and without libwan.
 FAKEAV = $(B)/tests/unit/worker $(B)/tests/unit/windows
 $(FAKEAV:=.o): ALL_FLAGS += -I$(SRC)/tests/unit/fakeav -I$(SRC)/tests
@@ -379,7 +381,7 @@ parity: $(B)/bin/wan-parity $(B)/bin/wan-info
 	$(PYTHON) $(SRC)/tools/parity/parity.py $(MODEL) $(OFFICIAL) \
 	    --native $(B)/bin/wan-parity --info $(B)/bin/wan-info $(PARITY)
 
-check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay, \
+check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay %/cuda_nccl, \
                  $(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)

@@ -353,7 +353,7 @@ typedef struct WanContext {
     { "cache_retain", "set steps (easy) or share of them (mag) that are computed in any case, -1: the default", OFFSET(cache_retain), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 1000, FLAGS }, \
     { "cache_run",   "set longest run of steps that mag skips, -1: the model's", OFFSET(cache_run), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, FLAGS }, \
     { "cache_table", "set file with ratios for mag, of wan-info --calibrate", OFFSET(cache_table), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
-    { "device",   "set device: auto, cpu, cuda, cuda:N, ref", OFFSET(device), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = FLAGS }, \
+    { "device",   "set device: auto, cpu, cuda, cuda:N, cuda:N-M, ref", OFFSET(device), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = FLAGS }, \
     { "fp8",      "set when a GPU multiplies in 8 bits", OFFSET(fp8), AV_OPT_TYPE_INT, {.i64 = WAN_FP8_AUTO}, WAN_FP8_AUTO, WAN_FP8_ON, FLAGS, .unit = "fp8" }, \
         { "auto", "with matrices that the checkpoint stores so", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_AUTO}, .flags = FLAGS, .unit = "fp8" }, \
         { "off",  "never",                 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_OFF},  .flags = FLAGS, .unit = "fp8" }, \
@@ -826,11 +826,12 @@ static int check_device(AVFilterContext *ctx)
     if (!strcmp(d, "auto") || !strcmp(d, "cpu") || !strcmp(d, "cuda") ||
         !strcmp(d, "ref"))
         return 0;
-    if (av_strstart(d, "cuda:", &d) && *d && strlen(d) < 4 &&
-        strspn(d, "0123456789") == strlen(d))
+    /* what a list of cards is libwan knows */
+    if (av_strstart(d, "cuda:", &d) && *d && strspn(d, "0123456789-,") == strlen(d) &&
+        (strlen(d) < 4 || strpbrk(d, "-,")))
         return 0;
-    av_log(ctx, AV_LOG_ERROR, "device=%s: must be auto, cpu, cuda, cuda:N "
-           "or ref\n", s->device ? s->device : "");
+    av_log(ctx, AV_LOG_ERROR, "device=%s: must be auto, cpu, cuda, cuda:N, "
+           "cuda:N-M or ref\n", s->device ? s->device : "");
     return AVERROR(EINVAL);
 }
 
@@ -864,7 +865,8 @@ static int check_hwframes(AVFilterContext *ctx)
 
     if (!s->hwframes)
         return 0;
-    if (strcmp(s->device, "auto") && !av_strstart(s->device, "cuda", NULL)) {
+    if ((strcmp(s->device, "auto") && !av_strstart(s->device, "cuda", NULL)) ||
+        strpbrk(s->device, "-,")) {
         av_log(ctx, AV_LOG_ERROR, "device=%s: with hwframes=1 it must be auto, "
                "cuda or cuda:N\n", s->device);
         return AVERROR(EINVAL);

@@ -57,6 +57,8 @@ static const char usage_text[] =
 "  --device NAME       auto, cpu or ref; in a build with CUDA cuda [auto]\n"
 "  --fp8 MODE          8 bits in the transformer: auto, off or on [auto]\n"
 "  --threads N         CPU threads [one a core]\n"
+"  --ranks N           also what each of so many processes or cards would need\n"
+"                      for one clip, and send at a step\n"
 "  --convert           also how large wan-convert would make it\n"
 "  --trace             list the operations of the request instead\n"
 "  --report            add the build, the machine and what is said on opening,\n"
@@ -83,6 +85,7 @@ typedef struct Options {
     uint64_t seed;
     int endless, window;                // window 0: the preset's
     int trace, convert;
+    int ranks;                          // 0: not asked
     int report;
     char *dir;                          // of the model, not to be reported
     int errors;                         // lines logged
@@ -185,7 +188,7 @@ static int parse(Options *o, int argc, char **argv)
         { "model2", 1, NULL, '2' }, { "guidance2", 1, NULL, 'G' },
         { "boundary", 1, NULL, 'B' },
         { "endless", 0, NULL, 'E' }, { "window", 1, NULL, 'W' },
-        { "weights", 1, NULL, 'w' },
+        { "weights", 1, NULL, 'w' }, { "ranks", 1, NULL, 'r' },
         { "help", 0, NULL, 'h' }, { 0 },
     };
     int c, ret = 0;
@@ -217,6 +220,7 @@ static int parse(Options *o, int argc, char **argv)
         case 'E': o->endless = 1; break;
         case 'W': ret = parse_int(&o->window, "window", optarg, MAX_INT); break;
         case 'w': o->model.weights = optarg; break;
+        case 'r': ret = parse_int(&o->ranks, "ranks", optarg, WAN_MAX_RANKS); break;
         case 'm': ret = parse_bytes(&o->model.memory, optarg); break;
         case 'd': o->model.device = optarg; break;
         case '8': ret = parse_fp8(&o->model.fp8, optarg); break;
@@ -467,6 +471,63 @@ static void show_plan(const WanPlan *p, const WanRequest *r,
                text + image + r->steps * step + decode);
 }
 
+/* ------------------------------------------------------------------ ranks */
+
+static void show_rank(const char *who, const WanPlan *p)
+{
+    printf("  %-13s %.3f GB of work", who, p->work_bytes / 1e9);
+    if (p->full_bytes)
+        printf(", %.3f GB of a card to keep all weights, %.3f GB at least",
+               p->full_bytes / 1e9, p->least_bytes / 1e9);
+    printf("; a step %.4g TFLOP, %.3f GB sent\n", p->step_flops / 1e12,
+           p->sent_bytes / 1e9);
+}
+
+/* The larger of both, number by number. */
+static void most(WanPlan *a, const WanPlan *b)
+{
+#define MOST(field) a->field = a->field > b->field ? a->field : b->field
+    MOST(work_bytes);
+    MOST(full_bytes);
+    MOST(least_bytes);
+    MOST(step_flops);
+    MOST(sent_bytes);
+#undef MOST
+}
+
+/* One clip over several processes or cards: the host, and the most that any of
+ * the others needs. */
+static int show_ranks(WanModel *m, const WanRequest *r, int n)
+{
+    WanRanks *const own = m->ranks;
+    WanRanks ranks = { .size = n };
+    WanPlan plan, host = { 0 }, others = { 0 };
+    int ret = 0;
+
+    m->ranks = &ranks;
+    for (int q = 0; q < n; q++) {
+        ranks.rank = q;
+        if ((ret = wan_plan(&plan, m, r)) < 0)
+            break;
+        if (q)
+            most(&others, &plan);
+        else
+            host = plan;
+    }
+    m->ranks = own;
+    if (ret < 0)
+        return ret;
+    if (host.processes < n) {
+        printf("by one of %d ranks: the others have no part in such a clip\n", n);
+        return 0;
+    }
+    printf("by %d ranks\n", n);
+    show_rank("the first", &host);
+    if (n > 1)
+        show_rank("each other", &others);
+    return 0;
+}
+
 /* ------------------------------------------------------------- converted */
 
 /* What one file of it would take, by some choices of types. */
@@ -664,7 +725,9 @@ int main(int argc, char **argv)
     } else if ((ret = wan_plan(&plan, m, &r)) >= 0 &&
                (ret = show_model(m, &o)) >= 0) {
         show_plan(&plan, &r, m, &o);
-        if (o.convert)
+        if (o.ranks)
+            ret = show_ranks(m, &r, o.ranks);
+        if (o.convert && ret >= 0)
             ret = show_converted(m);
     }
     if (ret < 0)

@@ -121,6 +121,26 @@ int wan_dev_e4m3(const char *name)
     return b && b->e4m3 && b->e4m3(index);
 }
 
+int wan_dev_of_rank(char *buf, size_t size, const char *name, int number,
+                    const WanLog *log)
+{
+    int index;
+    const WanBackend *b = find_backend(name, &index, log);
+
+    if (!b)
+        return WAN_ERR(ENOSYS);
+    snprintf(buf, size, "%s", name);
+    if (!b->join)
+        return 0;
+    if (!strchr(name, ':')) {
+        if (number && b->usable(1, NULL) < 0)   // it was given one of its own
+            number = 0;
+        snprintf(buf, size, "%s:%d", b->name, number);
+        index = number;
+    }
+    return b->usable(index, log) < 0 || b->joins(log) < 0 ? WAN_ERR(ENOSYS) : 0;
+}
+
 /* Host memory above the top of the stack is not to be touched. */
 static void poison(const WanDev *d, void *p, int64_t bytes)
 {
@@ -193,6 +213,18 @@ int wan_dev_open_plan(WanDev **out, const char *name, int threads,
                       const WanLog *log)
 {
     return dev_open(out, name, threads, 1, 0, NULL, log);
+}
+
+int wan_dev_join(WanDev *d)
+{
+    int ret;
+
+    if (!d->ranks || !d->backend->join)
+        return 0;
+    wan_dev_enter(d);
+    ret = d->backend->join(d);
+    wan_dev_leave(d);
+    return ret;
 }
 
 void wan_dev_close(WanDev **dp)
@@ -339,12 +371,12 @@ void wan_dev_repeat(WanDev *d)
         wan_pager_repeat(d->pager);
 }
 
-/* Whether ops may be left out, as somebody looks at what they do or it is all
- * over. */
+/* Whether ops may be left out: not where somebody looks at what they do, nor
+ * where they exchange notes with other ranks, nor when it is all over. */
 static int may_replay(const WanDev *d)
 {
     return d->backend->replay && !d->plan && !d->op_by_op && !d->tap &&
-           !d->trace && !d->error && !wan_dev_cancelled(d);
+           !d->trace && !d->ranks && !d->error && !wan_dev_cancelled(d);
 }
 
 int wan_dev_replay(WanDev *d, int key, int nb, const WanTensor *in)

@@ -56,6 +56,16 @@ typedef struct WanBackend {
     /* As wan_dev_replay(), where d->replaying says whether the stretch has
      * begun; NULL: nothing is remembered. */
     int (*replay)(WanDev *d, int key, int nb, const WanTensor *in);
+    /* Where arena memory of several ranks has a way of its own; else NULL, and
+     * the ranks' transport carries it. Whether there could be, or why not, in a
+     * line; a device's part of it, called by all ranks at once, with d->ranks;
+     * how much device memory it takes beside the arena. */
+    int (*joins)(const WanLog *log);
+    int (*join)(WanDev *d);
+    int64_t join_bytes;
+    /* What was promised (wan_ranks_promise()), in order with other work: out[q]
+     * to, in[q] from rank q; own parcels are copied. */
+    void (*exchange)(WanDev *d, const WanParcel *out, const WanParcel *in);
     /* Around whatever the backend is asked for once it is open; may be NULL. */
     void (*enter)(WanDev *d);
     void (*leave)(WanDev *d);
@@ -138,6 +148,22 @@ int wan_dev_e4m3(const char *name);
 
 /* Whether this build and machine have such a device; logs a line if not. */
 int wan_dev_known(const char *name, const WanLog *log);
+
+/**
+ * The device of one of some ranks, as it is called: where data goes from device
+ * to device and name has no number, the card with that of the process on its
+ * machine, or the only one that it sees.
+ *
+ * @param number of the process among those of its machine
+ * @return 0, or WAN_ERR(ENOSYS): there is no such card, or no way between them;
+ *         the line says what is missing
+ */
+int wan_dev_of_rank(char *buf, size_t size, const char *name, int number,
+                    const WanLog *log);
+
+/* d->ranks are about to exchange; all of them call it. 0, or an error, whose
+ * line was said. */
+int wan_dev_join(WanDev *d);
 
 /* Record the first error; the message becomes its line. */
 __attribute__((format(printf, 3, 4)))

@@ -1005,13 +1005,6 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
     j->dev->trace = trace;
     j->dev->trace_opaque = opaque;
     j->dev->ranks = j->ranks;
-    if (j->ranks && j->dev->backend->device) {
-        ret = wan_error(&m->log, WAN_ERR(ENOSYS), "device %s: several processes "
-                        "compute on CPUs; use device=cpu",
-                        j->dev->backend->name);
-        wan_dev_close(&j->dev);
-        return ret;
-    }
     if (j->dev->backend->page_bytes) {
         if (!(j->pager = wan_pager_alloc())) {
             wan_dev_close(&j->dev);
@@ -1027,6 +1020,8 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
                            wan_dev_available(m->device, m->cuda_context),
         .processes = j->ranks ? j->ranks->size : 1,
     };
+    if (j->ranks && !m->memory && out->available_bytes < INT64_MAX)
+        out->available_bytes -= j->dev->backend->join_bytes;
 
     out->tokens = j->recipe->latents(j) *
                   (j->rq.height / m->info.size_multiple) *
@@ -1298,10 +1293,15 @@ static int agree(WanJob *j)
     const WanModel *m = j->model;
     const WanStepCache *c = &j->cache;
     uint64_t weights = 0, table = WAN_SUM;
+    char kind[16] = "";
     int ret;
 
     if (!j->ranks)
         return 0;
+    snprintf(kind, sizeof(kind), "%s", j->dev->backend->name);
+    if ((ret = wan_ranks_agree(j->ranks, kind, sizeof(kind), "devices",
+                               &j->dev->cancel)) < 0)
+        return ret;
     for (int i = 0; i < m->info.experts; i++)
         weights = 31 * weights + wan_weights_sum(wan_model_expert_file(m, i));
     if ((ret = wan_ranks_agree(j->ranks, &weights, sizeof(weights), "weights",
@@ -1376,7 +1376,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
         goto fail;
     j->dev->pager = j->pager;
     j->dev->ranks = j->ranks;
-    if ((ret = agree(j)) < 0)
+    if ((ret = agree(j)) < 0 || (ret = wan_dev_join(j->dev)) < 0)
         goto fail;
     if (j->ranks)                       // from here on there is a job to cancel
         j->ranks->interrupted = NULL;

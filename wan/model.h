@@ -26,6 +26,7 @@ struct WanModel {
     int threads;
     int64_t memory;             // the user's limit, 0: what is free
     WanRanks *ranks;            // that may share a job; not owned; NULL: none
+    struct WanCards *cards;     // whose they are, if they are threads of ours
     int (*interrupted)(void *opaque);   // the caller's, while it waits for them
     void *interrupted_opaque;
     int threads_alone;          // beside ranks, of a job they don't share

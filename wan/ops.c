@@ -323,6 +323,7 @@ static WanTensor rows_of(const WanDev *d, const WanTensor *t, int q)
 static void exchange(WanDev *d, const WanParcel *out, const WanParcel *in,
                      const char *what)
 {
+    const int by_device = d->backend->exchange != NULL;
     int ret;
 
     if (d->error)
@@ -330,9 +331,17 @@ static void exchange(WanDev *d, const WanParcel *out, const WanParcel *in,
     for (int q = 0; q < d->ranks->size; q++)
         if (q != d->ranks->rank)
             d->sent += out[q].bytes;
-    if (!d->plan && (ret = wan_ranks_exchange(d->ranks, out, in, what,
-                                              &d->cancel)) < 0)
+    if (d->plan)
+        return;
+    ret = (by_device ? wan_ranks_promise : wan_ranks_exchange)
+          (d->ranks, out, in, what, &d->cancel);
+    if (ret < 0) {
         wan_dev_end(d, ret);
+    } else if (by_device) {
+        wan_dev_enter(d);
+        d->backend->exchange(d, out, in);
+        wan_dev_leave(d);
+    }
 }
 
 /* whole [L, C] holds this rank's rows, and gets those of the others. */

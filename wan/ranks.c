@@ -21,6 +21,8 @@
 #define NAP 1000000
 /* Naps between two looks at whether processes of this machine are there. */
 #define NAPS_A_LOOK 500
+/* Short naps between two looks at the others, of who waits for a device. */
+#define LOOKS 500
 /* Of a host that is cancelled, see WanRanks: s. */
 #define PATIENCE 5
 
@@ -49,17 +51,29 @@ static int64_t process_start(int64_t pid)
     return start;
 }
 
+/* The next note of that kind of a rank, as far as they have come; they are kept
+ * for who hears them in their turn. NULL: none, and *gone if the rank is. */
+static const WanNote *heard(WanRanks *r, int rank, enum WanNoteKind kind,
+                            int *gone)
+{
+    WanNote *early = r->early[rank];
+    int *nb = &r->nb_early[rank], ret = 1;
+
+    while (*nb < (int)(sizeof(r->early[0]) / sizeof(*early)) && !r->torn &&
+           (ret = r->transport->hear(r->transport, rank, &early[*nb])) > 0)
+        ++*nb;
+    *gone = ret < 0;
+    for (int i = 0; i < *nb; i++)
+        if (early[i].kind == kind)
+            return &early[i];
+    return NULL;
+}
+
 int wan_ranks_told_to_quit(WanRanks *r)
 {
-    const int most = sizeof(r->early) / sizeof(*r->early);
-    int quit = 0;
+    int gone;
 
-    while (r->nb_early < most && !r->torn &&
-           r->transport->hear(r->transport, 0, &r->early[r->nb_early]) > 0)
-        r->nb_early++;
-    for (int i = 0; i < r->nb_early; i++)
-        quit |= r->early[i].kind == WAN_NOTE_QUIT;
-    return quit;
+    return heard(r, 0, WAN_NOTE_QUIT, &gone) != NULL;
 }
 
 /* Somebody is gone: by the host's order, or without. */
@@ -153,12 +167,20 @@ static int tell(WanRanks *r, int rank, const WanNote *note)
 /* The next note of a rank; 1, 0: none yet, or below 0. */
 static int next_note(WanRanks *r, int rank, WanNote *note)
 {
-    if (rank || !r->nb_early)
+    if (!r->nb_early[rank])
         return r->transport->hear(r->transport, rank, note);
-    *note = r->early[0];
-    r->early[0] = r->early[1];
-    r->nb_early--;
+    *note = r->early[rank][0];
+    r->early[rank][0] = r->early[rank][1];
+    r->nb_early[rank]--;
     return 1;
+}
+
+/* A note that is not for who heard it: the rank's next again. */
+static void push_back(WanRanks *r, int rank, const WanNote *note)
+{
+    r->early[rank][1] = r->early[rank][0];
+    r->early[rank][0] = *note;
+    r->nb_early[rank]++;
 }
 
 /* The next note of a rank that is not of a job before the running one. */
@@ -184,27 +206,61 @@ static int hear(WanRanks *r, int rank, WanNote *note)
     }
 }
 
-/* What a note in place of the one that was expected means. Whose job failed
- * says why, and so does the host; the others end without a word. What is not of
- * this job is for wan_ranks_wait(). */
+/* A rank's job failed: it says why, and so does the host; the others end without
+ * a word. */
+static int failed(WanRanks *r, int rank, const WanNote *n)
+{
+    if (r->rank)
+        return WAN_CANCELLED;
+    return wan_error(&r->log, WAN_ERR(EIO), "rank %d (process %lld on %s) "
+                     "failed: %.*s", rank, (long long)r->info[rank].pid,
+                     r->info[rank].node, (int)sizeof(n->text),
+                     *n->text ? n->text : wan_strerror(n->error));
+}
+
+/* Of a rank that has said so, and of one that is gone. */
+static int failure(WanRanks *r)
+{
+    const WanNote *n;
+    int gone;
+
+    for (int q = 0; q < r->size; q++) {
+        if (q == r->rank)
+            continue;
+        n = heard(r, q, WAN_NOTE_FAIL, &gone);
+        if (gone)
+            return broken(r, q, "is gone");
+        if (n && n->job == r->job)
+            return failed(r, q, n);
+    }
+    return 0;
+}
+
+/* Host: a rank has ended the job because another one's failed. */
+static int left(WanRanks *r, int rank)
+{
+    const int ret = failure(r);
+
+    return ret < 0 ? ret
+           : wan_error(&r->log, WAN_ERR(EIO), "rank %d (process %lld on %s) has "
+                       "ended the job", rank, (long long)r->info[rank].pid,
+                       r->info[rank].node);
+}
+
+/* What a note in place of the one that was expected means. What is not of this
+ * job is for wan_ranks_wait(). */
 static int unexpected(WanRanks *r, int rank, const WanNote *n,
                       const WanNote *mine)
 {
-    if (n->kind == WAN_NOTE_FAIL && r->rank)
-        return WAN_CANCELLED;
     if (n->kind == WAN_NOTE_FAIL)
-        return wan_error(&r->log, WAN_ERR(EIO), "rank %d (process %lld on %s) "
-                         "failed: %s", rank, (long long)r->info[rank].pid,
-                         r->info[rank].node, *n->text ? n->text
-                         : wan_strerror(n->error));
-    if (!rank && (n->kind == WAN_NOTE_QUIT || n->kind == WAN_NOTE_JOB)) {
-        r->early[1] = r->early[0];
-        r->early[0] = *n;
-        r->nb_early++;
-    }
+        return failed(r, rank, n);
+    if (!rank && (n->kind == WAN_NOTE_QUIT || n->kind == WAN_NOTE_JOB))
+        push_back(r, rank, n);
     if (n->kind == WAN_NOTE_END || n->kind == WAN_NOTE_QUIT ||
-        n->kind == WAN_NOTE_JOB)
+        n->kind == WAN_NOTE_JOB || (n->kind == WAN_NOTE_DONE && r->rank))
         return WAN_CANCELLED;           // the host has closed it
+    if (n->kind == WAN_NOTE_DONE)
+        return left(r, rank);
     return wan_error(&r->log, WAN_ERR(EIO), "rank %d (process %lld on %s) is at "
                      "%s %llu of %lld bytes where this one is at %s %llu: they "
                      "don't compute the same", rank,
@@ -251,14 +307,11 @@ static void tell_quit(WanRanks *r)
     __atomic_store_n(&r->quit, 1, __ATOMIC_RELAXED);
 }
 
-/* Notes, then data. */
-static int exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
-                    const char *what)
+/* The data that the transport carries. */
+static int data(WanRanks *r, const WanParcel *out, const WanParcel *in)
 {
-    int ret = notes(r, out, in, what);
+    int ret;
 
-    if (ret < 0)
-        return ret;
     r->elsewhere = 1;
     ret = r->transport->exchange(r->transport, out, in, all_alive, r);
     if (ret < 0 && ret != WAN_CANCELLED)
@@ -267,10 +320,10 @@ static int exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
     return ret;
 }
 
-int wan_ranks_exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
-                       const char *what, const int *cancel)
+/* Notes, then data, where the transport carries it. */
+static int exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
+                    const char *what, const int *cancel, int carried)
 {
-    const WanParcel *from = &out[r->rank], *to = &in[r->rank];
     int ret;
 
     r->cancel = cancel;
@@ -279,13 +332,122 @@ int wan_ranks_exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
         r->cancel = NULL;
         return WAN_CANCELLED;
     }
-    ret = exchange(r, out, in, what);
+    ret = notes(r, out, in, what);
+    if (ret >= 0 && carried)
+        ret = data(r, out, in);
     r->cancel = NULL;
     if (ret == WAN_CANCELLED && !r->rank)
         tell_quit(r);
+    return ret;
+}
+
+int wan_ranks_exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
+                       const char *what, const int *cancel)
+{
+    const WanParcel *from = &out[r->rank], *to = &in[r->rank];
+    const int ret = exchange(r, out, in, what, cancel, 1);
+
     if (ret >= 0 && from->bytes && from->data != to->data)
         memcpy(to->data, from->data, from->bytes);
     return ret;
+}
+
+int wan_ranks_promise(WanRanks *r, const WanParcel *out, const WanParcel *in,
+                      const char *what, const int *cancel)
+{
+    return exchange(r, out, in, what, cancel, 0);
+}
+
+/* The host has closed the job. What it promised it has begun to send, unless it
+ * failed. */
+static int closed(WanRanks *r, const WanNote *n)
+{
+    if (!r->stopped_at)
+        r->stopped_at = now();
+    return (n->error && n->error != WAN_CANCELLED) ||
+           now() - r->stopped_at > r->patience ? WAN_CANCELLED : 0;
+}
+
+/* Whether what was promised may not come, as a rank has ended its part. */
+static int ended(WanRanks *r)
+{
+    const WanNote *n;
+    int gone, ret;
+
+    if ((ret = failure(r)) < 0 || !r->rank)
+        return ret;
+    if (wan_ranks_told_to_quit(r))
+        return WAN_CANCELLED;
+    n = heard(r, 0, WAN_NOTE_END, &gone);
+    return n && n->job == r->job ? closed(r, n) : 0;
+}
+
+int wan_ranks_look(WanRanks *r, const int *cancel)
+{
+    int ret;
+
+    r->cancel = cancel;
+    r->elsewhere = 1;
+    ret = r->broken ? WAN_ERR(EIO) : ended(r);
+    if (!ret)
+        ret = all_alive(r);
+    r->cancel = NULL;
+    if (ret == WAN_CANCELLED && !r->rank && !r->quit)
+        tell_quit(r);
+    return ret;
+}
+
+int wan_ranks_wait_for(WanRanks *r, int (*done)(void *arg), void *arg,
+                       const int *cancel)
+{
+    int looks = 0, ret;
+
+    r->stopped_at = 0;
+    while (!(ret = done(arg))) {
+        if (++looks < EAGER) {
+            sched_yield();
+            continue;
+        }
+        nanosleep(&(struct timespec){ 0, NAP / 10 }, NULL);
+        if (looks % LOOKS == 0 && (ret = wan_ranks_look(r, cancel)) < 0)
+            return ret;
+    }
+    return ret < 0 ? ret : 0;
+}
+
+/* Hear until that rank says that it is done with this job, or does other
+ * things; 0: it is too late for that. */
+static int hear_done(WanRanks *r, int rank, double until)
+{
+    WanNote n;
+    int looks = 0, ret;
+
+    for (;;) {
+        if ((ret = next_note(r, rank, &n)) < 0)
+            return 0;
+        if (ret && (n.job > r->job || n.kind == WAN_NOTE_QUIT)) {
+            push_back(r, rank, &n);
+            return 1;
+        }
+        if (ret && n.job == r->job && n.kind == WAN_NOTE_DONE)
+            return 1;
+        if (!ret && ((!r->rank && now() > until) || nap(r, &looks) < 0))
+            return 0;
+    }
+}
+
+void wan_ranks_settle(WanRanks *r, int wait)
+{
+    const WanNote done = { .kind = WAN_NOTE_DONE, .job = r->job };
+    const double until = now() + r->patience;
+
+    r->elsewhere = 1;
+    for (int q = 0; q < r->size && !r->broken; q++)
+        if (q != r->rank)
+            tell(r, q, &done);
+    for (int q = 0; q < r->size && wait && !r->broken && !r->quit; q++)
+        if (q != r->rank && !hear_done(r, q, until))
+            break;
 }
 
 int wan_ranks_agree(WanRanks *r, const void *value, int bytes,
@@ -416,9 +578,20 @@ void wan_ranks_close(WanRanks **rp)
     free(r);
 }
 
+int wan_ranks_are_threads(const WanRanks *r)
+{
+    return r->size > 1 && r->info[0].pid == r->info[1].pid &&
+           !strcmp(r->info[0].node, r->info[1].node);
+}
+
 const char *wan_ranks_text(const WanRanks *r, char *buf, size_t size)
 {
     int nodes = 0;
+
+    if (wan_ranks_are_threads(r)) {
+        snprintf(buf, size, "%d cards", r->size);
+        return buf;
+    }
 
     for (int q = 0; q < r->size; q++) {
         int known = 0;

@@ -16,7 +16,9 @@
  * thrown away by whoever finds them. A host that is cancelled carries out what
  * it has promised, and ends the job in place of its next note. Where the others
  * keep it waiting for that, it tells them to quit, and the ranks have served.
- * What carries both is a WanTransport: MPI (ranks_mpi.c), or sockets in tests.
+ * What carries both is a WanTransport: MPI (ranks_mpi.c), memory between threads
+ * (ranks_threads.c), or sockets in tests. Data between devices goes another way,
+ * behind the same notes.
  */
 
 #ifndef WAN_RANKS_H
@@ -32,7 +34,9 @@ enum WanNoteKind {
     WAN_NOTE_JOB,       // host: a job begins, its request follows
     WAN_NOTE_END,       // host: the job is closed
     WAN_NOTE_FAIL,      // the job failed at this rank; text says why
-    WAN_NOTE_QUIT       // host: no job will come
+    WAN_NOTE_QUIT,      // host: no job will come
+    WAN_NOTE_DONE       // the device has done what was promised in that job,
+                        // which has ended here
 };
 
 typedef struct WanNote {
@@ -97,9 +101,9 @@ typedef struct WanRanks {
     double patience;            // how long a host that is cancelled waits for
                                 // those it has promised data to, s
     int elsewhere;              // it waits for other than the host's note
-    WanNote early[2];           // the host's next, heard there: what it
-                                // promised, and that it quits
-    int nb_early;
+    /* A rank's next, heard there: what it promised, and that it ends. */
+    WanNote early[WAN_MAX_RANKS][2];
+    int nb_early[WAN_MAX_RANKS];
 } WanRanks;
 
 /**
@@ -114,7 +118,10 @@ int wan_ranks_meet(WanRanks **out, WanTransport *t, int host,
 /* Host: tells the others to quit. Takes NULL. */
 void wan_ranks_close(WanRanks **r);
 
-/* "4 processes on 2 machines" */
+/* Whether they are threads of one process. */
+int wan_ranks_are_threads(const WanRanks *r);
+
+/* "4 processes on 2 machines", "4 cards" */
 const char *wan_ranks_text(const WanRanks *r, char *buf, size_t size);
 
 /* ----------------------------------------------------------------- jobs */
@@ -160,6 +167,32 @@ int wan_ranks_agree(WanRanks *r, const void *value, int bytes,
 int wan_ranks_exchange(WanRanks *r, const WanParcel *out, const WanParcel *in,
                        const char *what, const int *cancel);
 
+/**
+ * The notes of an exchange alone, whose data goes between devices: when all
+ * ranks have got 0 each of them begins to move it.
+ */
+int wan_ranks_promise(WanRanks *r, const WanParcel *out, const WanParcel *in,
+                      const char *what, const int *cancel);
+
+/**
+ * Wait for what hangs on other ranks, such as data that was promised.
+ *
+ * @param done asked again and again: 1, 0: not yet, or below 0, which ends it
+ * @return 0; as done(); or as wan_ranks_exchange(), and what was promised may
+ *         not come
+ */
+int wan_ranks_wait_for(WanRanks *r, int (*done)(void *arg), void *arg,
+                       const int *cancel);
+
+/** Whether to go on waiting, for who does so elsewhere: as
+ *  wan_ranks_wait_for(), of which it is a look. */
+int wan_ranks_look(WanRanks *r, const int *cancel);
+
+/** The job has ended here, and the device has nothing of it left to do; or it
+ *  has failed (wait 0). Tells the others, and waits until all say so. The host
+ *  waits as long as its patience lasts. */
+void wan_ranks_settle(WanRanks *r, int wait);
+
 /* -------------------------------------------------------------- the split */
 
 /* Rows [first, first + n) of many. */
@@ -175,6 +208,16 @@ static inline WanShare wan_share_of(const WanRanks *r, int rank, int64_t rows)
 
     return (WanShare){ first, rows * (rank + 1) / size - first };
 }
+
+/* --------------------------------------------------------------- threads */
+
+/**
+ * Transports of ranks that are threads of this process.
+ *
+ * @param out size of them, one for each, which closes its own
+ * @return 0, or WAN_ERR(ENOMEM)
+ */
+int wan_transport_threads(WanTransport **out, int size);
 
 /* ------------------------------------------------------------------- MPI */
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "abi.h"
+#include "cards.h"
 #include "model.h"
 #include "serve.h"
 
@@ -243,6 +244,18 @@ static int quit_told(void *ranks)
     return wan_ranks_told_to_quit(ranks);
 }
 
+/* This process' own device: one. */
+static int check_own(const Server *s)
+{
+    const WanLog log = { keep_line, (void *)s, WAN_LOG_ERROR };
+    WanCardList list;
+    const int ret = s->device ? wan_cards_read(&list, s->device, &log) : 0;
+
+    return ret < 0 || !s->device || !list.nb ? ret
+           : wan_error(&log, WAN_ERR(EINVAL), "device %s: a process that an MPI "
+                       "launcher started has one card", s->device);
+}
+
 /* The model of the request: the last one's, if it was opened likewise. */
 static int open_model(Server *s, WanServed *job, const char *data)
 {
@@ -260,7 +273,7 @@ static int open_model(Server *s, WanServed *job, const char *data)
     } else {
         s->opened_bytes = -1;           // opened again for the next
     }
-    if (*job->cwd && chdir(job->cwd) < 0)
+    if (*job->cwd && !wan_ranks_are_threads(s->ranks) && chdir(job->cwd) < 0)
         return wan_error(&(WanLog){ keep_line, s, WAN_LOG_ERROR },
                          WAN_ERR(ENOENT), "%s: %s", job->cwd, strerror(errno));
     p->log = keep_line;
@@ -269,12 +282,17 @@ static int open_model(Server *s, WanServed *job, const char *data)
     p->interrupted_opaque = s->ranks;
     p->log_level = s->log ? s->log->level : WAN_LOG_ERROR;
     p->threads = s->threads;
-    p->memory = 0;
+    if (!wan_ranks_are_threads(s->ranks))
+        p->memory = 0;                  // that of the host's machine
     p->processes = 0;                   // they are known
+    if ((ret = check_own(s)) < 0)
+        return ret;
     if (s->device)
         p->device = s->device;
     ret = wan_model_open(&s->model, p);
-    return ret < 0 ? ret : wan_model_join(s->model, s->ranks, NULL);
+    if (ret >= 0 && (ret = wan_model_join(s->model, s->ranks, NULL)) < 0)
+        wan_model_close(&s->model);     // the next job tries again
+    return ret;
 }
 
 /* One job, to its last step. */

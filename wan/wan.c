@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "abi.h"
+#include "cards.h"
 #include "condition.h"
 #include "files.h"
 #include "model.h"
@@ -494,7 +495,10 @@ static int open_tokenizer(WanModel *m, const WanFiles *f, const char *given)
 static WanModel *model_alloc(const WanModelParams *p)
 {
     const WanLog log = { p->log, p->log_opaque, p->log_level };
+    const char *device = p->device && *p->device ? p->device : "auto";
     WanModel *m = calloc(1, sizeof(*m));
+    WanCardList list;
+    char first[32];
 
     if (!m) {
         wan_error_memory(&log, p->path ? p->path : "model", "the model");
@@ -505,13 +509,32 @@ static WanModel *model_alloc(const WanModelParams *p)
     m->threads = p->threads;
     m->memory = p->memory;
     m->cuda_context = p->cuda_context;
-    m->device = strdup(p->device && *p->device ? p->device : "auto");
+    if (wan_cards_read(&list, device, NULL) >= 0 && list.nb)
+        device = wan_cards_name(&list, 0, first, sizeof(first));
+    m->device = strdup(device);
     m->prompts = wan_prompts_alloc();
     if (!m->device || !m->prompts) {
         wan_error_memory(&log, p->path ? p->path : "model", "the model");
         wan_model_close(&m);
     }
     return m;
+}
+
+/* One, or each of several cards. */
+static int check_device(const char *device, const WanLog *log)
+{
+    WanCardList list;
+    char name[32];
+    int ret;
+
+    if ((ret = wan_cards_read(&list, device, log)) < 0)
+        return ret;
+    if (!list.nb)
+        return wan_dev_known(device, log) ? 0 : WAN_ERR(ENOSYS);
+    for (int i = 0; i < list.nb; i++)
+        if (!wan_dev_known(wan_cards_name(&list, i, name, sizeof(name)), log))
+            return WAN_ERR(ENOSYS);
+    return 0;
 }
 
 static int check_params(const WanModelParams *p, const WanLog *log)
@@ -539,35 +562,60 @@ static int check_params(const WanModelParams *p, const WanLog *log)
         wan_log(log, WAN_LOG_ERROR, "option fp8: %d is none", p->fp8);
         return WAN_ERR(EINVAL);
     }
-    return wan_dev_known(p->device && *p->device ? p->device : "auto", log)
-           ? 0 : WAN_ERR(ENOSYS);
+    return check_device(p->device && *p->device ? p->device : "auto", log);
 }
 
 int wan_model_join(WanModel *m, WanRanks *ranks, const WanModelParams *p)
 {
-    int here = 0;
+    int here = 0, before = 0, ret;
+    char device[64];
 
     if (p)
         wan_put_params(&m->given, p);
     if (m->given.failed)
         return wan_error_memory(&m->log, "model", "its description");
-    m->ranks = ranks;
     for (int q = 0; q < ranks->size; q++)
-        here += !strcmp(ranks->info[q].node, ranks->info[ranks->rank].node);
+        if (!strcmp(ranks->info[q].node, ranks->info[ranks->rank].node)) {
+            before += q < ranks->rank;
+            here++;
+        }
+    ret = wan_dev_of_rank(device, sizeof(device), m->device, before, &m->log);
+    if (ret < 0)
+        return ret;
+    if (m->cuda_context)
+        return wan_error(&m->log, WAN_ERR(ENOSYS), "device %s: several cards or "
+                         "processes don't work in a context that is given, as "
+                         "hwframes=1 does", m->device);
+    free(m->device);
+    if (!(m->device = strdup(device)))
+        return wan_error_memory(&m->log, "model", "the name of its device");
+    m->ranks = ranks;
     m->threads_alone = m->threads;
     if (!m->threads)
         m->threads = wan_dev_threads(0) > here ? wan_dev_threads(0) / here : 1;
     return 0;
 }
 
-/* The processes beside this one, if it was started with some. */
+/* The processes beside this one, if it was started with some, or the cards that
+ * it was given, of which the first is its own. */
 static int find_ranks(WanModel *m, const WanModelParams *p)
 {
     WanRanks *ranks = NULL;
+    WanCardList list = { .nb = 0 };
     int ret = p->processes ? wan_ranks_from_launcher(&ranks, 1, &m->log) : 0;
 
     m->interrupted = p->interrupted;
     m->interrupted_opaque = p->interrupted_opaque;
+    if (ret >= 0 && p->device)
+        ret = wan_cards_read(&list, p->device, &m->log);
+    if (ret >= 0 && list.nb > 1) {
+        if (ranks)
+            return wan_error(&m->log, WAN_ERR(EINVAL), "device %s: processes of "
+                             "an MPI launcher have a card each; use device=%s",
+                             p->device, list.kind);
+        ret = wan_cards_open(&m->cards, &list, p->threads, &m->log);
+        ranks = ret < 0 ? NULL : wan_cards_ranks(m->cards);
+    }
     return ret < 0 || !ranks ? ret : wan_model_join(m, ranks, p);
 }
 
@@ -714,6 +762,7 @@ void wan_model_close(WanModel **mp)
     *mp = NULL;
     if (!m || __atomic_sub_fetch(&m->refs, 1, __ATOMIC_ACQ_REL))
         return;
+    wan_cards_close(&m->cards);
     wan_dit_free(&m->dit);
     wan_dit_free(&m->dit2);
     wan_t5_free(&m->t5);

@@ -197,7 +197,10 @@ typedef struct WanModelParams {
      *  name tells; else both. The log says which. */
     const char *lora;
     /** "auto", "cpu", "cuda", "cuda:N"; "ref" is the plain scalar definition
-     *  on the CPU, slow, the same bits on every machine of one libm. */
+     *  on the CPU, slow, the same bits on every machine of one libm. Since 1.1
+     *  "cuda:0-7", "cuda:0,2,5": jobs are made by all of these cards together,
+     *  as by processes, see below; threads of the model serve until it is
+     *  closed. */
     const char *device;
     enum WanFp8 fp8;
     int threads;                /**< CPU threads, 0 = one a core */

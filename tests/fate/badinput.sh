@@ -135,6 +135,9 @@ else
 fi
 option 'device unknown' "device=tpu.*auto" "$rest:device=tpu"
 option 'device cuda:x' 'device=cuda:x' "$rest:device=cuda\\\\:x"
+option 'device cuda:3-1' 'device cuda:3-1: it is no list of cards; cuda:0-3' "$rest:device=cuda\\\\:3-1"
+option 'CUDA frames of several cards' 'device=cuda:0-1: with hwframes=1 it must be auto, cuda' \
+    "$rest:device=cuda\\\\:0-1:hwframes=1"
 if grep -q 'WAN_HAVE_CUDA=1' "$B/../config.mak" 2>/dev/null; then
     skip 'device cuda without CUDA' 'CUDA is built in'
 else

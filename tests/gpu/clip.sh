@@ -4,15 +4,17 @@
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
-# usage: clip.sh BIN DEVICE     with the programs of a bundle; WAN_GOLDEN for the
-#                               tokenizer. Lines '# clip' say what it took.
+# usage: clip.sh BIN DEVICE     with the programs of a bundle, by one card or by
+#                               some (cuda:0-1); WAN_GOLDEN for the tokenizer.
+#                               Lines '# clip' say what it took.
 
 bin=$1 device=$2
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/wan-clip.XXXXXX") || exit 1
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
 size=832x480 frames=81 layers=
-[ "$device" = cuda ] || size=64x64 frames=5 layers='--dit-layers 2'
+case $device in cuda*) ;; *) size=64x64 frames=5 layers='--dit-layers 2' ;; esac
+graph_device=$(echo "$device" | sed 's/:/\\\\:/')
 
 free=$(df -Pk "$tmp" | awk 'END { print int($4 / 1048576) }')
 [ "$free" -ge 8 ] || { echo "ok 1 - a clip # SKIP $free GB free in $tmp, 8 are wanted"; echo 1..1; exit; }
@@ -25,9 +27,9 @@ free=$(df -Pk "$tmp" | awk 'END { print int($4 / 1048576) }')
 clip()
 {
     "$bin/ffmpeg" -hide_banner -nostdin -nostats -v verbose -f lavfi -i \
-        "wan_t2v=model=$tmp/model:prompt=a cat:size=$size:frames=$frames:steps=4:seed=1:device=$device$2" \
+        "wan_t2v=model=$tmp/model:prompt=a cat:size=$size:frames=$frames:steps=4:seed=1:device=$graph_device$2" \
         -f framemd5 "$tmp/$1.md5" > "$tmp/$1.log" 2>&1 || { tail -n 20 "$tmp/$1.log"; return 1; }
-    grep -E 'memory|resident|clip 1: [0-9]* frames' "$tmp/$1.log" | sed "s/^/# clip $1: /"
+    grep -E 'memory|resident|clip over|NCCL|clip 1: [0-9]* frames' "$tmp/$1.log" | sed "s/^/# clip $1: /"
     grep -qc '^0' "$tmp/$1.md5"
 }
 failed=0

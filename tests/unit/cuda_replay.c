@@ -255,10 +255,13 @@ static void on_tap(void *opaque, const char *name, const WanTensor *t)
     (void)opaque, (void)name, (void)t;
 }
 
-/* Whoever looks at ops sees them, and pages that move are not remembered. */
+/* Whoever looks at ops sees them, pages that move are not remembered, and other
+ * ranks get their notes. */
 TEST(not_while_somebody_looks)
 {
-    for (int what = 0; what < 4; what++) {
+    static WanRanks ranks;
+
+    for (int what = 0; what < 5; what++) {
         begin_test();
         for (int round = 0; round < 3; round++)
             CHECK(round_of());
@@ -267,6 +270,7 @@ TEST(not_while_somebody_looks)
         dev.trace = what == 1 ? on_line : NULL;
         dev.op_by_op = what == 2;
         weights_stay = what != 3;
+        dev.ranks = what == 4 ? &ranks : NULL;
         for (int round = 0; round < 3; round++)
             CHECK(round_of());
         CHECK(issues == 3 * STRETCHES && !begun && !launched);

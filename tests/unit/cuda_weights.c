@@ -192,6 +192,9 @@ int wan_cuda_wait(WanDev *d, const char *op)
     return !cudaStreamSynchronize(wan_cuda_stream(d));
 }
 
+/* nccl.c's: there are no other ranks */
+int wan_nccl_look(WanDev *d) { return !d->error; }
+
 /* quant.cu's; of what is asked for here, at once */
 static int conversions;
 

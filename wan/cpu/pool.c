@@ -280,8 +280,7 @@ static void *helper(void *unused)
 
 /* ------------------------------------------------------- opening, closing */
 
-/* Signals are the host's business, but for those a thread raises itself. */
-static void block_signals(sigset_t *saved)
+void wan_block_signals(sigset_t *saved)
 {
     static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP,
                                SIGSYS };
@@ -303,7 +302,7 @@ static void start_helpers(int n)
     if (n <= pool.nb_helpers || pthread_attr_init(&attr))
         return;
     pthread_attr_setstacksize(&attr, STACK);
-    block_signals(&saved);
+    wan_block_signals(&saved);
     if ((more = realloc(pool.helper, n * sizeof(*more)))) {
         pool.helper = more;
         while (pool.nb_helpers < n &&

@@ -7,6 +7,8 @@
 #ifndef WAN_CPU_POOL_H
 #define WAN_CPU_POOL_H
 
+#include <signal.h>
+
 #include "../log.h"
 
 /**
@@ -31,5 +33,9 @@ void wan_cpu_pool_close(void);
 void wan_cpu_pool_run(int threads, int64_t n, const int *cancel,
                       void (*fn)(void *arg, int64_t i, int worker),
                       void *arg);
+
+/* For a thread about to be made: signals are the host's business, but for those
+ * that a thread raises itself. */
+void wan_block_signals(sigset_t *saved);
 
 #endif /* WAN_CPU_POOL_H */

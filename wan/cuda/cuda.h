@@ -62,6 +62,7 @@ typedef struct WanCuda {
     int recording;                  // the stream keeps launches for later
     struct WanCublas *blas;         // linear.c; NULL until first used
     struct WanCudnn *cudnn;         // cudnn.c; NULL until first used
+    struct WanNccl *nccl;           // nccl.c; NULL: no other ranks
 } WanCuda;
 
 static inline WanCuda *wan_cuda(const WanDev *d)

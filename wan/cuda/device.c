@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cuda.h"
+#include "nccl.h"
 
 /* Kept free of what the device has left: modules, library handles. */
 #define RESERVE (INT64_C(512) << 20)
@@ -158,6 +158,13 @@ static void cuda_enter(WanDev *d)
     wan_cuda(d)->driver->push(wan_cuda(d)->context);
 }
 
+/* What the device has to do may hang on other ranks' data. */
+static int wait_for(WanDev *d, cudaEvent_t event, const char *op)
+{
+    return wan_cuda(d)->nccl ? wan_nccl_wait(d, event, op)
+                             : wan_cuda_ok(d, cudaEventSynchronize(event), op);
+}
+
 /* Let the host get no further ahead than two marks. */
 static void pace(WanDev *d, WanCuda *c)
 {
@@ -166,7 +173,7 @@ static void pace(WanDev *d, WanCuda *c)
         return;
     c->pace_flops = d->flops;
     if (c->paces >= 2)
-        wan_cuda_ok(d, cudaEventSynchronize(c->pace[c->paces % 2]), "waiting");
+        wait_for(d, c->pace[c->paces % 2], "waiting");
     wan_cuda_ok(d, cudaEventRecord(c->pace[c->paces++ % 2], c->stream),
                 "marking");
 }
@@ -361,6 +368,7 @@ static void cuda_free(WanDev *d, void *p, int64_t bytes)
 {
     (void)bytes;
     /* Nothing may be under way into it. */
+    wan_nccl_leave(d);
     wan_cuda_weights_close(d);
     cudaStreamSynchronize(wan_cuda_stream(d));
     cudaFree(p);
@@ -437,7 +445,7 @@ int wan_cuda_wait(WanDev *d, const char *op)
         return 0;
     return wan_cuda_ok(d, cudaEventRecord(c->pace[c->paces % 2], c->stream),
                        op) &&
-           wan_cuda_ok(d, cudaEventSynchronize(c->pace[c->paces++ % 2]), op);
+           wait_for(d, c->pace[c->paces++ % 2], op);
 }
 
 /* --------------------------------------------------- to and from the host */
@@ -514,6 +522,10 @@ const WanOps wan_cuda_ops = {
     .image_scratch     = wan_cuda_image_scratch,
 };
 
+/* Of device memory, for NCCL: its buffers for some connections to each of seven
+ * other cards. Not measured. */
+#define JOIN_BYTES (INT64_C(512) << 20)
+
 /* Rows of a hidden layer: 128 a tile for each of an H100's multiprocessors. */
 #define HIDDEN_ROWS (128 * 132)
 
@@ -527,6 +539,8 @@ const WanBackend wan_backend_cuda = {
     .stage = wan_cuda_weights_stage,
     .forget = wan_cuda_weights_forget, .replay = wan_cuda_replay,
     .wait = cuda_wait,
+    .joins = wan_nccl_there, .join = wan_nccl_join, .join_bytes = JOIN_BYTES,
+    .exchange = wan_nccl_exchange,
     .shared_alloc = cuda_shared_alloc, .shared_free = cuda_shared_free,
     .enter = cuda_enter, .leave = cuda_leave,
 };
@@ -541,6 +555,8 @@ const WanBackend wan_backend_cuda_f32 = {
     .page_bytes = wan_cuda_page_bytes, .stage = wan_cuda_weights_stage,
     .forget = wan_cuda_weights_forget, .replay = wan_cuda_replay,
     .wait = cuda_wait,
+    .joins = wan_nccl_there, .join = wan_nccl_join, .join_bytes = JOIN_BYTES,
+    .exchange = wan_nccl_exchange,
     .shared_alloc = cuda_shared_alloc, .shared_free = cuda_shared_free,
     .enter = cuda_enter, .leave = cuda_leave,
 };

@@ -22,7 +22,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "cuda.h"
+#include "nccl.h"
 
 #define THREADS 4                       // page cache to page-locked memory:
                                         // about 10 GB/s each
@@ -609,6 +609,8 @@ void wan_cuda_weights_stage(WanDev *d, int stage)
         w->vectors = w->vectors_end - d->pager->vectors / WAN_PAGE_ALIGN *
                                       WAN_PAGE_ALIGN;
     }
+    if (cuda->nccl)             // threads wait for the device below
+        wan_cuda_wait(d, "stage");
     wan_cuda_replay_forget(d);
     drain(w);
     free_copies(w);
@@ -673,12 +675,17 @@ static const void *paged(WanDev *d, int n, const WanTensor *t, WanType type,
         return NULL;
     }
     pthread_cond_broadcast(&w->work);
-    while (page->state != WAN_PAGE_COPIED && !w->error &&
-           !wan_dev_cancelled(d))
+    while (page->state != WAN_PAGE_COPIED && !w->error && !d->error &&
+           !wan_dev_cancelled(d)) {
         wait_done(w);
+        if (cuda->nccl)         // its place may be freed behind their data
+            wan_nccl_look(d);
+    }
     ready = page->state == WAN_PAGE_COPIED;
     *scale = copy_of(page)->scale;
     pthread_mutex_unlock(&w->lock);
+    if (d->error)
+        return NULL;
     if (!ready) {
         if (w->error)
             wan_cuda_ok(d, w->error, "loading weights");

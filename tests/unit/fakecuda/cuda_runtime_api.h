@@ -1,6 +1,7 @@
 /*
- * The part of CUDA's runtime that weights.c and replay.c use, made up by
- * tests/unit/cuda_weights.c, where streams are threads, and cuda_replay.c.
+ * The part of CUDA's runtime that weights.c, replay.c and nccl.c use, made up by
+ * tests/unit/cuda_weights.c, where streams are threads, cuda_replay.c and
+ * nccl_played.h.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  */
@@ -12,8 +13,9 @@
 
 typedef struct Stream *cudaStream_t;
 typedef struct Event *cudaEvent_t;
-typedef enum cudaError { cudaSuccess, cudaErrorMemoryAllocation = 2 } cudaError_t;
-enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1 };
+typedef enum cudaError { cudaSuccess, cudaErrorMemoryAllocation = 2,
+                         cudaErrorNotReady = 600 } cudaError_t;
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToDevice = 3 };
 enum { cudaEventDisableTiming = 2, cudaEventBlockingSync = 1,
        cudaHostAllocDefault = 0 };
 
@@ -29,6 +31,8 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
+cudaError_t cudaEventQuery(cudaEvent_t e);
+cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device);
 
 typedef struct Graph *cudaGraph_t;
 typedef struct Graph *cudaGraphExec_t;
