@@ -57,7 +57,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
-UNIT = abi arena causal codec config experts files gguf header job log lora memory names nomemory \
+UNIT = abi arena causal codec config endless experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
@@ -204,9 +204,9 @@ $(B)/tests/unit/cuda_%.o: $(SRC)/tests/unit/cuda_%.c config.mak
 	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
 # What it opens as libnccl.so.2 is itself.
 $(B)/tests/unit/cuda_nccl $(B)/tests/unit/cuda_cards: CONFIG_LINK += -rdynamic
-# The filters' worker and windows, without an FFmpeg and without libwan.
+# The filters' worker and windows, without an FFmpeg, two of them without libwan.
 FAKEAV = $(B)/tests/unit/worker $(B)/tests/unit/windows
-$(FAKEAV:=.o): ALL_FLAGS += -I$(SRC)/tests/unit/fakeav -I$(SRC)/tests
+$(FAKEAV:=.o) $(B)/tests/unit/endless.o: ALL_FLAGS += -I$(SRC)/tests/unit/fakeav -I$(SRC)/tests
 $(FAKEAV): $(B)/tests/unit/%: $(B)/tests/unit/%.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(LDFLAGS) -lm -lpthread
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
@@ -329,7 +329,7 @@ check-compile: config.mak
 ARM64 = $(abspath $(B))/arm64
 ARM64_ENV = PKG_CONFIG_SYSROOT_DIR=$(ARM64)/sysroot \
             PKG_CONFIG_LIBDIR=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu/pkgconfig
-ARM64_TESTS = $(filter-out header abi nomemory scarce worker,$(UNIT))
+ARM64_TESTS = $(filter-out header abi nomemory scarce worker endless,$(UNIT))
 check-arm64: $(GOLDEN)/.stamp
 	sh $(SRC)/tools/packages.sh cross
 	sh $(SRC)/tests/arm64/sysroot.sh $(ARM64)/sysroot
@@ -381,7 +381,7 @@ parity: $(B)/bin/wan-parity $(B)/bin/wan-info
 	$(PYTHON) $(SRC)/tools/parity/parity.py $(MODEL) $(OFFICIAL) \
 	    --native $(B)/bin/wan-parity --info $(B)/bin/wan-info $(PARITY)
 
-check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay %/cuda_nccl, \
+check-threads: $(filter %/job %/causal %/endless %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay %/cuda_nccl, \
                  $(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
