@@ -3,6 +3,7 @@
 # This file is part of libwan; see the licence in wan/wan.h.
 #
 #   make demo      everything from a fresh clone to demo.mp4
+#   make live      a stream without end, in a window or on a page, that takes prompts
 #   make check     everything from a fresh clone to 'N passed, M failed'
 #   make           libwan and the tools
 #   make ffmpeg    build/bin/ffmpeg, with all that FFmpeg has: tens of minutes
@@ -176,7 +177,7 @@ FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/a14b.sh \
        $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
        $(SRC)/tests/fate/cuda.sh $(SRC)/tests/fate/batch.sh $(SRC)/tests/fate/mpi.sh \
-       $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
+       $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/player.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
        $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh $(SRC)/tests/fate/marks.sh \
        $(SRC)/tests/fate/install.sh $(SRC)/tests/fate/pages.sh
@@ -437,6 +438,12 @@ export MODEL PROMPT NEXT DEMO
 demo: $(if $(wildcard $(B)/ffmpeg-*/whole/ffmpeg),ffmpeg,ffmpeg-minimal) tools
 	@B=$(B) sh $(SRC)/tools/demo.sh
 
+# make live [MODEL=DIR] [PROMPT='...'] [LIVE='page port=9000 steps=8:rate=12']
+export LIVE
+live: $(if $(wildcard $(B)/ffmpeg-*/whole/ffmpeg),ffmpeg,ffmpeg-minimal)
+	@command -v $(PYTHON) > /dev/null || { echo "live: wants Python 3 (PYTHON=)" >&2; exit 1; }
+	@B=$(B) $(PYTHON) $(SRC)/tools/live.py
+
 # -------------------------------------------------------- fuzz and bench
 
 FUZZ_SECONDS ?= 60
@@ -570,6 +577,6 @@ help:
 .PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-asan check-tsan check-cuda check-cuda-build \
         check-compile check-arm64 check-whole check-dist \
-        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo fuzz bench man install install-ffmpeg uninstall dist clean \
+        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:
