@@ -346,7 +346,7 @@ check-arm64: $(GOLDEN)/.stamp
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter fewstep causal stream i2v ti2v v2v vace preview cuda recipes live badinput \
+CHECK_FATE = framecrc filter fewstep causal stream i2v ti2v v2v vace preview cuda recipes live player badinput \
              interrupt marks
 # What changes of FFmpeg break first. CI has these alone in the releases between
 # the oldest and the newest, make check-all the others too.
@@ -413,6 +413,7 @@ check-all:
 	$(MAKE) judge
 	@LONG=1 $(RUN) $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh
 	@KILLS=50 $(RUN) $(SRC)/tests/fate/mpi.sh
+	@$(RUN) $(SRC)/tests/fate/hour.sh
 	$(MAKE) fuzz FUZZ_SECONDS=600
 	$(MAKE) bench
 

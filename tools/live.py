@@ -38,7 +38,7 @@ import urllib.parse
 HERE = os.path.dirname(os.path.abspath(__file__))
 PORT = 8080
 PATIENCE = 10           # seconds for a program to end by itself
-SPAN = 6                # seconds that the rate is measured over
+SPAN = 6                # seconds that the rate is measured over, and that lines of a log may be apart
 LONGEST = 4000          # characters of a prompt; the model takes some 400 words
 # The fades leave 13 of a clip's 17 frames, which two cores make in about the time that they are shown.
 CLIPS = "steps=4:join=fade:join_frames=4"
@@ -233,14 +233,14 @@ def follow_pictures(stream, pipe):
                 stream.changed.notify_all()
 
 
-def follow_log(stream, pipe, say):
-    """FFmpeg's errors. Before any frame the first one is the cause of the end that follows."""
+def follow_log(stream, pipe):
+    """FFmpeg's errors: with -xerror each ends it, and of lines that come together the first is the cause."""
+    last = -SPAN
     for line in pipe:
         line = re.sub(r"^(\[[^]]*\] *)+", "", line.decode(errors="replace").strip())
-        if line and stream.frames:
-            say("live: " + line)
-        elif line and not stream.cause:
+        if line and time.monotonic() > last + SPAN:
             stream.cause = line
+        last = time.monotonic()
 
 
 # --------------------------------------------------------------------------------------------------- the page
@@ -510,7 +510,7 @@ class Live:
         finally:
             os.close(tells)
         self._follow(follow_metadata, told)
-        self.log = self._follow(follow_log, self.ffmpeg.stderr, self.terminal.say)
+        self.log = self._follow(follow_log, self.ffmpeg.stderr)
         if how == "page":
             self._follow(follow_pictures, self.ffmpeg.stdout)
 
