@@ -3,6 +3,7 @@
 # This file is part of libwan; see the licence in wan/wan.h.
 #
 #   make demo      everything from a fresh clone to demo.mp4
+#   make live      a stream without end, in a window or on a page, that takes prompts
 #   make check     everything from a fresh clone to 'N passed, M failed'
 #   make           libwan and the tools
 #   make ffmpeg    build/bin/ffmpeg, with all that FFmpeg has: tens of minutes
@@ -57,7 +58,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
-UNIT = abi arena causal codec config experts files gguf header job log lora memory names nomemory \
+UNIT = abi arena causal codec config endless experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
@@ -176,7 +177,7 @@ FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/i2v.sh $(SRC)/tests/fate/ti2v.sh $(SRC)/tests/fate/a14b.sh \
        $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh $(SRC)/tests/fate/preview.sh $(SRC)/tests/fate/stepcache.sh \
        $(SRC)/tests/fate/cuda.sh $(SRC)/tests/fate/batch.sh $(SRC)/tests/fate/mpi.sh \
-       $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/badinput.sh \
+       $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/player.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
        $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh $(SRC)/tests/fate/marks.sh \
        $(SRC)/tests/fate/install.sh $(SRC)/tests/fate/pages.sh
@@ -204,9 +205,9 @@ $(B)/tests/unit/cuda_%.o: $(SRC)/tests/unit/cuda_%.c config.mak
 	$(C) -I$(SRC)/tests/unit/fakecuda -I$(SRC)/tests -c $< -o $@
 # What it opens as libnccl.so.2 is itself.
 $(B)/tests/unit/cuda_nccl $(B)/tests/unit/cuda_cards: CONFIG_LINK += -rdynamic
-# The filters' worker and windows, without an FFmpeg and without libwan.
+# The filters' worker and windows, without an FFmpeg, two of them without libwan.
 FAKEAV = $(B)/tests/unit/worker $(B)/tests/unit/windows
-$(FAKEAV:=.o): ALL_FLAGS += -I$(SRC)/tests/unit/fakeav -I$(SRC)/tests
+$(FAKEAV:=.o) $(B)/tests/unit/endless.o: ALL_FLAGS += -I$(SRC)/tests/unit/fakeav -I$(SRC)/tests
 $(FAKEAV): $(B)/tests/unit/%: $(B)/tests/unit/%.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(LDFLAGS) -lm -lpthread
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
@@ -329,7 +330,7 @@ check-compile: config.mak
 ARM64 = $(abspath $(B))/arm64
 ARM64_ENV = PKG_CONFIG_SYSROOT_DIR=$(ARM64)/sysroot \
             PKG_CONFIG_LIBDIR=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu/pkgconfig
-ARM64_TESTS = $(filter-out header abi nomemory scarce worker,$(UNIT))
+ARM64_TESTS = $(filter-out header abi nomemory scarce worker endless,$(UNIT))
 check-arm64: $(GOLDEN)/.stamp
 	sh $(SRC)/tools/packages.sh cross
 	sh $(SRC)/tests/arm64/sysroot.sh $(ARM64)/sysroot
@@ -345,7 +346,7 @@ check-arm64: $(GOLDEN)/.stamp
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The
 # build leaves out what no test uses and hardly optimises.
-CHECK_FATE = framecrc filter fewstep causal stream i2v ti2v v2v vace preview cuda recipes live badinput \
+CHECK_FATE = framecrc filter fewstep causal stream i2v ti2v v2v vace preview cuda recipes live player badinput \
              interrupt marks
 # What changes of FFmpeg break first. CI has these alone in the releases between
 # the oldest and the newest, make check-all the others too.
@@ -381,7 +382,7 @@ parity: $(B)/bin/wan-parity $(B)/bin/wan-info
 	$(PYTHON) $(SRC)/tools/parity/parity.py $(MODEL) $(OFFICIAL) \
 	    --native $(B)/bin/wan-parity --info $(B)/bin/wan-info $(PARITY)
 
-check-threads: $(filter %/job %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay %/cuda_nccl, \
+check-threads: $(filter %/job %/causal %/endless %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay %/cuda_nccl, \
                  $(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
@@ -412,6 +413,7 @@ check-all:
 	$(MAKE) judge
 	@LONG=1 $(RUN) $(SRC)/tests/fate/v2v.sh $(SRC)/tests/fate/vace.sh
 	@KILLS=50 $(RUN) $(SRC)/tests/fate/mpi.sh
+	@$(RUN) $(SRC)/tests/fate/hour.sh
 	$(MAKE) fuzz FUZZ_SECONDS=600
 	$(MAKE) bench
 
@@ -436,6 +438,12 @@ ffmpeg: libs $(B)/bin/wan-worker
 export MODEL PROMPT NEXT DEMO
 demo: $(if $(wildcard $(B)/ffmpeg-*/whole/ffmpeg),ffmpeg,ffmpeg-minimal) tools
 	@B=$(B) sh $(SRC)/tools/demo.sh
+
+# make live [MODEL=DIR] [PROMPT='...'] [LIVE='page port=9000 steps=8:rate=12']
+export LIVE
+live: $(if $(wildcard $(B)/ffmpeg-*/whole/ffmpeg),ffmpeg,ffmpeg-minimal)
+	@command -v $(PYTHON) > /dev/null || { echo "live: wants Python 3 (PYTHON=)" >&2; exit 1; }
+	@B=$(B) $(PYTHON) $(SRC)/tools/live.py
 
 # -------------------------------------------------------- fuzz and bench
 
@@ -570,6 +578,6 @@ help:
 .PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-asan check-tsan check-cuda check-cuda-build \
         check-compile check-arm64 check-whole check-dist \
-        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo fuzz bench man install install-ffmpeg uninstall dist clean \
+        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:
