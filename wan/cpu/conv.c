@@ -29,7 +29,7 @@ enum {
     WIDE_PIXELS = 4096, // of a band with few channels
     FEW = 32,           // channels
     TURN = 8,           // input channels turned in one go
-    PIXEL_TILE = 6      // by 16 channels: what AVX2 has registers for
+    EIGHTS = 12         // sums of eight channels: what AVX2 has registers for
 };
 
 typedef struct Conv {
@@ -198,7 +198,7 @@ WAN_INLINE void few_tile(const Conv *s, int pixels, int eights, float *sum,
                          const float *in, const float *w, int phase,
                          int first)
 {
-    Eight acc[PIXEL_TILE][2] = { { { 0 } } };
+    Eight acc[EIGHTS] = { { 0 } };
 
     for (int t = 0; t < s->taps; t++) {
         const float *x = in + s->shift[phase][t] * s->I;
@@ -206,16 +206,17 @@ WAN_INLINE void few_tile(const Conv *s, int pixels, int eights, float *sum,
         for (int64_t i = 0; i < s->I; i++, w += s->O)
             for (int p = 0; p < pixels; p++)
                 for (int c = 0; c < eights; c++)
-                    acc[p][c] += x[p * s->I + i] * ((const Eight *)w)[c];
+                    acc[p * eights + c] += x[p * s->I + i] *
+                                           ((const Eight *)w)[c];
     }
     for (int p = 0; p < pixels; p++)
         for (int c = 0; c < eights; c++) {
             Eight *out = (Eight *)(sum + p * s->O) + c;
 
             if (first)
-                *out = acc[p][c];
+                *out = acc[p * eights + c];
             else
-                *out += acc[p][c];
+                *out += acc[p * eights + c];
         }
 }
 
@@ -237,27 +238,31 @@ WAN_SIMD static void few_inputs(const Conv *s, float *sum, const float *in,
                                 int first)
 {
     const int64_t I = s->I, O = s->O;
-    int64_t i = 0, o;
+    int64_t o = 0;
 
-    for (; i + PIXEL_TILE <= m; i += PIXEL_TILE) {
-        for (o = 0; o + 16 <= O; o += 16)
-            few_tile(s, PIXEL_TILE, 2, sum + i * O + o, in + i * I, w + o,
+    for (; o + 16 <= O; o += 16) {
+        int64_t i = 0;
+
+        for (; i + EIGHTS / 2 <= m; i += EIGHTS / 2)
+            few_tile(s, EIGHTS / 2, 2, sum + i * O + o, in + i * I, w + o,
                      phase, first);
-        for (; o + 8 <= O; o += 8)
-            few_tile(s, PIXEL_TILE, 1, sum + i * O + o, in + i * I, w + o,
-                     phase, first);
-        for (int p = 0; p < PIXEL_TILE; p++)
-            for (int64_t c = o; c < O; c++)
-                few_one(s, sum + (i + p) * O + c, in + (i + p) * I, w + c,
-                        phase, first);
+        for (; i < m; i++)
+            few_tile(s, 1, 2, sum + i * O + o, in + i * I, w + o, phase,
+                     first);
     }
-    for (; i < m; i++) {
-        for (o = 0; o + 8 <= O; o += 8)
+    for (; o + 8 <= O; o += 8) {
+        int64_t i = 0;
+
+        for (; i + EIGHTS <= m; i += EIGHTS)
+            few_tile(s, EIGHTS, 1, sum + i * O + o, in + i * I, w + o, phase,
+                     first);
+        for (; i < m; i++)
             few_tile(s, 1, 1, sum + i * O + o, in + i * I, w + o, phase,
                      first);
-        for (; o < O; o++)
-            few_one(s, sum + i * O + o, in + i * I, w + o, phase, first);
     }
+    for (; o < O; o++)
+        for (int64_t i = 0; i < m; i++)
+            few_one(s, sum + i * O + o, in + i * I, w + o, phase, first);
 }
 
 /* sum (+)= each tap's product with the planes; m pixels. */
