@@ -175,7 +175,9 @@ void wan_dev_end(WanDev *d, int error);
 /* Of that many rows of tokens those of this rank: all, if it is alone. */
 static inline WanShare wan_share(const WanDev *d, int64_t rows)
 {
-    return wan_share_of(d->ranks, d->ranks ? d->ranks->rank : 0, rows);
+    const WanRanks *r = d->ranks;
+
+    return wan_share_of(r ? r->rank : 0, r ? r->size : 1, rows);
 }
 
 /* Backend calls outside of ops: the device's context becomes current, and the

@@ -200,10 +200,9 @@ typedef struct WanShare {
     int64_t first, n;
 } WanShare;
 
-/* Of so many rows those of a rank; r may be NULL: there is one. */
-static inline WanShare wan_share_of(const WanRanks *r, int rank, int64_t rows)
+/* Of so many rows those of one of some ranks; it may have none. */
+static inline WanShare wan_share_of(int rank, int size, int64_t rows)
 {
-    const int size = r ? r->size : 1;
     const int64_t first = rows * rank / size;
 
     return (WanShare){ first, rows * (rank + 1) / size - first };
