@@ -404,6 +404,23 @@ static int is_host(const WanJob *j)
     return !j->ranks || !j->ranks->rank;
 }
 
+/* Whether each branch of guidance is computed by a half of the ranks: where they
+ * are even and all steps have both. That sends less: at two ranks nothing but
+ * velocities, and where the heads can't be divided by the ranks but by half of
+ * them, heads in place of whole keys and values. MagCache decides for each branch,
+ * which halves would wait for. */
+static int in_halves(const WanJob *j)
+{
+    return j->ranks && j->ranks->size % 2 == 0 && j->rq.guidance != 1 &&
+           j->rq.guidance2 != 1 && j->cache.kind != WAN_CACHE_MAG;
+}
+
+/* Whether this process needs a branch's keys and values. */
+static int has_branch(const WanJob *j, int branch)
+{
+    return !j->dev->halves || branch == wan_half(j->dev);
+}
+
 /* A draw from the request's generator into t: the first for the first x, the
  * others for the steps that want fresh noise. All are of one size. */
 static void draw_noise(WanJob *j, WanTensor *t, int draw)
@@ -501,8 +518,10 @@ static void begin_steps(WanJob *j)
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_op_share(j->dev, &j->text[i]);
     wan_condition_share(&j->condition, j->dev);
+    j->dev->halves = in_halves(j);
     for (int i = 0; i <= guided(&j->rq); i++)
-        wan_dit_text(j->dev, &j->context[i], dit, &j->text[i]);
+        if (has_branch(j, i))
+            wan_dit_text(j->dev, &j->context[i], dit, &j->text[i]);
     wan_condition_begin_steps(&j->condition, j->dev, dit);
     wan_condition_start(&j->condition, j->dev, &j->solver[WAN_S_X],
                         1 - j->schedule.start);
@@ -530,7 +549,8 @@ static void change_expert(WanJob *j, int i)
     if (rests && !j->dev->plan)
         wan_weights_leave(rests, "");
     for (int b = 0; b <= guided(&j->rq); b++)
-        wan_dit_text_again(j->dev, &j->context[b], dit, &j->text[b]);
+        if (has_branch(j, b))
+            wan_dit_text_again(j->dev, &j->context[b], dit, &j->text[b]);
     wan_condition_begin_steps(&j->condition, j->dev, dit);
     wan_stepcache_restart(&j->cache, i, 1 + (guidance_of(j, expert) != 1));
     j->expert = expert;
@@ -652,6 +672,7 @@ static void begin_decode(WanJob *j)
 
     wan_release(j->dev, j->latent_end);
     wan_dev_stage(j->dev, WAN_STAGE_DECODE);
+    j->dev->halves = 0;
     if (wan_condition_lead(&j->condition))
         drop_frames(j->dev, x, wan_condition_lead(&j->condition));
     j->rgb = is_host(j) ? wan_tmp(j->dev, chunk, H, W, 3)

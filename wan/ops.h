@@ -290,19 +290,24 @@ void wan_op_finite(WanDev *d, const WanTensor *x, const char *fmt, ...);
 /* --------------------------------------------------------------- ranks */
 
 /* Where a device has ranks (ranks.h), each has wan_share() of the rows of a
- * matrix of tokens. Alone, the first two hand their argument back and the last
+ * matrix of tokens. Alone, the first two hand their argument back and share
  * does nothing. All of x is dense; what they return is from the arena. */
 
-/* This rank's rows of rank 0's x [L, C]; what x holds on others is not read. */
+/* This rank's rows of the x [L, C] of its team's first; what x holds on others
+ * is not read. */
 WanTensor wan_op_scatter(WanDev *d, const WanTensor *x);
 
-/* [L, C], the rows of all ranks in their order, on each of them: x [n, C] are
- * this one's of them. */
+/* [L, C], the rows of the team in their order, on each of it: x [n, C] are this
+ * one's of them. */
 WanTensor wan_op_gather(WanDev *d, const WanTensor *x, int64_t L);
 
 /* x becomes rank 0's, whatever its shape. Composed: a scatter and a gather of
  * its elements. */
 void wan_op_share(WanDev *d, WanTensor *x);
+
+/* y becomes the x of the rank that has this one's place in the other half. Of one
+ * shape, dense. */
+void wan_op_swap(WanDev *d, WanTensor *y, const WanTensor *x);
 
 /* y [T, H, W, C] becomes whole on rank 0: x [T, n, W, C], dense, are this rank's
  * rows of each frame, rows as in conv. Others' y has a shape alone. */
