@@ -777,6 +777,8 @@ void wan_op_ring_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
     scratch_end(d, mark);
 }
 
+/* For an entry that knows zeros alone, see ops.h. What is added to the rows that
+ * are left out is never looked at. */
 static void conv_beside(WanDev *d, WanTensor *y, const WanTensor *x,
                         const WanConv *w, WanConvArgs a)
 {
@@ -817,6 +819,8 @@ static int beside(const WanDev *d, int64_t rows, int step)
     return q >= t.first && q < t.first + t.size ? q : -1;
 }
 
+/* The convolution of this rank's rows: those beside them come from the ranks that
+ * have them, in every frame of x. */
 static void conv_of_ranks(WanDev *d, WanTensor *y, const WanTensor *x,
                           const WanConv *w, WanConvArgs a)
 {
