@@ -132,17 +132,21 @@ static int is_here(const WanRanks *r, int q)
 }
 
 /* Whether to go on waiting: the processes of this machine are there, and
- * nobody is to stop. Of other machines the transport and the launcher know. */
+ * nobody is to stop. Of other machines the transport and the launcher know. The
+ * host is looked at last: a launcher makes it end when another has died. */
 static int all_alive(void *arg)
 {
     WanRanks *r = arg;
 
     if (impatient(r) || (r->rank && r->elsewhere && wan_ranks_told_to_quit(r)))
         return WAN_CANCELLED;
-    for (int q = 0; q < r->size; q++)
+    for (int i = 1; i <= r->size; i++) {
+        const int q = i % r->size;
+
         if (q != r->rank && is_here(r, q) &&
             process_start(r->info[q].pid) != r->info[q].start)
             return broken(r, q, "is gone");
+    }
     return 0;
 }
 

@@ -249,7 +249,7 @@ static void cut_case(ConvCase c, int64_t n)
     pair_free(&x), pair_free(&y), pair_free(&before), pair_free(&bias);
 }
 
-TEST(conv_cut)
+static void cut_cases(void)
 {
     for (int i = 0; i < 32; i++)
         cut_case((ConvCase){ 2, 7, i & 1 ? 37 : 10, i & 2 ? 3 : 40,
@@ -257,10 +257,29 @@ TEST(conv_cut)
                              .up = 1 + (i >> 3 & 1), .add = i & 1,
                              .relu = i >> 1 & 1 }, 1 + i % 3);
     cut_case((ConvCase){ 3, 5, 9, 33, 8, 3, 1 }, 2);
+}
+
+TEST(conv_cut)
+{
+    cut_cases();
     /* a product of so many rows and columns oneDNN would do another way than
      * one of fewer */
     cut_case((ConvCase){ 1, 16, 30, 600, 768, 1, 1 }, 4);
     cut_case((ConvCase){ 1, 9, 61, 48, 300, 1, 3 }, 4);     // panels
+}
+
+/* By an entry that knows zeros alone. */
+TEST(conv_cut_composed)
+{
+    const WanBackend *backend = dut->backend;
+    WanOps ops = *backend->ops;
+    WanBackend other = *backend;
+
+    ops.conv_beside = 0;
+    other.ops = &ops;
+    dut->backend = &other;
+    cut_cases();
+    dut->backend = backend;
 }
 
 /* Cancelled before it ends, an op leaves and the device says so. */
@@ -293,5 +312,6 @@ static void test_conv(void)
     RUN(conv_upsampled);
     RUN(conv_options);
     RUN(conv_cut);
+    RUN(conv_cut_composed);
     RUN_CPU(conv_cancel);
 }
