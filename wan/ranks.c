@@ -25,8 +25,10 @@
 #define LOOKS 500
 /* Of a host that is cancelled, see WanRanks: s. */
 #define PATIENCE 5
-/* How long one that knows who is gone stays for the host to see: s. */
-#define LINGER 10
+/* How long one that knows who is gone stays for the others to see, and for the
+ * host: s. */
+#define LINGER 2
+#define LINGER_HOST 10
 
 _Static_assert(sizeof(WanNote) == 256, "notes are the same for all ranks");
 _Static_assert(sizeof(WanRankInfo) == 256, "it is the same in all versions");
@@ -573,15 +575,16 @@ fail:
     return ret;
 }
 
-/* The host looks when it comes to its next exchange: until then nobody else is
- * to be gone. */
+/* The others look when they come to their next exchange: until then nobody else
+ * is to be gone. The host may be long in coming. */
 static void linger(const WanRanks *r)
 {
     const struct timespec ts = { 0, 20 * NAP };
-    const double until = now() + LINGER;
+    const double begun = now();
 
-    while (is_here(r, 0) && now() < until &&
-           process_start(r->info[0].pid) == r->info[0].start)
+    while (now() < begun + LINGER ||
+           (now() < begun + LINGER_HOST && is_here(r, 0) &&
+            process_start(r->info[0].pid) == r->info[0].start))
         nanosleep(&ts, NULL);
 }
 
