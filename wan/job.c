@@ -415,6 +415,14 @@ static int in_halves(const WanJob *j)
            j->rq.guidance2 != 1 && j->cache.kind != WAN_CACHE_MAG;
 }
 
+/* Whether all ranks decode: where one would have no rows and that is a device,
+ * whose kernels are not started for nothing, the host does. */
+static int decodes_together(const WanJob *j)
+{
+    return j->ranks && (!j->dev->backend->device || j->ranks->size <=
+                        j->rq.height / j->model->vae.family->stride);
+}
+
 /* Whether this process needs a branch's keys and values. */
 static int has_branch(const WanJob *j, int branch)
 {
@@ -677,11 +685,12 @@ static void begin_decode(WanJob *j)
         drop_frames(j->dev, x, wan_condition_lead(&j->condition));
     j->rgb = is_host(j) ? wan_tmp(j->dev, chunk, H, W, 3)
                         : wan_tensor_of(NULL, WAN_F32, chunk, H, W, 3);
-    wan_codec_begin_rows(j->dev, &j->stream, &j->model->vae, x->dim[2],
-                         x->dim[3]);
+    (decodes_together(j) ? wan_codec_begin_rows : wan_codec_begin_decode)
+        (j->dev, &j->stream, &j->model->vae, x->dim[2], x->dim[3]);
 }
 
-/* By all ranks, each its rows of every frame; the host gets them all. */
+/* By all ranks, if there are some, each its rows of every frame; the host gets
+ * them all. */
 static void decode(WanJob *j)
 {
     WanDev *d = j->dev;
@@ -730,7 +739,8 @@ static int clip_units(const WanJob *j, enum WanStage stage)
     case WAN_STAGE_IMAGE:   return is_host(j) ?
                                    wan_condition_units(&j->condition) : 0;
     case WAN_STAGE_STEPS:   return j->schedule.steps;
-    case WAN_STAGE_DECODE:  return latent_frames(&j->rq);
+    case WAN_STAGE_DECODE:  return is_host(j) || decodes_together(j) ?
+                                   latent_frames(&j->rq) : 0;
     default:                return 0;
     }
 }
@@ -828,6 +838,8 @@ static void clip_plan(WanJob *j, WanPlan *out)
         plan_second(out, j);
     if (j->rq.preview)
         wan_op_image(j->dev, NULL, &j->preview.rgb);
+    if (!is_host(j) && !decodes_together(j))
+        return;
     begin_decode(j);
     for (int t = 0; t <= last; t++) {
         /* From the second chunk on all cost the same. */
