@@ -127,10 +127,12 @@ static int impatient(WanRanks *r)
     return now() - r->stopped_at > r->patience;
 }
 
-/* Whether a rank is, or was, a process of this machine. */
+/* Whether a rank is, or was, another process of this machine. */
 static int is_here(const WanRanks *r, int q)
 {
-    return r->info[q].start && !strcmp(r->info[q].node, r->info[r->rank].node);
+    const WanRankInfo *i = &r->info[q], *me = &r->info[r->rank];
+
+    return i->start && i->pid != me->pid && !strcmp(i->node, me->node);
 }
 
 /* Whether to go on waiting: the processes of this machine are there, and
@@ -145,7 +147,7 @@ static int all_alive(void *arg)
     for (int i = 1; i <= r->size; i++) {
         const int q = i % r->size;
 
-        if (q != r->rank && is_here(r, q) &&
+        if (is_here(r, q) &&
             process_start(r->info[q].pid) != r->info[q].start)
             return broken(r, q, "is gone");
     }
@@ -583,7 +585,7 @@ static void linger(const WanRanks *r)
     const double begun = now();
 
     while (now() < begun + LINGER ||
-           (now() < begun + LINGER_HOST && is_here(r, 0) &&
+           (now() < begun + LINGER_HOST &&
             process_start(r->info[0].pid) == r->info[0].start))
         nanosleep(&ts, NULL);
 }
@@ -596,7 +598,7 @@ void wan_ranks_close(WanRanks **rp)
     *rp = NULL;
     if (!r)
         return;
-    if (r->broken && r->rank)
+    if (r->broken && is_here(r, 0))
         linger(r);
     ordered = !r->broken && !r->torn;
     if (!r->rank && !r->broken && !r->quit)
