@@ -481,6 +481,8 @@ static void show_rank(const char *who, const WanPlan *p)
                p->full_bytes / 1e9, p->least_bytes / 1e9);
     printf("; a step %.4g TFLOP, %.3f GB sent\n", p->step_flops / 1e12,
            p->sent_bytes / 1e9);
+    printf("%16sdecode %.4g TFLOP, %.3f GB sent\n", "", p->decode_flops / 1e12,
+           p->decode_sent_bytes / 1e9);
 }
 
 /* The larger of both, number by number. */
@@ -492,6 +494,8 @@ static void most(WanPlan *a, const WanPlan *b)
     MOST(least_bytes);
     MOST(step_flops);
     MOST(sent_bytes);
+    MOST(decode_flops);
+    MOST(decode_sent_bytes);
 #undef MOST
 }
 

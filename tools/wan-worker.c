@@ -6,8 +6,10 @@
  */
 
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "ranks.h"
 
@@ -24,6 +26,9 @@ static const char usage[] =
     "A worker takes models, prompts and sizes from ffmpeg. It opens the model by\n"
     "the same path, so that must be on every machine.\n";
 
+/* s from TERM to the end, of a process that is kept waiting. */
+#define GRACE 5
+
 static int rank = -1;
 
 static void print_line(void *opaque, enum WanLogLevel level, const char *line)
@@ -33,6 +38,15 @@ static void print_line(void *opaque, enum WanLogLevel level, const char *line)
         fprintf(stderr, "wan-worker %d: %s\n", rank, line);
     else
         fprintf(stderr, "wan-worker: %s\n", line);
+}
+
+/* A launcher sends TERM to all as soon as one has died. Those that are left stay
+ * for a moment: a process that is gone is then the one that died, and they say
+ * so. A second TERM ends it at once. */
+static void end_soon(int number)
+{
+    signal(number, SIG_DFL);
+    alarm(GRACE);
 }
 
 int main(int argc, char **argv)
@@ -76,6 +90,7 @@ int main(int argc, char **argv)
         return 1;
     }
     rank = ranks->rank;
+    signal(SIGTERM, end_soon);
     ret = wan_ranks_serve(ranks, threads, device, &log);
     return ret < 0;             // who was started by a launcher leaves at exit
 }

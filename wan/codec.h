@@ -26,6 +26,8 @@ typedef struct WanCodecStream {
     int64_t frames;                     // latent frames done so far
     int64_t first;                      // frame of the clip that the latent's
                                         // first is, of who has a part of it
+    int64_t rows;                       // of the latent, which all ranks decode
+                                        // together; 0: this one has them all
 } WanCodecStream;
 
 /* The frame of its latent that a stream is at. */
@@ -97,20 +99,47 @@ static inline int wan_codec_multiple(const WanCodec *c)
     return 2 * c->family->stride;
 }
 
+/* Of h rows of the latent those that this rank decodes. */
+static inline WanShare wan_codec_share(const WanDev *d,
+                                       const WanCodecStream *s, int64_t h)
+{
+    return s->rows ? wan_share(d, h) : (WanShare){ 0, h };
+}
+
+/* This rank's rows of z [1, h, w, channels]. */
+static inline WanTensor wan_codec_own(const WanDev *d, const WanCodecStream *s,
+                                      const WanTensor *z)
+{
+    const WanShare own = wan_codec_share(d, s, z->dim[1]);
+    const WanTensor rows = wan_reshape(z, z->dim[1], z->dim[2] * z->dim[3]);
+    const WanTensor mine = wan_slice(&rows, own.first, own.n);
+
+    return wan_reshape(&mine, 1, own.n, z->dim[2], z->dim[3]);
+}
+
 /* Take what the stream remembers of a latent of h x w from the arena. */
 static inline void wan_codec_begin_decode(WanDev *d, WanCodecStream *s,
                                           const WanCodec *c, int64_t h,
                                           int64_t w)
 {
-    s->first = 0;
+    s->first = s->rows = 0;
     c->family->begin_decode(d, s, c->net, h, w);
+}
+
+/* The same where all ranks decode it together, if there are any. */
+static inline void wan_codec_begin_rows(WanDev *d, WanCodecStream *s,
+                                        const WanCodec *c, int64_t h, int64_t w)
+{
+    s->first = 0;
+    s->rows = d->ranks ? h : 0;
+    c->family->begin_decode(d, s, c->net, wan_codec_share(d, s, h).n, w);
 }
 
 /**
  * Decode the stream's next latent frame.
  *
  * @param rgb    [1, s h, s w, 3] for the first frame, then [4, s h, s w, 3], s
- *               the stride; need not be clamped
+ *               the stride; need not be clamped. h is wan_codec_share().n
  * @param latent [channels, T, h, w] as sampled; frame wan_codec_at() is read
  */
 static inline void wan_codec_decode(WanDev *d, WanTensor *rgb,
@@ -125,7 +154,7 @@ static inline void wan_codec_begin_encode(WanDev *d, WanCodecStream *s,
                                           const WanCodec *c, int64_t H,
                                           int64_t W)
 {
-    s->first = 0;
+    s->first = s->rows = 0;
     c->family->begin_encode(d, s, c->net, H, W);
 }
 

@@ -107,6 +107,8 @@ struct WanDev {
     void *trace_opaque;
 
     WanRanks *ranks;                // who computes too; not owned; NULL: alone
+    int halves;                     // 1: tokens are split within each half of
+                                    // them, which has a branch of guidance
     double sent;                    // bytes to other ranks so far
 
     double flops;                   // 2 x multiply-adds of all ops so far
@@ -172,10 +174,26 @@ void wan_dev_fail(WanDev *d, int error, const char *fmt, ...);
 /* Record the first error, whose line was said. */
 void wan_dev_end(WanDev *d, int error);
 
-/* Of that many rows of tokens those of this rank: all, if it is alone. */
+/* The ranks that split rows with this one, itself among them: all, or its
+ * half. */
+static inline WanTeam wan_team(const WanDev *d)
+{
+    const WanRanks *r = d->ranks;
+    const int size = r ? r->size >> d->halves : 1;
+
+    return (WanTeam){ r ? r->rank / size * size : 0, size };
+}
+
+/* Which half this rank is in, 0 or 1. */
+static inline int wan_half(const WanDev *d)
+{
+    return d->halves && wan_team(d).first > 0;
+}
+
+/* Of that many rows those of this rank: all, if it is alone. */
 static inline WanShare wan_share(const WanDev *d, int64_t rows)
 {
-    return wan_share_of(d->ranks, d->ranks ? d->ranks->rank : 0, rows);
+    return wan_share_of(wan_team(d), d->ranks ? d->ranks->rank : 0, rows);
 }
 
 /* Backend calls outside of ops: the device's context becomes current, and the

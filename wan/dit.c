@@ -882,10 +882,15 @@ void wan_dit_head(WanDev *d, WanTensor v[], const WanTensor tokens[], int n,
 void wan_dit_forward(WanDev *d, WanTensor v[], int n, const WanDitInput *in)
 {
     const WanMark mark = wan_mark(d);
+    const int first = d->halves ? wan_half(d) : 0;
     WanTensor tokens[WAN_DIT_BRANCHES];
 
-    wan_dit_embed(d, tokens, n, in);
-    wan_dit_blocks(d, tokens, 0, n, in);
-    wan_dit_head(d, v, tokens, n, in);
+    if (d->halves)                      // the other half has the other branch
+        n = 1;
+    wan_dit_embed(d, &tokens[first], n, in);
+    wan_dit_blocks(d, tokens, first, n, in);
+    wan_dit_head(d, &v[first], &tokens[first], n, in);
     wan_release(d, mark);
+    if (d->halves)
+        wan_op_swap(d, &v[!first], &v[first]);
 }

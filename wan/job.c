@@ -398,10 +398,35 @@ static double guidance_of(const WanJob *j, int expert)
     return expert ? j->rq.guidance2 : j->rq.guidance;
 }
 
-/* Whether this process does what is not shared: texts, images, frames. */
+/* Whether this process does what is not shared: texts, images, pictures. */
 static int is_host(const WanJob *j)
 {
     return !j->ranks || !j->ranks->rank;
+}
+
+/* Whether each branch of guidance is computed by a half of the ranks: where they
+ * are even and all steps have both. That sends less: at two ranks nothing but
+ * velocities, and where the heads can't be divided by the ranks but by half of
+ * them, heads in place of whole keys and values. MagCache decides for each branch,
+ * which halves would wait for. */
+static int in_halves(const WanJob *j)
+{
+    return j->ranks && j->ranks->size % 2 == 0 && j->rq.guidance != 1 &&
+           j->rq.guidance2 != 1 && j->cache.kind != WAN_CACHE_MAG;
+}
+
+/* Whether all ranks decode: where one would have no rows and that is a device,
+ * whose kernels are not started for nothing, the host does. */
+static int decodes_together(const WanJob *j)
+{
+    return j->ranks && (!j->dev->backend->device || j->ranks->size <=
+                        j->rq.height / j->model->vae.family->stride);
+}
+
+/* Whether this process needs a branch's keys and values. */
+static int has_branch(const WanJob *j, int branch)
+{
+    return !j->dev->halves || branch == wan_half(j->dev);
 }
 
 /* A draw from the request's generator into t: the first for the first x, the
@@ -501,8 +526,10 @@ static void begin_steps(WanJob *j)
     for (int i = 0; i <= guided(&j->rq); i++)
         wan_op_share(j->dev, &j->text[i]);
     wan_condition_share(&j->condition, j->dev);
+    j->dev->halves = in_halves(j);
     for (int i = 0; i <= guided(&j->rq); i++)
-        wan_dit_text(j->dev, &j->context[i], dit, &j->text[i]);
+        if (has_branch(j, i))
+            wan_dit_text(j->dev, &j->context[i], dit, &j->text[i]);
     wan_condition_begin_steps(&j->condition, j->dev, dit);
     wan_condition_start(&j->condition, j->dev, &j->solver[WAN_S_X],
                         1 - j->schedule.start);
@@ -530,7 +557,8 @@ static void change_expert(WanJob *j, int i)
     if (rests && !j->dev->plan)
         wan_weights_leave(rests, "");
     for (int b = 0; b <= guided(&j->rq); b++)
-        wan_dit_text_again(j->dev, &j->context[b], dit, &j->text[b]);
+        if (has_branch(j, b))
+            wan_dit_text_again(j->dev, &j->context[b], dit, &j->text[b]);
     wan_condition_begin_steps(&j->condition, j->dev, dit);
     wan_stepcache_restart(&j->cache, i, 1 + (guidance_of(j, expert) != 1));
     j->expert = expert;
@@ -648,26 +676,40 @@ static void begin_decode(WanJob *j)
 {
     WanTensor *x = &j->solver[WAN_S_X];
     const int64_t chunk = latent_frames(&j->rq) > 1 ? WAN_TIME_STRIDE : 1;
+    const int64_t H = j->rq.height, W = j->rq.width;
 
     wan_release(j->dev, j->latent_end);
     wan_dev_stage(j->dev, WAN_STAGE_DECODE);
+    j->dev->halves = 0;
     if (wan_condition_lead(&j->condition))
         drop_frames(j->dev, x, wan_condition_lead(&j->condition));
-    j->rgb = wan_tmp(j->dev, chunk, j->rq.height, j->rq.width, 3);
-    wan_codec_begin_decode(j->dev, &j->stream, &j->model->vae, x->dim[2],
-                           x->dim[3]);
+    j->rgb = is_host(j) ? wan_tmp(j->dev, chunk, H, W, 3)
+                        : wan_tensor_of(NULL, WAN_F32, chunk, H, W, 3);
+    (decodes_together(j) ? wan_codec_begin_rows : wan_codec_begin_decode)
+        (j->dev, &j->stream, &j->model->vae, x->dim[2], x->dim[3]);
 }
 
+/* By all ranks, if there are some, each its rows of every frame; the host gets
+ * them all. */
 static void decode(WanJob *j)
 {
-    const int n = j->stream.frames ? WAN_TIME_STRIDE : 1;
-    WanTensor rgb = wan_slice(&j->rgb, 0, n);
+    WanDev *d = j->dev;
+    WanCodecStream *s = &j->stream;
+    const int n = s->frames ? WAN_TIME_STRIDE : 1;
+    const int64_t rows = wan_codec_share(d, s, s->rows).n;
+    const WanMark mark = wan_mark(d);
+    WanTensor rgb = wan_slice(&j->rgb, 0, n), own = rgb;
 
-    wan_codec_decode(j->dev, &rgb, &j->model->vae, &j->stream,
-                     &j->solver[WAN_S_X]);
-    wan_op_finite(j->dev, &rgb, "decoded chunk %lld: a pixel",
-                  (long long)j->stream.frames);
-    j->frames_ready = n;
+    if (s->rows)
+        own = wan_tmp(d, n, rows * j->model->vae.family->stride, j->rq.width,
+                      3);
+    wan_codec_decode(d, &own, &j->model->vae, s, &j->solver[WAN_S_X]);
+    wan_op_finite(d, &own, "decoded chunk %lld: a pixel",
+                  (long long)s->frames);
+    if (s->rows)
+        wan_op_collect(d, &rgb, &own, s->rows);
+    wan_release(d, mark);
+    j->frames_ready = is_host(j) ? n : 0;
     j->frames_given = 0;
 }
 
@@ -697,7 +739,8 @@ static int clip_units(const WanJob *j, enum WanStage stage)
     case WAN_STAGE_IMAGE:   return is_host(j) ?
                                    wan_condition_units(&j->condition) : 0;
     case WAN_STAGE_STEPS:   return j->schedule.steps;
-    case WAN_STAGE_DECODE:  return is_host(j) ? latent_frames(&j->rq) : 0;
+    case WAN_STAGE_DECODE:  return is_host(j) || decodes_together(j) ?
+                                   latent_frames(&j->rq) : 0;
     default:                return 0;
     }
 }
@@ -793,19 +836,22 @@ static void clip_plan(WanJob *j, WanPlan *out)
     out->sent_bytes = j->dev->sent - sent;
     if (expert_of(j, j->schedule.steps - 1) != j->expert)
         plan_second(out, j);
-    if (!is_host(j))
-        return;
     if (j->rq.preview)
         wan_op_image(j->dev, NULL, &j->preview.rgb);
+    if (!is_host(j) && !decodes_together(j))
+        return;
     begin_decode(j);
     for (int t = 0; t <= last; t++) {
+        /* From the second chunk on all cost the same. */
+        const int times = t == 2 ? T - 2 : 1;
+
         if (t == last)
             wan_dev_repeat(j->dev);
         before = j->dev->flops;
+        sent = j->dev->sent;
         decode(j);
-        /* From the second chunk on all cost the same. */
-        out->decode_flops += (j->dev->flops - before) *
-                             (t == 2 ? T - 2 : 1);
+        out->decode_flops += (j->dev->flops - before) * times;
+        out->decode_sent_bytes += (j->dev->sent - sent) * times;
     }
 }
 
@@ -1309,6 +1355,13 @@ static int agree(WanJob *j)
         (ret = wan_ranks_agree(j->ranks, &m->lora_sum, sizeof(m->lora_sum),
                                "LoRA files", &j->dev->cancel)) < 0)
         return ret;
+    if (m->files[WAN_PART_VAE]) {
+        weights = wan_weights_sum(m->files[WAN_PART_VAE]);
+        if ((ret = wan_ranks_agree(j->ranks, &weights, sizeof(weights),
+                                   "weights of the VAE",
+                                   &j->dev->cancel)) < 0)
+            return ret;
+    }
     for (int i = 0; i < WAN_DIT_BRANCHES; i++)
         table = wan_sum(table, c->ratio[i], c->steps * sizeof(**c->ratio));
     if (c->kind == WAN_CACHE_MAG &&

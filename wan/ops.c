@@ -312,10 +312,23 @@ static WanParcel parcel(const WanTensor *t)
     return (WanParcel){ t->data, wan_type_bytes(t->type, wan_count(t)) };
 }
 
-/* The rows of t [L, C] that are rank q's. */
-static WanTensor rows_of(const WanDev *d, const WanTensor *t, int q)
+static int own_rank(const WanDev *d)
 {
-    const WanShare s = wan_share_of(d->ranks, q, t->dim[0]);
+    return d->ranks ? d->ranks->rank : 0;
+}
+
+/* Of rows in lots, which are not cut, those of rank q of a team. */
+static WanShare share_of(WanTeam team, int q, int64_t rows, int64_t lot)
+{
+    const WanShare s = wan_share_of(team, q, rows / lot);
+
+    return (WanShare){ s.first * lot, s.n * lot };
+}
+
+/* The rows of t [L, C], in lots, that are rank q's. */
+static WanTensor rows_of(WanTeam team, const WanTensor *t, int q, int64_t lot)
+{
+    const WanShare s = share_of(team, q, t->dim[0], lot);
 
     return wan_slice(t, s.first, s.n);
 }
@@ -344,14 +357,32 @@ static void exchange(WanDev *d, const WanParcel *out, const WanParcel *in,
     }
 }
 
-/* whole [L, C] holds this rank's rows, and gets those of the others. */
-static void gather(WanDev *d, WanTensor *whole, const char *what)
+/* Rows [from, from + n) of each frame of x [T, H, W, C] to row `at` of y's. */
+static void copy_rows(WanDev *d, WanTensor *y, int64_t at, const WanTensor *x,
+                      int64_t from, int64_t n)
 {
-    const WanTensor own = rows_of(d, whole, d->ranks->rank);
-    WanParcel out[WAN_MAX_RANKS], in[WAN_MAX_RANKS];
+    const int64_t W = x->dim[2], C = x->dim[3];
 
-    for (int q = 0; q < d->ranks->size; q++) {
-        const WanTensor theirs = rows_of(d, whole, q);
+    for (int64_t t = 0; t < x->dim[0]; t++) {
+        WanTensor src = wan_slice(x, t, 1), dst = wan_slice(y, t, 1);
+
+        src = wan_reshape(&src, x->dim[1] * W, C);
+        dst = wan_reshape(&dst, y->dim[1] * W, C);
+        src = wan_slice(&src, from * W, n * W);
+        dst = wan_slice(&dst, at * W, n * W);
+        wan_op_copy(d, &dst, &src);
+    }
+}
+
+/* whole [L, C] holds this rank's rows, and gets those of the others. */
+static void gather(WanDev *d, WanTensor *whole, WanTeam t, int64_t lot,
+                   const char *what)
+{
+    const WanTensor own = rows_of(t, whole, own_rank(d), lot);
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+
+    for (int q = t.first; q < t.first + t.size; q++) {
+        const WanTensor theirs = rows_of(t, whole, q, lot);
 
         out[q] = parcel(&own);
         in[q] = parcel(&theirs);
@@ -359,45 +390,50 @@ static void gather(WanDev *d, WanTensor *whole, const char *what)
     exchange(d, out, in, what);
 }
 
-/* Each rank's rows of rank 0's whole [L, C] go to it; own is this one's. */
-static void scatter(WanDev *d, WanTensor *own, const WanTensor *whole)
+/* Each rank's rows of the first one's whole [L, C] go to it; own is this
+ * one's. */
+static void scatter(WanDev *d, WanTensor *own, const WanTensor *whole,
+                    WanTeam t)
 {
     WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+    const int last = own_rank(d) == t.first ? t.first + t.size : t.first;
 
-    for (int q = 0; q < d->ranks->size && !d->ranks->rank; q++) {
-        const WanTensor theirs = rows_of(d, whole, q);
+    for (int q = t.first; q < last; q++) {
+        const WanTensor theirs = rows_of(t, whole, q, 1);
 
         out[q] = parcel(&theirs);
     }
-    in[0] = parcel(own);
+    in[t.first] = parcel(own);
     exchange(d, out, in, "scatter");
 }
 
 WanTensor wan_op_scatter(WanDev *d, const WanTensor *x)
 {
+    const WanTeam t = wan_team(d);
     WanTensor y = *x;
 
-    if (!d->ranks || !ready(d))
+    if (t.size < 2 || !ready(d))
         return y;
     y = wan_tmp_type(d, x->type, wan_share(d, wan_rows(x)).n, wan_cols(x));
     trace(d, "scatter", &y, x, NULL, NULL);
-    scatter(d, &y, x);
+    scatter(d, &y, x, t);
     return y;
 }
 
 WanTensor wan_op_gather(WanDev *d, const WanTensor *x, int64_t L)
 {
+    const WanTeam t = wan_team(d);
     WanTensor y = *x;
 
-    if (!d->ranks || !ready(d))
+    if (t.size < 2 || !ready(d))
         return y;
     y = wan_tmp_type(d, x->type, L, wan_cols(x));
     trace(d, "gather", &y, x, NULL, NULL);
     const Inner in = inner_begin(d);
-    WanTensor own = rows_of(d, &y, d->ranks->rank);
+    WanTensor own = rows_of(t, &y, own_rank(d), 1);
 
     wan_op_copy(d, &own, x);
-    gather(d, &y, "gather");
+    gather(d, &y, t, 1, "gather");
     inner_end(d, in);
     return y;
 }
@@ -409,11 +445,29 @@ void wan_op_share(WanDev *d, WanTensor *x)
     if (!d->ranks || !ready(d))
         return;
     trace(d, "share", x, NULL, NULL, NULL);
-    WanTensor own = rows_of(d, &all, d->ranks->rank);
+    const WanTeam t = { 0, d->ranks->size };
+    WanTensor own = rows_of(t, &all, own_rank(d), 1);
     WanTensor whole = all;
 
-    scatter(d, &own, &all);
-    gather(d, &whole, "share");
+    scatter(d, &own, &all, t);
+    gather(d, &whole, t, 1, "share");
+}
+
+void wan_op_swap(WanDev *d, WanTensor *y, const WanTensor *x)
+{
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+    int other;
+
+    if (!ready(d))
+        return;
+    REQUIRE(d, "swap", d->ranks && d->halves);
+    REQUIRE(d, "swap", same_matrix(y, x) && y->type == x->type);
+    REQUIRE(d, "swap", is_dense(y) && is_dense(x));
+    trace(d, "swap", y, x, NULL, NULL);
+    other = (own_rank(d) + d->ranks->size / 2) % d->ranks->size;
+    out[other] = parcel(x);
+    in[other] = parcel(y);
+    exchange(d, out, in, "swap");
 }
 
 /* whole [L, c] = the rows of all ranks of this one's columns, where each has
@@ -422,17 +476,18 @@ static void to_heads(WanDev *d, WanTensor *whole, const WanTensor *x)
 {
     const int64_t n = wan_rows(x), c = wan_cols(whole);
     const WanMark mark = wan_mark(d);
-    WanTensor packed = wan_tmp_type(d, x->type, d->ranks->size * n, c);
-    WanParcel out[WAN_MAX_RANKS], in[WAN_MAX_RANKS];
+    const WanTeam t = wan_team(d);
+    WanTensor packed = wan_tmp_type(d, x->type, t.size * n, c);
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
 
-    for (int q = 0; q < d->ranks->size; q++) {
-        const WanTensor columns = wan_columns(x, q * c, c);
-        const WanTensor theirs = rows_of(d, whole, q);
-        WanTensor part = wan_slice(&packed, q * n, n);
+    for (int i = 0; i < t.size; i++) {
+        const WanTensor columns = wan_columns(x, i * c, c);
+        const WanTensor theirs = rows_of(t, whole, t.first + i, 1);
+        WanTensor part = wan_slice(&packed, i * n, n);
 
         wan_op_copy(d, &part, &columns);
-        out[q] = parcel(&part);
-        in[q] = parcel(&theirs);
+        out[t.first + i] = parcel(&part);
+        in[t.first + i] = parcel(&theirs);
     }
     exchange(d, out, in, "rows to heads");
     wan_release(d, mark);
@@ -443,32 +498,34 @@ static void to_rows(WanDev *d, WanTensor *y, const WanTensor *whole)
 {
     const int64_t n = wan_rows(y), c = wan_cols(whole);
     const WanMark mark = wan_mark(d);
-    WanTensor packed = wan_tmp_type(d, y->type, d->ranks->size * n, c);
-    WanParcel out[WAN_MAX_RANKS], in[WAN_MAX_RANKS];
+    const WanTeam t = wan_team(d);
+    WanTensor packed = wan_tmp_type(d, y->type, t.size * n, c);
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
 
-    for (int q = 0; q < d->ranks->size; q++) {
-        const WanTensor theirs = rows_of(d, whole, q);
-        const WanTensor part = wan_slice(&packed, q * n, n);
+    for (int i = 0; i < t.size; i++) {
+        const WanTensor theirs = rows_of(t, whole, t.first + i, 1);
+        const WanTensor part = wan_slice(&packed, i * n, n);
 
-        out[q] = parcel(&theirs);
-        in[q] = parcel(&part);
+        out[t.first + i] = parcel(&theirs);
+        in[t.first + i] = parcel(&part);
     }
     exchange(d, out, in, "heads to rows");
-    for (int q = 0; q < d->ranks->size; q++) {
-        const WanTensor part = wan_slice(&packed, q * n, n);
-        WanTensor columns = wan_columns(y, q * c, c);
+    for (int i = 0; i < t.size; i++) {
+        const WanTensor part = wan_slice(&packed, i * n, n);
+        WanTensor columns = wan_columns(y, i * c, c);
 
         wan_op_copy(d, &columns, &part);
     }
     wan_release(d, mark);
 }
 
-/* Attention over the keys of all ranks. */
+/* Attention over the keys of all ranks that split rows. */
 static void attention_of_ranks(WanDev *d, WanTensor *y, const WanTensor *q,
                                const WanTensor *k, const WanTensor *v,
                                WanAttentionArgs a)
 {
-    const int P = d->ranks->size, divided = a.heads % P == 0;
+    const WanTeam t = wan_team(d);
+    const int P = t.size, divided = a.heads % P == 0 && a.lot == 1;
     const int64_t L = a.rows, c = wan_cols(q) / (divided ? P : 1);
     const Inner in = inner_begin(d);
     WanTensor keys = wan_tmp_type(d, k->type, L, c);
@@ -485,16 +542,65 @@ static void attention_of_ranks(WanDev *d, WanTensor *y, const WanTensor *q,
         wan_op_attention_(d, &queries, &queries, &keys, &values, a);
         to_rows(d, y, &queries);
     } else {
-        WanTensor own_keys = rows_of(d, &keys, d->ranks->rank);
-        WanTensor own_values = rows_of(d, &values, d->ranks->rank);
+        WanTensor own_keys = rows_of(t, &keys, own_rank(d), a.lot);
+        WanTensor own_values = rows_of(t, &values, own_rank(d), a.lot);
 
         wan_op_copy(d, &own_keys, k);
         wan_op_copy(d, &own_values, v);
-        gather(d, &keys, "keys");
-        gather(d, &values, "values");
+        gather(d, &keys, t, a.lot, "keys");
+        gather(d, &values, t, a.lot, "values");
         wan_op_attention_(d, y, q, &keys, &values, a);
     }
     inner_end(d, in);
+}
+
+/* A rank's part of frames of the shape of y [T, H, W, C], frame after frame. */
+static WanTensor part_of(const WanDev *d, const WanTensor *all,
+                         const WanTensor *y, int q, int64_t rows)
+{
+    const int64_t T = y->dim[0], H = y->dim[1];
+    const WanShare s = share_of(wan_team(d), q, H, H / rows);
+    const WanTensor part = wan_slice(all, T * s.first, T * s.n);
+
+    return wan_reshape(&part, T, s.n, y->dim[2], y->dim[3]);
+}
+
+void wan_op_collect(WanDev *d, WanTensor *y, const WanTensor *x, int64_t rows)
+{
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+    WanTensor all = { 0 };
+
+    if (!ready(d))
+        return;
+    REQUIRE(d, "collect", d->ranks && y->nb_dims == 4 && x->nb_dims == 4);
+    REQUIRE(d, "collect", y->dim[0] == x->dim[0] && y->dim[2] == x->dim[2] &&
+                          y->dim[3] == x->dim[3] && y->type == x->type);
+    REQUIRE(d, "collect", rows > 0 && y->dim[1] % rows == 0);
+    REQUIRE(d, "collect", is_dense(x) && is_dense(y) && !d->halves);
+    REQUIRE(d, "collect", x->dim[1] == share_of(wan_team(d), own_rank(d),
+                                                y->dim[1], y->dim[1] / rows).n);
+    trace(d, "collect", y, x, NULL, NULL);
+    const Inner inner = inner_begin(d);
+
+    if (d->ranks->rank)
+        out[0] = parcel(x);
+    else
+        all = wan_tmp_type(d, y->type, y->dim[0] * y->dim[1], y->dim[2],
+                           y->dim[3]);
+    for (int q = 1; q < d->ranks->size && !d->ranks->rank; q++) {
+        const WanTensor theirs = part_of(d, &all, y, q, rows);
+
+        in[q] = parcel(&theirs);
+    }
+    exchange(d, out, in, "collect");
+    for (int q = 0; q < d->ranks->size && !d->ranks->rank; q++) {
+        const WanTensor part = q ? part_of(d, &all, y, q, rows) : *x;
+        const WanShare s = share_of(wan_team(d), q, y->dim[1],
+                                    y->dim[1] / rows);
+
+        copy_rows(d, y, s.first, &part, 0, s.n);
+    }
+    inner_end(d, inner);
 }
 
 /* ------------------------------------------------------------- attention */
@@ -520,19 +626,21 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
     const WanOps *ops = d->backend->ops;
     const double lq = wan_rows(q), lk = a.rows ? a.rows : wan_rows(k);
     const double c = wan_cols(q);
-    const int split = a.rows && d->ranks;
+    const int split = a.rows && wan_team(d).size > 1;
     char opt[128];
     WanMark mark;
 
     if (!ready(d))
         return;
+    a.lot += !a.lot;
     REQUIRE(d, "attention", same_matrix(y, q) && same_matrix(k, v));
     REQUIRE(d, "attention", are_values(d, y, q) && are_values(d, k, v));
     REQUIRE(d, "attention", wan_cols(k) == wan_cols(q));
     REQUIRE(d, "attention", a.heads > 0 && wan_cols(q) % a.heads == 0);
-    REQUIRE(d, "attention", wan_rows(k) > 0 && a.tail >= 0);
-    REQUIRE(d, "attention", !a.rows ||
-            wan_share(d, a.rows).n == wan_rows(k));
+    REQUIRE(d, "attention", (wan_rows(k) > 0 || split) && a.tail >= 0);
+    REQUIRE(d, "attention", !a.rows || a.rows % a.lot == 0);
+    REQUIRE(d, "attention", !a.rows || wan_rows(k) ==
+            share_of(wan_team(d), own_rank(d), a.rows, a.lot).n);
     REQUIRE(d, "attention", !split || (wan_rows(q) == wan_rows(k) && !a.tail &&
                                        !a.add && !a.rel_bias));
     REQUIRE(d, "attention", !a.add || y->data != q->data || d->plan);
@@ -546,7 +654,7 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
              a.add ? " add" : "");
     if (split)
         snprintf(opt + strlen(opt), sizeof(opt) - strlen(opt), " of %lld rows "
-                 "by %d ranks", (long long)a.rows, d->ranks->size);
+                 "by %d ranks", (long long)a.rows, wan_team(d).size);
     trace(d, "attention", y, q, k, opt);
     d->flops += 4 * lq * lk * c;
     if (split) {
@@ -669,13 +777,101 @@ void wan_op_ring_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
     scratch_end(d, mark);
 }
 
+/* For an entry that knows zeros alone, see ops.h. What is added to the rows that
+ * are left out is never looked at. */
+static void conv_beside(WanDev *d, WanTensor *y, const WanTensor *x,
+                        const WanConv *w, WanConvArgs a)
+{
+    const Inner in = inner_begin(d);
+    const int64_t top = a.above != NULL, up = a.upsample;
+    const int64_t rows = top + x->dim[1] + (a.below != NULL);
+    WanTensor all = wan_tmp_type(d, x->type, x->dim[0], rows, x->dim[2],
+                                 x->dim[3]);
+    WanTensor made = wan_tmp_type(d, y->type, y->dim[0], up * rows, y->dim[2],
+                                  y->dim[3]);
+
+    if (a.above)
+        copy_rows(d, &all, 0, a.above, 0, 1);
+    copy_rows(d, &all, top, x, 0, x->dim[1]);
+    if (a.below)
+        copy_rows(d, &all, rows - 1, a.below, 0, 1);
+    if (a.add)
+        copy_rows(d, &made, up * top, y, 0, y->dim[1]);
+    a.above = a.below = NULL;
+    wan_op_conv_(d, &made, &all, w, a);
+    copy_rows(d, y, 0, &made, up * top, y->dim[1]);
+    inner_end(d, in);
+}
+
+/* The rank that has the rows beside this one's, above (-1) or below (1); -1:
+ * none has. */
+static int beside(const WanDev *d, int64_t rows, int step)
+{
+    const WanTeam t = wan_team(d);
+    int q = own_rank(d);
+
+    if (!wan_share_of(t, q, rows).n)
+        return -1;
+    do
+        q += step;
+    while (q >= t.first && q < t.first + t.size &&
+           !wan_share_of(t, q, rows).n);
+    return q >= t.first && q < t.first + t.size ? q : -1;
+}
+
+/* The convolution of this rank's rows: those beside them come from the ranks that
+ * have them, in every frame of x. */
+static void conv_of_ranks(WanDev *d, WanTensor *y, const WanTensor *x,
+                          const WanConv *w, WanConvArgs a)
+{
+    const Inner inner = inner_begin(d);
+    const int rank[2] = { beside(d, a.rows, -1), beside(d, a.rows, 1) };
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+    WanTensor theirs[2];
+
+    for (int i = 0; i < 2; i++) {
+        WanTensor own;
+
+        if (rank[i] < 0)
+            continue;
+        theirs[i] = wan_tmp_type(d, x->type, x->dim[0], 1, x->dim[2],
+                                 x->dim[3]);
+        own = wan_tmp_like(d, &theirs[i]);
+        copy_rows(d, &own, 0, x, i ? x->dim[1] - 1 : 0, 1);
+        out[rank[i]] = parcel(&own);
+        in[rank[i]] = parcel(&theirs[i]);
+    }
+    exchange(d, out, in, "rows beside");
+    a.rows = 0;
+    a.above = rank[0] < 0 ? NULL : &theirs[0];
+    a.below = rank[1] < 0 ? NULL : &theirs[1];
+    wan_op_conv_(d, y, x, w, a);
+    inner_end(d, inner);
+}
+
+/* Whether x has this rank's part of so many rows. */
+static int is_part(const WanDev *d, const WanTensor *x, int64_t rows)
+{
+    const int64_t n = wan_share(d, rows).n;
+
+    return n ? x->dim[1] % n == 0 : !x->dim[1];
+}
+
+static int is_beside(const WanTensor *b, const WanTensor *x)
+{
+    return b->nb_dims == 4 && b->type == x->type && b->dim[0] == x->dim[0] &&
+           b->dim[1] == 1 && b->dim[2] == x->dim[2] &&
+           b->dim[3] == x->dim[3] && is_dense(b);
+}
+
 void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
                   const WanConv *w, WanConvArgs a)
 {
     const WanOps *ops = d->backend->ops;
     const WanTensor *const weight = &w->weight;
     const int64_t *wd = weight->dim;
-    char opt[96];
+    const int split = a.rows && wan_team(d).size > 1 && wd[3] > 1;
+    char opt[160];
     WanMark mark;
 
     if (!ready(d))
@@ -699,13 +895,29 @@ void wan_op_conv_(WanDev *d, WanTensor *y, const WanTensor *x,
     REQUIRE(d, "conv", y->dim[0] == (x->dim[0] - wd[2]) / a.stride_t + 1);
     REQUIRE(d, "conv", y->dim[1] == x->dim[1] * a.upsample / a.stride);
     REQUIRE(d, "conv", y->dim[2] == x->dim[2] * a.upsample / a.stride);
+    REQUIRE(d, "conv", !a.rows || is_part(d, x, a.rows));
+    REQUIRE(d, "conv", a.stride == 1 || !(a.rows || a.above || a.below));
+    REQUIRE(d, "conv", !a.rows || !(a.above || a.below));
+    REQUIRE(d, "conv", !a.above || is_beside(a.above, x));
+    REQUIRE(d, "conv", !a.below || is_beside(a.below, x));
     snprintf(opt, sizeof(opt), "%dx%dx%d%s%s%s%s%s%s%s", (int)wd[2], (int)wd[3],
              (int)wd[4], a.stride_t > 1 ? " stride_t 2" : "",
              a.stride > 1 ? " stride 2" : "", a.centre ? " centre" : "",
              a.upsample > 1 ? " upsample 2" : "", a.add ? " add" : "",
              a.act ? " " : "", act_name(a.act));
+    if (split)
+        snprintf(opt + strlen(opt), sizeof(opt) - strlen(opt), " by %d ranks",
+                 wan_team(d).size);
     trace(d, "conv", y, x, NULL, opt);
     d->flops += 2.0 * wan_count(y) * wd[1] * wd[2] * wd[3] * wd[4];
+    if (split) {
+        conv_of_ranks(d, y, x, w, a);
+        return;
+    }
+    if ((a.above || a.below) && wd[3] > 1 && !ops->conv_beside) {
+        conv_beside(d, y, x, w, a);
+        return;
+    }
     note(d, 1, &weight, 1, 0, x);
 
     if (!scratch_begin(d, ops->conv_scratch

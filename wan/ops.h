@@ -79,6 +79,7 @@ typedef struct WanAttentionArgs {
     int add;                // y += instead of y =
     int64_t rows;           // k and v are this rank's of so many, see ranks;
                             // 0: they are whole
+    int64_t lot;            // ranks have whole lots of so many rows (0: 1)
 } WanAttentionArgs;
 
 /**
@@ -147,6 +148,11 @@ typedef struct WanConvArgs {
     int centre;             // with stride 2: zeros on every side
     WanAct act;             // of the result, what is added included: none or
                             // relu
+    const WanTensor *above, *below; // [Tin, 1, W, I] of x's type, dense: the
+                            // rows beside x's, at stride 1; NULL: zeros
+    int64_t rows;           // x and y are this rank's part of frames that are
+                            // cut between so many rows, however many each is
+                            // by now, see ranks; 0: they are whole
 } WanConvArgs;
 
 /**
@@ -158,6 +164,12 @@ typedef struct WanConvArgs {
  * zero-padded by one on every side (Ho = H * upsample); 3 at stride 2 by one
  * row below and one column right alone, or with .centre as at stride 1 (Ho =
  * H / 2, H even).
+ *
+ * With .above and .below x and y are rows of a higher frame. With .rows, at
+ * stride 1, these are the last and the first row of the ranks beside this one,
+ * which send them. Neither changes a bit. Composed, where the backend's entry
+ * knows zeros alone (conv_beside): the rows are put around a copy of x, and what
+ * comes out for them is left out.
  */
 #define wan_op_conv(d, y, x, w, ...) \
     wan_op_conv_((d), (y), (x), (w), (WanConvArgs){ __VA_ARGS__ })
@@ -278,19 +290,28 @@ void wan_op_finite(WanDev *d, const WanTensor *x, const char *fmt, ...);
 /* --------------------------------------------------------------- ranks */
 
 /* Where a device has ranks (ranks.h), each has wan_share() of the rows of a
- * matrix of tokens. Alone, the first two hand their argument back and the last
+ * matrix of tokens. Alone, the first two hand their argument back and share
  * does nothing. All of x is dense; what they return is from the arena. */
 
-/* This rank's rows of rank 0's x [L, C]; what x holds on others is not read. */
+/* This rank's rows of the x [L, C] of its team's first; what x holds on others
+ * is not read. */
 WanTensor wan_op_scatter(WanDev *d, const WanTensor *x);
 
-/* [L, C], the rows of all ranks in their order, on each of them: x [n, C] are
- * this one's of them. */
+/* [L, C], the rows of the team in their order, on each of it: x [n, C] are this
+ * one's of them. */
 WanTensor wan_op_gather(WanDev *d, const WanTensor *x, int64_t L);
 
 /* x becomes rank 0's, whatever its shape. Composed: a scatter and a gather of
  * its elements. */
 void wan_op_share(WanDev *d, WanTensor *x);
+
+/* y becomes the x of the rank that has this one's place in the other half. Of one
+ * shape, dense. */
+void wan_op_swap(WanDev *d, WanTensor *y, const WanTensor *x);
+
+/* y [T, H, W, C] becomes whole on rank 0: x [T, n, W, C], dense, are this rank's
+ * rows of each frame, rows as in conv. Others' y has a shape alone. */
+void wan_op_collect(WanDev *d, WanTensor *y, const WanTensor *x, int64_t rows);
 
 /* ------------------------------------------- text, latents and pixels */
 
@@ -405,6 +426,7 @@ struct WanOps {
     void (*conv)(WanDev *, WanTensor *y, const WanTensor *x,
                  const WanConv *w, const WanConvArgs *a); // strides, upsample
                                                     // are at least 1
+    int conv_beside;            // conv knows .above and .below
     void (*layer_norm)(WanDev *, WanTensor *y, const WanTensor *x,
                        const WanTensor *gain, const WanTensor *bias,
                        float eps);

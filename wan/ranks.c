@@ -25,6 +25,10 @@
 #define LOOKS 500
 /* Of a host that is cancelled, see WanRanks: s. */
 #define PATIENCE 5
+/* How long one that knows who is gone stays for the others to see, and for the
+ * host: s. */
+#define LINGER 2
+#define LINGER_HOST 10
 
 _Static_assert(sizeof(WanNote) == 256, "notes are the same for all ranks");
 _Static_assert(sizeof(WanRankInfo) == 256, "it is the same in all versions");
@@ -123,20 +127,30 @@ static int impatient(WanRanks *r)
     return now() - r->stopped_at > r->patience;
 }
 
+/* Whether a rank is, or was, another process of this machine. */
+static int is_here(const WanRanks *r, int q)
+{
+    const WanRankInfo *i = &r->info[q], *me = &r->info[r->rank];
+
+    return i->start && i->pid != me->pid && !strcmp(i->node, me->node);
+}
+
 /* Whether to go on waiting: the processes of this machine are there, and
- * nobody is to stop. Of other machines the transport and the launcher know. */
+ * nobody is to stop. Of other machines the transport and the launcher know. The
+ * host is looked at last: a launcher makes it end when another has died. */
 static int all_alive(void *arg)
 {
     WanRanks *r = arg;
-    const WanRankInfo *me = &r->info[r->rank];
 
     if (impatient(r) || (r->rank && r->elsewhere && wan_ranks_told_to_quit(r)))
         return WAN_CANCELLED;
-    for (int q = 0; q < r->size; q++)
-        if (q != r->rank && r->info[q].start &&
-            !strcmp(r->info[q].node, me->node) &&
+    for (int i = 1; i <= r->size; i++) {
+        const int q = i % r->size;
+
+        if (is_here(r, q) &&
             process_start(r->info[q].pid) != r->info[q].start)
             return broken(r, q, "is gone");
+    }
     return 0;
 }
 
@@ -563,6 +577,19 @@ fail:
     return ret;
 }
 
+/* The others look when they come to their next exchange: until then nobody else
+ * is to be gone. The host may be long in coming. */
+static void linger(const WanRanks *r)
+{
+    const struct timespec ts = { 0, 20 * NAP };
+    const double begun = now();
+
+    while (now() < begun + LINGER ||
+           (now() < begun + LINGER_HOST &&
+            process_start(r->info[0].pid) == r->info[0].start))
+        nanosleep(&ts, NULL);
+}
+
 void wan_ranks_close(WanRanks **rp)
 {
     WanRanks *r = *rp;
@@ -571,6 +598,8 @@ void wan_ranks_close(WanRanks **rp)
     *rp = NULL;
     if (!r)
         return;
+    if (r->broken && is_here(r, 0))
+        linger(r);
     ordered = !r->broken && !r->torn;
     if (!r->rank && !r->broken && !r->quit)
         tell_quit(r);

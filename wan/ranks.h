@@ -200,11 +200,16 @@ typedef struct WanShare {
     int64_t first, n;
 } WanShare;
 
-/* Of so many rows those of a rank; r may be NULL: there is one. */
-static inline WanShare wan_share_of(const WanRanks *r, int rank, int64_t rows)
+/* Ranks [first, first + size), which have rows among them. */
+typedef struct WanTeam {
+    int first, size;
+} WanTeam;
+
+/* Of so many rows those of one of a team; it may have none. */
+static inline WanShare wan_share_of(WanTeam t, int rank, int64_t rows)
 {
-    const int size = r ? r->size : 1;
-    const int64_t first = rows * rank / size;
+    const int size = t.size;
+    const int64_t first = rows * (rank -= t.first) / size;
 
     return (WanShare){ first, rows * (rank + 1) / size - first };
 }

@@ -139,9 +139,9 @@ static void begin(WanDev *d, WanTensor *past, int64_t h, int64_t w, int64_t C)
     }
 }
 
-/* In place; past [1, H, W, C] becomes the last frame of x. */
+/* In place; past [1, H, W, C] becomes the last frame of x. rows as of conv. */
 static void remembering(WanDev *d, WanTensor *x, const WanTaehvMem *m,
-                        WanTensor *past)
+                        WanTensor *past, int64_t rows)
 {
     const WanMark mark = wan_mark(d);
     const int64_t T = x->dim[0], C = x->dim[3];
@@ -160,9 +160,10 @@ static void remembering(WanDev *d, WanTensor *x, const WanTaehvMem *m,
         wan_op_copy(d, &second, &before);
     }
     wan_op_copy(d, past, &last);
-    wan_op_conv(d, &a, &in, &m->conv[0], .act = WAN_ACT_RELU);
-    wan_op_conv(d, &b, &a, &m->conv[1], .act = WAN_ACT_RELU);
-    wan_op_conv(d, x, &b, &m->conv[2], .add = 1, .act = WAN_ACT_RELU);
+    wan_op_conv(d, &a, &in, &m->conv[0], .act = WAN_ACT_RELU, .rows = rows);
+    wan_op_conv(d, &b, &a, &m->conv[1], .act = WAN_ACT_RELU, .rows = rows);
+    wan_op_conv(d, x, &b, &m->conv[2], .add = 1, .act = WAN_ACT_RELU,
+                .rows = rows);
     wan_release(d, mark);
 }
 
@@ -184,25 +185,25 @@ static void begin_decode(WanDev *d, WanCodecStream *s, const void *net,
  * comes behind the upsampling in the paper's order; it is the same before. */
 static void grow_frame(WanDev *d, WanTensor *y, const WanTensor *x,
                        const WanLinear *kernel, int n, const WanConv *conv,
-                       int64_t frame, WanAct act)
+                       int64_t frame, WanAct act, int64_t rows)
 {
     const WanMark mark = wan_mark(d);
     const WanTensor from = wan_slice(x, frame / n, 1);
     WanTensor g = wan_tmp_like(d, &from);
 
     wan_op_linear(d, &g, &from, &kernel[frame % n]);
-    wan_op_conv(d, y, &g, conv, .upsample = 2, .act = act);
+    wan_op_conv(d, y, &g, conv, .upsample = 2, .act = act, .rows = rows);
     wan_release(d, mark);
 }
 
 /* rgb frame = 2 conv(x) - 1 */
 static void to_rgb(WanDev *d, WanTensor *rgb, const WanTensor *x,
-                   const WanTaehv *m)
+                   const WanTaehv *m, int64_t rows)
 {
     const WanMark mark = wan_mark(d);
     WanTensor v = wan_tmp_act(d, 1, x->dim[1], x->dim[2], 3);
 
-    wan_op_conv(d, &v, x, &m->decoder.conv_out);
+    wan_op_conv(d, &v, x, &m->decoder.conv_out, .rows = rows);
     wan_op_fill(d, rgb, -1);
     wan_op_gate_add(d, rgb, &v, &m->two);
     wan_release(d, mark);
@@ -216,18 +217,20 @@ static void decode(WanDev *d, WanTensor *rgb, const void *net,
     const int64_t h = latent->dim[2], w = latent->dim[3];
     const WanMark mark = wan_mark(d);
     WanTensor z = wan_tmp(d, 1, h, w, WAN_LATENT_CHANNELS);
-    WanTensor x = wan_tmp_act(d, 1, h, w, width[0]);
+    WanTensor x = wan_tmp_act(d, 1, wan_codec_share(d, s, h).n, w, width[0]);
 
     wan_section(d, "decode frame %ld", (long)s->frames);
     wan_op_channels_last(d, &z, latent, wan_codec_at(s), &m->to_net,
                          &m->to_net_shift);
+    z = wan_codec_own(d, s, &z);
     wan_op_act(d, &z, &z, WAN_ACT_TANH3);
-    wan_op_conv(d, &x, &z, &m->decoder.conv_in, .act = WAN_ACT_RELU);
+    wan_op_conv(d, &x, &z, &m->decoder.conv_in, .act = WAN_ACT_RELU,
+                .rows = s->rows);
 
     for (int l = 0;; l++) {
         for (int i = 0; i < WAN_TAEHV_MEMS; i++)
             remembering(d, &x, &m->decoder.level[l].mem[i],
-                        &s->past[l * WAN_TAEHV_MEMS + i]);
+                        &s->past[l * WAN_TAEHV_MEMS + i], s->rows);
         if (l == WAN_TAEHV_LEVELS - 1)
             break;
         WanTensor y = wan_tmp_act(d, x.dim[0] * grow[l], 2 * x.dim[1],
@@ -237,7 +240,7 @@ static void decode(WanDev *d, WanTensor *rgb, const void *net,
             WanTensor frame = wan_slice(&y, t, 1);
 
             grow_frame(d, &frame, &x, m->decoder.level[l].grow, grow[l],
-                       &m->decoder.level[l].conv, t, WAN_ACT_NONE);
+                       &m->decoder.level[l].conv, t, WAN_ACT_NONE, s->rows);
         }
         x = y;
     }
@@ -252,8 +255,8 @@ static void decode(WanDev *d, WanTensor *rgb, const void *net,
 
         grow_frame(d, &y, &x, m->decoder.level[last].grow, grow[last],
                    &m->decoder.level[last].conv, s->frames ? t : t + DROPPED,
-                   WAN_ACT_RELU);
-        to_rgb(d, &out, &y, m);
+                   WAN_ACT_RELU, s->rows);
+        to_rgb(d, &out, &y, m, s->rows);
         wan_release(d, frame_mark);
     }
     s->frames++;
@@ -322,7 +325,7 @@ static void encode(WanDev *d, WanTensor *latent, const void *net,
                &m->encoder.level[l].conv);
         for (int i = 0; i < WAN_TAEHV_MEMS; i++)
             remembering(d, &y, &m->encoder.level[l].mem[i],
-                        &s->past[l * WAN_TAEHV_MEMS + i]);
+                        &s->past[l * WAN_TAEHV_MEMS + i], 0);
         x = y;
     }
     WanTensor z = wan_tmp(d, 1, x.dim[1], x.dim[2], WAN_LATENT_CHANNELS);

@@ -165,7 +165,8 @@ static WanTensor upsample(WanDev *d, const WanTensor *x, const WanVaeUp *up,
         wan_tap(d, &t, "decoder.upsamples.%d.time", index);
     }
     y = wan_tmp_act(d, t.dim[0], 2 * t.dim[1], 2 * t.dim[2], t.dim[3] / 2);
-    wan_op_conv(d, &y, &t, &up->resample.conv, .upsample = 2);
+    wan_op_conv(d, &y, &t, &up->resample.conv, .upsample = 2,
+                .rows = s->rows);
     return y;
 }
 
@@ -177,16 +178,18 @@ static void decode(WanDev *d, WanTensor *rgb, const void *net,
     const int64_t dim = m->config.dim;
     const long chunk = (long)s->frames;
     const WanMark mark = wan_mark(d);
-    WanTensor x = wan_tmp_act(d, 1, h, w, 4 * dim);
+    WanTensor x = wan_tmp_act(d, 1, wan_codec_share(d, s, h).n, w, 4 * dim);
     WanTensor now, in = wan_vae_causal_input(d, s, &m->decoder.conv1, 1, &now);
     int index = 0;
 
     wan_section(d, "decode frame %ld", chunk);
     WanTensor z = wan_tmp(d, 1, h, w, Z);
     wan_op_channels_last(d, &z, latent, wan_codec_at(s), &m->std, &m->mean);
+    z = wan_codec_own(d, s, &z);
     wan_op_linear(d, &now, &z, &m->conv2);                      // [1, h, w, 16]
     wan_tap(d, &now, "conv2.chunk%ld", chunk);
-    wan_op_conv(d, &x, &in, &m->decoder.conv1.conv);            // [1, h, w, 4 dim]
+    wan_op_conv(d, &x, &in, &m->decoder.conv1.conv,
+                .rows = s->rows);                               // [1, h, w, 4 dim]
     wan_vae_remember(d, s, &m->decoder.conv1, &in);
     wan_tap(d, &x, "decoder.conv1.chunk%ld", chunk);
 

@@ -186,18 +186,19 @@ static void begin_encode(WanDev *d, WanCodecStream *s, const void *net,
 
 /* --------------------------------------------------------------- decode */
 
-/* The resampler's result for a tap: the model adds it to the short way. */
+/* The resampler's result for a tap: the model adds it to the short way. Other
+ * ranks have no tap, and would not be there to exchange rows. */
 static void tap_up(WanDev *d, const WanTensor *y, const WanTensor *t,
-                   const WanVaeUp *up, int level, long chunk)
+                   const WanVaeUp *up, int level, const WanCodecStream *s)
 {
     const WanMark mark = wan_mark(d);
 
-    if (d->tap) {
+    if (d->tap && !s->rows) {
         WanTensor alone = wan_tmp_like(d, y);
 
         wan_op_conv(d, &alone, t, &up->resample.conv, .upsample = 2);
         wan_tap(d, &alone, "decoder.upsamples.%d.upsamples.3.chunk%ld", level,
-                chunk);
+                (long)s->frames);
     }
     wan_release(d, mark);
 }
@@ -225,8 +226,9 @@ static WanTensor up_level(WanDev *d, WanTensor *x, const WanVae *m, int l,
     }
     if (t > 1)
         h = wan_vae_double_time(d, &h, &up->time_conv, s);
-    tap_up(d, &y, &h, up, l, chunk);
-    wan_op_conv(d, &y, &h, &up->resample.conv, .upsample = 2, .add = 1);
+    tap_up(d, &y, &h, up, l, s);
+    wan_op_conv(d, &y, &h, &up->resample.conv, .upsample = 2, .add = 1,
+                .rows = s->rows);
     wan_release(d, mark);
     return y;
 }
@@ -239,16 +241,17 @@ static void decode(WanDev *d, WanTensor *rgb, const void *net,
     const int64_t dim = m->config.dim;
     const long chunk = (long)s->frames;
     const WanMark mark = wan_mark(d);
-    WanTensor x = wan_tmp_act(d, 1, h, w, 4 * dim);
+    WanTensor x = wan_tmp_act(d, 1, wan_codec_share(d, s, h).n, w, 4 * dim);
     const WanMark in_mark = wan_mark(d);
     WanTensor now, in = wan_vae_causal_input(d, s, &m->decoder.conv1, 1, &now);
 
     wan_section(d, "decode frame %ld", chunk);
     WanTensor z = wan_tmp(d, 1, h, w, Z);
     wan_op_channels_last(d, &z, latent, wan_codec_at(s), &m->std, &m->mean);
+    z = wan_codec_own(d, s, &z);
     wan_op_linear(d, &now, &z, &m->conv2);                      // [1, h, w, 48]
     wan_tap(d, &now, "conv2.chunk%ld", chunk);
-    wan_op_conv(d, &x, &in, &m->decoder.conv1.conv);
+    wan_op_conv(d, &x, &in, &m->decoder.conv1.conv, .rows = s->rows);
     wan_vae_remember(d, s, &m->decoder.conv1, &in);
     wan_release(d, in_mark);
     wan_tap(d, &x, "decoder.conv1.chunk%ld", chunk);            // [1, h, w, 4 dim]

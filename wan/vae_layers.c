@@ -117,7 +117,7 @@ void wan_vae_norm_conv(WanDev *d, WanTensor *y, const WanTensor *x,
     WanTensor now, in = wan_vae_causal_input(d, s, c, x->dim[0], &now);
 
     wan_op_l2_norm(d, &now, x, gamma, WAN_ACT_SILU);
-    wan_op_conv(d, y, &in, &c->conv, .add = add);
+    wan_op_conv(d, y, &in, &c->conv, .add = add, .rows = s->rows);
     wan_vae_remember(d, s, c, &in);
     wan_release(d, mark);
 }
@@ -136,9 +136,10 @@ void wan_vae_residual(WanDev *d, WanTensor *y, const WanTensor *x,
 }
 
 /* x += proj softmax(q k^T / sqrt(C)) v, frame by frame */
-static void attention(WanDev *d, WanTensor *x, const WanVaeAttn *a)
+static void attention(WanDev *d, WanTensor *x, const WanVaeAttn *a,
+                      const WanCodecStream *s)
 {
-    const int64_t n = x->dim[1] * x->dim[2], C = x->dim[3];
+    const int64_t w = x->dim[2], n = x->dim[1] * w, C = x->dim[3];
 
     for (int64_t t = 0; t < x->dim[0]; t++) {
         const WanMark mark = wan_mark(d);
@@ -151,7 +152,8 @@ static void attention(WanDev *d, WanTensor *x, const WanVaeAttn *a)
 
         wan_op_l2_norm(d, &h, &xt, &a->gamma, WAN_ACT_NONE);
         wan_op_linear(d, &qkv, &h, &a->to_qkv);
-        wan_op_attention(d, &h, &q, &k, &v, .heads = 1);
+        wan_op_attention(d, &h, &q, &k, &v, .heads = 1, .rows = s->rows * w,
+                         .lot = w);
         wan_op_linear(d, &xt, &h, &a->proj, .add = 1);
         wan_release(d, mark);
     }
@@ -187,7 +189,7 @@ void wan_vae_middle(WanDev *d, WanTensor *x, const WanVaeMiddle *m,
 
     wan_vae_residual(d, x, x, &m->res0, s);
     wan_tap(d, x, "%s.middle.0.chunk%ld", side, chunk);
-    attention(d, x, &m->attn);
+    attention(d, x, &m->attn, s);
     wan_tap(d, x, "%s.middle.1.chunk%ld", side, chunk);
     wan_vae_residual(d, x, x, &m->res2, s);
     wan_tap(d, x, "%s.middle.2.chunk%ld", side, chunk);

@@ -568,6 +568,8 @@ typedef struct WanPlan {
     double block_flops;
     int block;
     int reserved;               /**< 0 */
+    double decode_sent_bytes;   /**< that this one sends to others while all
+                                     frames are decoded */
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */

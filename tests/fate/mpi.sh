@@ -119,6 +119,7 @@ fi
 
 # its processes, not the launcher that has their command lines in its own
 workers() { pgrep -f "^$worker --threads 1 --device cpu"; }
+ffmpegs() { pgrep -f "^$ffmpeg .*$tmp/"; }
 plays() { [ "$(frames "$1" 2> /dev/null)" -gt 0 ] 2> /dev/null; }
 # start OUT: clips without end, of which OUT has frames; $launcher. Each is on the
 # disk when it is there, however ffmpeg ends.
@@ -136,30 +137,38 @@ start()
 over()
 {
     i=0
-    while workers > /dev/null || kill -0 $launcher 2> /dev/null; do
+    while workers > /dev/null || ffmpegs > /dev/null || kill -0 $launcher 2> /dev/null; do
         [ $((i += 1)) -lt 300 ] || return 1
         sleep 0.1
     done
 }
-# by the launcher or one of ours; lines are folded
-who() { tr '\n' ' ' < "$tmp/log" | grep -Eq 'rank [1-3] .*(is gone|signal 9)'; }
+# what there was while it ran
+freed() { for f in $shm; do [ ! -e "$f" ] || { echo "$f"; return 1; }; done; }
+# by the launcher, whose lines are folded, or by one of ours
+who()
+{
+    tr '\n' ' ' < "$tmp/log" | grep -Eq "rank $victim with PID [0-9]+ .*signal 9" ||
+        grep -q "rank $victim (process $pid on [^)]*) is gone" "$tmp/log"
+}
 k=0
 while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     start "$tmp/killed.mkv"
-    kill -9 "$(workers | head -n 1)"
+    sleep 0.$((k * 37 % 100))   # anywhere in a step, or between two chunks
+    pid=$(workers | sed -n "$((k % 3 + 1))p")
+    victim=$(tr '\0' '\n' < /proc/$pid/environ | sed -n 's/^OMPI_COMM_WORLD_RANK=//p')
+    kill -9 "$pid"
     over
-    report $? "a worker is killed, all end ($k)" "$tmp/log"
+    report $? "rank $victim is killed, all end ($k)" "$tmp/log"
     wait $launcher 2> /dev/null
     check 'who it was is said' who
     check 'what there was of the clip can be played' plays "$tmp/killed.mkv"
+    check 'no shared memory is left' freed
 done
 start "$tmp/stopped.mkv"
 kill -INT "$(pgrep -f "^$ffmpeg.*$tmp/stopped.mkv")"
 over
 report $? 'Ctrl-C at ffmpeg ends all' "$tmp/log"
 wait $launcher 2> /dev/null
-# what there was while it ran
-freed() { for f in $shm; do [ ! -e "$f" ] || { echo "$f"; return 1; }; done; }
 check 'no shared memory is left' freed
 
 finish

@@ -12,8 +12,11 @@
 #include "../ranks.h"
 
 typedef struct Video {
-    const char *golden, *folder, *device;
+    const char *golden;         // NULL: a video of few rows
+    const char *folder, *device;
     enum WanCache cache;
+    const char *table;          // of MagCache, for a video of few rows
+    int tiny_vae;               // TAEHV in place of the folder's
     int ranks;
     FILE *file;                 // what was made
     int latents;                // of that the latents alone
@@ -40,44 +43,114 @@ static void keep(void *opaque, const char *name, const WanTensor *t)
         fwrite(t->data, sizeof(float), wan_count(t), v->file);
 }
 
-static int make(Video *v, WanModel *m)
+static void make_request(Video *v, WanModel *m, const WanRequest *rq)
 {
-    Golden *g = golden_open(v->golden);
-    cJSON *a = golden_meta(g, "arguments");
-    WanImage image[2] = { { 0 } };
-    WanRequest rq;
     WanPlan plan;
     WanJob *job;
     int ret;
 
-    golden_images(image, g);
-    golden_request(&rq, m, g, a, image);
-    rq.cache = v->cache;
-    rq.cache_threshold = v->cache ? 1 : 0;
-    rq.cache_retain = v->cache ? 1 : 0;
-    CHECK(wan_plan(&plan, m, &rq) == 0 && plan.processes == v->ranks);
+    CHECK(wan_plan(&plan, m, rq) == 0 && plan.processes == v->ranks);
     CHECK((plan.sent_bytes > 0) == (v->ranks > 1));
-    if (!CHECK(wan_job_open(&job, m, &rq) == 0))
-        return 1;
+    if (!CHECK(wan_job_open(&job, m, rq) == 0))
+        return;
     wan_job_tap(job, keep, v);
-    uint8_t *rgb = malloc(3 * rq.width * rq.height);
+    uint8_t *rgb = malloc(3 * rq->width * rq->height);
     const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
-                           .width = rq.width, .height = rq.height,
-                           .data = { rgb }, .stride = { 3 * rq.width } };
+                           .width = rq->width, .height = rq->height,
+                           .data = { rgb }, .stride = { 3 * rq->width } };
 
     while ((ret = wan_job_step(job, NULL)) >= 0) {
         while ((ret = wan_job_frame(job, &img)) >= 0)
             if (!v->latents)
-                fwrite(rgb, 3 * rq.width, rq.height, v->file);
+                fwrite(rgb, 3 * rq->width, rq->height, v->file);
         if (ret == WAN_EOF)
             break;
     }
     CHECKF(ret == WAN_EOF, "ended with %s", wan_strerror(ret));
     free(rgb);
     wan_job_close(&job);
+}
+
+static void make_golden(Video *v, WanModel *m)
+{
+    Golden *g = golden_open(v->golden);
+    cJSON *a = golden_meta(g, "arguments");
+    WanImage image[2] = { { 0 } };
+    WanRequest rq;
+
+    golden_images(image, g);
+    golden_request(&rq, m, g, a, image);
+    rq.cache = v->cache;
+    rq.cache_threshold = v->cache ? 1 : 0;
+    rq.cache_retain = v->cache ? 1 : 0;
+    make_request(v, m, &rq);
     cJSON_Delete(a);
     golden_close(&g);
-    return 0;
+}
+
+/* Ratios by which the branches skip other steps. */
+static void write_table(const char *path, const WanModel *m)
+{
+    FILE *f = fopen(path, "w");
+
+    if (!CHECK(f))
+        return;
+    fprintf(f, "{ \"wan_cache_table\": 1, \"model\": \"%s\", \"cond\": [1, 0.9, "
+            "0.9, 0.9], \"uncond\": [1, 1, 9, 1] }", wan_model_info(m)->name);
+    fclose(f);
+}
+
+/* The decoder has four rows, and the transformer 16 tokens. */
+static void make_low(Video *v, WanModel *m)
+{
+    WanRequest rq;
+
+    wan_request_default(&rq, m);
+    rq.prompt = "x";
+    rq.width = 4 * wan_model_info(m)->size_multiple;
+    rq.height = 2 * wan_model_info(m)->size_multiple;
+    rq.frames = 5;
+    rq.steps = 1;
+    if ((rq.cache_table = v->table)) {
+        write_table(v->table, m);
+        rq.steps = 4;
+        rq.cache = WAN_CACHE_MAG;
+        rq.cache_threshold = 1;
+        rq.cache_retain = 0.25;
+        rq.cache_run = 1;
+    }
+    make_request(v, m, &rq);
+}
+
+static void make(Video *v, WanModel *m)
+{
+    if (v->golden)
+        make_golden(v, m);
+    else
+        make_low(v, m);
+}
+
+/* wan-t2v with another VAE. */
+static WanModel *open_tiny_vae(const char *device, WanRanks *ranks)
+{
+    char path[4096], vae[4096];
+    WanModelParams p;
+    WanModel *m;
+
+    snprintf(path, sizeof(path), "%s", golden_path("tiny/wan-t2v"));
+    snprintf(vae, sizeof(vae), "%s",
+             golden_path("tiny/taew2_1/taew2_1.safetensors"));
+    wan_model_params_default(&p);
+    p.path = path;
+    p.vae = vae;
+    p.device = device;
+    p.threads = 2;
+    p.log = print_log;
+    p.log_level = WAN_LOG_WARNING;
+    if (wan_model_open(&m, &p) < 0 ||
+        (ranks && wan_model_join(m, ranks, &p) < 0))
+        golden_fail("can't be opened as a model", path);
+    return m;
 }
 
 /* Twice: the second clip finds what the first left. */
@@ -89,7 +162,8 @@ static int host(WanTransport *t, void *arg)
 
     if (v->ranks > 1 && !CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0))
         return 1;
-    m = open_tiny_of(v->folder, v->device, r);
+    m = v->tiny_vae ? open_tiny_vae(v->device, r)
+                    : open_tiny_of(v->folder, v->device, r);
     make(v, m);
     if (v->ranks == 2) {
         rewind(v->file);
@@ -417,21 +491,21 @@ TEST(vace)
 
 /* ------------------------------------------------------------ the same bits */
 
-static void same_bits(const char *golden, const char *folder,
-                      const char *device, enum WanCache cache)
+/* The last of several numbers of ranks is 0. */
+static void same_bits_by(const int *ranks, Video v)
 {
+    const char *name = v.golden ? v.golden : v.folder;
     FILE *one = NULL;
 
-    for (int ranks = 1; ranks <= 4; ranks++) {
-        Video v = { golden, folder, device, cache, ranks, tmpfile(), 0 };
-
-        CHECKF(!ranks_run(ranks, host, &v, serve, NULL), "%s by %d", golden,
-               ranks);
+    for (v.ranks = 1; v.ranks; v.ranks = *ranks++) {
+        v.file = tmpfile();
+        CHECKF(!ranks_run(v.ranks, host, &v, serve, NULL), "%s by %d", name,
+               v.ranks);
         if (one) {
             const long at = differ(one, v.file);
 
             CHECKF(at < 0, "%s on %s: %d processes differ at byte %ld of %ld",
-                   golden, device, ranks, at, size_of(one));
+                   name, v.device, v.ranks, at, size_of(one));
             fclose(v.file);
         } else {
             one = v.file;
@@ -439,6 +513,14 @@ static void same_bits(const char *golden, const char *folder,
         }
     }
     fclose(one);
+}
+
+static void same_bits(const char *golden, const char *folder,
+                      const char *device, enum WanCache cache)
+{
+    same_bits_by((const int[]){ 2, 3, 4, 0 },
+                 (Video){ .golden = golden, .folder = folder,
+                          .device = device, .cache = cache });
 }
 
 TEST(t2v_ref)
@@ -486,6 +568,87 @@ TEST(ti2v_image)
               "cpu", 0);
 }
 
+/* Both experts have both branches, and change while halves have one each. */
+TEST(experts)
+{
+    same_bits("pipeline-wan22-t2v-unipc6.safetensors", "tiny/wan22-t2v-a14b",
+              "cpu", 0);
+}
+
+/* Its branches skip other steps: they are not computed by halves. */
+TEST(magcache)
+{
+    char path[] = "/tmp/wan-ranks-table-XXXXXX";
+
+    close(mkstemp(path));
+    same_bits_by((const int[]){ 2, 4, 0 },
+                 (Video){ .folder = "tiny/wan-t2v", .device = "cpu",
+                          .table = path });
+    unlink(path);
+}
+
+/* More ranks than rows: some decode none; and rows that they can't divide. */
+TEST(few_rows)
+{
+    static const int ranks[] = { 3, 6, 8, 0 };
+
+    same_bits_by(ranks, (Video){ .folder = "tiny/wan-t2v", .device = "cpu" });
+    same_bits_by(ranks, (Video){ .folder = "tiny/wan22-ti2v-5b",
+                                 .device = "cpu" });
+    same_bits_by(ranks, (Video){ .folder = "tiny/wan-t2v", .device = "cpu",
+                                 .tiny_vae = 1 });
+}
+
+/* ------------------------------------------------------------------ plans */
+
+/* What each of some ranks needs, decodes and sends, added; memory is the most. */
+static WanPlan planned(WanModel *m, int ranks, double guidance)
+{
+    WanPlan all = { 0 }, p;
+    WanRequest rq;
+
+    wan_request_default(&rq, m);
+    rq.width = rq.height = 128;
+    rq.frames = 9;
+    rq.guidance = guidance;
+    for (int r = 0; r < ranks; r++) {
+        WanRanks planned = { .rank = r, .size = ranks };
+
+        m->ranks = ranks > 1 ? &planned : NULL;
+        CHECK(wan_plan(&p, m, &rq) == 0);
+        all.decode_flops += p.decode_flops;
+        all.sent_bytes += p.sent_bytes;
+        all.decode_sent_bytes += p.decode_sent_bytes;
+        if (p.work_bytes > all.work_bytes)
+            all.work_bytes = p.work_bytes;
+    }
+    m->ranks = NULL;
+    return all;
+}
+
+TEST(plan)
+{
+    WanModel *m = open_tiny("tiny/wan-t2v", "cpu");
+    const WanPlan one = planned(m, 1, 5), two = planned(m, 2, 5);
+    const WanPlan four = planned(m, 4, 5), six = planned(m, 6, 5);
+    const double latent = 4. * WAN_LATENT_CHANNELS * 3 * 16 * 16;
+
+    CHECK(!one.sent_bytes && !one.decode_sent_bytes);
+    CHECK(two.decode_flops == one.decode_flops &&
+          four.decode_flops == one.decode_flops &&
+          six.decode_flops == one.decode_flops);
+    CHECK(two.work_bytes < one.work_bytes && four.work_bytes < two.work_bytes);
+    CHECKF(two.sent_bytes == 2 * latent, "%g bytes, %g are velocities",
+           two.sent_bytes, 2 * latent);
+    CHECK(planned(m, 2, 1).sent_bytes > 2 * latent);
+    /* 6 heads: four ranks would send whole keys and values of both branches */
+    CHECK(four.sent_bytes < 2 * planned(m, 4, 1).sent_bytes);
+    /* seams are 1, 3, 5; pixels all but the host's */
+    CHECK(four.decode_sent_bytes > two.decode_sent_bytes &&
+          six.decode_sent_bytes > four.decode_sent_bytes);
+    wan_model_close(&m);
+}
+
 /* On a device where the bits of a product depend on its rows: two processes, on
  * cards one each, are as near to one as a golden is. */
 TEST(near)
@@ -496,7 +659,9 @@ TEST(near)
     float a, b;
 
     for (int i = 0; i < 2; i++) {
-        v[i] = (Video){ golden, "tiny/wan-t2v", dut, 0, i + 1, tmpfile(), 1 };
+        v[i] = (Video){ .golden = golden, .folder = "tiny/wan-t2v",
+                        .device = dut, .ranks = i + 1, .file = tmpfile(),
+                        .latents = 1 };
         CHECKF(!ranks_run(i + 1, host, &v[i], serve, NULL), "%s by %d", dut,
                i + 1);
     }
@@ -531,11 +696,15 @@ int main(int argc, char **argv)
     RUN(flf2v);
     RUN(ti2v);
     RUN(ti2v_image);
+    RUN(experts);
+    RUN(magcache);
+    RUN(few_rows);
     RUN(cancelled);
     RUN(quit_in_place_of_a_note);
     RUN(cancelled_while_it_waits);
     RUN(interrupted_while_it_opens);
     RUN(lora);
     RUN(vace);
+    RUN(plan);
     return test_end();
 }

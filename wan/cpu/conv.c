@@ -16,8 +16,12 @@
  *   few inputs   all taps of a tile of pixels summed in registers
  *   few outputs  the products of all taps side by side, then shifted sums
  *
- * Weights are widened and turned to [phase][frame][tap][I][O] first. Sizes do
- * not depend on the number of threads, so neither do the results.
+ * Weights are widened and turned to [phase][frame][tap][panel of O][I][its
+ * columns] first. Sizes do not depend on the number of threads, so neither do
+ * the results; a pixel's depend on no other, so neither do they on which rows
+ * there are (ranks.h): products have whole tiles of rows and few columns. The
+ * rows that fill them up are what stands behind the band in scratch, and make
+ * outputs that nobody reads either.
  */
 
 #include "cpu.h"
@@ -28,6 +32,7 @@ enum {
     PIXELS = 512,       // of a band, about
     WIDE_PIXELS = 4096, // of a band with few channels
     FEW = 32,           // channels
+    COLS = 256,         // of a panel: of so few oneDNN takes all rows one way
     TURN = 8,           // input channels turned in one go
     EIGHTS = 12         // sums of eight channels: what AVX2 has registers for
 };
@@ -47,12 +52,19 @@ typedef struct Conv {
     int64_t planes, plane;      // planes and their pixels
     int few;                    // inputs
     int scatter;                // few outputs
-    int64_t n;                  // columns of a product
-    int64_t weights, worker_floats; // in scratch
+    int64_t n, cols;            // columns of a product, of a panel of them
+    int64_t weights;            // floats in scratch
+    int64_t packed, sums, worker_floats;    // a worker's
     int failed;                 // a product had no memory
 } Conv;
 
 /* ------------------------------------------------------------- geometry */
+
+/* Rows of products that make so many. */
+static int64_t tiles(int64_t rows)
+{
+    return wan_ceil_div(rows, WAN_SGEMM_ROWS) * WAN_SGEMM_ROWS;
+}
 
 static Conv plan(const WanTensor *y, const WanTensor *x, const WanConv *w,
                  const WanConvArgs *a)
@@ -78,6 +90,8 @@ static Conv plan(const WanTensor *y, const WanTensor *x, const WanConv *w,
     s.planes = stride == 2 ? 4 : 1;
     s.plane = (s.rows + (s.k == 1 ? 0 : stride == 2 ? 1 : 2)) * s.P;
     s.n = s.scatter ? s.O * s.taps : s.O;
+    s.cols = s.few ? s.n : wan_pad16(wan_ceil_div(s.n,
+                                                  wan_ceil_div(s.n, COLS)));
 
     for (int p = 0; p < s.phases && s.k == 3; p++)
         for (int t = 0; t < s.taps; t++) {
@@ -90,14 +104,15 @@ static Conv plan(const WanTensor *y, const WanTensor *x, const WanConv *w,
                 s.shift[p][t] = t / 3 * s.P + t % 3;
         }
 
+    s.packed = s.k == 1 ? 0 : (s.planes * s.plane + WAN_SGEMM_ROWS) * s.I;
+    s.sums = tiles(s.rows * s.P) * s.O;
     s.weights = wan_pad16(s.phases * s.kt * s.taps * s.I * s.O);
     /* planes, sums of a band, weights being turned, products before they are
      * scattered */
     s.worker_floats =
-        wan_pad16(s.k == 1 ? 0 : s.planes * s.plane * s.I) +
-        wan_pad16(s.rows * s.P * s.O) +
+        wan_pad16(s.packed) + wan_pad16(s.sums) +
         wan_pad16(TURN * s.kt * s.k * s.k) +
-        wan_pad16(s.scatter ? s.plane * s.n : 0);
+        wan_pad16(s.scatter ? tiles(s.plane) * s.n : 0);
     return s;
 }
 
@@ -127,6 +142,26 @@ static float tap_weight(const Conv *s, const float *w, int p, int t)
     return sum;
 }
 
+/* Columns of the panel that begins at column c. */
+static int64_t panel(const Conv *s, int64_t c)
+{
+    return s->n - c < s->cols ? s->n - c : s->cols;
+}
+
+/* Where an output's weights go: from first on, so far for each input and tap. */
+typedef struct Place {
+    int64_t first, input, tap;
+} Place;
+
+static Place place_of(const Conv *s, int64_t o)
+{
+    const int64_t c = o / s->cols * s->cols;
+
+    if (s->scatter)
+        return (Place){ o, s->taps * s->O, s->O };
+    return (Place){ c * s->I + o - c, panel(s, c), s->O * s->I };
+}
+
 /* Input channels [index * TURN, ...) of all outputs to their places. */
 static void turn_weights(void *arg, int64_t index, int worker)
 {
@@ -138,39 +173,50 @@ static void turn_weights(void *arg, int64_t index, int worker)
     float *in = dst + s->weights + worker * s->worker_floats;
 
     for (int64_t o = 0; o < O; o++) {
+        const Place at = place_of(s, o);
+
         wan_cpu_to_f32(in, (const char *)w->data + (o * I + i0) * kt * kk *
                            wan_type_size(w->type), w->type, m * kt * kk);
         for (int64_t i = 0; i < m; i++)
             for (int64_t dt = 0; dt < kt; dt++)
                 for (int p = 0; p < s->phases; p++)
-                    for (int t = 0; t < s->taps; t++) {
-                        const int64_t at = s->scatter ?
-                            ((dt * I + i0 + i) * s->taps + t) * O + o :
-                            (((p * kt + dt) * s->taps + t) * I + i0 + i) * O +
-                            o;
-
-                        dst[at] = tap_weight(s, in + (i * kt + dt) * kk, p,
-                                             t);
-                    }
+                    for (int t = 0; t < s->taps; t++)
+                        dst[(p * kt + dt) * s->taps * I * O + at.first +
+                            (i0 + i) * at.input + t * at.tap] =
+                            tap_weight(s, in + (i * kt + dt) * kk, p, t);
     }
 }
 
 /* --------------------------------------------------------------- a band */
 
-/* The input of output rows [r0, r0 + rows) from one frame, into planes. */
-static void pack(const Conv *s, float *dst, const float *frame, int64_t r0,
+/* Row r of frame t of the input, -1 and H those beside it; NULL: zeros. */
+static const float *input_row(const Conv *s, int64_t t, int64_t r)
+{
+    const int64_t H = s->x->dim[1], W = s->x->dim[2];
+    const WanTensor *beside = r < 0 ? s->a->above : s->a->below;
+
+    if (r >= 0 && r < H)
+        return wan_row(s->x, (t * H + r) * W);
+    return beside ? wan_row(beside, t * W) : NULL;
+}
+
+/* The input of output rows [r0, r0 + rows) from frame t, into planes. */
+static void pack(const Conv *s, float *dst, int64_t t, int64_t r0,
                  int64_t rows)
 {
     const int64_t H = s->x->dim[1], W = s->x->dim[2], I = s->I;
+    const float *frame = wan_row(s->x, t * H * W);
 
     if (s->planes == 1) {
         for (int64_t r = r0 - 1; r < r0 + rows + 1; r++, dst += s->P * I) {
-            if (r < 0 || r >= H) {
+            const float *in = input_row(s, t, r);
+
+            if (!in) {
                 memset(dst, 0, s->P * I * sizeof(*dst));
                 continue;
             }
             memset(dst, 0, I * sizeof(*dst));
-            memcpy(dst + I, frame + r * W * I, W * I * sizeof(*dst));
+            memcpy(dst + I, in, W * I * sizeof(*dst));
             memset(dst + (W + 1) * I, 0, I * sizeof(*dst));
         }
         return;
@@ -265,6 +311,20 @@ WAN_SIMD static void few_inputs(const Conv *s, float *sum, const float *in,
             few_one(s, sum + i * O + o, in + i * I, w + o, phase, first);
 }
 
+/* z [m, n] (+)= in [m, k] w [panel][k, its columns]. But for inputs that are
+ * read where they lie there are whole tiles of rows behind m. */
+static int product(const Conv *s, int64_t m, int64_t k, const float *in,
+                   const float *w, int add, float *z)
+{
+    const int64_t rows = s->k == 1 ? m : tiles(m);
+    int ret = 0;
+
+    for (int64_t c = 0; c < s->n && !ret; c += s->cols)
+        ret = wan_sgemm_rows(0, rows, panel(s, c), k, 1, in, k, w + c * k,
+                             panel(s, c), add, z + c, s->n);
+    return ret;
+}
+
 /* sum (+)= each tap's product with the planes; m pixels. */
 static int products(const Conv *s, float *sum, const float *in,
                     const float *w, int64_t m, int phase, int first)
@@ -277,8 +337,8 @@ static int products(const Conv *s, float *sum, const float *in,
         return 0;
     }
     for (int t = 0; t < s->taps && !ret; t++)
-        ret = wan_sgemm(0, m, O, I, 1, in + s->shift[phase][t] * I, I,
-                        w + t * I * O, O, !first || t, sum, O);
+        ret = product(s, m, I, in + s->shift[phase][t] * I, w + t * I * O,
+                      !first || t, sum);
     return ret;
 }
 
@@ -327,21 +387,18 @@ static void band(void *arg, int64_t index, int worker)
     const int64_t t = index / s->bands, r0 = index % s->bands * s->rows;
     const int64_t rows = s->H - r0 < s->rows ? s->H - r0 : s->rows;
     const int64_t m = (rows - 1) * s->P + s->W;
-    const int64_t frame = x->dim[1] * x->dim[2] * s->I;
     const int64_t tap_floats = s->taps * s->I * s->O;
     const float *weights = s->d->scratch;
     float *packed = (float *)s->d->scratch + s->weights +
                     worker * s->worker_floats;
-    float *sum = packed + wan_pad16(s->k == 1 ? 0 :
-                                    s->planes * s->plane * s->I);
-    float *z = sum + wan_pad16(s->rows * s->P * s->O);
+    float *sum = packed + wan_pad16(s->packed);
+    float *z = sum + wan_pad16(s->sums);
 
     if (rows <= 0)
         return;
     for (int p = 0; p < s->phases; p++) {
         for (int64_t dt = 0; dt < s->kt; dt++) {
-            const float *src = (const float *)x->data +
-                               (t * s->a->stride_t + dt) * frame;
+            const int64_t from = t * s->a->stride_t + dt;
             const float *in = packed;
             const float *w = weights + (p * s->kt + dt) * tap_floats;
             int ret;
@@ -349,13 +406,12 @@ static void band(void *arg, int64_t index, int worker)
             if (wan_dev_cancelled(s->d))
                 return;
             if (s->k == 1)
-                in = src + r0 * x->dim[2] * s->I;
+                in = wan_row(x, (from * x->dim[1] + r0) * x->dim[2]);
             else if (s->kt > 1 || p == 0)
-                pack(s, packed, src, r0, rows);
+                pack(s, packed, from, r0, rows);
 
             if (s->scatter) {
-                ret = wan_sgemm(0, (rows + 2) * s->P, s->n, s->I, 1, in,
-                                s->I, w, s->n, 0, z, s->n);
+                ret = product(s, (rows + 2) * s->P, s->I, in, w, 0, z);
                 if (ret >= 0)
                     scatter_sums(s, sum, z, m, dt == 0);
             } else {

@@ -213,6 +213,7 @@ static const WanOps ops = {
     .linear         = wan_cpu_linear,
     .attention      = wan_cpu_attention,
     .conv           = wan_cpu_conv,
+    .conv_beside    = 1,
     .layer_norm     = wan_cpu_layer_norm,
     .modulate       = wan_cpu_modulate,
     .gate_add_norm  = wan_cpu_gate_add_norm,

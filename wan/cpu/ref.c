@@ -200,11 +200,26 @@ static int64_t attention_scratch(int threads, const WanTensor *q,
 
 /* -------------------------------------------------------- convolution */
 
+/* Pixel of frame t in row r, column c of the upsampled input; NULL: zeros. */
+static const float *conv_pixel(const WanTensor *x, const WanConvArgs *a,
+                               int64_t t, int64_t r, int64_t c)
+{
+    const int64_t H = x->dim[1], W = x->dim[2], up = a->upsample;
+    const WanTensor *beside = r < 0 ? a->above : a->below;
+
+    if (c < 0 || c >= W * up)
+        return NULL;
+    if (r >= 0 && r < H * up)
+        return wan_row(x, (t * H + r / up) * W + c / up);
+    return beside ? wan_row(beside, t * W + c / up) : NULL;
+}
+
 /* One output: the sum over frames dt, rows dr, columns dc and channels, where
  * (t, r, c) is where the kernel begins in the upsampled input.
  * w: [I, kt, k, k] of this output's channel. */
 static double conv_at(const WanTensor *x, const float *w, int64_t kt,
-                      int64_t k, int64_t t, int64_t r, int64_t c, int up)
+                      int64_t k, int64_t t, int64_t r, int64_t c,
+                      const WanConvArgs *a)
 {
     const int64_t I = x->dim[3];
     double sum = 0;
@@ -212,15 +227,9 @@ static double conv_at(const WanTensor *x, const float *w, int64_t kt,
     for (int64_t dt = 0; dt < kt; dt++)
         for (int64_t dr = 0; dr < k; dr++)
             for (int64_t dc = 0; dc < k; dc++) {
-                const int64_t row = r + dr, col = c + dc;
-                const float *in;
+                const float *in = conv_pixel(x, a, t + dt, r + dr, c + dc);
 
-                if (row < 0 || row >= x->dim[1] * up ||
-                    col < 0 || col >= x->dim[2] * up)
-                    continue;
-                in = wan_row(x, ((t + dt) * x->dim[1] + row / up) *
-                                x->dim[2] + col / up);
-                for (int64_t i = 0; i < I; i++)
+                for (int64_t i = 0; in && i < I; i++)
                     sum += (double)in[i] *
                            w[((i * kt + dt) * k + dr) * k + dc];
             }
@@ -245,7 +254,7 @@ static void conv(WanDev *d, WanTensor *y, const WanTensor *x,
             const int64_t t = p / W / H, r = p / W % H, c = p % W;
             const double sum = bias[o] +
                 conv_at(x, wo, kt, k, t * a->stride_t, r * a->stride - pad,
-                        c * a->stride - pad, a->upsample);
+                        c * a->stride - pad, a);
             float *out = wan_row(y, p) + o;
 
             *out = activate(a->add ? *out + sum : sum, a->act);
@@ -696,6 +705,7 @@ static const WanOps ops = {
     .attention      = attention,
     .ring_attention = ring_attention,
     .conv           = conv,
+    .conv_beside    = 1,
     .layer_norm     = layer_norm,
     .modulate       = modulate,
     .rms_norm       = rms_norm,
