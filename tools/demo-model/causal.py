@@ -202,8 +202,9 @@ def show(a, name, latents=16):
 
 
 def stage_export(a):
+    """The preset's row in wan/preset.c has STEPS, FIRST, SHIFT and WINDOW."""
     if Peers.rank == 0:
-        words = dict(size="%dx%d" % world.SIZE, frames=4 * LATENTS - 3, shift=SHIFT, guidance=1.0, steps=len(STEPS))
+        words = dict(size="%dx%d" % world.SIZE, frames=4 * LATENTS - 3, guidance=1.0, preset="demo")
         layout.write_t2v(a.to, a.dit, a.t5, a.vae, os.path.join(a.out, "tokenizer"), words)
 
 
