@@ -12,6 +12,8 @@
 #define COUNT(a) (sizeof(a) / sizeof(*(a)))
 
 static const double four_steps[] = { 1000, 750, 500, 250 };
+static const double ten_steps[] = { 1000, 900, 800, 700, 600,
+                                    500, 400, 300, 200, 100 };
 
 /* Of two rows with one name the narrower comes first. Words are small letters
  * and digits, as last_part() makes them. */
@@ -57,6 +59,10 @@ static const WanPreset presets[] = {
       .words = { { "longlive", "" } },
       .causal = { .block = 3, .window = 12, .sink = 3, .recache = 1 } },
 #undef CAUSAL
+    { .name = "demo", .family = "libwan's causal demo model",
+      .sampler = WAN_SAMPLER_DMD, .steps = 4, .shift = 3, .warp = 1,
+      .causal = { .block = 1, .window = 6, .nb_first = 10,
+                  .first = ten_steps } },
 };
 
 static int fits(const WanPreset *p, int dim)
@@ -77,8 +83,8 @@ int wan_preset_find(const WanPreset **out, const char *name, int dim,
         }
     return wan_error(log, WAN_ERR(EINVAL), "option preset: %s is none; auto, "
                      "none, lightx2v, fastwan, causvid, rcm, self-forcing, "
-                     "causal-forcing, causal-forcing-frame and longlive are",
-                     name);
+                     "causal-forcing, causal-forcing-frame, longlive and demo "
+                     "are", name);
 }
 
 /* ---------------------------------------------------------- recognition */

@@ -1,7 +1,7 @@
 # The four networks of Wan 2.1 as PyTorch modules, to train small ones with.
 #
 # This file is part of libwan; see the licence in wan.h.
-"""Vae, T5, Dit and ClipVision: the architecture of the official checkpoints in any size.
+"""Vae, T5, Dit (and CausalDit) and ClipVision: the architecture of the official checkpoints in any size.
 
 A module's state_dict() has exactly the official tensor names and shapes, so what is trained here is
 loaded by libwan like any other checkpoint. check_modules.py compares every module with the reference
@@ -500,6 +500,151 @@ class Dit(nn.Module):
             x = block(x, e0, table, text, bias, image)
         x = self.head(x, e).view(B, T, h, w, 2, 2, Z)                   # patches of 2, 2, Z
         return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(B, Z, T, H, W)
+
+
+# The same transformer block by block.
+
+class CausalDit(Dit):
+    """The same tensors as a causal model of blocks of one latent frame ("Self Forcing", Huang et al. 2025): each
+    frame has a time of its own, and sees of those before it the keys and values of a pass at time 0.
+
+    T frames of P tokens each; window: how many frames one sees, itself included.
+    """
+
+    def __init__(self, *args, window, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.window = window
+
+    def per_frame(self, x, t):
+        """Tokens [B, T, P, D] of latents [B, 16, T, H, W], and what their times [B, T] become."""
+        B, C, T, H, W = x.shape
+        h, w = H // 2, W // 2
+        x = x.reshape(B, C, T, h, 2, w, 2).permute(0, 2, 3, 5, 1, 4, 6).reshape(B, T, h * w, 4 * C)
+        x = F.linear(x, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        e = self.time_embedding(self.time_features(t.flatten()).to(x.dtype)).view(B, T, -1)
+        return x, e, self.time_projection(e).unflatten(2, (6, -1))
+
+    def velocity(self, x, e, size):
+        """Tokens to [B, 16, T, H, W]."""
+        B, T, _, _ = x.shape
+        h, w = size[0] // 2, size[1] // 2
+        m = (self.head.modulation + e[:, :, None]).unsqueeze(3).unbind(2)
+        x = self.head.head(modulate(x, m[1], m[0])).view(B, T, h, w, 2, 2, Z)
+        return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(B, Z, T, *size)
+
+    def layer(self, block, x, e0, table, attend, text, bias, whole=True):
+        """One block on [B, T, P, D]. attend(q, k, v) looks after keys and values, [B, T P, D] each; not whole:
+        those of this layer are all that is wanted."""
+        B, T, P, D = x.shape
+        m = (block.modulation + e0.flatten(0, 1)).view(B, T, 6, 1, D).unbind(2)
+        a = block.self_attn
+        y = modulate(x, m[1], m[0]).flatten(1, 2)
+        q, k = rope(a.norm_q(a.q(y)), table), rope(a.norm_k(a.k(y)), table)
+        y = attend(q, k, a.v(y))
+        if not whole:
+            return x
+        x = torch.addcmul(x, a.o(y).view(x.shape), m[2])
+        c = block.cross_attn
+        q = c.norm_q(c.q(block.norm3(x).flatten(1, 2)))
+        y = c.attend(q, c.norm_k(c.k(text)), c.v(text), bias)
+        x = x + c.o(y).view(x.shape)
+        return torch.addcmul(x, block.ffn(modulate(x, m[4], m[3])), m[5])
+
+    def tables(self, frames, size):
+        """Rotations of frames first..first + n - 1: [n P, 1, D / heads / 2]."""
+        first, n = frames
+        P = size[0] * size[1] // 4
+        whole = rope_table((first + n, size[0] // 2, size[1] // 2), self.patch_embedding.out_channels // self.heads,
+                           self.head.modulation.device,
+                           torch.complex128 if self.head.modulation.dtype == torch.float64 else torch.complex64)
+        return whole[first * P:]
+
+    def context(self, texts, which):
+        """Rows of some prompts a sample, and who sees which.
+
+        texts  [(rows [B, n, dim], lengths [B])]
+        which  [B, T]: the index into texts of each frame
+        """
+        parts = [self.text_context(*t) for t in texts]
+        rows = torch.cat([p[0] for p in parts], 1)
+        bias = torch.cat([torch.where((which == i)[:, None, :, None], p[1], -torch.inf)
+                          for i, p in enumerate(parts)], 3)     # [B, 1, T, rows]
+        return rows, bias
+
+    def pairs(self, clean, noisy, sigma, texts, which):
+        """The velocities of frames [B, 16, T, H, W] at sigma [B, T], each given the clean ones before it."""
+        B, _, T, H, W = clean.shape
+        x, e, e0 = self.per_frame(torch.cat([clean, noisy], 2), 1000 * torch.cat([torch.zeros_like(sigma), sigma], 1))
+        P = x.shape[2]
+        table = self.tables((0, T), (H, W)).repeat(2, 1, 1)
+        rows, bias = self.context(texts, which.repeat(1, 2))
+        bias = bias.repeat_interleave(P, 2)
+        frame = torch.arange(T)
+        back = (frame[:, None] - frame).clamp(min=-1)           # how far behind the key's frame is
+        seen = torch.zeros(2 * T, 2 * T, dtype=torch.bool)
+        seen[:T, :T] = (back >= 0) & (back < self.window)
+        seen[T:, :T] = (back > 0) & (back < self.window)
+        seen[T:, T:] = back == 0
+        seen = seen.repeat_interleave(P, 0).repeat_interleave(P, 1)
+        for i, block in enumerate(self.blocks):
+            last = i + 1 == len(self.blocks)
+
+            def attend(q, k, v):
+                q, k, v = (split_heads(y, self.heads) for y in (q, k, v))
+                if last:        # of the clean frames only keys and values are wanted
+                    y = F.scaled_dot_product_attention(q[:, :, T * P:], k, v, seen[T * P:])
+                    y = F.pad(y, (0, 0, T * P, 0))
+                else:
+                    y = F.scaled_dot_product_attention(q, k, v, seen)
+                return join_heads(y)
+
+            x = self.layer(block, x, e0, table, attend, rows, bias)
+        return self.velocity(x[:, T:], e[:, T:], (H, W))
+
+
+class Stream:
+    """Frames one after another, as inference makes them: what is looked back on is kept."""
+
+    def __init__(self, dit, size):
+        self.dit, self.size, self.pos = dit, size, 0
+        self.held = [[] for _ in dit.blocks]    # of each layer: (keys, values) of the frames that are held
+
+    def run(self, x, t, text, keep):
+        """One call on a frame [B, 16, 1, H, W]; keep: its clean pass, which gives no velocity."""
+        dit = self.dit
+        y, e, e0 = dit.per_frame(x, torch.full((len(x), 1), float(t)))
+        table = dit.tables((self.pos, 1), self.size)
+        rows, bias = dit.context([text], torch.zeros(len(x), 1, dtype=torch.long))
+        for i, block in enumerate(dit.blocks):
+            def attend(q, k, v):
+                q, k, v = (split_heads(z, dit.heads) for z in (q, k, v))
+                held = self.held[i][1 - dit.window:]
+                if keep:
+                    self.held[i] = held + [(k, v)]
+                    if i + 1 == len(dit.blocks):
+                        return None
+                return join_heads(F.scaled_dot_product_attention(
+                    q, torch.cat([h[0] for h in held] + [k], 2), torch.cat([h[1] for h in held] + [v], 2)))
+
+            y = dit.layer(block, y, e0, table, attend, rows, bias, whole=not keep or i + 1 < len(dit.blocks))
+        return None if keep else dit.velocity(y, e, self.size)
+
+    @torch.no_grad()
+    def keep(self, x, text):
+        """The clean pass over a frame: the next one is behind it."""
+        self.run(x, 0, text, True)
+        self.pos += 1
+
+    @torch.no_grad()
+    def make(self, text, sigmas, generator=None):
+        """A frame from noise, by way of those shares of it: each time to its end, and back with other noise."""
+        shape = (len(text[0]), Z, 1, *self.size)
+        x = torch.randn(shape, generator=generator)
+        for s, after in zip(sigmas, (*sigmas[1:], 0)):
+            x0 = x - s * self.run(x, 1000 * s, text, False)
+            if after:
+                x = (1 - after) * x0 + after * torch.randn(shape, generator=generator)
+        return x0
 
 
 # The image encoder.

@@ -253,41 +253,58 @@ def backdrop(scene, size=SIZE):
     return picture
 
 
+@dataclass
+class Look:
+    """What an object is painted with in each frame: arrays [frames] or [frames, 3], and its outline's distance."""
+    distance: object    # of (x, y, radius), as DISTANCE has them
+    rgb: np.ndarray
+    glow: np.ndarray    # 1: has a highlight, 0: is white
+    shine: np.ndarray   # [frames, 2], as SHINE
+
+
+def look(colour, shape, frames):
+    """The look of a thing that stays what it is."""
+    return Look(DISTANCE[shape], np.tile(np.float32(RGB[colour]), (frames, 1)),
+                np.full(frames, colour != "white", np.float32), np.tile(np.float32(SHINE[shape]), (frames, 1)))
+
+
 def render(scene, frames=FRAMES, size=SIZE):
     """The clip, uint8 [frames, h, w, 3]."""
+    return draw([backdrop(scene, size)] * frames, *path(scene, frames), look(scene.colour, scene.shape, frames), size)
+
+
+def draw(stills, x, y, radius, angle, looks, size=SIZE):
+    """Frames of an object before backgrounds [frames][h, w, 3], uint8 [frames, h, w, 3]."""
     w, h = size
-    unit = h / SIZE[1]
-    x, y, radius, angle = path(scene, frames)
+    frames, unit = len(stills), h / SIZE[1]
     x, y, radius = x * unit + (w - SIZE[0] * unit) / 2, y * unit, radius * unit
 
     # All frames are drawn at once, each in a box of the same size around its object.
     shadow = max(int(round(3 * unit)), 1)
-    half = int(np.ceil(radius.max() * max(REACH[scene.shape]) + 2)) + shadow + int(np.ceil(3 * unit))
+    half = int(np.ceil(radius.max() * max(max(r) for r in REACH.values()) + 2)) + shadow + int(np.ceil(3 * unit))
     left = np.floor(x).astype(int) - half
     top = np.floor(y).astype(int) - half
     side = np.arange(2 * half + 1, dtype=np.float32)
     dx = (left[:, None] + side - x[:, None])[:, None, :]
     dy = (top[:, None] + side - y[:, None])[:, :, None]
-    r = radius[:, None, None]
+    r, glow = radius[:, None, None], looks.glow[:, None, None]
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    distance = DISTANCE[scene.shape](dx * cos + dy * sin, dy * cos - dx * sin, r).astype(np.float32)
+    distance = looks.distance(dx * cos + dy * sin, dy * cos - dx * sin, r).astype(np.float32)
 
     cover = np.clip(0.5 - distance * (1 / 1.5), 0, 1)
     shade = np.zeros_like(distance)  # the shadow is the same outline, lower right and soft
     shade[:, shadow:, shadow:] = smooth(0.5 - distance[:, :-shadow, :-shadow] / (7 * unit))
     shade *= 0.3
 
-    white = scene.colour == "white"
     light = (dx + dy) / (-1.5 * r)  # 1 at the upper left, -1 at the lower right
     rim = smooth(distance / (0.3 * r) + 1)
-    light = 1 + (0.045 if white else 0.13) * light - (0.07 if white else 0.16) * rim
-    sx, sy = SHINE[scene.shape]
-    ax, ay = dx + sx * r, dy + sy * r
-    shine = (0.0 if white else 0.5) * np.exp((ax * ax + ay * ay) / (-0.065 * r * r))
+    light = 1 + (0.045 + 0.085 * glow) * light - (0.07 + 0.09 * glow) * rim
+    ax, ay = dx + looks.shine[:, :1, None] * r, dy + looks.shine[:, 1:, None] * r
+    shine = 0.5 * glow * np.exp((ax * ax + ay * ay) / (-0.065 * r * r))
 
     paint = np.empty(distance.shape + (3,), np.float32)
-    for i, value in enumerate(RGB[scene.colour]):
-        tone = value * light
+    for i in range(3):
+        tone = looks.rgb[:, i, None, None] * light
         paint[..., i] = tone + (255 - tone) * shine
     np.clip(paint, 0, 255, paint)
 
@@ -295,10 +312,9 @@ def render(scene, frames=FRAMES, size=SIZE):
     keep = ((1 - shade) * (1 - cover))[..., None]
     paint *= cover[..., None]
 
-    still = backdrop(scene, size)
     clip = np.empty((frames, h, w, 3), np.uint8)
-    clip[:] = (still + 0.5).astype(np.uint8)
-    for i in range(frames):
+    for i, still in enumerate(stills):
+        clip[i] = (still + 0.5).astype(np.uint8)
         x0, y0 = max(left[i], 0), max(top[i], 0)
         x1, y1 = min(left[i] + len(side), w), min(top[i] + len(side), h)
         box = np.s_[y0 - top[i]:y1 - top[i], x0 - left[i]:x1 - left[i]]

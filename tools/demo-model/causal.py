@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""Train the causal demo model: the text-to-video one, made to go on block by block.
+
+This file is part of libwan; see the licence in wan/wan.h.
+
+    causal.py OUT --from share/demo/t2v [--to share/demo/causal] [--minutes STAGE=M ...]
+
+A block is one latent frame, four of pixels. Stages, each resumed from OUT when it was interrupted, skipped when done:
+
+    latents  scripts of live.py, rendered and encoded
+    forced   teacher forcing: every frame of a script from noise, given the true frames before it
+    rolled   the same, given what the model itself makes of those frames; a model that has only seen true ones
+             takes its own faults for the scene, and they grow
+    export   OUT or --to in the official layout
+
+Each stage's loss goes to OUT/loss.log, sheets of samples to OUT/*.png. Nothing else is taken from train.py's
+stages than the parts of the model it begins with.
+"""
+
+import argparse
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import layout
+import live
+import train
+import world
+from modules import CausalDit, Stream, T5, Vae
+from train import Peers, log
+
+LATENTS = 12            # of a script
+WINDOW = 6              # latent frames that a frame sees, itself included
+STEPS = (1000, 750, 500, 250)                                   # of a frame, before they are shifted
+FIRST = (1000, 900, 800, 700, 600, 500, 400, 300, 200, 100)     # of the first, which has nothing to look back on
+SHIFT = 3.0
+
+PRESETS = {
+    "cpu": dict(ranks=2, scripts=3000, forced=dict(steps=6000, batch=4, lr=1.5e-3),
+                rolled=dict(steps=2000, batch=4, lr=7e-4)),
+    "smoke": dict(ranks=1, scripts=6, forced=dict(steps=2, batch=2, lr=1.5e-3),
+                  rolled=dict(steps=2, batch=2, lr=7e-4)),
+}
+
+
+def sigmas(steps):
+    """The shares of noise of a step list."""
+    return [SHIFT * s / (1000 + (SHIFT - 1) * s) for s in steps]
+
+
+# ---------------------------------------------------------------- stages
+
+def begin(a):
+    """The parts of the model that it begins with."""
+    folder = os.path.join(a.out, "tokenizer")
+    if not os.path.isdir(folder):
+        parts = layout.read_t2v(a.source, folder + ".new")
+        torch.save(parts, os.path.join(a.out, "parts.pt"))
+        os.rename(folder + ".new", folder)
+    parts = torch.load(os.path.join(a.out, "parts.pt"))
+    a.tokens = train.Tokens(folder)
+    a.t5 = T5(vocab=a.tokens.tokenizer.rows, **train.SIZES["t5"])
+    a.vae = Vae(**train.SIZES["vae"])
+    a.dit = CausalDit(window=WINDOW, **train.SIZES["dit"], in_dim=16, text_dim=train.SIZES["t5"]["dim"])
+    for module, name in ((a.t5, "text"), (a.vae, "vae"), (a.dit, "t2v")):
+        module.load_state_dict(parts[name])
+    for module in (a.t5, a.vae):
+        module.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def stage_latents(a):
+    """Scripts by their number, a file for every hundred, so that more can be added."""
+    per = min(100, a.preset["scripts"])
+    folder = os.path.join(a.out, "latents")
+    os.makedirs(folder, exist_ok=True)
+    a.scripts = [live.random_script(np.random.default_rng((21, i)), LATENTS) for i in range(a.preset["scripts"])]
+    end = time.time() + 60 * a.minutes.get("latents", 1e9)
+    for b in range(0, a.preset["scripts"], per):
+        path = os.path.join(folder, f"{b:06d}.pt")
+        if os.path.exists(path) or b // per % Peers.count != Peers.rank or time.time() > end:
+            continue
+        z = [train.encode(a, train.pixels(live.render(s)[None], "cpu")).half() for s in a.scripts[b:b + per]]
+        torch.save(torch.cat(z), path + ".new")
+        os.replace(path + ".new", path)
+        log("latents", b + per)
+    Peers.first(0)
+    found = [b for b in range(0, a.preset["scripts"], per) if os.path.exists(os.path.join(folder, f"{b:06d}.pt"))]
+    a.scripts = [s for b in found for s in a.scripts[b:b + per]]
+    a.latents = torch.cat([torch.load(os.path.join(folder, f"{b:06d}.pt")) for b in found])
+    a.where = torch.from_numpy(np.stack([live.cells(s, *a.latents.shape[:2:-1]) for s in a.scripts]))
+    a.channels = train.smoothness(a.latents)
+    log("latents:", tuple(a.latents.shape))
+
+
+def texts_of(a, scripts, rng):
+    """A wording of each scene: what CausalDit.context() takes. Scripts have one scene or two."""
+    which = torch.tensor([[0 if i < s.scenes[-1][0] else 1 for i in range(s.latents)] if len(s.scenes) > 1 else
+                          [0] * s.latents for s in scripts])
+    texts = [train.encode_text(a, [world.caption(s.scenes[i if len(s.scenes) > i else 0][1], rng, complete=True)
+                                   for s in scripts]) for i in range(2)]
+    return texts, which
+
+
+def draw_sigma(B, T):
+    """Half of the frames get one of the sampler's own, the others any; the first ones any."""
+    u = torch.rand(B, T)
+    any_of = SHIFT * u / (1 + (SHIFT - 1) * u)
+    own = torch.tensor(sigmas(STEPS))[torch.randint(len(STEPS), (B, T))]
+    return torch.where((torch.rand(B, T) < 0.5) & (torch.arange(T) > 0), own, any_of)
+
+
+def loss_of(a, x0, clean, where, sigma, texts, which, focus, counted):
+    """The mean square error, and what is to become less; counted [B, T]: the frames that are asked for."""
+    noise = torch.randn_like(x0)
+    s = sigma[:, None, :, None, None]
+    v = a.dit.pairs(clean, (1 - s) * x0 + s * noise, sigma, texts, which)
+    error = (v - (noise - x0)).pow(2)
+    weight = (1 + focus * where[:, None].float()) * counted[:, None, :, None, None]
+    return error.mean(), (error * a.channels * weight).sum() / weight.sum() / error.shape[1]
+
+
+@torch.no_grad()
+def roll(a, x0, texts, which, rng):
+    """What the model makes of frames [B, 16, T, H, W]: from a random one on they are its own. Returns them and
+    which [B, T] were looked back on as they are made."""
+    B, _, T, H, W = x0.shape
+    out, stream = x0.clone(), Stream(a.dit, (H, W))
+    begin = int(rng.integers(1, T - 2))
+    for i in range(T - 1):          # nobody looks back on the last
+        text = chosen(texts, which[:, i])
+        if i >= begin:
+            out[:, :, i:i + 1] = stream.make(text, sigmas(STEPS))
+        stream.keep(out[:, :, i:i + 1], text)
+    return out
+
+
+def chosen(texts, which):
+    """Of each sample the text that holds now."""
+    n = max(t[0].shape[1] for t in texts)
+    rows = torch.stack([F.pad(t[0], (0, 0, 0, n - t[0].shape[1])) for t in texts])
+    lengths = torch.stack([t[1] for t in texts])
+    every = torch.arange(len(which))
+    return rows[which, every], lengths[which, every]
+
+
+def stage_loop(a, name, rolled):
+    c = a.preset[name]
+    opt = train.Optimizer([a.dit], c["lr"], ("patch_embedding", "text_embedding.0", "time_embedding", "head",
+                                             "modulation"))
+    run = train.Run(a.out, name, [a.dit], opt, c, a.minutes.get(name), a.again.get(name))
+    torch.manual_seed(23 + run.step + 1000003 * Peers.rank)
+    rng = np.random.default_rng((24, rolled, run.step, Peers.rank))
+    shown = time.time()
+    for _ in run.loop():
+        pick = rng.integers(0, len(a.latents), c["batch"])
+        x0, where = a.latents[pick].float(), a.where[pick]
+        texts, which = texts_of(a, [a.scripts[i] for i in pick], rng)
+        sigma, counted = draw_sigma(*which.shape), torch.ones(which.shape)
+        # A little noise on what is looked back on, which is told as clean: the model's own frames have some.
+        clean = roll(a, x0, texts, which, rng) if rolled else x0 + 0.1 * torch.rand(len(x0), 1, 1, 1, 1
+                                                                                     ) * torch.randn_like(x0)
+        mse, loss = loss_of(a, x0, clean, where, sigma, texts, which, train.focus_at(run.progress), counted)
+        run.backward(loss, mse=mse)
+        if Peers.rank == 0 and time.time() - shown > 60 * a.sheet_minutes:
+            shown = time.time()
+            show(a, name)
+    a.dit.eval()
+    if Peers.rank == 0 and run.step:
+        show(a, name)
+
+
+def stage_forced(a):
+    stage_loop(a, "forced", False)
+
+
+def stage_rolled(a):
+    if not os.path.exists(os.path.join(a.out, "rolled.pt")):
+        log("rolled begins with what forced has come to")
+    stage_loop(a, "rolled", True)
+
+
+@torch.no_grad()
+def show(a, name, latents=16):
+    """A sheet of scripts that training never saw: a row each, true above, made below."""
+    rng = np.random.default_rng(31)
+    rows = []
+    for first, second in live.switches(6, 32):
+        script = live.Script([(0, first), (latents // 2, second)], latents)
+        stream, made = Stream(a.dit, (world.SIZE[1] // 8, world.SIZE[0] // 8)), []
+        said = [train.encode_text(a, [world.caption(s, rng, "en", True)]) for s in (first, second)]
+        g = torch.Generator().manual_seed(len(rows))
+        for i in range(latents):
+            text = said[i >= latents // 2]
+            made.append(stream.make(text, sigmas(STEPS if i else FIRST), g))
+            stream.keep(made[-1], text)
+        rows += [train.pixels(live.render(script)[None], "cpu")[0], train.decode(a, torch.cat(made, 2))[0]]
+    train.sheet(os.path.join(a.out, name + ".png"), torch.stack(rows), 12)
+
+
+def stage_export(a):
+    """The preset's row in wan/preset.c has STEPS, FIRST, SHIFT and WINDOW."""
+    if Peers.rank == 0:
+        words = dict(size="%dx%d" % world.SIZE, frames=4 * LATENTS - 3, guidance=1.0, preset="demo")
+        layout.write_t2v(a.to, a.dit, a.t5, a.vae, os.path.join(a.out, "tokenizer"), words)
+
+
+STAGES = ("latents", "forced", "rolled", "export")
+
+
+def work(rank, a, meeting=None):
+    torch.set_num_threads(1 if meeting else 2)
+    if meeting:
+        Peers.join(rank, a.preset["ranks"], meeting)
+    begin(a)
+    for stage in STAGES:
+        globals()["stage_" + stage](a)
+        if stage == a.stage:
+            break
+
+
+def main():
+    p = argparse.ArgumentParser(description="Train the causal demo model.")
+    p.add_argument("out", help="folder of checkpoints, sheets, logs")
+    p.add_argument("--from", dest="source", default="share/demo/t2v", help="the text-to-video model it begins with")
+    p.add_argument("--to", default=None, help="where export writes [OUT/causal]")
+    p.add_argument("--preset", choices=PRESETS, default="cpu")
+    p.add_argument("--stage", choices=STAGES, help="stop after this one")
+    p.add_argument("--minutes", action="append", default=[], metavar="STAGE=M", help="end a stage after so long")
+    p.add_argument("--again", action="append", default=[], metavar="STAGE=P",
+                   help="train a stage on, though it is done, as from that part of its run, 0 to 1")
+    p.add_argument("--sheet-minutes", type=float, default=10)
+    p.add_argument("--ranks", type=int, default=0, help="processes of one thread [the preset's]")
+    a = p.parse_args()
+    a.minutes, a.again = ({k: float(v) for k, v in (m.split("=") for m in given)} for given in (a.minutes, a.again))
+    a.preset, a.device = dict(PRESETS[a.preset]), "cpu"
+    a.preset["ranks"] = a.ranks or a.preset["ranks"]
+    a.to = a.to or os.path.join(a.out, "causal")
+    os.makedirs(a.out, exist_ok=True)
+    if a.preset["ranks"] == 1:
+        work(0, a)
+    else:
+        meeting = os.path.abspath(os.path.join(a.out, "meeting"))
+        if os.path.exists(meeting):
+            os.remove(meeting)
+        torch.multiprocessing.spawn(work, (a, meeting), a.preset["ranks"])
+
+
+if __name__ == "__main__":
+    main()
