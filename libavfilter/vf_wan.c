@@ -307,7 +307,7 @@ typedef struct WanContext {
     { "size",     "set video size (default: from the model)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
     { "s",        "set video size (default: from the model)", OFFSET(w),      AV_OPT_TYPE_IMAGE_SIZE, {.str = NULL}, .flags = FLAGS }, \
     { "frames",   "set frames of a clip, 4n+1, -1: the model's", OFFSET(frames), AV_OPT_TYPE_INT,  {.i64 = -1}, -1, INT_MAX, FLAGS }, \
-    { "preset",   "set few-step family: auto, none, lightx2v, fastwan, causvid, rcm, self-forcing, causal-forcing, causal-forcing-frame, longlive", OFFSET(sampling.preset), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = RFLAGS }, \
+    { "preset",   "set few-step family: auto, none, lightx2v, fastwan, causvid, rcm, self-forcing, causal-forcing, causal-forcing-frame, longlive, demo", OFFSET(sampling.preset), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = RFLAGS }, \
     { "steps",    "set number of denoising steps, -1: the model's", OFFSET(sampling.steps), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, RFLAGS }, \
     { "guidance", "set strength of the prompt, 1: ignore the negative prompt, -1: the model's", OFFSET(sampling.guidance), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \
     { "guidance2", "set guidance of the low-noise one of two experts, -1: guidance, if that is given, else the model's", OFFSET(sampling.guidance2), AV_OPT_TYPE_DOUBLE, {.dbl = -1}, -1, 100, RFLAGS }, \

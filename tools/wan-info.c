@@ -47,7 +47,7 @@ static const char usage_text[] =
 "                      the request; what is not given is the model's default\n"
 "  --preset NAME       few-step family: auto, none, lightx2v, fastwan, causvid,\n"
 "                      rcm, self-forcing, causal-forcing, causal-forcing-frame,\n"
-"                      longlive [auto: as recognised]\n"
+"                      longlive, demo [auto: as recognised]\n"
 "  --endless, --window N\n"
 "                      of causal models: a scene without end; latent frames\n"
 "                      that are looked back on\n"

@@ -585,7 +585,7 @@ WAN_API void wan_request_default_sized(WanRequest *r, size_t size,
  *
  * @param name "lightx2v", "fastwan", "causvid", "rcm"; of causal models
  *             "self-forcing", "causal-forcing", "causal-forcing-frame",
- *             "longlive"; "none": the numbers of an ordinary model; "auto":
+ *             "longlive", "demo"; "none": the numbers of an ordinary model; "auto":
  *             what the checkpoint or a LoRA was recognised as, which
  *             wan_request_default() has done already
  * @return 0; WAN_ERR(EINVAL): there is none of that name, r stays as it was

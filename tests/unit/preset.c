@@ -334,8 +334,12 @@ TEST(presets_by_name)
     CHECK(wan_request_preset(&rq, m, "longlive") == 0);
     CHECK(rq.block == 3 && rq.window == 12 && rq.sink == 3 &&
           rq.prompt_switch == WAN_SWITCH_RECACHE && !rq.sink_reset);
+    CHECK(wan_request_preset(&rq, m, "demo") == 0);
+    CHECK(rq.causal && rq.block == 1 && rq.window == 6 && !rq.sink &&
+          rq.steps == 4 && rq.shift == 3 && rq.warp &&
+          rq.nb_first_timesteps == 10 && rq.first_timesteps[9] == 100);
     CHECK(wan_request_preset(&rq, m, "none") == 0);
-    CHECK(!rq.causal && !rq.block && !rq.window && !rq.sink &&
+    CHECK(!rq.causal && !rq.nb_first_timesteps && !rq.block && !rq.window && !rq.sink &&
           rq.prompt_switch == WAN_SWITCH_PLAIN);
     CHECK(rq.steps == 50 && rq.sampler == WAN_SAMPLER_UNIPC &&
           rq.guidance == 5 && rq.shift == 5 && !rq.warp);
