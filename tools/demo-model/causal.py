@@ -211,7 +211,7 @@ def stage_export(a):
 STAGES = ("latents", "forced", "rolled", "export")
 
 
-def work(rank, a, meeting=None):
+def work(rank, a, meeting):
     torch.set_num_threads(1 if meeting else 2)
     if meeting:
         Peers.join(rank, a.preset["ranks"], meeting)
@@ -240,13 +240,7 @@ def main():
     a.preset["ranks"] = a.ranks or a.preset["ranks"]
     a.to = a.to or os.path.join(a.out, "causal")
     os.makedirs(a.out, exist_ok=True)
-    if a.preset["ranks"] == 1:
-        work(0, a)
-    else:
-        meeting = os.path.abspath(os.path.join(a.out, "meeting"))
-        if os.path.exists(meeting):
-            os.remove(meeting)
-        torch.multiprocessing.spawn(work, (a, meeting), a.preset["ranks"])
+    train.start(work, a)
 
 
 if __name__ == "__main__":

@@ -1045,7 +1045,7 @@ STAGES = ("vae", "latents", "decoder", "text", "t2v", "export-t2v", "clip", "i2v
           "export-i2v")
 
 
-def work(rank, a, meeting=None):
+def work(rank, a, meeting):
     """Run the stages as one of the preset's processes."""
     if a.threads:
         torch.set_num_threads(a.threads)
@@ -1057,6 +1057,17 @@ def work(rank, a, meeting=None):
         globals()["stage_" + stage.replace("-", "_")](a)
         if stage == a.stage:
             break
+
+
+def start(work, a):
+    """work(rank, a, meeting) as the preset's processes; meeting is None where there is one."""
+    if a.preset["ranks"] == 1:
+        work(0, a, None)
+    else:
+        meeting = os.path.abspath(os.path.join(a.out, "meeting"))
+        if os.path.exists(meeting):
+            os.remove(meeting)
+        torch.multiprocessing.spawn(work, (a, meeting), a.preset["ranks"])
 
 
 def main():
@@ -1086,13 +1097,7 @@ def main():
     if a.take_over:
         take_over(a.take_over, a.out)
     a.threads = a.threads or (1 if a.preset["ranks"] > 1 else 0)
-    if a.preset["ranks"] == 1:
-        work(0, a)
-    else:
-        meeting = os.path.abspath(os.path.join(a.out, "meeting"))
-        if os.path.exists(meeting):
-            os.remove(meeting)
-        torch.multiprocessing.spawn(work, (a, meeting), a.preset["ranks"])
+    start(work, a)
 
 
 if __name__ == "__main__":
