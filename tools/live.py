@@ -205,6 +205,8 @@ def follow_metadata(stream, pipe):
             key, _, value = line.rstrip("\n").partition("=")
             with stream.changed:
                 if key.startswith("frame:"):
+                    if stream.frames and not repeated:
+                        stream.made.append(time.monotonic())    # the one before
                     stream.frames += 1
                     repeated = False
                 elif key == "lavfi.wan.repeated":
@@ -212,10 +214,8 @@ def follow_metadata(stream, pipe):
                     stream.repeated += 1
                 elif key == "lavfi.wan.prompt":
                     stream.prompt = value
-                elif key == "lavfi.wan.late":       # every frame has one, behind that
+                elif key == "lavfi.wan.late":
                     stream.behind = float(value)
-                    if not repeated:
-                        stream.made.append(time.monotonic())
 
 
 def follow_pictures(stream, pipe):
@@ -269,9 +269,10 @@ class Page(http.server.BaseHTTPRequestHandler):
 
     def _is_ours(self):
         """Not a page from elsewhere, which a browser would let talk to this machine too."""
-        host = self.headers.get("Host", "")
+        host, site = self.headers.get("Host", ""), self.headers.get("Sec-Fetch-Site", "none")
         origin = self.headers.get("Origin", "http://" + host)
-        if re.fullmatch(r"(127\.0\.0\.1|localhost)(:[0-9]+)?", host) and origin == "http://" + host:
+        if re.fullmatch(r"(127\.0\.0\.1|localhost)(:[0-9]+)?", host) and origin == "http://" + host \
+                and site in ("same-origin", "none"):     # of pictures there is no Origin
             return True
         self._refuse(403, "this page is for this machine alone")
         return False
@@ -539,7 +540,7 @@ class Live:
             self.terminal.show(told)
         if self.player:
             self._draw_text()
-        if self.player and self.player.poll() is not None and not self._never_began():
+        if self.player and self.player.poll() is not None and not self._ended_first():
             self._player_ended()
             return False
         if self.ffmpeg.poll() is None:
@@ -547,13 +548,14 @@ class Live:
         self.log.join(PATIENCE)
         raise Fault(self.stream.cause or f"ffmpeg has ended, status {self.ffmpeg.returncode}")
 
-    def _never_began(self):
-        """The player has ended because there was nothing to play."""
+    def _ended_first(self):
+        """The player has ended because FFmpeg had; a player that is closed breaks its pipe."""
         try:
             self.ffmpeg.wait(1)
         except subprocess.TimeoutExpired:
             return False
-        return not self.stream.frames
+        self.log.join(PATIENCE)
+        return not self.stream.frames or "Broken pipe" not in (self.stream.cause or "Broken pipe")
 
     def _player_ended(self):
         if not self.player.returncode:

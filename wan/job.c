@@ -1066,8 +1066,11 @@ static int plan_job(WanPlan *out, int64_t *bytes, WanJob *j,
                            wan_dev_available(m->device, m->cuda_context),
         .processes = j->ranks ? j->ranks->size : 1,
     };
-    if (j->ranks && !m->memory && out->available_bytes < INT64_MAX)
+    if (j->ranks && !m->memory && out->available_bytes < INT64_MAX) {
         out->available_bytes -= j->dev->backend->join_bytes;
+        if (out->available_bytes < 0)
+            out->available_bytes = 0;
+    }
 
     out->tokens = j->recipe->latents(j) *
                   (j->rq.height / m->info.size_multiple) *
@@ -1654,14 +1657,15 @@ void wan_job_close(WanJob **jp)
     *jp = NULL;
     if (!j)
         return;
-    if (j->begun) {
+    if (j->begun)
         wan_ranks_end(j->ranks, j->error, NULL);
+    wan_dev_close(&j->dev);             // cards take leave of each other there
+    if (j->begun) {
         j->ranks->log = (WanLog){ 0 };
         j->ranks->interrupted = NULL;
     }
     if (j->ranks)
         __atomic_store_n(&j->ranks->busy, 0, __ATOMIC_RELEASE);
-    wan_dev_close(&j->dev);
     wan_pager_free(&j->pager);
     wan_schedule_free(&j->schedule);
     wan_stream_free(&j->blocks);

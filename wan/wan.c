@@ -616,7 +616,11 @@ static int find_ranks(WanModel *m, const WanModelParams *p)
         ret = wan_cards_open(&m->cards, &list, p->threads, &m->log);
         ranks = ret < 0 ? NULL : wan_cards_ranks(m->cards);
     }
-    return ret < 0 || !ranks ? ret : wan_model_join(m, ranks, p);
+    if (ret < 0 || !ranks || (ret = wan_model_join(m, ranks, p)) < 0)
+        return ret;
+    if (list.nb > 1 && p->threads)      // of all; the others have theirs
+        m->threads = p->threads < list.nb ? 1 : p->threads / list.nb;
+    return 0;
 }
 
 static int64_t stored_bytes(const WanWeights *w)

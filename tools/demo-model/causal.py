@@ -19,6 +19,7 @@ stages than the parts of the model it begins with.
 
 import argparse
 import os
+import shutil
 import time
 
 import numpy as np
@@ -56,10 +57,12 @@ def sigmas(steps):
 def begin(a):
     """The parts of the model that it begins with."""
     folder = os.path.join(a.out, "tokenizer")
-    if not os.path.isdir(folder):
+    if Peers.rank == 0 and not os.path.isdir(folder):
+        shutil.rmtree(folder + ".new", ignore_errors=True)
         parts = layout.read_t2v(a.source, folder + ".new")
         torch.save(parts, os.path.join(a.out, "parts.pt"))
         os.rename(folder + ".new", folder)
+    Peers.first(0)
     parts = torch.load(os.path.join(a.out, "parts.pt"))
     a.tokens = train.Tokens(folder)
     a.t5 = T5(vocab=a.tokens.tokenizer.rows, **train.SIZES["t5"])
@@ -125,8 +128,7 @@ def loss_of(a, x0, clean, where, sigma, texts, which, focus, counted):
 
 @torch.no_grad()
 def roll(a, x0, texts, which, rng):
-    """What the model makes of frames [B, 16, T, H, W]: from a random one on they are its own. Returns them and
-    which [B, T] were looked back on as they are made."""
+    """What the model makes of frames [B, 16, T, H, W]: from a random one on they are its own."""
     B, _, T, H, W = x0.shape
     out, stream = x0.clone(), Stream(a.dit, (H, W))
     begin = int(rng.integers(1, T - 2))

@@ -69,7 +69,7 @@ def change(scene, rng, allowed=seen_in_training):
 
 
 def random_script(rng, latents):
-    """A scene, and in most scripts others after it, each for 3 latent frames at least."""
+    """A scene, and in most scripts others after it, for two latent frames each at least."""
     scene = world.random_scene(rng)
     while not seen_in_training(scene):
         scene = world.random_scene(rng)

@@ -618,7 +618,7 @@ class Stream:
         for i, block in enumerate(dit.blocks):
             def attend(q, k, v):
                 q, k, v = (split_heads(z, dit.heads) for z in (q, k, v))
-                held = self.held[i][1 - dit.window:]
+                held = self.held[i][max(0, len(self.held[i]) + 1 - dit.window):]
                 if keep:
                     self.held[i] = held + [(k, v)]
                     if i + 1 == len(dit.blocks):

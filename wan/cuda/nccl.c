@@ -142,10 +142,15 @@ static int well(WanDev *d, int ret)
     return ret >= 0;
 }
 
-/* A call's result; whether what it began goes on or has been done. */
+/* Of a call's result: what it began goes on or has been done. */
+static int goes(int result)
+{
+    return result == SUCCESS || result == IN_PROGRESS;
+}
+
 static int fine(WanDev *d, int result, const char *what)
 {
-    return wan_cuda_check(d, result == SUCCESS || result == IN_PROGRESS, what,
+    return wan_cuda_check(d, goes(result), what,
                           nccl(d)->GetErrorString(result));
 }
 
@@ -311,18 +316,18 @@ static int move(WanNccl *n, const WanRanks *r, cudaStream_t s,
     int result = n->GroupStart(), ended;
 
     /* everybody begins with another */
-    for (int i = 1; i < r->size && !result; i++) {
+    for (int i = 1; i < r->size && goes(result); i++) {
         const int to = (r->rank + i) % r->size;
         const int from = (r->rank + r->size - i) % r->size;
 
         if (out[to].bytes)
             result = n->Send(out[to].data, out[to].bytes, UINT8, to, n->comm, s);
-        if (in[from].bytes && !result)
+        if (in[from].bytes && goes(result))
             result = n->Recv(in[from].data, in[from].bytes, UINT8, from,
                              n->comm, s);
     }
     ended = n->GroupEnd();
-    return result ? result : ended;
+    return goes(result) ? ended : result;
 }
 
 /* Threads of one process share locks of the driver. One that waits for its card
