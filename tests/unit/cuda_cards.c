@@ -272,6 +272,17 @@ TEST(refused)
     CHECK(opens("cuda:0-1") == 0);
 }
 
+/* After a clip that failed; closes the model. */
+static void next_is_whole(WanModel *m)
+{
+    Made made = { 0 };
+
+    CHECK(make(&made, m) == WAN_EOF);
+    CHECK(made.n == one.n && !memcmp(made.data, one.data, one.n));
+    free(made.data);
+    wan_model_close(&m);
+}
+
 /* A card fails in a clip: one line of the host, and the next clip is whole. */
 TEST(a_card_fails)
 {
@@ -288,11 +299,7 @@ TEST(a_card_fails)
     free(made.data);
     fails_on = 0;
     m->log = log;
-    made = (Made){ 0 };
-    CHECK(make(&made, m) == WAN_EOF);
-    CHECK(made.n == one.n && !memcmp(made.data, one.data, one.n));
-    free(made.data);
-    wan_model_close(&m);
+    next_is_whole(m);
     CHECK(played.inits == played.aborts);
 }
 
@@ -310,11 +317,7 @@ TEST(joined_later)
     free(made.data);
     __atomic_store_n(&no_way, 0, __ATOMIC_RELAXED);
     m->log = log;
-    made = (Made){ 0 };
-    CHECK(make(&made, m) == WAN_EOF);
-    CHECK(made.n == one.n && !memcmp(made.data, one.data, one.n));
-    free(made.data);
-    wan_model_close(&m);
+    next_is_whole(m);
 }
 
 /* Cancelled in its steps; the next clip is whole. */
