@@ -286,7 +286,7 @@ TEST(a_rank_fails)
 }
 
 /* Rank 1 is gone without a word. */
-static void goes(Rank *r)
+static void vanishes(Rank *r)
 {
     CHECK(exchange(r) == 0);
     if (r->number == 1)
@@ -300,7 +300,7 @@ TEST(a_rank_is_gone)
     static Rank rank[3];
 
     played.stuck = 1 | 4;
-    run(rank, 3, goes);
+    run(rank, 3, vanishes);
     played.stuck = 0;
     CHECKF(rank[0].lines == 1 && strstr(rank[0].line, "rank 1 ") &&
            strstr(rank[0].line, "is gone"), "%s", rank[0].line);
