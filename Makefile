@@ -179,7 +179,7 @@ FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/cuda.sh $(SRC)/tests/fate/batch.sh $(SRC)/tests/fate/mpi.sh \
        $(SRC)/tests/fate/recipes.sh $(SRC)/tests/fate/live.sh $(SRC)/tests/fate/player.sh $(SRC)/tests/fate/badinput.sh \
        $(SRC)/tests/fate/interrupt.sh $(SRC)/tests/fate/places.sh \
-       $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh $(SRC)/tests/fate/marks.sh \
+       $(SRC)/tests/fate/tools.sh $(SRC)/tests/fate/report.sh $(SRC)/tests/fate/convert.sh $(SRC)/tests/fate/marks.sh \
        $(SRC)/tests/fate/install.sh $(SRC)/tests/fate/pages.sh
 PARITY_TEST = $(SRC)/tests/demo/parity.sh
 RUN = SRC=$(SRC) B=$(abspath $(B)) WAN_GOLDEN=$(GOLDEN) \

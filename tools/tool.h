@@ -9,9 +9,11 @@
 #ifndef WAN_TOOL_H
 #define WAN_TOOL_H
 
+#include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* One line on standard error; returns 2, the exit status of wrong use. */
 __attribute__((format(printf, 1, 2)))
@@ -37,6 +39,23 @@ static int parse_int(int *out, const char *option, const char *text, int max)
         return usage("--%s %s: 1 to %d can be", option, text, max);
     *out = (int)v;
     return 0;
+}
+
+/* getopt_long() of long options written out. It would take --cache for
+ * --cache-table in a tool that has no --cache. */
+static int next_option(int argc, char **argv, const struct option *options)
+{
+    int at = -1, c;
+
+    opterr = 0;
+    if ((c = getopt_long(argc, argv, "h", options, &at)) < 0 || at < 0)
+        return c;
+    const int apart = optarg == argv[optind - 1];       // --name value
+    const char *name = argv[optind - 1 - apart] + 2;
+    if (strlen(options[at].name) == strcspn(name, "="))
+        return c;
+    optind -= apart;                                    // what is at fault
+    return '?';
 }
 
 #endif /* WAN_TOOL_H */

@@ -13,7 +13,6 @@
  * lines 'whole' do not.
  */
 
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -608,8 +607,9 @@ int main(int argc, char **argv)
         { "stages", 1, NULL, 'S' }, { "repeat", 1, NULL, 'r' },
         { "op-by-op", 0, NULL, 'o' }, { "tune", 0, NULL, 't' },
         { "fp8", 0, NULL, '8' }, { "clip", 1, NULL, 'C' },
-        { "cache-table", 1, NULL, 'T' }, { "prompt", 1, NULL, 'p' },
-        { "steps", 1, NULL, 'n' }, { "help", 0, NULL, 'h' }, { 0 }
+        { "cache", 1, NULL, 'c' }, { "cache-table", 1, NULL, 'T' },
+        { "prompt", 1, NULL, 'p' }, { "steps", 1, NULL, 'n' },
+        { "help", 0, NULL, 'h' }, { 0 }
     };
     Options o = {
         .device = "auto", .model = "t2v-1.3B", .stages = "text,step,decode",
@@ -620,8 +620,7 @@ int main(int argc, char **argv)
     char end;
     int c, ret = 0;
 
-    opterr = 0;
-    while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+    while ((c = next_option(argc, argv, options)) >= 0) {
         switch (c) {
         case 'd': o.device = optarg; break;
         case 'm': o.model = optarg; break;

@@ -4,7 +4,6 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  */
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -154,8 +153,7 @@ static int parse(Options *o, int argc, char **argv)
     o->model.log_opaque = o;
     o->model.log_level = WAN_LOG_WARNING;
     o->model.interrupted = interrupted;
-    opterr = 0;
-    while (!ret && (c = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+    while (!ret && (c = next_option(argc, argv, known)) != -1) {
         switch (c) {
         case 'd': ret = parse_part(o, WAN_PART_DIT, optarg); break;
         case 'x': ret = parse_part(o, WAN_PART_T5, optarg); break;

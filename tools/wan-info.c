@@ -9,7 +9,6 @@
  */
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -199,8 +198,7 @@ static int parse(Options *o, int argc, char **argv)
     o->model.log = show_line;
     o->model.log_opaque = o;
     o->model.log_level = WAN_LOG_WARNING;
-    opterr = 0;
-    while (!ret && (c = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+    while (!ret && (c = next_option(argc, argv, known)) != -1) {
         switch (c) {
         case 'S': o->shapes = optarg; break;
         case 's': ret = parse_size(o, optarg); break;

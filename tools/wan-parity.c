@@ -11,7 +11,6 @@
  */
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,8 +112,7 @@ static int parse(Options *o, int argc, char **argv)
     o->model.log = show_line;
     o->model.log_opaque = o;
     o->model.log_level = WAN_LOG_WARNING;
-    opterr = 0;
-    while (!ret && (c = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+    while (!ret && (c = next_option(argc, argv, known)) != -1) {
         switch (c) {
         case 'p': o->prompt = optarg; break;
         case 'q': o->negative = optarg; break;

@@ -23,7 +23,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -782,9 +781,8 @@ static int parse(Options *o, int argc, char **argv)
     int c, ret = 0;
     char *end;
 
-    opterr = 0;
     *o = (Options){ .dit_type = WAN_BF16 };
-    while (!ret && (c = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+    while (!ret && (c = next_option(argc, argv, known)) != -1) {
         switch (c) {
         case 's': o->shapes = optarg; break;
         case 't': o->tokenizer = optarg; break;

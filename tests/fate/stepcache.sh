@@ -120,4 +120,16 @@ from_image()
 }
 check 'calibrating from an image' from_image
 
+# What wan-bench --clip compares is what it was asked to.
+bench()
+{
+    "$info" "$SRC/share/demo/t2v" --calibrate "$tmp/demo.json" --prompt 'a cat' --size 32x32 \
+        --frames 5 --steps 12 > "$tmp/log" 2>&1 &&
+        "$B/bin/wan-bench" --clip="$SRC/share/demo/t2v" --steps=12 --size=32x32 --frames=5 \
+            --cache=mag:0.2,easy --cache-table "$tmp/demo.json" > "$tmp/bench" 2> "$tmp/log" ||
+        { cat "$tmp/log"; return 1; }
+    same "$(awk '/ of / { print $1 }' "$tmp/bench" | tr '\n' ' ')" 'mag:0.2 easy '
+}
+check 'wan-bench --cache' bench
+
 finish
