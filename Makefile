@@ -297,7 +297,7 @@ check-lib: tests tools $(EMU)
 
 check: tests tools $(EMU) ffmpeg-minimal $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/demo/judge
 	@JUDGE=quick $(RUN) $(TESTS) $(EMU) $(SPILLS) $(FATE) $(PARITY_TEST) \
-	    $(SRC)/tests/demo/judge.sh
+	    $(SRC)/tests/demo/judge.sh $(SRC)/tests/demo/live.sh
 
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests
 # under TSan.
@@ -371,7 +371,7 @@ check-ffmpeg-%: other-ffmpeg-% $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 # make check has a part of it, which is JUDGE=quick.
 JUDGE ?= full
 judge: ffmpeg-minimal $(B)/tests/demo/judge
-	@JUDGE=$(JUDGE) $(RUN) $(SRC)/tests/demo/judge.sh
+	@JUDGE=$(JUDGE) $(RUN) $(SRC)/tests/demo/judge.sh $(SRC)/tests/demo/live.sh
 
 # Beside the official code, of those who have it and real weights: make parity
 # MODEL=DIR OFFICIAL=DIR [PARITY='--size 480x272']; see tools/parity/README.md.

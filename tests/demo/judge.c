@@ -5,11 +5,18 @@
  *
  * usage: judge WIDTHxHEIGHT RAW           one line, separated by tabs:
  *            colour shape motion background, then a margin for each
+ *        judge --live FIRST FRAMES WIDTHxHEIGHT RAW
+ *            the same line, of so many frames of a scene that goes on, from
+ *            FIRST (0 on)
+ *        judge --drift FRAMES WIDTHxHEIGHT RAW
+ *            a line for every so many frames of a stream: means of red, green
+ *            and blue, their standard deviations, saturation, sharpness
  *        judge --psnr WIDTHxHEIGHT RAW RAW   dB between the first frames
  *
- * RAW is rawvideo in rgb24, 3 to 256 frames; '-' is the standard input. The
- * world is that of tools/demo-model/world.py: one vivid or white object
- * before a muted background that rests. What can't be told is "none".
+ * RAW is rawvideo in rgb24, 3 to 256 frames, of a stream any number; '-' is
+ * the standard input. The world is that of tools/demo-model/world.py: one vivid
+ * or white object before a muted background that rests. What can't be told is
+ * "none".
  *
  * The object is cut out by its colour. Its shape is the one of six outlines
  * that, turned, covers the cut-out best, over all frames. Its motion is the
@@ -21,11 +28,18 @@
  * than the second. Shape: difference of the intersections over unions. Motion
  * and background: distance from the nearest threshold, as a part of it.
  *
+ * Of a scene that goes on (tools/demo-model/live.py) a stretch is judged. What
+ * it looks like is what its last block, four frames, shows: all that was
+ * another before has faded by then. How it moves is told from all of its
+ * frames, by paths that begin in any phase, drift to where there is room, and
+ * end. Each frame's object is cut out by that frame's colour.
+ *
  * With JUDGE_VERBOSE in the environment the measures go to standard error.
  *
  * Exit status: 0, 2 usage, 1 a file that can't be judged.
  */
 
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -57,6 +71,17 @@ typedef struct Verdict {
 
 static const Verdict unknown = { "none", 0 };
 
+
+static void *room(size_t bytes)
+{
+    void *p = malloc(bytes);
+
+    if (!p) {
+        fprintf(stderr, "judge: no memory\n");
+        exit(1);
+    }
+    return p;
+}
 
 static int min3(const uint8_t *p)
 {
@@ -270,15 +295,11 @@ static Object measure(const uint8_t *mask, int w, int h)
 static int cut_out(const Clip *clip, int colour, uint8_t *mask, Object *objects)
 {
     const int w = clip->w, h = clip->h;
-    int *map = malloc(sizeof(*map) * w * h), *stack = malloc(sizeof(*stack) * w * h);
+    int *map = room(sizeof(*map) * w * h), *stack = room(sizeof(*stack) * w * h);
     const double *v = colours[colour].rgb;
     double direction[3], limit;
     int found = 0;
 
-    if (!map || !stack) {
-        fprintf(stderr, "judge: no memory\n");
-        exit(1);
-    }
     chroma(direction, v[0], v[1], v[2]);
     limit = threshold(clip, colour, direction);
     for (int t = 0; t < clip->frames; t++) {
@@ -627,6 +648,222 @@ static Verdict motion_of(const Clip *clip, const Object *objects,
     return v;
 }
 
+// ------------------------------------------------- motion that began before
+
+enum { HOP = 8, TURN = 16 };    // frames from ground to ground, of a circle
+enum { MOST_COLUMNS = 6 };
+
+/* Curves of which a track is a mix: x stacked on y, in the world's pixels. */
+typedef struct Mix {
+    int n, columns;             // points of the track; 2 n rows
+    double column[MOST_COLUMNS][2 * MAX_FRAMES];
+} Mix;
+
+/* A column of zeros. */
+static double *another(Mix *m)
+{
+    double *c = m->column[m->columns++];
+
+    for (int i = 0; i < 2 * m->n; i++)
+        c[i] = 0;
+    return c;
+}
+
+/* A centre that rests at first and at last: on that axis it goes from begin to
+ * end, frames. */
+static void add_way(Mix *m, const Track *k, int axis, double begin, double end)
+{
+    double *c = another(m) + axis * m->n;
+
+    for (int i = 0; i < m->n; i++)
+        c[i] = fmin(fmax(k->t[i] - begin, 0), end - begin);
+}
+
+/* A mix with the centre as it is in one place. */
+static void place(Mix *m, const Track *k)
+{
+    m->n = k->n;
+    m->columns = 0;
+    for (int axis = 0; axis < 2; axis++) {
+        double *c = another(m) + axis * m->n;
+        for (int i = 0; i < m->n; i++)
+            c[i] = 1;
+    }
+}
+
+/* The sum of squares that the best mix leaves of the track. *last is how much
+ * it takes of the last column. The columns are made orthogonal. */
+static double unmixed(Mix *m, const Track *k, double *last)
+{
+    const int rows = 2 * m->n;
+    double v[2 * MAX_FRAMES], rest = 0;
+
+    for (int i = 0; i < m->n; i++) {
+        v[i] = k->x[i];
+        v[m->n + i] = k->y[i];
+    }
+    for (int j = 0; j < m->columns; j++) {
+        double *c = m->column[j], length = 0;
+        for (int i = 0; i < rows; i++)
+            length += c[i] * c[i];
+        *last = 0;
+        if (length < 1e-6)      // a mix of those before
+            continue;
+        for (int l = j + 1; l <= m->columns; l++) {
+            double *u = l < m->columns ? m->column[l] : v, share = 0;
+            for (int i = 0; i < rows; i++)
+                share += u[i] * c[i];
+            *last = share / length;
+            for (int i = 0; i < rows; i++)
+                u[i] -= *last * c[i];
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        rest += v[i] * v[i];
+    return rest;
+}
+
+/* What a line along one axis leaves, which begins and ends at any time, but
+ * takes four frames; *way is its length, with its direction. */
+static double off_line(const Track *k, int axis, double *way)
+{
+    const int from = (int)k->t[0], to = (int)k->t[k->n - 1];
+    double best = INFINITY, slope;
+    Mix m;
+
+    *way = 0;
+    for (int begin = from; begin <= to - 4; begin++)
+        for (int end = begin + 4; end <= to; end++) {
+            place(&m, k);
+            add_way(&m, k, axis, begin, end);
+            const double rest = unmixed(&m, k, &slope);
+            if (rest < best) {
+                best = rest;
+                *way = slope * (end - begin);
+            }
+        }
+    return best;
+}
+
+/* What hops in any phase leave (sense 0), or a circle in one sense: around a
+ * place that goes to another at first, x and y each as long as it takes. */
+static double off_round(const Track *k, int sense)
+{
+    const double from = k->t[0], least = 4;     // pixels of a hop
+    double best = INFINITY, height;
+    Mix m;
+
+    for (int long_x = 0; long_x <= TURN; long_x += 2)
+        for (int long_y = 0; long_y <= TURN; long_y += 2)
+            for (double phase = 0; phase < (sense ? 1 : HOP); phase += 0.5) {
+                double *a, *b;
+
+                place(&m, k);
+                add_way(&m, k, 0, from, from + long_x);
+                add_way(&m, k, 1, from, from + long_y);
+                a = another(&m);
+                b = sense ? another(&m) : NULL;
+                for (int i = 0; i < k->n; i++) {
+                    const double turn = 2 * PI * k->t[i] / TURN;
+                    if (sense) {
+                        a[i] = b[k->n + i] = cos(turn);
+                        a[k->n + i] = sense * sin(turn);
+                        b[i] = -sense * sin(turn);
+                    } else {
+                        a[k->n + i] = -fabs(sin(PI * (k->t[i] - phase) / HOP));
+                    }
+                }
+                const double rest = unmixed(&m, k, &height);
+                if (rest < best && (sense || height > least))
+                    best = rest;
+                if (sense)
+                    break;      // a circle's phase is in its columns
+            }
+    return best;
+}
+
+/* Which path explains the track best, frames in t: the least of the logarithm
+ * of what it leaves, in points each with a pixel's error, and a price for all
+ * that it is free to choose (Schwarz's criterion). The margin is by how much
+ * that is less, per point and axis, than the next one's. */
+static Verdict live_path(const Track *k)
+{
+    enum { PATHS = 4 };
+    static const int chosen[PATHS] = { 5, 5, 7, 7 };    // numbers
+    const double rows = 2 * k->n, all = spread(k->x, k->n) + spread(k->y, k->n);
+    double rest[PATHS], score[PATHS], way_x, way_y, next = INFINITY;
+    const char *name[PATHS] = { "left", "up", "bounces", "circles" };
+    int best = 0;
+
+    rest[0] = off_line(k, 0, &way_x);
+    rest[1] = off_line(k, 1, &way_y);
+    rest[2] = off_round(k, 0);
+    rest[3] = fmin(off_round(k, 1), off_round(k, -1));
+    if (way_x > 0)
+        name[0] = "right";
+    if (way_y > 0)
+        name[1] = "down";
+    for (int i = 0; i < PATHS; i++) {
+        score[i] = log(rest[i] / rows + 1) + chosen[i] * log(rows) / rows;
+        if (score[i] < score[best])
+            best = i;
+    }
+    for (int i = 0; i < PATHS; i++)
+        if (i != best)
+            next = fmin(next, score[i]);
+    if (getenv("JUDGE_VERBOSE"))
+        fprintf(stderr, "path: of %.0f line %.1f %.1f hops %.1f circle %.1f\n",
+                all, rest[0], rest[1], rest[2], rest[3]);
+    return rest[best] < 0.35 * all ? (Verdict){ name[best], next - score[best] }
+                                   : unknown;
+}
+
+/* A stretch of a scene: where the object is in which frame, how large, and at
+ * which angle, if it has the shape that it has at last. */
+typedef struct Course {
+    Track track, size;          // size.x: the radius's logarithm
+    int turns;
+    double when[MAX_FRAMES], angle[MAX_FRAMES];
+} Course;
+
+/* As motion_of, of what may begin late or end early. */
+static Verdict live_motion(const Course *c)
+{
+    const double enough_path = 2.2;             // standard deviation
+    const double enough_size = log(1.2);
+    const double enough_turn = 50 * PI / 180 / TURN;    // a frame
+    const double off_turn = 15 * PI / 180;      // standard deviation
+    const Track *k = &c->track;
+    const int n = k->n;
+    double path, size, turn = 0, off = 0;
+    Verdict v;
+
+    if (n < 6)
+        return unknown;
+    path = sqrt((spread(k->x, n) + spread(k->y, n)) / n) / enough_path;
+    off_line(&c->size, 0, &size);
+    size /= enough_size;
+    if (c->turns >= 6)
+        turn = fabs(fit(c->angle, c->when, c->turns, &off)) / enough_turn;
+    if (c->turns && sqrt(off / c->turns) > off_turn)
+        turn = 0;
+    if (getenv("JUDGE_VERBOSE"))
+        fprintf(stderr, "motion: path %.2f size %.2f turn %.2f\n", path, size, turn);
+
+    if (path < 1 && fabs(size) < 1 && turn < 1)
+        return unknown;
+    if (path > fabs(size) && path > turn) {
+        v = live_path(k);
+        v.margin = fmin(v.margin, path - fmax(1, fmax(fabs(size), turn)));
+    } else if (fabs(size) > turn) {
+        v = (Verdict){ size > 0 ? "grows" : "shrinks",
+                       fabs(size) - fmax(1, fmax(path, turn)) };
+    } else {
+        v = (Verdict){ "spins", turn - fmax(1, fmax(path, fabs(size))) };
+    }
+    return v;
+}
+
 // -------------------------------------------------------------- background
 
 /* The mean over the frames of what neither the object nor its shadow covers:
@@ -787,18 +1024,22 @@ static Verdict background_of(const Clip *clip, const Object *objects)
 
 // ----------------------------------------------------------------- the whole
 
+static void print_verdicts(Verdict colour, Verdict shape, Verdict motion,
+                           Verdict background)
+{
+    printf("%s\t%s\t%s\t%s\t%.2f\t%.3f\t%.2f\t%.2f\n", colour.name, shape.name,
+           motion.name, background.name, colour.margin, shape.margin,
+           motion.margin, background.margin);
+}
+
 static void judge(const Clip *clip)
 {
     static Object objects[MAX_FRAMES];
-    uint8_t *mask = malloc((size_t)clip->w * clip->h * clip->frames);
+    uint8_t *mask = room((size_t)clip->w * clip->h * clip->frames);
     Verdict colour, shape = unknown, motion = unknown, background;
     const Shape *outline = NULL;
     int index;
 
-    if (!mask) {
-        fprintf(stderr, "judge: no memory\n");
-        exit(1);
-    }
     colour = dominant_colour(clip, &index);
     if (colour.margin > 0 &&
         cut_out(clip, index, mask, objects) >= 0.8 * clip->frames) {
@@ -806,9 +1047,7 @@ static void judge(const Clip *clip)
         motion = motion_of(clip, objects, outline);
     }
     background = background_of(clip, objects);
-    printf("%s\t%s\t%s\t%s\t%.2f\t%.3f\t%.2f\t%.2f\n", colour.name, shape.name,
-           motion.name, background.name, colour.margin, shape.margin,
-           motion.margin, background.margin);
+    print_verdicts(colour, shape, motion, background);
     if (getenv("JUDGE_VERBOSE"))
         for (int t = 0; t < clip->frames; t++)
             fprintf(stderr, "frame %d: area %.0f at %.1f,%.1f turned %.0f\n", t,
@@ -817,17 +1056,143 @@ static void judge(const Clip *clip)
     free(mask);
 }
 
-/* All of a file; at most limit bytes. */
-static uint8_t *read_all(const char *path, size_t limit, size_t *bytes)
+/* Every frame by itself; shape is that of the last ones. */
+static void follow(const Clip *clip, const Shape *shape, uint8_t *mask, Course *c)
+{
+    const double period = shape ? shape->period * PI / 180 : 0;
+
+    *c = (Course){ 0 };
+    for (int t = 0; t < clip->frames; t++) {
+        const Clip one = { clip->w, clip->h, 1, clip->unit,
+                           clip->rgb + (size_t)t * clip->w * clip->h * 3 };
+        const Shape *fits;
+        double area, centre, *angle = &c->angle[c->turns];
+        Track *k = &c->track, *s = &c->size;
+        Object o;
+        int index;
+
+        if (dominant_colour(&one, &index).margin <= 0 ||
+            !cut_out(&one, index, mask, &o))
+            continue;
+        shape_of(&one, mask, &o, &fits);
+        if (!fits)
+            continue;
+        outline(fits, &area, &centre);
+        k->t[k->n] = s->t[s->n] = t;
+        k->x[k->n] = o.x / clip->unit;
+        k->y[k->n++] = o.y / clip->unit;
+        s->x[s->n++] = log(o.area / area) / 2;
+        if (fits != shape || period <= 0)
+            continue;
+        *angle = o.angle;
+        if (c->turns)           // the turn of least size
+            *angle -= period * floor((*angle - angle[-1]) / period + 0.5);
+        c->when[c->turns++] = t;
+    }
+}
+
+static void judge_live(const Clip *clip)
+{
+    enum { BLOCK = 4 };
+    static Course course;
+    static Object objects[BLOCK];
+    const int last = clip->frames < BLOCK ? clip->frames : BLOCK;
+    const size_t frame = (size_t)clip->w * clip->h;
+    const Clip end = { clip->w, clip->h, last, clip->unit,
+                       clip->rgb + 3 * frame * (clip->frames - last) };
+    uint8_t *mask = room(frame * BLOCK);
+    Verdict colour, shape = unknown, motion, background;
+    const Shape *outline = NULL;
+    int index;
+
+    colour = dominant_colour(&end, &index);
+    if (colour.margin > 0 && cut_out(&end, index, mask, objects))
+        shape = shape_of(&end, mask, objects, &outline);
+    background = background_of(&end, objects);
+    follow(clip, outline, mask, &course);
+    motion = live_motion(&course);
+    print_verdicts(colour, shape, motion, background);
+    if (getenv("JUDGE_VERBOSE"))
+        for (int i = 0; i < course.track.n; i++)
+            fprintf(stderr, "frame %.0f: radius %.1f at %.1f,%.1f\n",
+                    course.track.t[i], exp(course.size.x[i]), course.track.x[i],
+                    course.track.y[i]);
+    free(mask);
+}
+
+// ------------------------------------------------------------------- drift
+
+/* Sums over frames. Sharpness is the mean difference of neighbours. */
+typedef struct Sums {
+    double value[3], square[3], saturation, sharpness;
+    int64_t pixels, neighbours;
+} Sums;
+
+static void add_frame(Sums *s, const uint8_t *rgb, int w, int h)
+{
+    for (int y = 0; y < h; y++)
+        for (int x = 0; x < w; x++) {
+            const uint8_t *p = rgb + 3 * ((size_t)y * w + x);
+            for (int c = 0; c < 3; c++) {
+                s->value[c] += p[c];
+                s->square[c] += p[c] * p[c];
+                if (x + 1 < w)
+                    s->sharpness += abs(p[3 + c] - p[c]);
+                if (y + 1 < h)
+                    s->sharpness += abs(p[3 * w + c] - p[c]);
+            }
+            s->saturation += max3(p) - min3(p);
+        }
+    s->pixels += (int64_t)w * h;
+    s->neighbours += 3 * ((int64_t)(w - 1) * h + (int64_t)w * (h - 1));
+}
+
+static void print_sums(const Sums *s)
+{
+    const double n = (double)s->pixels;
+
+    for (int c = 0; c < 3; c++)
+        printf("%.2f\t", s->value[c] / n);
+    for (int c = 0; c < 3; c++) {
+        const double m = s->value[c] / n;
+        printf("%.2f\t", sqrt(fmax(s->square[c] / n - m * m, 0)));
+    }
+    printf("%.2f\t%.3f\n", s->saturation / n,
+           s->sharpness / (double)s->neighbours);
+}
+
+// ---------------------------------------------------------------- the program
+
+static FILE *open_raw(const char *path)
 {
     FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
-    size_t capacity = 1 << 20, n = 0;
-    uint8_t *p = malloc(capacity);
 
-    if (!f || !p) {
+    if (!f) {
         fprintf(stderr, "judge: %s: can't be opened\n", path);
         exit(1);
     }
+    return f;
+}
+
+/* Returns whether it could not be read. */
+static int close_raw(FILE *f, const char *path)
+{
+    const int bad = ferror(f) != 0;
+
+    if (bad)
+        fprintf(stderr, "judge: %s: can't be read\n", path);
+    if (f != stdin)
+        fclose(f);
+    return bad;
+}
+
+/* All of a file; at most limit bytes. */
+static uint8_t *read_all(const char *path, size_t limit, size_t *bytes)
+{
+    FILE *f = open_raw(path);
+    size_t capacity = 1 << 20, n = 0;
+    uint8_t *p = room(capacity);
+
     for (;;) {
         const size_t got = fread(p + n, 1, capacity - n, f);
         n += got;
@@ -842,21 +1207,53 @@ static uint8_t *read_all(const char *path, size_t limit, size_t *bytes)
             p = more;
         }
     }
-    if (ferror(f)) {
-        fprintf(stderr, "judge: %s: can't be read\n", path);
+    if (close_raw(f, path))
         exit(1);
-    }
-    if (f != stdin)
-        fclose(f);
     *bytes = n;
     return p;
+}
+
+/* A line for every count frames; what is left at the end has none. */
+static int drift(int w, int h, int count, const char *path)
+{
+    const size_t frame = (size_t)w * h * 3;
+    FILE *f = open_raw(path);
+    uint8_t *rgb = room(frame);
+    Sums s = { 0 };
+    int frames = 0;
+
+    while (fread(rgb, 1, frame, f) == frame) {
+        add_frame(&s, rgb, w, h);
+        if (++frames == count) {
+            print_sums(&s);
+            s = (Sums){ 0 };
+            frames = 0;
+        }
+    }
+    free(rgb);
+    return close_raw(f, path);
 }
 
 static void usage(void)
 {
     fprintf(stderr, "usage: judge WIDTHxHEIGHT RAW\n"
+                    "       judge --live FIRST FRAMES WIDTHxHEIGHT RAW\n"
+                    "       judge --drift FRAMES WIDTHxHEIGHT RAW\n"
                     "       judge --psnr WIDTHxHEIGHT RAW RAW\n");
     exit(2);
+}
+
+static int parse_number(const char *text, int least, int most)
+{
+    char end;
+    int n;
+
+    if (sscanf(text, "%d%c", &n, &end) != 1 || n < least || n > most) {
+        fprintf(stderr, "judge: '%s' is no number from %d to %d\n", text, least,
+                most);
+        exit(2);
+    }
+    return n;
 }
 
 static void parse_size(const char *text, int *w, int *h)
@@ -894,28 +1291,68 @@ static int psnr(int w, int h, const char *one, const char *other)
     return !enough;
 }
 
+static int clip_verdict(int w, int h, const char *path)
+{
+    const size_t frame = (size_t)w * h * 3;
+    size_t bytes;
+    uint8_t *rgb = read_all(path, frame * MAX_FRAMES, &bytes);
+    const int bad = bytes % frame || bytes / frame < 3 || bytes / frame > MAX_FRAMES;
+
+    if (bad)
+        fprintf(stderr, "judge: %s: not 3 to %d frames of %dx%d in rgb24\n",
+                path, MAX_FRAMES, w, h);
+    else
+        judge(&(Clip){ w, h, (int)(bytes / frame), h / 96.0, rgb });
+    free(rgb);
+    return bad;
+}
+
+/* Of a stream what is before the stretch is read over. */
+static int live_verdict(int w, int h, int first, int count, const char *path)
+{
+    const size_t frame = (size_t)w * h * 3;
+    uint8_t *rgb = room(frame * count);
+    FILE *f = open_raw(path);
+    size_t got = frame;
+    int bad;
+
+    for (int i = 0; i < first && got == frame; i++)
+        got = fread(rgb, 1, frame, f);
+    if (got == frame)
+        got = fread(rgb, 1, frame * count, f);
+    bad = close_raw(f, path);
+    if (!bad && got < frame * count) {
+        fprintf(stderr, "judge: %s: no %d frames of %dx%d in rgb24 from %d on\n",
+                path, count, w, h, first);
+        bad = 1;
+    }
+    if (!bad)
+        judge_live(&(Clip){ w, h, count, h / 96.0, rgb });
+    free(rgb);
+    return bad;
+}
+
 int main(int argc, char **argv)
 {
-    int w, h;
-    size_t bytes, frame;
-    uint8_t *rgb;
+    const char *mode = argc > 1 && argv[1][0] == '-' && argv[1][1] ? argv[1] : "";
+    const int live = !strcmp(mode, "--live") && argc == 6;
+    const int drifts = !strcmp(mode, "--drift") && argc == 5;
+    const int compares = !strcmp(mode, "--psnr") && argc == 5;
+    int w, h, first = 0, count = 0;
 
-    if (argc == 5 && !strcmp(argv[1], "--psnr")) {
-        parse_size(argv[2], &w, &h);
-        return psnr(w, h, argv[3], argv[4]);
-    }
-    if (argc != 3)
+    if (!live && !drifts && !compares && (*mode || argc != 3))
         usage();
-    parse_size(argv[1], &w, &h);
-    frame = (size_t)w * h * 3;
-    rgb = read_all(argv[2], frame * MAX_FRAMES, &bytes);
-    if (bytes % frame || bytes / frame < 3 || bytes / frame > MAX_FRAMES) {
-        fprintf(stderr, "judge: %s: not 3 to %d frames of %s in rgb24\n",
-                argv[2], MAX_FRAMES, argv[1]);
-        free(rgb);
-        return 1;
+    if (live) {
+        first = parse_number(argv[2], 0, INT_MAX);
+        count = parse_number(argv[3], 3, MAX_FRAMES);
     }
-    judge(&(Clip){ w, h, (int)(bytes / frame), h / 96.0, rgb });
-    free(rgb);
-    return 0;
+    if (drifts)
+        count = parse_number(argv[2], 1, INT_MAX);
+    parse_size(argv[argc - 2 - compares], &w, &h);
+    if (compares)
+        return psnr(w, h, argv[3], argv[4]);
+    if (drifts)
+        return drift(w, h, count, argv[4]);
+    return live ? live_verdict(w, h, first, count, argv[5])
+                : clip_verdict(w, h, argv[2]);
 }

@@ -8,38 +8,18 @@
 # directories than those of share/demo. JUDGE_KEEP: a folder for the clips, rgb24.
 
 . "$SRC/tests/fate/common.sh"
+. "$SRC/tests/demo/common.sh"
 
-data=$SRC/tests/demo
-judge=$B/tests/demo/judge
-size=160x96 frames=17
-tab=$(printf '\t')
-
-need "$ffmpeg" "$judge"
+frames=17
 : "${DEMO_MODEL:=$SRC/share/demo/t2v}" "${DEMO_MODEL_I2V:=$SRC/share/demo/i2v}"
 [ -d "$DEMO_MODEL" ] || { echo "Bail out! there is no model $DEMO_MODEL"; exit 1; }
 
-# Limits are parts of the clips in percent. Of few clips one more may fail
-# than the part allows: 8 of 10 where it says 90.
-case ${JUDGE:=quick} in
-quick) prompts=10 chinese=0 stills=4 unguided=4 foreign=4 slack=1 ;;
-full)  prompts=1000 chinese=1000 stills=1000 unguided=36 foreign=24 slack=0 ;;
-*)     echo "Bail out! JUDGE=$JUDGE is neither quick nor full"; exit 1 ;;
+case $JUDGE in
+quick) prompts=10 chinese=0 stills=4 unguided=4 foreign=4 ;;
+full)  prompts=1000 chinese=1000 stills=1000 unguided=36 foreign=24 ;;
 esac
 
 # ------------------------------------------------------------- the counting
-
-# generate FILE ARGUMENT...: a clip as raw video
-generate()
-{
-    clip=$1
-    shift
-    rm -f "$clip"
-    timeout 600 "$ffmpeg" -hide_banner -nostdin -y -xerror "$@" \
-        -f rawvideo "$clip" > /dev/null 2> "$tmp/log" && return 0
-    echo "# no clip:"
-    tail -n 5 "$tmp/log" | sed 's/^/# /'
-    return 1
-}
 
 # options MODEL SEED PROMPT [OPTIONS]: what both filters are told; steps,
 # guidance and shift are the model's own
@@ -63,23 +43,6 @@ i2v()
         -vf "wan_i2v=$(options "$DEMO_MODEL_I2V" "$2" "$3")"
 }
 
-unseen()
-{
-    saw_colour=none saw_shape=none saw_motion=none saw_background=none
-}
-
-# look FILE: sets $saw_colour, $saw_shape, $saw_motion, $saw_background
-look()
-{
-    if "$judge" $size "$1" > "$tmp/verdict" 2> "$tmp/log"; then
-        IFS=$tab read -r saw_colour saw_shape saw_motion saw_background _ \
-            < "$tmp/verdict"
-    else
-        sed 's/^/# /' "$tmp/log"
-        unseen
-    fi
-}
-
 clear() { n=0 colour_ok=0 shape_ok=0 motion_ok=0 background_ok=0; }
 
 # count COLOUR SHAPE MOTION BACKGROUND: the clip is to show these
@@ -94,14 +57,6 @@ count()
         "$saw_colour $saw_shape, $saw_motion, $saw_background"
 }
 sum() { echo $((colour_ok + shape_ok + motion_ok + background_ok)); }
-
-# enough RIGHT OF PERCENT NAME
-enough()
-{
-    least=$((($2 * $3 + 99) / 100 - slack))
-    [ "$2" -gt 0 ] && [ "$1" -ge $least ]
-    report $? "$4: $1 of $2, at least $least"
-}
 
 # prompted FILE ROWS [OPTIONS]: generates and counts the first rows. $early is
 # the sum of the first $unguided of them, $sums their checksums.

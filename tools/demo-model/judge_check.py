@@ -39,9 +39,9 @@ def degrade(clip, rng, sigma, noise, fade=1.0):
     return np.clip(clip + rng.normal(0, noise, clip.shape) + 0.5, 0, 255).astype(np.uint8)
 
 
-def judge(program, clip):
+def judge(program, clip, how=()):
     _, h, w, _ = clip.shape
-    answer = subprocess.run([program, f"{w}x{h}", "-"], input=clip.tobytes(), stdout=subprocess.PIPE, check=True)
+    answer = subprocess.run([program, *how, f"{w}x{h}", "-"], input=clip.tobytes(), stdout=subprocess.PIPE, check=True)
     fields = answer.stdout.decode().rstrip("\n").split("\t")
     return fields[:4], [float(x) for x in fields[4:]]
 

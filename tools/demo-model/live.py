@@ -151,8 +151,8 @@ def mixture(script, fade):
     return share
 
 
-def render(script, size=world.SIZE):
-    """The script's frames, uint8 [frames, h, w, 3]."""
+def render(script, size=world.SIZE, course=None):
+    """The script's frames, uint8 [frames, h, w, 3], of a thing that goes as track() says or on another course."""
     scenes = [s for _, s in script.scenes]
     quick, slow = mixture(script, FADE), mixture(script, 2 * FADE)
     backs = [world.backdrop(s, size) for s in scenes]
@@ -168,7 +168,7 @@ def render(script, size=world.SIZE):
     looks = world.Look(distance, sum(quick[:, i, None] * a.rgb for i, a in enumerate(one)),
                        sum(quick[:, i] * a.glow for i, a in enumerate(one)),
                        sum(quick[:, i, None] * a.shine for i, a in enumerate(one)))
-    return world.draw(stills, *track(script), looks, size)
+    return world.draw(stills, *(course or track(script)), looks, size)
 
 
 def cells(script, w, h):
@@ -201,6 +201,52 @@ def switches(n, seed):
                 found.append((first, second))
                 break
     return found
+
+
+SOON = 16           # frames in which a new sentence is to be followed
+
+
+def moves_on(script, begin, frames):
+    """Whether the motion that the last sentence asks for is to be seen in those frames: what ends at an edge or a
+    size may have ended."""
+    x, y, radius, _ = (row[begin:begin + frames] for row in track(script))
+    motion = script.scenes[-1][1].motion
+    if motion in SPEED:
+        return np.hypot(x[-1] - x[0], y[-1] - y[0]) > 7 * np.hypot(*SPEED[motion])
+    return motion not in ("grows", "shrinks") or max(radius) / min(radius) >= 1.35
+
+
+def switch_script(first, second, rng):
+    """A script of two scenes, the second long enough to be followed and at a time at which its motion is to be
+    seen; None: there is no such time."""
+    for latent in rng.permutation(np.arange(3, 9)):
+        latent = int(latent)
+        script = Script([(0, first), (latent, second)], latent + SOON // 4)
+        if moves_on(script, first_frame(latent) - 1, SOON + 1):
+            return script
+    return None
+
+
+def switch_scripts(n, seed):
+    """n scripts of switches(), each with the sentences of both scenes."""
+    rng = np.random.default_rng((seed, 1))
+    found = []
+    for first, second in switches(2 * n, seed):
+        script = switch_script(first, second, rng)
+        said = [world.caption(s, rng, "en", True) for s in (first, second)]
+        if script and len(found) < n:
+            found.append((script, said))
+    return found
+
+
+def steady_scenes(seed):
+    """What a stream shows by turns when its colours are measured: one background, nothing that grows or shrinks."""
+    rng = np.random.default_rng(seed)
+    what = (("red", "star", "circles"), ("red", "star", "right"), ("blue", "star", "bounces"),
+            ("blue", "heart", "left"), ("yellow", "heart", "spins"), ("yellow", "square", "circles"))
+    scene = world.random_scene(rng, *what[0], "sea")
+    return [(s, world.caption(s, rng, "en", True)) for s in
+            (replace(scene, colour=c, shape=s, motion=m) for c, s, m in what)]
 
 
 def world_possible(scene):

@@ -1,0 +1,161 @@
+#!/bin/sh
+# The causal demo model turns to a new prompt and keeps the rest, and its colours
+# stay: scenes through ffmpeg, judged in their pixels.
+#
+# This file is part of libwan; see the licence in wan/wan.h.
+#
+# JUDGE=quick, for make check, or full. DEMO_MODEL_CAUSAL: another model directory
+# than share/demo/causal. LIVE_FRAMES: a folder with frames in place of a model's,
+# as tools/demo-model/live_check.py writes them. JUDGE_KEEP: a folder for the
+# frames of the switches, rgb24.
+
+. "$SRC/tests/fate/common.sh"
+. "$SRC/tests/demo/common.sh"
+
+: "${DEMO_MODEL_CAUSAL:=$SRC/share/demo/causal}"
+[ -d "$DEMO_MODEL_CAUSAL" ] || [ -n "${LIVE_FRAMES-}" ] || {
+    skip 'prompts of a scene that goes on' "there is no model $DEMO_MODEL_CAUSAL"
+    finish
+    exit
+}
+
+case $JUDGE in
+quick) switches=10 minutes=0 ;;
+full)  switches=1000 minutes=10 ;;
+esac
+rate=16
+soon=16         # frames in which a prompt is to be followed
+
+# endless PROMPT SEED COMMANDS: the filters, with commands for certain times.
+# ahead=0: a command meets the block after the frames that have left.
+endless()
+{
+    printf 'wan_t2v=model=%s:prompt=%s:seed=%s:size=%s:rate=%s:clips=0:ahead=0:format=rgb24,sendcmd=f=%s' \
+        "$(quote "$DEMO_MODEL_CAUSAL")" "$(quote "$1")" "$2" $size $rate "$(quote "$3")"
+}
+
+# command FRAME PROMPT: is sent between the two frames before the last one that
+# comes before FRAME, so that FRAME's block is the first to be begun after it
+command()
+{
+    awk -v frame="$1" -v rate=$rate \
+        'BEGIN { printf "%.5f wan_t2v prompt ", (frame - 2.5) / rate }'
+    printf "'%s';\n" "$2"
+}
+
+# ------------------------------------------------------------- the switches
+
+# turned FILE: its frames, in which the prompt changes at $at
+turned()
+{
+    [ -z "${LIVE_FRAMES-}" ] || { cp "$LIVE_FRAMES/$seed.rgb" "$1"; return; }
+    command "$at" "$second" > "$tmp/commands"
+    generate "$1" -f lavfi -i \
+        "$(endless "$first" "$seed" "$tmp/commands"),metadata=print:key=lavfi.wan.prompt:file=$(quote "$tmp/meta")" \
+        -frames:v $((at + soon)) || return 1
+    turn=$(awk -F= '/^frame:/ { split($0, f, /[: ]+/) }
+        /^lavfi/ { if (NR > 2 && $2 != last) print f[2]; last = $2 }' "$tmp/meta" | tr '\n' ' ')
+    [ "$turn" = "$at " ] || { echo "# $seed: another prompt at '$turn', not $at"; return 1; }
+}
+
+# What a stretch looks like is what its last block shows, how it moves is told
+# from all of its frames. Before the switch: up to 17 frames. After it: the last
+# frame before and the 16 in which it is to be followed; so a motion has to begin
+# and be told in these, and a look to be there in the last four of them.
+stretches()
+{
+    begin=$((at > soon + 1 ? at - soon - 1 : 0))
+    look "$1" --live $begin $((at - begin))
+    for a in $attributes; do eval "was_$a=\$saw_$a"; done
+    look "$1" --live $((at - 1)) $((soon + 1))
+}
+
+attributes='colour shape motion background'
+n=0 followed=0 kept=0
+for a in $attributes; do eval "begun_$a=0"; done
+while IFS=$tab read -r seed at first second \
+        first_colour first_shape first_motion first_background \
+        second_colour second_shape second_motion second_background; do
+    [ $n -lt $switches ] || break
+    n=$((n + 1)) follows=1 keeps=1 faults=
+    if turned "$tmp/$seed.rgb"; then
+        stretches "$tmp/$seed.rgb"
+        [ -z "${JUDGE_KEEP-}" ] || cp "$tmp/$seed.rgb" "$JUDGE_KEEP"
+    else
+        unseen
+        was_colour=none was_shape=none was_motion=none was_background=none
+    fi
+    for a in $attributes; do
+        eval "first_a=\$first_$a second_a=\$second_$a was=\$was_$a saw=\$saw_$a"
+        if [ "$was" = "$first_a" ]; then
+            eval "begun_$a=\$((begun_$a + 1))"
+        else
+            faults="$faults, began as $was not $first_a"
+        fi
+        # What the prompt keeps may be wrong since before: then it stays so.
+        if [ "$saw" = "$second_a" ]; then
+            :
+        elif [ "$first_a" != "$second_a" ]; then
+            follows=0 faults="$faults, $saw not $second_a"
+        elif [ "$saw" != "$was" ] || [ "$saw" = none ]; then
+            keeps=0 faults="$faults, $saw not still $was"
+        fi
+    done
+    followed=$((followed + follows)) kept=$((kept + keeps))
+    [ -z "$faults" ] || echo "# $seed '$first', '$second'$faults"
+    rm -f "$tmp/$seed.rgb"
+done < "$data/switches.txt"
+echo "# followed $followed of $n, kept $kept of $n"
+enough $begun_colour $n 90 'colour before the switch'
+enough $begun_motion $n 90 'motion before the switch'
+enough $begun_shape $n 80 'shape before the switch'
+enough $begun_background $n 80 'background before the switch'
+enough $followed $n 90 "switches followed within $soon frames"
+enough $kept $n 90 'switches that keep what the prompt keeps'
+
+# ------------------------------------------------------------------ the drift
+
+# drift: a line for each minute of a stream. Its prompt is another every ten
+# seconds, and each minute the same ones, before a background that stays.
+drift()
+{
+    [ -z "${LIVE_FRAMES-}" ] || {
+        "$judge" --drift $((60 * rate)) $size "$LIVE_FRAMES/drift.rgb"
+        return
+    }
+    at=0
+    : > "$tmp/commands"
+    while [ $at -lt $((60 * minutes * rate)) ]; do
+        while read -r prompt; do
+            [ $at -eq 0 ] || command $((at / 4 * 4 + 1)) "$prompt" >> "$tmp/commands"
+            at=$((at + 10 * rate))
+        done < "$data/drift.txt"
+    done
+    read -r prompt < "$data/drift.txt"
+    timeout 7200 "$ffmpeg" -hide_banner -nostdin -xerror -v error -f lavfi \
+        -i "$(endless "$prompt" 501 "$tmp/commands")" \
+        -frames:v $((60 * minutes * rate)) -f rawvideo - |
+        "$judge" --drift $((60 * rate)) $size -
+}
+
+# The last minute beside the first: no number is another by more than a tenth.
+steady()
+{
+    drift > "$tmp/drift" 2> "$tmp/log" || { cat "$tmp/log"; return 1; }
+    awk -v minutes=$minutes '
+        BEGIN { split("red,green,blue,spread of red,of green,of blue,saturation,sharpness", name, ",") }
+        { print "minute " NR ": " $0 }
+        NR == 1 { split($0, begun) }
+        NR == minutes {
+            for (i = 1; i <= 8; i++)
+                if ($i > 1.1 * begun[i] || $i < 0.9 * begun[i]) {
+                    print name[i] ": " $i ", was " begun[i]
+                    bad = 1
+                }
+        }
+        END { exit bad || NR != minutes }' "$tmp/drift" || { cat "$tmp/log"; return 1; }
+}
+[ $minutes -eq 0 ] ||
+    check "colours and sharpness of minute $minutes within 10 % of minute 1" steady
+
+finish
