@@ -755,7 +755,8 @@ static double off_round(const Track *k, int sense)
 
     for (int long_x = 0; long_x <= TURN; long_x += 2)
         for (int long_y = 0; long_y <= TURN; long_y += 2)
-            for (double phase = 0; phase < (sense ? 1 : HOP); phase += 0.5) {
+            for (double phase = 0; phase < (sense ? 0.5 : HOP); phase += 0.5) {
+                // a circle's phase is in its columns
                 double *a, *b;
 
                 place(&m, k);
@@ -776,8 +777,6 @@ static double off_round(const Track *k, int sense)
                 const double rest = unmixed(&m, k, &height);
                 if (rest < best && (sense || height > least))
                     best = rest;
-                if (sense)
-                    break;      // a circle's phase is in its columns
             }
     return best;
 }
@@ -789,7 +788,8 @@ static double off_round(const Track *k, int sense)
 static Verdict live_path(const Track *k)
 {
     enum { PATHS = 4 };
-    static const int chosen[PATHS] = { 5, 5, 7, 7 };    // numbers
+    // a line's place, speed, begin, end; a place, its ways, height and phase
+    static const int chosen[PATHS] = { 5, 5, 8, 8 };
     const double rows = 2 * k->n, all = spread(k->x, k->n) + spread(k->y, k->n);
     double rest[PATHS], score[PATHS], way_x, way_y, next = INFINITY;
     const char *name[PATHS] = { "left", "up", "bounces", "circles" };
@@ -1122,9 +1122,15 @@ static void judge_live(const Clip *clip)
 
 // ------------------------------------------------------------------- drift
 
-/* Sums over frames. Sharpness is the mean difference of neighbours. */
+static double squared(double v)
+{
+    return v * v;
+}
+
+/* Sums over frames. Steps are the squares of neighbours' differences: the sum
+ * of differences itself is the same for an edge and for a blurred one. */
 typedef struct Sums {
-    double value[3], square[3], saturation, sharpness;
+    double value[3], square[3], saturation, steps;
     int64_t pixels, neighbours;
 } Sums;
 
@@ -1135,11 +1141,11 @@ static void add_frame(Sums *s, const uint8_t *rgb, int w, int h)
             const uint8_t *p = rgb + 3 * ((size_t)y * w + x);
             for (int c = 0; c < 3; c++) {
                 s->value[c] += p[c];
-                s->square[c] += p[c] * p[c];
+                s->square[c] += squared(p[c]);
                 if (x + 1 < w)
-                    s->sharpness += abs(p[3 + c] - p[c]);
+                    s->steps += squared(p[3 + c] - p[c]);
                 if (y + 1 < h)
-                    s->sharpness += abs(p[3 * w + c] - p[c]);
+                    s->steps += squared(p[3 * w + c] - p[c]);
             }
             s->saturation += max3(p) - min3(p);
         }
@@ -1155,10 +1161,10 @@ static void print_sums(const Sums *s)
         printf("%.2f\t", s->value[c] / n);
     for (int c = 0; c < 3; c++) {
         const double m = s->value[c] / n;
-        printf("%.2f\t", sqrt(fmax(s->square[c] / n - m * m, 0)));
+        printf("%.2f\t", sqrt(fmax(s->square[c] / n - squared(m), 0)));
     }
     printf("%.2f\t%.3f\n", s->saturation / n,
-           s->sharpness / (double)s->neighbours);
+           sqrt(s->steps / (double)s->neighbours));
 }
 
 // ---------------------------------------------------------------- the program

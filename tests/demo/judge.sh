@@ -85,7 +85,8 @@ prompted()
 
 # ----------------------------------------------- the judge knows what it sees
 
-# A still 17 times: its object and background, and no motion.
+# stills_known [HOW...]: a still 17 times is its object and background, without
+# motion
 stills_known()
 {
     clear
@@ -96,13 +97,14 @@ stills_known()
         for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17; do
             cat "$tmp/still"
         done > "$tmp/rest.rgb"
-        look "$tmp/rest.rgb"
+        look "$tmp/rest.rgb" "$@"
         count "$colour" "$shape" none "$background"
     done < "$data/stills.txt"
     echo "$(sum) of $((4 * n)) right"
     [ $n -ge 10 ] && [ "$(sum)" -eq $((4 * n)) ]
 }
 check 'the judge knows the stills, and that they rest' stills_known
+check 'and as a part of a scene that goes on' stills_known --live 0 17
 
 # ------------------------------------------------------------- text to video
 

@@ -6,8 +6,8 @@
 #
 # JUDGE=quick, for make check, or full. DEMO_MODEL_CAUSAL: another model directory
 # than share/demo/causal. LIVE_FRAMES: a folder with frames in place of a model's,
-# as tools/demo-model/live_check.py writes them. JUDGE_KEEP: a folder for the
-# frames of the switches, rgb24.
+# as tools/demo-model/live_check.py writes them. LIVE_MINUTES: of stream, 0 to 99.
+# JUDGE_KEEP: a folder for the frames of the switches, rgb24.
 
 . "$SRC/tests/fate/common.sh"
 . "$SRC/tests/demo/common.sh"
@@ -23,6 +23,11 @@ case $JUDGE in
 quick) switches=10 minutes=0 ;;
 full)  switches=1000 minutes=10 ;;
 esac
+minutes=${LIVE_MINUTES:-$minutes}
+case $minutes in
+[0-9]|[1-9][0-9]) ;;
+*) echo "Bail out! LIVE_MINUTES=$minutes is no number from 0 to 99"; exit 1 ;;
+esac
 rate=16
 soon=16         # frames in which a prompt is to be followed
 
@@ -34,9 +39,9 @@ endless()
         "$(quote "$DEMO_MODEL_CAUSAL")" "$(quote "$1")" "$2" $size $rate "$(quote "$3")"
 }
 
-# command FRAME PROMPT: is sent between the two frames before the last one that
-# comes before FRAME, so that FRAME's block is the first to be begun after it
-command()
+# tell FRAME PROMPT: is sent when the second frame before FRAME passes; the block
+# that begins with FRAME is begun when the first has left
+tell()
 {
     awk -v frame="$1" -v rate=$rate \
         'BEGIN { printf "%.5f wan_t2v prompt ", (frame - 2.5) / rate }'
@@ -49,7 +54,7 @@ command()
 turned()
 {
     [ -z "${LIVE_FRAMES-}" ] || { cp "$LIVE_FRAMES/$seed.rgb" "$1"; return; }
-    command "$at" "$second" > "$tmp/commands"
+    tell "$at" "$second" > "$tmp/commands"
     generate "$1" -f lavfi -i \
         "$(endless "$first" "$seed" "$tmp/commands"),metadata=print:key=lavfi.wan.prompt:file=$(quote "$tmp/meta")" \
         -frames:v $((at + soon)) || return 1
@@ -90,15 +95,15 @@ while IFS=$tab read -r seed at first second \
         if [ "$was" = "$first_a" ]; then
             eval "begun_$a=\$((begun_$a + 1))"
         else
-            faults="$faults, began as $was not $first_a"
+            faults="$faults; $a began as $was not $first_a"
         fi
         # What the prompt keeps may be wrong since before: then it stays so.
         if [ "$saw" = "$second_a" ]; then
             :
         elif [ "$first_a" != "$second_a" ]; then
-            follows=0 faults="$faults, $saw not $second_a"
+            follows=0 faults="$faults; $a $saw not $second_a"
         elif [ "$saw" != "$was" ] || [ "$saw" = none ]; then
-            keeps=0 faults="$faults, $saw not still $was"
+            keeps=0 faults="$faults; $a $saw, was $was"
         fi
     done
     followed=$((followed + follows)) kept=$((kept + keeps))
@@ -115,35 +120,35 @@ enough $kept $n 90 'switches that keep what the prompt keeps'
 
 # ------------------------------------------------------------------ the drift
 
-# drift: a line for each minute of a stream. Its prompt is another every ten
-# seconds, and each minute the same ones, before a background that stays.
-drift()
+# stream: rgb24 of all minutes. Its prompt is another every ten seconds, and each
+# minute the same ones, before a background that stays.
+stream()
 {
-    [ -z "${LIVE_FRAMES-}" ] || {
-        "$judge" --drift $((60 * rate)) $size "$LIVE_FRAMES/drift.rgb"
-        return
-    }
+    [ -z "${LIVE_FRAMES-}" ] || { cat "$LIVE_FRAMES/drift.rgb"; return; }
     at=0
     : > "$tmp/commands"
-    while [ $at -lt $((60 * minutes * rate)) ]; do
+    while [ $at -lt $frames ]; do
         while read -r prompt; do
-            [ $at -eq 0 ] || command $((at / 4 * 4 + 1)) "$prompt" >> "$tmp/commands"
+            # a block's first frame, as all 4 n + 1 are
+            [ $at -eq 0 ] || tell $((at + 1)) "$prompt" >> "$tmp/commands"
             at=$((at + 10 * rate))
         done < "$data/drift.txt"
     done
     read -r prompt < "$data/drift.txt"
-    timeout 7200 "$ffmpeg" -hide_banner -nostdin -xerror -v error -f lavfi \
-        -i "$(endless "$prompt" 501 "$tmp/commands")" \
-        -frames:v $((60 * minutes * rate)) -f rawvideo - |
-        "$judge" --drift $((60 * rate)) $size -
+    timeout 7200 "$ffmpeg" -hide_banner -nostdin -xerror -v error -f lavfi -i \
+        "$(endless "$prompt" 501 "$tmp/commands"),metadata=print:key=lavfi.wan.prompt:file=$(quote "$tmp/meta")" \
+        -frames:v $frames -f rawvideo -
 }
+prompts_shown() { sed -n 's/^lavfi.wan.prompt=//p' "$tmp/meta" | uniq | wc -l | tr -d ' '; }
 
 # The last minute beside the first: no number is another by more than a tenth.
 steady()
 {
-    drift > "$tmp/drift" 2> "$tmp/log" || { cat "$tmp/log"; return 1; }
+    frames=$((60 * minutes * rate))
+    stream 2> "$tmp/log" | "$judge" --drift $((60 * rate)) $size - > "$tmp/drift"
     awk -v minutes=$minutes '
-        BEGIN { split("red,green,blue,spread of red,of green,of blue,saturation,sharpness", name, ",") }
+        BEGIN { split("red,green,blue,spread of red,spread of green,spread of blue," \
+            "saturation,sharpness", name, ",") }
         { print "minute " NR ": " $0 }
         NR == 1 { split($0, begun) }
         NR == minutes {
@@ -153,7 +158,11 @@ steady()
                     bad = 1
                 }
         }
-        END { exit bad || NR != minutes }' "$tmp/drift" || { cat "$tmp/log"; return 1; }
+        END { exit bad || NR != minutes }' "$tmp/drift" &&
+        { [ -n "${LIVE_FRAMES-}" ] || same "$(prompts_shown)" $((6 * minutes)); } &&
+        return 0
+    cat "$tmp/log"
+    return 1
 }
 [ $minutes -eq 0 ] ||
     check "colours and sharpness of minute $minutes within 10 % of minute 1" steady
