@@ -483,6 +483,10 @@ bench: libs tools ffmpeg-minimal $(B)/tests/checkop/checkop $(B)/tests/bench/sta
 	sh $(SRC)/tests/bench/stages.sh $(B)
 	sh $(SRC)/tests/bench/stream.sh $(B)
 
+# Clips over two processes; half an hour of a machine that does nothing else.
+bench-ranks: libs tools $(B)/tests/bench/stages $(B)/tests/bench/link
+	sh $(SRC)/tests/bench/ranks.sh $(B)
+
 # -------------------------------------------------------------- install
 
 MANDIR = $(PREFIX)/share/man
@@ -578,6 +582,6 @@ help:
 .PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-asan check-tsan check-cuda check-cuda-build \
         check-compile check-arm64 check-whole check-dist \
-        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench man install install-ffmpeg uninstall dist clean \
+        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench bench-ranks man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:

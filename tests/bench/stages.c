@@ -3,10 +3,11 @@
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
- * usage: stages MODEL [WxH [FRAMES [STEPS [THREADS]]]]
- * MODEL makes video from text. Prints a table in Markdown, as
- * docs/performance.md keeps it. The first unit of a stage is shown apart: it
- * reads the weights from the disk, if they are not in the page cache yet.
+ * usage: stages MODEL [WxH [FRAMES [STEPS [THREADS [GUIDANCE [CHUNKS]]]]]]
+ * MODEL makes video from text; of its frames only so many CHUNKS are decoded.
+ * Prints a table in Markdown, as docs/performance.md keeps it. The first unit of
+ * a stage is shown apart: it reads the weights from the disk, if they are not in
+ * the page cache yet. Under mpirun it is the first of the ranks, see ranks.sh.
  */
 
 #include <stdio.h>
@@ -81,9 +82,9 @@ static double processor(void)
     return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-/* Drive the job; the frames are read and dropped. */
+/* Drive the job as far as that; the frames are read and dropped. */
 static int generate(WanJob *job, const WanRequest *rq, Stage *stage,
-                    double *anonymous)
+                    int chunks, double *anonymous)
 {
     WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
                      .width = rq->width,
@@ -111,6 +112,11 @@ static int generate(WanJob *job, const WanRequest *rq, Stage *stage,
             ;
         if (ret != WAN_ERR(EAGAIN))
             break;
+        if (stage[WAN_STAGE_STEPS].units == rq->steps &&
+            stage[WAN_STAGE_DECODE].units >= chunks) {
+            ret = 0;
+            break;
+        }
     }
     free(img.data[0]);
     return ret == WAN_EOF ? 0 : ret;
@@ -134,16 +140,17 @@ int main(int argc, char **argv)
     WanJob *job = NULL;
     WanPlan plan;
     double start = now(), opened, anonymous = 0;
-    int ret, errors = 0;
+    int chunks, ret, errors = 0;
 
-    if (argc < 2 || argc > 6) {
+    if (argc < 2 || argc > 8) {
         fprintf(stderr, "usage: stages MODEL [WxH [FRAMES [STEPS "
-                "[THREADS]]]]\n");
+                "[THREADS [GUIDANCE [CHUNKS]]]]]]\n");
         return 2;
     }
     wan_model_params_default(&mp);
     mp.path = argv[1];
     mp.threads = argc > 5 ? atoi(argv[5]) : 0;
+    mp.processes = 1;
     mp.log = show_line;
     mp.log_opaque = &errors;
     mp.log_level = WAN_LOG_WARNING;
@@ -159,13 +166,15 @@ int main(int argc, char **argv)
         rq.width = 0;           // refused below, with a line
     rq.frames = argc > 3 ? atoi(argv[3]) : 5;
     rq.steps = argc > 4 ? atoi(argv[4]) : 3;
+    rq.guidance = argc > 6 ? atof(argv[6]) : rq.guidance;
+    chunks = argc > 7 ? atoi(argv[7]) : rq.frames;
     if (wan_model_info(m)->task >= WAN_TASK_I2V)
         rq.image = &picture;
     if (wan_model_info(m)->task >= WAN_TASK_FLF2V)
         rq.last_image = &picture;
     if ((ret = wan_plan(&plan, m, &rq)) < 0 ||
         (ret = wan_job_open(&job, m, &rq)) < 0 ||
-        (ret = generate(job, &rq, stage, &anonymous)) < 0)
+        (ret = generate(job, &rq, stage, chunks, &anonymous)) < 0)
         goto end;
 
     stage[WAN_STAGE_TEXT].flops = plan.text_flops;
@@ -184,6 +193,10 @@ int main(int argc, char **argv)
            "work %.3f GB; resident with mapped weights: %.3f GB at most, "
            "weights %.3f GB\n", opened, anonymous, plan.work_bytes / 1e9,
            status_gb("VmHWM"), plan.weight_bytes / 1e9);
+    if (plan.processes > 1)
+        printf("%d processes; this one sends by plan: %.6f GB a step, %.6f GB "
+               "while all is decoded\n", plan.processes, plan.sent_bytes / 1e9,
+               plan.decode_sent_bytes / 1e9);
 end:
     if (ret < 0 && !errors)
         fprintf(stderr, "stages: %s\n", wan_strerror(ret));
