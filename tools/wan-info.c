@@ -58,6 +58,9 @@ static const char usage_text[] =
 "  --threads N         CPU threads [one a core]\n"
 "  --ranks N           also what each of so many processes or cards would need\n"
 "                      for one clip, and send at a step\n"
+"  --speed T,G,M,C     predict what they take: T TFLOP/s that each computes, G Gbit/s\n"
+"                      that each sends, M ms that an exchange takes beside, C GB/s\n"
+"                      that each reads and writes in memory\n"
 "  --convert           also how large wan-convert would make it\n"
 "  --trace             list the operations of the request instead\n"
 "  --report            add the build, the machine and what is said on opening,\n"
@@ -74,6 +77,12 @@ static const char usage_text[] =
 "In the trace, a section that has the lines of the one before it is a single\n"
 "line: '# block 1: as block 0'. One denoising step stands for all.\n";
 
+/* Of a rank, to predict with. */
+typedef struct Speed {
+    double flops, link, memory;         // a second: work, bytes; 0: not asked
+    double exchange;                    // s of each, beside its bytes
+} Speed;
+
 typedef struct Options {
     WanModelParams model;
     const char *shapes, *prompt, *preset;
@@ -85,6 +94,7 @@ typedef struct Options {
     int endless, window;                // window 0: the preset's
     int trace, convert;
     int ranks;                          // 0: not asked
+    Speed speed;
     int report;
     char *dir;                          // of the model, not to be reported
     int errors;                         // lines logged
@@ -157,6 +167,18 @@ static int parse_number(double *out, const char *option, const char *text)
     return 0;
 }
 
+static int parse_speed(Speed *s, const char *text)
+{
+    double tera, gbit, ms, giga;
+    int n = 0;
+
+    if (sscanf(text, "%lf,%lf,%lf,%lf%n", &tera, &gbit, &ms, &giga, &n) != 4 ||
+        text[n] || !(tera > 0 && gbit > 0 && ms >= 0 && giga > 0))
+        return usage("--speed %s: four numbers can be, such as 2,10,1,50", text);
+    *s = (Speed){ tera * 1e12, gbit * 1e9 / 8, giga * 1e9, ms * 1e-3 };
+    return 0;
+}
+
 static int parse_seed(uint64_t *out, const char *text)
 {
     char *end;
@@ -188,6 +210,7 @@ static int parse(Options *o, int argc, char **argv)
         { "boundary", 1, NULL, 'B' },
         { "endless", 0, NULL, 'E' }, { "window", 1, NULL, 'W' },
         { "weights", 1, NULL, 'w' }, { "ranks", 1, NULL, 'r' },
+        { "speed", 1, NULL, 'e' },
         { "help", 0, NULL, 'h' }, { 0 },
     };
     int c, ret = 0;
@@ -219,6 +242,7 @@ static int parse(Options *o, int argc, char **argv)
         case 'W': ret = parse_int(&o->window, "window", optarg, MAX_INT); break;
         case 'w': o->model.weights = optarg; break;
         case 'r': ret = parse_int(&o->ranks, "ranks", optarg, WAN_MAX_RANKS); break;
+        case 'e': ret = parse_speed(&o->speed, optarg); break;
         case 'm': ret = parse_bytes(&o->model.memory, optarg); break;
         case 'd': o->model.device = optarg; break;
         case '8': ret = parse_fp8(&o->model.fp8, optarg); break;
@@ -250,6 +274,8 @@ static int parse(Options *o, int argc, char **argv)
         o->model.log_level = WAN_LOG_INFO;
     if (o->table && (o->shapes || !o->prompt))
         return usage("--calibrate needs a MODEL and a --prompt");
+    if (o->speed.flops && !o->ranks)
+        return usage("--speed belongs to --ranks");
     if (!o->table && (o->image[0] || o->image[1]))
         return usage("--image and --last-image belong to --calibrate");
     return 0;
@@ -494,13 +520,52 @@ static void most(WanPlan *a, const WanPlan *b)
     MOST(sent_bytes);
     MOST(decode_flops);
     MOST(decode_sent_bytes);
+    MOST(exchanges);
+    MOST(decode_exchanges);
 #undef MOST
 }
 
-/* One clip over several processes or cards: the host, and the most that any of
- * the others needs. */
-static int show_ranks(WanModel *m, const WanRequest *r, int n)
+/* Ranks wait for each other, so the slowest one's part is everybody's: it
+ * computes, then sends, and before or after that every byte is moved once more
+ * in its memory, packed or put in its place. */
+static double part(const Speed *s, const char *label, const char *what,
+                   double flops, double sent, int exchanges)
 {
+    const double computes = flops / s->flops;
+    const double exchange = sent / s->link + exchanges * s->exchange +
+                            2 * sent / s->memory;
+
+    printf("  %-13s %s %.4g s: %.4g computing, %.4g in %d exchanges\n", label,
+           what, computes + exchange, computes, exchange, exchanges);
+    return computes + exchange;
+}
+
+/* The host encodes texts alone, with its own speed. */
+static void predict(const Speed *s, const WanRequest *r, const WanPlan *one,
+                    const WanPlan *most, int n)
+{
+    const double text = one->text_flops + one->image_flops;
+    const double alone = text + r->steps * one->step_flops + one->decode_flops;
+    const double step = part(s, "predicted", "a step", most->step_flops,
+                             most->sent_bytes, most->exchanges);
+    const double decode = part(s, "", "decode", most->decode_flops,
+                               most->decode_sent_bytes,
+                               most->decode_exchanges);
+    const double whole = text / s->flops + r->steps * step + decode;
+    const double of_step = one->step_flops / s->flops / step;
+    const double of_clip = alone / s->flops / whole;
+
+    printf("%16sa step %.2f times as fast as by one, %.2f of %d; the clip "
+           "%.2f times, %.2f\n", "", of_step, of_step / n, n, of_clip,
+           of_clip / n);
+}
+
+/* One clip over several processes or cards: the host, and the most that any of
+ * the others needs; one is the plan of one alone. */
+static int show_ranks(WanModel *m, const WanRequest *r, const WanPlan *one,
+                      const Options *o)
+{
+    const int n = o->ranks;
     WanRanks *const own = m->ranks;
     WanRanks ranks = { .size = n };
     WanPlan plan, host = { 0 }, others = { 0 };
@@ -527,6 +592,9 @@ static int show_ranks(WanModel *m, const WanRequest *r, int n)
     show_rank("the first", &host);
     if (n > 1)
         show_rank("each other", &others);
+    most(&others, &host);
+    if (o->speed.flops)
+        predict(&o->speed, r, one, &others, n);
     return 0;
 }
 
@@ -728,7 +796,7 @@ int main(int argc, char **argv)
                (ret = show_model(m, &o)) >= 0) {
         show_plan(&plan, &r, m, &o);
         if (o.ranks)
-            ret = show_ranks(m, &r, o.ranks);
+            ret = show_ranks(m, &r, &plan, &o);
         if (o.convert && ret >= 0)
             ret = show_converted(m);
     }

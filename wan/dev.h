@@ -110,6 +110,7 @@ struct WanDev {
     int halves;                     // 1: tokens are split within each half of
                                     // them, which has a branch of guidance
     double sent;                    // bytes to other ranks so far
+    int exchanges;                  // with them
 
     double flops;                   // 2 x multiply-adds of all ops so far
     double bytes;                   // of their operands, each once

@@ -818,6 +818,7 @@ static void clip_plan(WanJob *j, WanPlan *out)
 {
     const int T = latent_frames(&j->rq), last = T < 3 ? T - 1 : 2;
     double before, sent;
+    int exchanges;
 
     begin(j);
     for (int i = 0; i <= guided(&j->rq) && is_host(j); i++)
@@ -831,9 +832,11 @@ static void clip_plan(WanJob *j, WanPlan *out)
     wan_dev_repeat(j->dev);
     before = j->dev->flops;
     sent = j->dev->sent;
+    exchanges = j->dev->exchanges;
     denoise(j, 0);
     out->step_flops = j->dev->flops - before;
     out->sent_bytes = j->dev->sent - sent;
+    out->exchanges = j->dev->exchanges - exchanges;
     if (expert_of(j, j->schedule.steps - 1) != j->expert)
         plan_second(out, j);
     if (j->rq.preview)
@@ -849,9 +852,11 @@ static void clip_plan(WanJob *j, WanPlan *out)
             wan_dev_repeat(j->dev);
         before = j->dev->flops;
         sent = j->dev->sent;
+        exchanges = j->dev->exchanges;
         decode(j);
         out->decode_flops += (j->dev->flops - before) * times;
         out->decode_sent_bytes += (j->dev->sent - sent) * times;
+        out->decode_exchanges += (j->dev->exchanges - exchanges) * times;
     }
 }
 

@@ -344,6 +344,7 @@ static void exchange(WanDev *d, const WanParcel *out, const WanParcel *in,
     for (int q = 0; q < d->ranks->size; q++)
         if (q != d->ranks->rank)
             d->sent += out[q].bytes;
+    d->exchanges += d->ranks->size > 1;
     if (d->plan)
         return;
     ret = (by_device ? wan_ranks_promise : wan_ranks_exchange)

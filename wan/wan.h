@@ -570,6 +570,8 @@ typedef struct WanPlan {
     int reserved;               /**< 0 */
     double decode_sent_bytes;   /**< that this one sends to others while all
                                      frames are decoded */
+    int exchanges;              /**< with others at a step */
+    int decode_exchanges;       /**< while all frames are decoded */
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */

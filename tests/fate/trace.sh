@@ -54,6 +54,27 @@ check 'what each of four ranks sends and computes' by_four
 too_many() { ! "$info" --shapes t2v-1.3B --ranks 65 > "$tmp/out" 2>&1 && has 'ranks 65' "$tmp/out"; }
 check 'more ranks than there can be' too_many
 
+# The same, at a TFLOP and a GB a second and a second an exchange: four an attention,
+# tokens, velocities and the other branch's.
+predicted()
+{
+    "$info" --shapes t2v-1.3B --size 832x480 --frames 81 --ranks 4 --speed 1,8,1000,1e9 > "$tmp/info" || return 1
+    awk 'function near(a, b) { return a > 0.999 * b && a < 1.001 * b }
+         $1 == "each" { sent = $(NF - 2); flops = $(NF - 4) } $1 == "a" && $2 == "step" && $4 == "TFLOP," { whole = $3 }
+         $1 == "predicted" { step = $4; part = near($6, flops) && near($8, sent + 123) && $10 == 123 && near($4, $6 + $8) }
+         $1 == "a" && $4 == "times" { times = $3 }
+         END { exit !(part && times > 0.99 * whole / step && times < 1.01 * whole / step) }' "$tmp/info"
+}
+check 'what they take, predicted' predicted
+bad_speed()     # OPTIONS...
+{
+    "$info" --shapes t2v-1.3B "$@" > "$tmp/out" 2>&1
+    [ $? -eq 2 ] && has speed "$tmp/out"
+}
+check 'a speed of three numbers' bad_speed --ranks 4 --speed 1,8,1000
+check 'a speed of nothing' bad_speed --ranks 4 --speed 0,8,0,1
+check 'a speed of no ranks' bad_speed --speed 1,8,0,1
+
 unknown() { ! "$info" --shapes t2v-7B --trace > "$tmp/out" 2>&1 && has t2v-7B "$tmp/out"; }
 check 'no such shapes' unknown
 

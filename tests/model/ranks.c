@@ -619,6 +619,7 @@ static WanPlan planned(WanModel *m, int ranks, double guidance)
         all.decode_flops += p.decode_flops;
         all.sent_bytes += p.sent_bytes;
         all.decode_sent_bytes += p.decode_sent_bytes;
+        all.exchanges = p.exchanges;
         if (p.work_bytes > all.work_bytes)
             all.work_bytes = p.work_bytes;
     }
@@ -641,6 +642,7 @@ TEST(plan)
     CHECKF(two.sent_bytes == 2 * latent, "%g bytes, %g are velocities",
            two.sent_bytes, 2 * latent);
     CHECK(planned(m, 2, 1).sent_bytes > 2 * latent);
+    CHECK(!one.exchanges && two.exchanges == 1);
     /* 6 heads: four ranks would send whole keys and values of both branches */
     CHECK(four.sent_bytes < 2 * planned(m, 4, 1).sent_bytes);
     /* seams are 1, 3, 5; pixels all but the host's */
