@@ -105,7 +105,7 @@ static WanTransport *wires_open(int rank, int size, int pair[2][MOST][MOST])
     Wires *w = calloc(1, sizeof(*w));
 
     w->t = (WanTransport){ rank, size, wires_tell, wires_hear, wires_exchange,
-                           wires_close };
+                           wires_close, 0 };
     for (int a = 0; a < size; a++)
         for (int b = 0; b < size; b++)
             if (a != b && a != rank) {

@@ -522,22 +522,42 @@ static void most(WanPlan *a, const WanPlan *b)
     MOST(decode_sent_bytes);
     MOST(exchanges);
     MOST(decode_exchanges);
+    MOST(behind_bytes);
+    MOST(behind_flops);
+    MOST(behind_exchanges);
 #undef MOST
 }
 
-/* Ranks wait for each other, so the slowest one's part is everybody's: it
- * computes, then sends, and before or after that every byte is moved once more
- * in its memory, packed or put in its place. */
-static double part(const Speed *s, const char *label, const char *what,
-                   double flops, double sent, int exchanges)
+/* s that exchanges take on the link. */
+static double moving(const Speed *s, double sent, int exchanges)
 {
-    const double computes = flops / s->flops;
-    const double exchange = sent / s->link + exchanges * s->exchange +
-                            2 * sent / s->memory;
+    return sent / s->link + exchanges * s->exchange;
+}
 
-    printf("  %-13s %s %.4g s: %.4g computing, %.4g in %d exchanges\n", label,
-           what, computes + exchange, computes, exchange, exchanges);
-    return computes + exchange;
+/* Ranks wait for each other, so the slowest one's part is everybody's. It
+ * computes, packs and unpacks, which moves every byte twice in its memory, and
+ * sends, some of it while it computes. */
+static double part(const Speed *s, const char *label, const char *what,
+                   double flops, double sent, int exchanges, double hidden)
+{
+    const double computes = flops / s->flops + 2 * sent / s->memory;
+    const double moves = moving(s, sent, exchanges);
+
+    printf("  %-13s %s %.4g s: %.4g computing, %.4g in %d exchanges", label,
+           what, computes + moves - hidden, computes, moves, exchanges);
+    if (hidden > 0)
+        printf(", %.4g of them hidden", hidden);
+    printf("\n");
+    return computes + moves - hidden;
+}
+
+/* s of exchanges at a step for which nobody waits. */
+static double hidden(const Speed *s, const WanPlan *p)
+{
+    const double moves = moving(s, p->behind_bytes, p->behind_exchanges);
+    const double computes = p->behind_flops / s->flops;
+
+    return moves < computes ? moves : computes;
 }
 
 /* The host encodes texts alone, with its own speed. */
@@ -547,10 +567,11 @@ static void predict(const Speed *s, const WanRequest *r, const WanPlan *one,
     const double text = one->text_flops + one->image_flops;
     const double alone = text + r->steps * one->step_flops + one->decode_flops;
     const double step = part(s, "predicted", "a step", most->step_flops,
-                             most->sent_bytes, most->exchanges);
+                             most->sent_bytes, most->exchanges,
+                             hidden(s, most));
     const double decode = part(s, "", "decode", most->decode_flops,
                                most->decode_sent_bytes,
-                               most->decode_exchanges);
+                               most->decode_exchanges, 0);
     const double whole = text / s->flops + r->steps * step + decode;
     const double of_step = one->step_flops / s->flops / step;
     const double of_clip = alone / s->flops / whole;

@@ -71,6 +71,12 @@ typedef struct WanBackend {
     void (*leave)(WanDev *d);
 } WanBackend;
 
+/* What goes to other ranks while a device computes, and what it computes then. */
+typedef struct WanUnseen {
+    double sent, flops;
+    int exchanges;
+} WanUnseen;
+
 struct WanDev {
     const WanBackend *backend;
     int index;                      // 1 in "cuda:1"
@@ -111,6 +117,7 @@ struct WanDev {
                                     // them, which has a branch of guidance
     double sent;                    // bytes to other ranks so far
     int exchanges;                  // with them
+    WanUnseen behind;               // of these, and of the work
 
     double flops;                   // 2 x multiply-adds of all ops so far
     double bytes;                   // of their operands, each once

@@ -837,6 +837,9 @@ static void clip_plan(WanJob *j, WanPlan *out)
     out->step_flops = j->dev->flops - before;
     out->sent_bytes = j->dev->sent - sent;
     out->exchanges = j->dev->exchanges - exchanges;
+    out->behind_bytes = j->dev->behind.sent;
+    out->behind_flops = j->dev->behind.flops;
+    out->behind_exchanges = j->dev->behind.exchanges;
     if (expert_of(j, j->schedule.steps - 1) != j->expert)
         plan_second(out, j);
     if (j->rq.preview)

@@ -333,6 +333,19 @@ static WanTensor rows_of(WanTeam team, const WanTensor *t, int q, int64_t lot)
     return wan_slice(t, s.first, s.n);
 }
 
+/* What this rank sends in an exchange is counted. */
+static double counted(WanDev *d, const WanParcel *out)
+{
+    double sent = 0;
+
+    for (int q = 0; q < d->ranks->size; q++)
+        if (q != d->ranks->rank)
+            sent += out[q].bytes;
+    d->exchanges += d->ranks->size > 1;
+    d->sent += sent;
+    return sent;
+}
+
 static void exchange(WanDev *d, const WanParcel *out, const WanParcel *in,
                      const char *what)
 {
@@ -341,10 +354,7 @@ static void exchange(WanDev *d, const WanParcel *out, const WanParcel *in,
 
     if (d->error)
         return;
-    for (int q = 0; q < d->ranks->size; q++)
-        if (q != d->ranks->rank)
-            d->sent += out[q].bytes;
-    d->exchanges += d->ranks->size > 1;
+    counted(d, out);
     if (d->plan)
         return;
     ret = (by_device ? wan_ranks_promise : wan_ranks_exchange)
@@ -376,19 +386,27 @@ static void copy_rows(WanDev *d, WanTensor *y, int64_t at, const WanTensor *x,
 }
 
 /* whole [L, C] holds this rank's rows, and gets those of the others. */
-static void gather(WanDev *d, WanTensor *whole, WanTeam t, int64_t lot,
-                   const char *what)
+static WanExchange to_all(const WanDev *d, const WanTensor *whole, WanTeam t,
+                          int64_t lot, const char *what)
 {
     const WanTensor own = rows_of(t, whole, own_rank(d), lot);
-    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+    WanExchange e = { what, { { 0 } }, { { 0 } } };
 
     for (int q = t.first; q < t.first + t.size; q++) {
         const WanTensor theirs = rows_of(t, whole, q, lot);
 
-        out[q] = parcel(&own);
-        in[q] = parcel(&theirs);
+        e.out[q] = parcel(&own);
+        e.in[q] = parcel(&theirs);
     }
-    exchange(d, out, in, what);
+    return e;
+}
+
+static void gather(WanDev *d, WanTensor *whole, WanTeam t, int64_t lot,
+                   const char *what)
+{
+    const WanExchange e = to_all(d, whole, t, lot, what);
+
+    exchange(d, e.out, e.in, what);
 }
 
 /* Each rank's rows of the first one's whole [L, C] go to it; own is this
@@ -471,86 +489,276 @@ void wan_op_swap(WanDev *d, WanTensor *y, const WanTensor *x)
     exchange(d, out, in, "swap");
 }
 
-/* whole [L, c] = the rows of all ranks of this one's columns, where each has
- * some rows of all columns: x [n, P c]. */
-static void to_heads(WanDev *d, WanTensor *whole, const WanTensor *x)
+/* whole [L, c] = the rows of all ranks of some of this one's columns, where each
+ * has some rows of all columns, x [n, C]: those from `at` on of its C / P. packed
+ * [P n, c] is what is sent. */
+static WanExchange to_heads(WanDev *d, const WanTensor *whole,
+                            const WanTensor *x, int64_t at, WanTensor *packed)
 {
-    const int64_t n = wan_rows(x), c = wan_cols(whole);
-    const WanMark mark = wan_mark(d);
     const WanTeam t = wan_team(d);
-    WanTensor packed = wan_tmp_type(d, x->type, t.size * n, c);
-    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+    const int64_t n = wan_rows(x), c = wan_cols(whole);
+    WanExchange e = { "rows to heads", { { 0 } }, { { 0 } } };
 
     for (int i = 0; i < t.size; i++) {
-        const WanTensor columns = wan_columns(x, i * c, c);
+        const WanTensor columns = wan_columns(x, i * (wan_cols(x) / t.size) + at,
+                                              c);
         const WanTensor theirs = rows_of(t, whole, t.first + i, 1);
-        WanTensor part = wan_slice(&packed, i * n, n);
+        WanTensor part = wan_slice(packed, i * n, n);
 
         wan_op_copy(d, &part, &columns);
-        out[t.first + i] = parcel(&part);
-        in[t.first + i] = parcel(&theirs);
+        e.out[t.first + i] = parcel(&part);
+        e.in[t.first + i] = parcel(&theirs);
     }
-    exchange(d, out, in, "rows to heads");
-    wan_release(d, mark);
+    return e;
 }
 
-/* The way back: y [n, P c] from whole [L, c]. */
-static void to_rows(WanDev *d, WanTensor *y, const WanTensor *whole)
+/* The way back: packed [P n, c] from whole [L, c], and from there y [n, C]. */
+static WanExchange to_rows(const WanDev *d, const WanTensor *packed,
+                           const WanTensor *whole)
 {
-    const int64_t n = wan_rows(y), c = wan_cols(whole);
-    const WanMark mark = wan_mark(d);
     const WanTeam t = wan_team(d);
-    WanTensor packed = wan_tmp_type(d, y->type, t.size * n, c);
-    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+    const int64_t n = wan_rows(packed) / t.size;
+    WanExchange e = { "heads to rows", { { 0 } }, { { 0 } } };
 
     for (int i = 0; i < t.size; i++) {
         const WanTensor theirs = rows_of(t, whole, t.first + i, 1);
-        const WanTensor part = wan_slice(&packed, i * n, n);
+        const WanTensor part = wan_slice(packed, i * n, n);
 
-        out[t.first + i] = parcel(&theirs);
-        in[t.first + i] = parcel(&part);
+        e.out[t.first + i] = parcel(&theirs);
+        e.in[t.first + i] = parcel(&part);
     }
-    exchange(d, out, in, "heads to rows");
-    for (int i = 0; i < t.size; i++) {
-        const WanTensor part = wan_slice(&packed, i * n, n);
-        WanTensor columns = wan_columns(y, i * c, c);
+    return e;
+}
+
+static void unpack(WanDev *d, WanTensor *y, int64_t at, const WanTensor *packed)
+{
+    const int P = wan_team(d).size;
+    const int64_t n = wan_rows(y);
+
+    for (int i = 0; i < P; i++) {
+        const WanTensor part = wan_slice(packed, i * n, n);
+        WanTensor columns = wan_columns(y, i * (wan_cols(y) / P) + at,
+                                        wan_cols(packed));
 
         wan_op_copy(d, &columns, &part);
     }
-    wan_release(d, mark);
 }
 
-/* Attention over the keys of all ranks that split rows. */
+/* Attention over the keys of all ranks that split rows. The heads that a rank
+ * attends to come in groups: what the next one needs, and what the one before has
+ * given, goes while this one is computed. A head's result does not depend on those
+ * beside it. */
+typedef struct Heads {
+    WanDev *d;
+    WanTensor *y;
+    const WanTensor *x[3];      // queries, keys, values: own rows
+    WanAttentionArgs a;         // of all its heads
+    int divided;                // it has some heads of all queries, else all
+                                // of its own
+    int groups;
+    int64_t width;              // of a head
+    WanTensor room[2][3];       // x of all rows, of a group and of the next
+    WanTensor packed[3], back;
+    WanExchange move[4];        // to be made, one after the other
+    int moves;
+} Heads;
+
+/* The most groups. With more of them less is left that nothing hides, but an
+ * exchange has its cost too: parcels are to be worth it. */
+#define GROUPS 8
+#define LEAST_PARCEL (1 << 20)
+
+static int groups_of(const WanDev *d, const Heads *h)
+{
+    const int64_t least = d->ranks->least_parcel ? d->ranks->least_parcel
+                                                 : LEAST_PARCEL;
+    const int64_t bytes = h->a.rows / wan_team(d).size *
+                          wan_type_bytes(h->x[1]->type, h->a.heads * h->width);
+    int64_t n = bytes / least;
+
+    if (d->backend->exchange)           // what it sends waits for what it has
+        return 1;                       // to compute, and the other way round
+    n = n < GROUPS ? n : GROUPS;
+    n = n < h->a.heads ? n : h->a.heads;
+    return n > 1 ? (int)n : 1;
+}
+
+static int first_head(const Heads *h, int g)
+{
+    return h->a.heads * g / h->groups;
+}
+
+/* Of a group: where its columns begin, and how many there are. */
+static int64_t columns_at(const Heads *h, int g)
+{
+    return first_head(h, g) * h->width;
+}
+
+static int64_t columns_of(const Heads *h, int g)
+{
+    return columns_at(h, g + 1) - columns_at(h, g);
+}
+
+/* Room for the largest group, as much as group g wants. */
+static WanTensor room_for(const Heads *h, const WanTensor *room, int g)
+{
+    const int64_t c = columns_of(h, g);
+
+    return wan_tensor_of(room->data, room->type,
+                         wan_count(room) / wan_cols(room), c);
+}
+
+static WanTensor take_room(const Heads *h, const WanTensor *x, int64_t rows)
+{
+    const int most = (h->a.heads + h->groups - 1) / h->groups;
+
+    return wan_tmp_type(h->d, x->type, rows, most * h->width);
+}
+
+static WanTensor take_packed(const Heads *h, const WanTensor *x)
+{
+    return take_room(h, x, wan_rows(x) * wan_team(h->d).size);
+}
+
+/* With one group alone what is packed is there one after the other. */
+static void take_rooms(Heads *h)
+{
+    for (int i = !h->divided; i < 3; i++) {
+        h->room[0][i] = take_room(h, h->x[i], h->a.rows);
+        if (h->groups > 1)
+            h->room[1][i] = take_room(h, h->x[i], h->a.rows);
+        if (h->groups > 1 && h->divided)
+            h->packed[i] = take_packed(h, h->x[i]);
+    }
+    if (h->groups > 1 && h->divided)
+        h->back = take_packed(h, h->y);
+}
+
+static void make_moves(Heads *h)
+{
+    for (int i = 0; i < h->moves; i++)
+        exchange(h->d, h->move[i].out, h->move[i].in, h->move[i].what);
+    h->moves = 0;
+}
+
+/* Room for queries, keys and values of a group are to be filled. */
+static void fetch(Heads *h, int g)
+{
+    WanDev *d = h->d;
+
+    for (int i = !h->divided; i < 3; i++) {
+        const WanTensor whole = room_for(h, &h->room[g % 2][i], g);
+        const WanMark mark = wan_mark(d);
+
+        if (h->divided) {
+            WanTensor packed = h->groups > 1 ? room_for(h, &h->packed[i], g)
+                                             : take_packed(h, h->x[i]);
+
+            h->move[h->moves++] = to_heads(d, &whole, h->x[i], columns_at(h, g),
+                                           &packed);
+        } else {
+            const WanTensor columns = wan_columns(h->x[i], columns_at(h, g),
+                                                  columns_of(h, g));
+            WanTensor own = rows_of(wan_team(d), &whole, own_rank(d), h->a.lot);
+
+            wan_op_copy(d, &own, &columns);
+            h->move[h->moves++] = to_all(d, &whole, wan_team(d), h->a.lot,
+                                         i == 1 ? "keys" : "values");
+        }
+        if (h->groups == 1) {
+            make_moves(h);
+            wan_release(d, mark);
+        }
+    }
+}
+
+static void attend(Heads *h, int g)
+{
+    const WanTensor *room = h->room[g % 2];
+    const WanTensor k = room_for(h, &room[1], g), v = room_for(h, &room[2], g);
+    WanAttentionArgs a = h->a;
+    WanTensor q, y;
+
+    a.rows = 0;
+    a.heads = first_head(h, g + 1) - first_head(h, g);
+    if (h->divided) {
+        q = y = room_for(h, &room[0], g);
+    } else {
+        q = wan_columns(h->x[0], columns_at(h, g), columns_of(h, g));
+        y = wan_columns(h->y, columns_at(h, g), columns_of(h, g));
+    }
+    wan_op_attention_(h->d, &y, &q, &k, &v, a);
+}
+
+/* What a group gave goes to whom the rows are; with take_back() they have it. */
+static void give(Heads *h, int g)
+{
+    const WanTensor whole = room_for(h, &h->room[g % 2][0], g);
+    const WanTensor back = room_for(h, &h->back, g);
+
+    h->move[h->moves++] = to_rows(h->d, &back, &whole);
+}
+
+static void take_back(Heads *h, int g)
+{
+    const WanTensor back = room_for(h, &h->back, g);
+
+    unpack(h->d, h->y, columns_at(h, g), &back);
+}
+
+/* Group g is computed while the moves are made. */
+static void attend_meanwhile(Heads *h, int g)
+{
+    WanDev *d = h->d;
+    const double before = d->flops;
+    const int n = d->error ? 0 : h->moves;
+    WanBehind b = { 0 };
+    int ret;
+
+    for (int i = 0; i < n; i++)
+        d->behind.sent += counted(d, h->move[i].out);
+    if (n && !d->plan)
+        wan_ranks_behind(&b, d->ranks, h->move, n, &d->cancel);
+    attend(h, g);
+    if (n && !d->plan && (ret = wan_ranks_join(&b)) < 0)
+        wan_dev_end(d, ret);
+    d->behind.exchanges += n;
+    d->behind.flops += n ? d->flops - before : 0;
+    h->moves = 0;
+}
+
 static void attention_of_ranks(WanDev *d, WanTensor *y, const WanTensor *q,
                                const WanTensor *k, const WanTensor *v,
                                WanAttentionArgs a)
 {
-    const WanTeam t = wan_team(d);
-    const int P = t.size, divided = a.heads % P == 0 && a.lot == 1;
-    const int64_t L = a.rows, c = wan_cols(q) / (divided ? P : 1);
+    const int P = wan_team(d).size;
     const Inner in = inner_begin(d);
-    WanTensor keys = wan_tmp_type(d, k->type, L, c);
-    WanTensor values = wan_tmp_type(d, v->type, L, c);
+    Heads h = { .d = d, .y = y, .x = { q, k, v }, .a = a,
+                .divided = a.heads % P == 0 && a.lot == 1,
+                .width = wan_cols(q) / a.heads };
 
-    a.rows = 0;
-    if (divided) {
-        WanTensor queries = wan_tmp_type(d, q->type, L, c);
+    h.a.heads /= h.divided ? P : 1;
+    h.groups = groups_of(d, &h);
+    take_rooms(&h);
+    fetch(&h, 0);
+    make_moves(&h);
+    for (int g = 0; g < h.groups; g++) {
+        const int gives = h.divided && g > 0;
 
-        a.heads /= P;
-        to_heads(d, &queries, q);
-        to_heads(d, &keys, k);
-        to_heads(d, &values, v);
-        wan_op_attention_(d, &queries, &queries, &keys, &values, a);
-        to_rows(d, y, &queries);
-    } else {
-        WanTensor own_keys = rows_of(t, &keys, own_rank(d), a.lot);
-        WanTensor own_values = rows_of(t, &values, own_rank(d), a.lot);
-
-        wan_op_copy(d, &own_keys, k);
-        wan_op_copy(d, &own_values, v);
-        gather(d, &keys, t, a.lot, "keys");
-        gather(d, &values, t, a.lot, "values");
-        wan_op_attention_(d, y, q, &keys, &values, a);
+        if (gives)
+            give(&h, g - 1);
+        if (g + 1 < h.groups)
+            fetch(&h, g + 1);
+        attend_meanwhile(&h, g);
+        if (gives)
+            take_back(&h, g - 1);
+    }
+    if (h.divided) {
+        if (h.groups == 1)
+            h.back = take_packed(&h, y);
+        give(&h, h.groups - 1);
+        make_moves(&h);
+        take_back(&h, h.groups - 1);
     }
     inner_end(d, in);
 }

@@ -157,7 +157,7 @@ static int all_alive(void *arg)
 /* One more look for something that is not there yet; naps grow. */
 static int nap(WanRanks *r, int *looks)
 {
-    const int late = ++*looks - EAGER;
+    const int late = ++*looks - (r->transport->behind ? 0 : EAGER);
     struct timespec ts = { 0, late < 20 ? NAP / 20 : NAP };
 
     if (late <= 0) {

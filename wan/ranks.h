@@ -24,6 +24,8 @@
 #ifndef WAN_RANKS_H
 #define WAN_RANKS_H
 
+#include <pthread.h>
+
 #include "log.h"
 
 /* The most processes of a job. */
@@ -80,6 +82,8 @@ struct WanTransport {
                     int (*alive)(void *arg), void *arg);
     /* ordered: the other ranks close too. */
     void (*close)(WanTransport *t, int ordered);
+    int behind;             // an exchange has the threads' work beside it: who
+                            // waits sleeps at once
 };
 
 typedef struct WanRanks {
@@ -101,6 +105,8 @@ typedef struct WanRanks {
     double patience;            // how long a host that is cancelled waits for
                                 // those it has promised data to, s
     int elsewhere;              // it waits for other than the host's note
+    int64_t least_parcel;       // bytes that are worth an exchange of their own,
+                                // the same at all; 0: as attention has it
     /* A rank's next, heard there: what it promised, and that it ends. */
     WanNote early[WAN_MAX_RANKS][2];
     int nb_early[WAN_MAX_RANKS];
@@ -187,6 +193,34 @@ int wan_ranks_wait_for(WanRanks *r, int (*done)(void *arg), void *arg,
 /** Whether to go on waiting, for who does so elsewhere: as
  *  wan_ranks_wait_for(), of which it is a look. */
 int wan_ranks_look(WanRanks *r, const int *cancel);
+
+/* An exchange, laid out. */
+typedef struct WanExchange {
+    const char *what;
+    WanParcel out[WAN_MAX_RANKS], in[WAN_MAX_RANKS];
+} WanExchange;
+
+/* Exchanges that are under way. */
+typedef struct WanBehind {
+    WanRanks *ranks;
+    const WanExchange *exchange;
+    const int *cancel;
+    int n, ret, started;
+    pthread_t thread;
+} WanBehind;
+
+/**
+ * Make n exchanges, one after the other as wan_ranks_exchange() does, while the
+ * caller does other work, in which nothing of r may be called.
+ *
+ * @param b      the caller's, as x; both live until wan_ranks_join()
+ * @param cancel likewise
+ */
+void wan_ranks_behind(WanBehind *b, WanRanks *r, const WanExchange *x, int n,
+                      const int *cancel);
+
+/** Wait until they are made; as wan_ranks_exchange(), of the first that failed. */
+int wan_ranks_join(WanBehind *b);
 
 /** The job has ended here, and the device has nothing of it left to do; or it
  *  has failed (wait 0). Tells the others, and waits until all say so. The host

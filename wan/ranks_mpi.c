@@ -105,7 +105,7 @@ static int exchange(WanTransport *t, const WanParcel *out, const WanParcel *in,
     for (int looks = 1; ret >= 0 && !done; looks++) {
         if (MPI_Testall((int)(gets + puts), req, &done, MPI_STATUSES_IGNORE))
             ret = WAN_ERR(EIO);
-        else if (!done && looks < EAGER)
+        else if (!done && looks < (t->behind ? 0 : EAGER))
             sched_yield();
         else if (!done)
             nanosleep(&nap, NULL);

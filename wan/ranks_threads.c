@@ -242,7 +242,7 @@ int wan_transport_threads(WanTransport **out, int size)
             room_free(room);
             return WAN_ERR(ENOMEM);
         }
-        *t[r] = (Thread){ { r, size, tell, hear, exchange, leave }, room };
+        *t[r] = (Thread){ { r, size, tell, hear, exchange, leave, 0 }, room };
         out[r] = &t[r]->t;
     }
     return 0;

@@ -572,6 +572,10 @@ typedef struct WanPlan {
                                      frames are decoded */
     int exchanges;              /**< with others at a step */
     int decode_exchanges;       /**< while all frames are decoded */
+    /** Of a step's, what goes while this one computes, and what that is. */
+    double behind_bytes, behind_flops;
+    int behind_exchanges;
+    int reserved2;              /**< 0 */
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */

@@ -22,13 +22,23 @@ typedef struct Video {
     int latents;                // of that the latents alone
 } Video;
 
+/* Attention takes its heads in groups for few bytes too. */
+static int meet(WanRanks **r, WanTransport *t, int host)
+{
+    const int ret = wan_ranks_meet(r, t, host, &test_log);
+
+    if (ret >= 0)
+        (*r)->least_parcel = 1;
+    return ret;
+}
+
 static int serve(WanTransport *t, void *arg)
 {
     WanRanks *r;
     int ret;
 
     (void)arg;
-    if (wan_ranks_meet(&r, t, 0, &test_log) < 0)
+    if (meet(&r, t, 0) < 0)
         return 1;
     ret = wan_ranks_serve(r, 1, NULL, &test_log);
     wan_ranks_close(&r);
@@ -160,7 +170,7 @@ static int host(WanTransport *t, void *arg)
     WanRanks *r = NULL;
     WanModel *m;
 
-    if (v->ranks > 1 && !CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0))
+    if (v->ranks > 1 && !CHECK(meet(&r, t, 1) == 0))
         return 1;
     m = v->tiny_vae ? open_tiny_vae(v->device, r)
                     : open_tiny_of(v->folder, v->device, r);
@@ -235,7 +245,7 @@ static int cancels(WanTransport *t, void *arg)
     WanJob *job;
 
     (void)arg;
-    if (!CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0))
+    if (!CHECK(meet(&r, t, 1) == 0))
         return 1;
     m = open_tiny_of("tiny/wan-t2v", "cpu", r);
     for (int clip = 0; clip < 3 && open_video(&job, m, t->size); clip++) {
@@ -284,7 +294,7 @@ static WanRanks *meet_and_wait(WanTransport *t)
     char *data;
     int64_t n;
 
-    CHECK(wan_ranks_meet(&r, t, 0, &test_log) == 0);
+    CHECK(meet(&r, t, 0) == 0);
     CHECK(wan_ranks_wait(r, &data, &n) == 1);
     free(data);
     return r;
@@ -307,7 +317,7 @@ static int quits(WanTransport *t, void *arg)
     WanRanks *r;
 
     (void)arg;
-    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
+    CHECK(meet(&r, t, 1) == 0);
     CHECK(wan_ranks_begin(r, "x", 1) == 0);
     wan_ranks_close(&r);
     return test_failures != 0;
@@ -339,7 +349,7 @@ static void cancel_it(int number)
 /* The host, which the others may keep waiting for a moment; an alarm cancels. */
 static WanModel *open_impatient(WanRanks **r, WanTransport *t)
 {
-    CHECK(wan_ranks_meet(r, t, 1, &test_log) == 0);
+    CHECK(meet(r, t, 1) == 0);
     (*r)->patience = 0.2;
     signal(SIGALRM, cancel_it);
     return open_tiny_of("tiny/wan-t2v", "cpu", *r);
@@ -436,7 +446,7 @@ static int other_lora(WanTransport *t, void *arg)
     WanJob *job;
 
     (void)arg;
-    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
+    CHECK(meet(&r, t, 1) == 0);
     m = open_tiny_of("tiny/wan-t2v", "cpu", r);
     wan_request_default(&rq, m);
     rq.prompt = "x";
@@ -467,7 +477,7 @@ static int alone(WanTransport *t, void *arg)
     WanJob *job;
 
     (void)arg;
-    CHECK(wan_ranks_meet(&r, t, 1, &test_log) == 0);
+    CHECK(meet(&r, t, 1) == 0);
     m = open_tiny_of("tiny/wan-vace", "cpu", r);
     for (int clip = 0; clip < 2 && open_video(&job, m, 1); clip++) {
         CHECK(wan_job_step(job, NULL) == 0);
