@@ -484,7 +484,8 @@ bench: libs tools ffmpeg-minimal $(B)/tests/checkop/checkop $(B)/tests/bench/sta
 	sh $(SRC)/tests/bench/stream.sh $(B)
 
 # Clips over two processes; half an hour of a machine that does nothing else.
-bench-ranks: libs tools $(B)/tests/bench/stages $(B)/tests/bench/link
+bench-ranks: libs tools $(B)/tests/bench/stages $(B)/tests/bench/link \
+             $(B)/tests/bench/exchange
 	sh $(SRC)/tests/bench/ranks.sh $(B)
 
 # -------------------------------------------------------------- install

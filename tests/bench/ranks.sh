@@ -11,7 +11,8 @@
 #   LAYERS    of the transformer's 30; 6, since a step of all takes minutes
 #   WxH       480x272, FRAMES 17
 #
-# LINK: its Gbit/s and ms, one way ["10 1"]. The checkpoint of random weights is
+# LINK: its Gbit/s and ms, one way ["10 1"]. OLD: another build with its
+# tests/bench/stages, whose ranks run in turn with these. The checkpoint of random weights is
 # kept in BUILD/bench (3.5 GB).
 #
 # One process has two threads, two have one each, so all compute on two cores.
@@ -38,11 +39,16 @@ case $1 in
 esac
 
 B=$(realpath "$1") rounds=${2:-3} layers=${3:-6} size=${4:-480x272} frames=${5:-17}
-self=$(realpath "$0") stages=$B/tests/bench/stages worker=$B/bin/wan-worker link=$B/tests/bench/link
-[ -x "$stages" ] && [ -x "$worker" ] && [ -x "$link" ] || { echo "ranks.sh: make bench-ranks" >&2; exit 1; }
+self=$(realpath "$0") link=$B/tests/bench/link
+for program in "$link" "$B/tests/bench/exchange" "${OLD:-$B}/tests/bench/stages" "${OLD:-$B}/bin/wan-worker" \
+               "$B/tests/bench/stages" "$B/bin/wan-worker"; do
+    [ -x "$program" ] || { echo "ranks.sh: no $program: make bench-ranks" >&2; exit 1; }
+done
 [ -f "$B/lib/libwan-mpi.so" ] && command -v mpirun > /dev/null ||
     { echo "ranks.sh: this build has no MPI, or there is no mpirun" >&2; exit 1; }
-ln -sf ../../lib/libwan-mpi.so "$B/tests/bench/" || exit 1     # it is looked for beside the program
+for build in "$B" "${OLD:-$B}"; do      # it is looked for beside the program
+    ln -sf ../../lib/libwan-mpi.so "$build/tests/bench/" || exit 1
+done
 set -- ${LINK:-10 1}
 gbit=$1 ms=$2
 
@@ -71,42 +77,54 @@ fi
 export RANKS_FAR OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
 
-# Each clip: WxH FRAMES STEPS THREADS GUIDANCE CHUNKS, to $tmp/out.
-request() { echo "$1" "$2" "$3" "$threads" "$4" "$5"; }
-one() { threads=2; "$stages" "$model" $(request "$@"); }
-two()
+# The first of two ranks and the other one are commands in the variables host and
+# other; what they print is in $tmp/out.
+together() { mpirun --mca btl self,vader -n 1 $watch_near $host : -n 1 $watch_far $other; }
+over_link()
 {
-    threads=1
-    mpirun --mca btl self,vader -n 1 $watch_near "$stages" "$model" $(request "$@") : -n 1 $watch_far "$worker" --threads 1
-}
-apart()
-{
-    threads=1
     ip netns exec $near unshare -u sh -c 'hostname near; exec "$@"' sh \
         mpirun --mca plm_rsh_agent "sh $self --agent" --mca btl self,tcp --mca btl_tcp_if_include wan0 \
-            --mca oob_tcp_if_include wan0 --host 10.77.0.1 -n 1 $watch_near "$stages" "$model" $(request "$@") : \
-            --host 10.77.0.2 -n 1 $watch_far "$worker" --threads 1
+            --mca oob_tcp_if_include wan0 --host 10.77.0.1 -n 1 $watch_near $host : \
+            --host 10.77.0.2 -n 1 $watch_far $other
 }
 run() { "$@" < /dev/null > "$tmp/out" 2> "$tmp/log" || { cat "$tmp/log" >&2; exit 1; }; }
+
+# A clip: WxH FRAMES STEPS GUIDANCE CHUNKS.
+stages() { host="$1/tests/bench/stages $model $3 $4 $5 $2 $6 $7" other="$1/bin/wan-worker --threads 1"; }
+one() { stages "$B" 2 "$@"; $host; }
+two() { stages "$B" 1 "$@"; together; }
+apart() { stages "$B" 1 "$@"; over_link; }
+two_old() { stages "$OLD" 1 "$@"; together; }
+apart_old() { stages "$OLD" 1 "$@"; over_link; }
 
 # of STAGE: seconds of a unit but the first, or of the first where there is one
 seconds() { awk -F'|' -v s="$1" '$2 ~ s { v = $6 + 0 ? $6 : $5 } END { print v + 0 }' "$tmp/out"; }
 counted() { ip netns exec "$1" cat /sys/class/net/wan0/statistics/tx_bytes; }
 median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
-ways="one two"
 if ip netns add $near 2> "$tmp/log" && ip netns add $RANKS_FAR 2>> "$tmp/log"; then
     "$link" $near $RANKS_FAR $gbit $ms > "$tmp/up" 2> "$tmp/log" & carrier=$!
-    until grep -q up "$tmp/up"; do
+    until grep -q up "$tmp/up" 2> /dev/null; do
         kill -0 $carrier 2> /dev/null || break
         sleep 0.1
     done
-    grep -q up "$tmp/up" && ways="one two apart"
 fi
-[ "$ways" = "one two apart" ] || { echo "no namespaces with a link between them:"; cat "$tmp/log"; }
+linked=$(cat "$tmp/up" 2> /dev/null)
+ways="one two${OLD:+ two_old}${linked:+ apart${OLD:+ apart_old}}"
 
 echo "T2V-1.3B with $layers layers, $size, $frames frames; one: a process of two threads; two: of one thread each"
-[ "$ways" = "one two" ] || echo "apart: on machines of their own, $gbit Gbit/s and $ms ms between them"
+[ -n "$linked" ] && echo "apart: on machines of their own, $gbit Gbit/s and $ms ms between them" ||
+    { echo "no namespaces with a link between them:"; cat "$tmp/log"; }
+
+# ---- exchanges
+
+host="$B/tests/bench/exchange host" other=$B/tests/bench/exchange
+for how in together ${linked:+over_link}; do
+    run $how
+    echo "exchanges, $how:"
+    cat "$tmp/out"
+done
+fitted=$(sed -n 's/.*fitted: \([0-9.]*\) Gbit.s and \([0-9.]*\) ms.*/\1,\2/p' "$tmp/out")
 
 # ---- speed
 
@@ -116,42 +134,50 @@ for round in $(seq "$rounds"); do
         for way in $ways; do
             run $way "$size" "$frames" 2 $guidance $((guidance > 1 ? 2 : 0))
             seconds steps >> "$tmp/steps.$guidance.$way"
-            [ $guidance -eq 1 ] || seconds decode >> "$tmp/decode.$guidance.$way"
+            [ $guidance -eq 1 ] || seconds decode >> "$tmp/decode.5.$way"
         done
     done
 done
-row()           # LABEL FILE
+row()           # LABEL FILE: seconds, and how often they go into those of one
 {
     for way in $ways; do
         median "$tmp/$2.$way"
-    done | tr '\n' ' ' | awk -v label="$1" '{
-        printf "| %-20s | %8.2f | %8.2f | %5.3f |", label, $1, $2, $2 ? $1 / $2 : 0
-        if (NF > 2) printf " %8.2f | %5.3f |", $3, $3 ? $1 / $3 : 0
-        print "" }'
+    done | awk -v label="$1" 'NR == 1 { one = $1; printf "%-18s", label }
+        { printf "%10.3f (%.3f)", $1, $1 ? one / $1 : 0 } END { print "" }'
 }
-echo
-echo "| s, medians of $rounds      |      one |      two | ratio |    apart | ratio |"
-echo "| --- | ---: | ---: | ---: | ---: | ---: |"
+echo "medians of $rounds, s:"
+echo $ways | awk '{ printf "%-18s", ""; for (i = 1; i <= NF; i++) printf "%18s", $i; print "" }'
 row "a guided step" steps.5
 row "a step, unguided" steps.1
 row "decoding 4 frames" decode.5
+[ -n "$linked" ] || exit 0
+
+planned()       # FRAMES GUIDANCE [SPEED]
+{
+    "$B/bin/wan-info" "$model" --size "$size" --frames $1 --steps 1 --guidance $2 --ranks 2 ${3:+--speed $3}
+}
+# Halves of one process's rate, and 10 GB/s of memory, which is little here.
+for guidance in 5 1; do
+    rate=$(planned "$frames" $guidance | awk -v s="$(median "$tmp/steps.$guidance.one")" \
+        '$1 == "a" && $2 == "step" { print $3 / s / 2 }')
+    echo "apart, predicted, guidance $guidance, $rate TFLOP/s each:"
+    planned "$frames" $guidance "$rate,$fitted,10" | grep 'predicted'
+done
 
 # ---- memory and bytes
 
-planned() { "$B/bin/wan-info" "$model" --size "$size" --frames $1 --steps 1 --guidance $2 --ranks 2; }
-[ "$ways" = "one two apart" ] || exit 0
-echo
-echo "memory and bytes of a whole clip of 5 frames in one step, unguided, apart:"
+echo "a whole clip of 5 frames in one step, unguided, apart:"
 planned 5 1 > "$tmp/plan"
 watch_near="sh $self --watch $tmp/near" watch_far="sh $self --watch $tmp/far"
 before_near=$(counted $near) before_far=$(counted $RANKS_FAR)
 run apart "$size" 5 1 1 5
-for who in near far; do
-    [ $who = near ] && { ns=$near before=$before_near name='the first'; } ||
-        { ns=$RANKS_FAR before=$before_far name='each other'; }
-    grep -A 1 "$name" "$tmp/plan" | tr '\n' ' ' | sed 's/the first/first/; s/each other/other/' |
-        awk -v kb="$(cat "$tmp/$who")" -v sent=$(($(counted $ns) - before)) '{
-            printf "  %s: %.3f GB of %.3f GB planned, %+.1f %%; sent %.4f GB of %.4f, %+.1f %%\n", $1,
-                kb * 1024 / 1e9, $2, 100 * (kb * 1024 / 1e9 / $2 - 1), sent / 1e9, $10 + $16,
-                100 * (sent / 1e9 / ($10 + $16) - 1) }'
-done
+against()       # NAME NAMESPACE BEFORE kB: the prompt's encoding is sent too
+{
+    sed 's/the first/first/; s/each other/other/' "$tmp/plan" | grep -A 1 "^  $1 " | tr '\n' ' ' |
+        awk -v gb="$(awk "BEGIN { print $4 * 1024 / 1e9 }")" -v sent="$(awk "BEGIN { print ($(counted $2) - $3) / 1e9 }")" '{
+            plan = $10 + $16
+            printf "  %-5s %.3f GB of %.3f GB planned, %+.1f %%; sent %.4f GB of %.4f, %+.1f %%\n", $1, gb, $2,
+                100 * (gb / $2 - 1), sent, plan, 100 * (sent / plan - 1) }'
+}
+against first $near "$before_near" "$(cat "$tmp/near")"
+against other $RANKS_FAR "$before_far" "$(cat "$tmp/far")"

@@ -63,10 +63,10 @@ static void show(const Stage *s)
 {
     const double all = s->first + s->rest;
 
-    printf("| %-6s | %5d | %7.2f | %7.2f | ", s->name, s->units, all,
+    printf("| %-6s | %5d | %8.3f | %8.3f | ", s->name, s->units, all,
            s->first);
     if (s->units > 1)
-        printf("%10.2f | ", s->rest / (s->units - 1));
+        printf("%10.3f | ", s->rest / (s->units - 1));
     else
         printf("%10s | ", "-");
     printf("%7.3f | %7.1f | %7.1f |\n", s->flops / 1e12,
@@ -184,7 +184,7 @@ int main(int argc, char **argv)
     printf("%s, %dx%d, %d frames, %d steps, guidance %g\n\n",
            wan_model_info(m)->name, rq.width, rq.height, rq.frames, rq.steps,
            rq.guidance);
-    printf("| stage  | units | seconds | first   | each other | TFLOP   | "
+    printf("| stage  | units | seconds  | first    | each other | TFLOP   | "
            "GFLOP/s | a core |\n|---|---|---|---|---|---|---|---|\n");
     for (int i = 0; i < WAN_STAGE_DONE; i++)
         if (stage[i].units)
