@@ -132,9 +132,10 @@ run one "$size" 5 1 1 0                 # the page cache
 for round in $(seq "$rounds"); do
     for guidance in 5 1; do
         for way in $ways; do
-            run $way "$size" "$frames" 2 $guidance $((guidance > 1 ? 2 : 0))
+            chunks=$((guidance > 1 && round == 1 ? 2 : 0))
+            run $way "$size" "$frames" 1 $guidance $chunks
             seconds steps >> "$tmp/steps.$guidance.$way"
-            [ $guidance -eq 1 ] || seconds decode >> "$tmp/decode.5.$way"
+            [ $chunks -eq 0 ] || seconds decode >> "$tmp/decode.$way"
         done
     done
 done
@@ -145,11 +146,11 @@ row()           # LABEL FILE: seconds, and how often they go into those of one
     done | awk -v label="$1" 'NR == 1 { one = $1; printf "%-18s", label }
         { printf "%10.3f (%.3f)", $1, $1 ? one / $1 : 0 } END { print "" }'
 }
-echo "medians of $rounds, s:"
+echo "medians of $rounds, of decoding one run, s:"
 echo $ways | awk '{ printf "%-18s", ""; for (i = 1; i <= NF; i++) printf "%18s", $i; print "" }'
 row "a guided step" steps.5
 row "a step, unguided" steps.1
-row "decoding 4 frames" decode.5
+row "decoding 4 frames" decode
 [ -n "$linked" ] || exit 0
 
 planned()       # FRAMES GUIDANCE [SPEED]
