@@ -58,7 +58,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
-UNIT = abi arena causal codec config endless experts files gguf header job log lora memory names nomemory \
+UNIT = abi arena behind causal codec config endless experts files gguf header job log lora memory names nomemory \
        pager places pool preset prompts quantise rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
@@ -382,7 +382,7 @@ parity: $(B)/bin/wan-parity $(B)/bin/wan-info
 	$(PYTHON) $(SRC)/tools/parity/parity.py $(MODEL) $(OFFICIAL) \
 	    --native $(B)/bin/wan-parity --info $(B)/bin/wan-info $(PARITY)
 
-check-threads: $(filter %/job %/causal %/endless %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay %/cuda_nccl, \
+check-threads: $(filter %/job %/causal %/endless %/worker %/pool %/scarce %/lora %/cuda_weights %/cuda_replay %/cuda_nccl %/behind, \
                  $(UNIT:%=$(B)/tests/unit/%)) \
                $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
