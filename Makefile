@@ -36,7 +36,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o ranks.o ranks_threads.o cards.o launcher.o serve.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o ranks.o ranks_watch.o ranks_threads.o cards.o launcher.o serve.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
@@ -59,7 +59,7 @@ endif
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
 UNIT = abi arena causal codec config endless experts files gguf header job log lora memory names nomemory \
-       pager places pool preset prompts quantise rng safetensors sampler scarce serve \
+       pager places pool preset prompts quantise ranks rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
 # weights.c, replay.c and nccl.c on a runtime that is made up: where the real one

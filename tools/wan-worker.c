@@ -29,6 +29,9 @@ static const char usage[] =
 /* s from TERM to the end, of a process that is kept waiting. */
 #define GRACE 5
 
+/* s from then, of one that has served and waits for the others to leave. */
+#define LEAVING 1
+
 static int rank = -1;
 
 static void print_line(void *opaque, enum WanLogLevel level, const char *line)
@@ -92,5 +95,10 @@ int main(int argc, char **argv)
     rank = ranks->rank;
     signal(SIGTERM, end_soon);
     ret = wan_ranks_serve(ranks, threads, device, &log);
+    if (ret >= 0) {
+        signal(SIGTERM, SIG_DFL);
+        if (alarm(0))
+            alarm(LEAVING);
+    }
     return ret < 0;             // who was started by a launcher leaves at exit
 }

@@ -138,7 +138,7 @@ over()
 {
     i=0
     while workers > /dev/null || ffmpegs > /dev/null || kill -0 $launcher 2> /dev/null; do
-        [ $((i += 1)) -lt 300 ] || return 1
+        [ $((i += 1)) -lt 600 ] || return 1
         sleep 0.1
     done
 }
@@ -150,17 +150,25 @@ who()
     tr '\n' ' ' < "$tmp/log" | grep -Eq "rank $victim with PID [0-9]+ .*signal 9" ||
         grep -q "rank $victim (process $pid on [^)]*) is gone" "$tmp/log"
 }
+# all of our lines that name a rank name that one
+alone_named() { grep 'rank [0-9]* (process' "$tmp/log" | grep -v "rank $victim (process $pid on [^)]*) $1" && return 1; true; }
+# a worker, anywhere in a step or between two chunks: $pid, $victim
+choose()
+{
+    sleep 0.$(($1 * 37 % 100))
+    pid=$(workers | sed -n "$(($1 % 3 + 1))p")
+    victim=$(tr '\0' '\n' < /proc/$pid/environ | sed -n 's/^OMPI_COMM_WORLD_RANK=//p')
+}
 k=0
 while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     start "$tmp/killed.mkv"
-    sleep 0.$((k * 37 % 100))   # anywhere in a step, or between two chunks
-    pid=$(workers | sed -n "$((k % 3 + 1))p")
-    victim=$(tr '\0' '\n' < /proc/$pid/environ | sed -n 's/^OMPI_COMM_WORLD_RANK=//p')
+    choose $k
     kill -9 "$pid"
     over
     report $? "rank $victim is killed, all end ($k)" "$tmp/log"
     wait $launcher 2> /dev/null
     check 'who it was is said' who
+    check 'and nobody else' alone_named 'is gone'
     check 'what there was of the clip can be played' plays "$tmp/killed.mkv"
     check 'no shared memory is left' freed
 done
@@ -170,5 +178,27 @@ over
 report $? 'Ctrl-C at ffmpeg ends all' "$tmp/log"
 wait $launcher 2> /dev/null
 check 'no shared memory is left' freed
+
+# ---- one that hangs: it is stopped, and goes on when the launcher ends all
+
+OMPI_MCA_odls_base_sigkill_timeout=1
+start "$tmp/hung.mkv"
+choose 1
+kill -STOP "$pid"
+over
+report $? "rank $victim is stopped, all end" "$tmp/log"
+wait $launcher 2> /dev/null
+check 'who it was is said' grep -q "rank $victim (process $pid on [^)]*) gave no sign of life for 15 s: it is stopped" "$tmp/log"
+check 'and nobody else' alone_named 'gave no sign of life'
+check 'what there was of the clip can be played' plays "$tmp/hung.mkv"
+start "$tmp/hung.mkv"
+choose 2
+kill -STOP "$pid"
+kill -INT "$(pgrep -f "^$ffmpeg.*$tmp/hung.mkv")"
+over
+report $? 'beside one that is stopped Ctrl-C at ffmpeg ends all' "$tmp/log"
+wait $launcher 2> /dev/null
+check 'before its silence is noticed' alone_named 'nothing'
+check 'what there was of the clip can be played' plays "$tmp/hung.mkv"
 
 finish
