@@ -396,6 +396,13 @@ check-whole: ffmpeg tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 check-dist: $(GOLDEN)/.stamp
 	@$(RUN) $(SRC)/tests/package/dist.sh
 
+# Clips over several processes by another MPI, and by Slurm. Each says why it is
+# not done where what it needs is not installed.
+check-mpich: tools ffmpeg-minimal $(GOLDEN)/.stamp
+	@$(RUN) $(SRC)/tests/mpich.sh
+check-slurm: tools ffmpeg-minimal $(GOLDEN)/.stamp
+	@$(RUN) $(SRC)/tests/slurm.sh
+
 check-deb:
 	@$(RUN) $(SRC)/tests/package/deb.sh
 
@@ -407,6 +414,8 @@ check-all:
 	$(MAKE) check-ffmpeg-8.1
 	$(MAKE) check-dist
 	$(MAKE) check-deb
+	$(MAKE) check-mpich
+	$(MAKE) check-slurm
 	$(MAKE) check-arm64
 	$(MAKE) check-whole
 	if command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then $(MAKE) check-gpu-run; fi
@@ -577,7 +586,7 @@ help:
 
 .PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-asan check-tsan check-cuda check-cuda-build \
-        check-compile check-arm64 check-whole check-dist \
+        check-compile check-arm64 check-whole check-dist check-mpich check-slurm \
         check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:

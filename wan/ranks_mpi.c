@@ -18,7 +18,7 @@
 
 #include "ranks.h"
 
-enum { TAG_NOTE = 1, TAG_DATA, TAG_SIGN };
+enum { TAG_NOTE = 1, TAG_DATA, TAG_SIGN, TAG_LAST };
 
 #define PIECE (1 << 30)         // bytes
 #define EAGER 20000             // looks before the first nap
@@ -128,11 +128,15 @@ static int exchange(WanTransport *t, const WanParcel *out, const WanParcel *in,
     Mpi *m = (Mpi *)t;
     const int64_t most = pieces(t, in) + pieces(t, out);
     MPI_Request *req = malloc((most + 1) * sizeof(*req));
+    MPI_Status *status = malloc((most + 1) * sizeof(*status));
     int64_t gets, puts = 0;
     int done = 0, ret = 0;
 
-    if (!req)
+    if (!req || !status) {
+        free(req);
+        free(status);
         return WAN_ERR(ENOMEM);
+    }
     pthread_mutex_lock(&m->lock);
     if ((gets = begin(m, req, in, 0)) < 0 ||
         (puts = begin(m, req + gets, out, 1)) < 0)
@@ -140,7 +144,7 @@ static int exchange(WanTransport *t, const WanParcel *out, const WanParcel *in,
     pthread_mutex_unlock(&m->lock);
     for (int looks = 1; ret >= 0 && !done; looks++) {
         pthread_mutex_lock(&m->lock);
-        if (MPI_Testall((int)(gets + puts), req, &done, MPI_STATUSES_IGNORE))
+        if (MPI_Testall((int)(gets + puts), req, &done, status))
             ret = WAN_ERR(EIO);
         pthread_mutex_unlock(&m->lock);
         if (ret < 0)
@@ -157,8 +161,30 @@ static int exchange(WanTransport *t, const WanParcel *out, const WanParcel *in,
         m->torn = 1;
         pthread_mutex_unlock(&m->lock);
     }
+    free(status);
     free(req);                  // of a broken exchange: nothing follows it
     return ret;
+}
+
+/* What else was on its way: MPI ends with nothing left. */
+static void drain(Mpi *m)
+{
+    WanNote got;
+    MPI_Status s;
+
+    for (int q = 0; q < m->t.size; q++) {
+        if (q == m->t.rank)
+            continue;
+        MPI_Wait(&m->sign[q], MPI_STATUS_IGNORE);
+        MPI_Send(NULL, 0, MPI_BYTE, q, TAG_LAST, m->comm);
+    }
+    for (int q = 0; q < m->t.size; q++) {
+        int ret = q == m->t.rank;
+
+        for (s.MPI_TAG = TAG_NOTE; !ret && s.MPI_TAG != TAG_LAST; )
+            ret = MPI_Recv(&got, sizeof(got), MPI_BYTE, q, MPI_ANY_TAG, m->comm,
+                           &s);
+    }
 }
 
 static void end(WanTransport *t, int ordered)
@@ -168,9 +194,8 @@ static void end(WanTransport *t, int ordered)
     /* Without order MPI would wait for the ones that are gone: the launcher
      * ends what is left. */
     if (ordered) {
-        for (int q = 0; q < WAN_MAX_RANKS; q++)
-            if (m->sign[q] != MPI_REQUEST_NULL)
-                MPI_Request_free(&m->sign[q]);
+        if (t->size <= WAN_MAX_RANKS)
+            drain(m);
         MPI_Comm_free(&m->comm);
         if (m->started)
             MPI_Finalize();

@@ -96,23 +96,30 @@ static void lose(WanWatch *w, int rank, int there, const char *why)
     snprintf(w->lost.why, sizeof(w->lost.why), "%s", why);
 }
 
-/* The processes of this machine. The host is looked at last: a launcher makes it
- * end when another has died. */
+/* The processes of this machine. Of those that are found gone at once the host
+ * is named last: a launcher makes it end when another has died. */
 static void look(WanWatch *w)
 {
     const WanRankInfo *me = &w->info[w->transport->rank];
     const int size = w->transport->size;
+    int first = -1, gone = 0;
 
     for (int i = 1; i <= size; i++) {
-        const WanRankInfo *of = &w->info[i % size];
+        const int q = i % size;
+        const WanRankInfo *of = &w->info[q];
         int64_t start;
 
-        if (!wan_rank_is_here(of, me) || w->left[i % size])
+        if (!wan_rank_is_here(of, me) || w->left[q])
             continue;
-        w->state[i % size] = process_state(of->pid, &start);
-        if (!w->state[i % size] || start != of->start)
-            lose(w, i % size, 0, "is gone");
+        w->state[q] = process_state(of->pid, &start);
+        if (w->state[q] && start == of->start)
+            continue;
+        if (!gone++)
+            first = q;
     }
+    if (gone)
+        lose(w, first, 0, gone == 1 ? "is gone"
+             : "is gone, as others are: the launcher tells the first");
 }
 
 /* A debugger has it: it may be stopped for as long as somebody likes. */
