@@ -5,10 +5,12 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  *
  * One that hangs is a process that stops itself. It goes on when the host sends
- * it CONT, as a launcher does before it ends all.
+ * it CONT, as a launcher does before it ends all. Machines are namespaces of
+ * names, where they can be had.
  */
 
 #include <dirent.h>
+#include <sched.h>
 #include <sys/ptrace.h>
 
 #include "ranks_watch.h"
@@ -20,6 +22,7 @@
 
 static char line[256];          // the last error of this process
 static int lines;
+static int elsewhere;           // each is on a machine of its own
 
 static void keep_line(void *opaque, enum WanLogLevel level, const char *text)
 {
@@ -33,11 +36,15 @@ static const WanLog test_log = { keep_line, NULL, WAN_LOG_ERROR };
 /* All are there, and in a job. */
 static WanRanks *begin(WanTransport *t)
 {
+    char name[32], *data;
     WanRanks *r;
-    char *data;
     int64_t n;
 
     lines = 0;
+    snprintf(name, sizeof(name), "node%d", t->rank);
+    if (elsewhere && (unshare(CLONE_NEWUTS) < 0 ||
+                      sethostname(name, strlen(name)) < 0))
+        puts("# no namespace of names can be made here");
     if (!CHECK(wan_ranks_meet(&r, t, !t->rank, &test_log) == 0))
         _exit(2);
     wan_watch_hangs(r->watch, HANGS);
@@ -195,7 +202,8 @@ static int waits(WanTransport *t, void *arg)
 
     (void)arg;
     CHECK(exchange(r, 0, NULL) == WAN_ERR(EIO));
-    named(1, "gave no sign of life for 2 s: it is stopped");
+    named(1, elsewhere ? "gave no sign of life for 2 s"
+             : "gave no sign of life for 2 s: it is stopped");
     kill(r->info[1].pid, SIGCONT);
     return leave();
 }
@@ -224,6 +232,13 @@ TEST(hangs_before_its_notes)
 TEST(hangs_in_data)
 {
     all_end(3, waits, hangs, &(int){ 1 });
+}
+
+TEST(hangs_elsewhere)
+{
+    elsewhere = 1;
+    all_end(3, waits, hangs, &(int){ 1 });
+    elsewhere = 0;
 }
 
 /* The host itself hangs. */
@@ -307,6 +322,13 @@ TEST(cancelled_while_one_hangs)
     all_end(2, is_cancelled, stops, NULL);
 }
 
+TEST(cancelled_while_one_elsewhere_hangs)
+{
+    elsewhere = 1;
+    all_end(2, is_cancelled, stops, NULL);
+    elsewhere = 0;
+}
+
 /* As by MPI, nobody is gone before the host closes. */
 static int closes(WanTransport *t, void *arg)
 {
@@ -346,8 +368,8 @@ static pid_t beside(void (*act)(pid_t pid), pid_t pid)
     return own;
 }
 
-/* All of its threads are stopped, as by a debugger. */
-static void debug(pid_t pid)
+/* What a debugger does to all threads of a process; they go on when it ends. */
+static void trace(pid_t pid, int stop)
 {
     char path[64];
     struct dirent *e;
@@ -356,13 +378,25 @@ static void debug(pid_t pid)
     snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
     if (!(tasks = opendir(path)))
         _exit(1);
-    while ((e = readdir(tasks)))
-        if (*e->d_name != '.' && (ptrace(PTRACE_ATTACH, atoi(e->d_name), NULL,
-                                         NULL) < 0 ||
-                                  waitpid(atoi(e->d_name), NULL, __WALL) < 0))
+    while ((e = readdir(tasks))) {
+        const pid_t t = atoi(e->d_name);
+
+        if (t > 0 && (ptrace(stop ? PTRACE_INTERRUPT : PTRACE_SEIZE, t, NULL,
+                             NULL) < 0 ||
+                      (stop && waitpid(t, NULL, __WALL) < 0)))
             _exit(1);
+    }
     closedir(tasks);
-    sleep(2 * HANGS);           // they go on when this process ends
+}
+
+/* Those of other machines must hear of it before it stops anything. */
+static void debug(pid_t pid)
+{
+    trace(pid, 0);
+    if (elsewhere)
+        sleep(1);
+    trace(pid, 1);
+    sleep(2 * HANGS);
 }
 
 static int exchanges(WanTransport *t, void *arg)
@@ -392,6 +426,13 @@ static int is_debugged(WanTransport *t, void *arg)
 TEST(debugger)
 {
     all_end(2, exchanges, is_debugged, NULL);
+}
+
+TEST(debugger_elsewhere)
+{
+    elsewhere = 1;
+    all_end(2, exchanges, is_debugged, NULL);
+    elsewhere = 0;
 }
 
 static void wake(pid_t pid)
@@ -460,10 +501,13 @@ int main(void)
     RUN(first_by_time);
     RUN(hangs_before_its_notes);
     RUN(hangs_in_data);
+    RUN(hangs_elsewhere);
     RUN(host_hangs);
     RUN(cancelled_while_one_hangs);
+    RUN(cancelled_while_one_elsewhere_hangs);
     RUN(all_close);
     RUN(debugger);
+    RUN(debugger_elsewhere);
     RUN(sleep);
     return test_end();
 }
