@@ -126,7 +126,12 @@ over()
 {
     i=0
     while kill -0 $launcher 2> /dev/null || workers > /dev/null; do
-        [ $((i += 1)) -lt 600 ] || { cat "$tmp/log"; return 1; }
+        if [ $((i += 1)) -gt 600 ]; then
+            scancel -u "$user"
+            kill -9 $(workers) $launcher
+            cat "$tmp/log"
+            return 1
+        fi
         sleep 0.1
     done
 }

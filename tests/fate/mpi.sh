@@ -143,7 +143,10 @@ over()
 {
     i=0
     while workers > /dev/null || ffmpegs > /dev/null || kill -0 $launcher 2> /dev/null; do
-        [ $((i += 1)) -lt 600 ] || return 1
+        if [ $((i += 1)) -gt 600 ]; then
+            kill -9 $(workers) $(ffmpegs) $launcher
+            return 1
+        fi
         sleep 0.1
     done
 }
