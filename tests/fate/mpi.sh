@@ -136,7 +136,7 @@ start()
         -c:v ffv1 -cluster_time_limit 1 -flush_packets 1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
     launcher=$!
     while kill -0 $launcher 2> /dev/null && ! plays "$1"; do sleep 0.1; done
-    shm=$(find /dev/shm -name 'vader_segment*' 2> /dev/null)
+    shm=$(for p in $(workers); do grep -o '/dev/shm/vader_segment[^ ]*' "/proc/$p/maps"; done 2> /dev/null | sort -u)
 }
 # none of them is left
 over()
