@@ -36,7 +36,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o ranks.o ranks_threads.o ranks_behind.o cards.o launcher.o serve.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o ranks.o ranks_watch.o ranks_threads.o ranks_behind.o cards.o launcher.o serve.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
@@ -59,7 +59,7 @@ endif
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
 UNIT = abi arena behind causal codec config endless experts files gguf header job log lora memory names nomemory \
-       pager places pool preset prompts quantise rng safetensors sampler scarce serve \
+       pager places pool preset prompts quantise ranks rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
 # weights.c, replay.c and nccl.c on a runtime that is made up: where the real one
@@ -396,6 +396,13 @@ check-whole: ffmpeg tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 check-dist: $(GOLDEN)/.stamp
 	@$(RUN) $(SRC)/tests/package/dist.sh
 
+# Clips over several processes by another MPI, and by Slurm. Each says why it is
+# not done where what it needs is not installed.
+check-mpich: tools ffmpeg-minimal $(GOLDEN)/.stamp
+	@$(RUN) $(SRC)/tests/mpich.sh
+check-slurm: tools ffmpeg-minimal $(GOLDEN)/.stamp
+	@$(RUN) $(SRC)/tests/slurm.sh
+
 check-deb:
 	@$(RUN) $(SRC)/tests/package/deb.sh
 
@@ -407,6 +414,8 @@ check-all:
 	$(MAKE) check-ffmpeg-8.1
 	$(MAKE) check-dist
 	$(MAKE) check-deb
+	$(MAKE) check-mpich
+	$(MAKE) check-slurm
 	$(MAKE) check-arm64
 	$(MAKE) check-whole
 	if command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then $(MAKE) check-gpu-run; fi
@@ -582,7 +591,7 @@ help:
 
 .PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-asan check-tsan check-cuda check-cuda-build \
-        check-compile check-arm64 check-whole check-dist \
+        check-compile check-arm64 check-whole check-dist check-mpich check-slurm \
         check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench bench-ranks man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:

@@ -29,7 +29,7 @@ enum { MOST = 8 };
 
 typedef struct Wires {
     WanTransport t;
-    int note[MOST], data[MOST];     // sockets to each other rank
+    int note[MOST], data[MOST], sign[MOST];     // sockets to each other rank
 } Wires;
 
 static int wires_tell(WanTransport *t, int rank, const WanNote *note)
@@ -93,6 +93,19 @@ static int wires_exchange(WanTransport *t, const WanParcel *out,
     }
 }
 
+static void wires_beat(WanTransport *t, uint8_t sign, uint8_t *from)
+{
+    Wires *w = (Wires *)t;
+
+    for (int q = 0; q < t->size; q++) {
+        if (q == t->rank)
+            continue;
+        send(w->sign[q], &sign, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        while (recv(w->sign[q], &from[q], 1, MSG_DONTWAIT) > 0)
+            ;
+    }
+}
+
 static void wires_close(WanTransport *t, int ordered)
 {
     (void)ordered;
@@ -100,20 +113,21 @@ static void wires_close(WanTransport *t, int ordered)
 }
 
 /* In rank's process: its ends are kept, all others closed. */
-static WanTransport *wires_open(int rank, int size, int pair[2][MOST][MOST])
+static WanTransport *wires_open(int rank, int size, int pair[3][MOST][MOST])
 {
     Wires *w = calloc(1, sizeof(*w));
 
     w->t = (WanTransport){ rank, size, wires_tell, wires_hear, wires_exchange,
-                           wires_close, 0 };
+                           wires_beat, wires_close, 0 };
     for (int a = 0; a < size; a++)
         for (int b = 0; b < size; b++)
             if (a != b && a != rank) {
-                close(pair[0][a][b]);
-                close(pair[1][a][b]);
+                for (int k = 0; k < 3; k++)
+                    close(pair[k][a][b]);
             } else if (a != b) {
                 w->note[b] = pair[0][a][b];
                 w->data[b] = pair[1][a][b];
+                w->sign[b] = pair[2][a][b];
             }
     return &w->t;
 }
@@ -125,16 +139,16 @@ typedef int (*RanksMain)(WanTransport *t, void *arg);
 static int ranks_run_all(int size, RanksMain host, void *arg, RanksMain other,
                          void *other_arg, int *status)
 {
-    int pair[2][MOST][MOST], own[MOST];
+    int pair[3][MOST][MOST], own[MOST];
     pid_t pid[MOST];
 
     status = status ? status : own;
     for (int a = 0; a < size; a++)
         for (int b = 0; b < a; b++)
-            for (int k = 0; k < 2; k++) {
+            for (int k = 0; k < 3; k++) {
                 int fd[2];
 
-                if (socketpair(AF_UNIX, k ? SOCK_STREAM : SOCK_SEQPACKET, 0,
+                if (socketpair(AF_UNIX, k == 1 ? SOCK_STREAM : SOCK_SEQPACKET, 0,
                                fd) < 0)
                     return 127;
                 pair[k][a][b] = fd[0];
@@ -153,10 +167,8 @@ static int ranks_run_all(int size, RanksMain host, void *arg, RanksMain other,
         }
     for (int a = 0; a < size; a++)
         for (int b = 0; b < size; b++)
-            if (a != b) {
-                close(pair[0][a][b]);
-                close(pair[1][a][b]);
-            }
+            for (int k = 0; k < 3 && a != b; k++)
+                close(pair[k][a][b]);
     for (int r = 0; r < size; r++) {
         int s = 0;
 

@@ -6,7 +6,7 @@
 # Debian and Ubuntu: lists what is missing and, as root or after a 'y',
 # installs it with apt-get. WAN_YES=1 does not ask. Elsewhere: prints the list.
 #
-# usage: packages.sh [tests] [ffmpeg] [deb] [cross]
+# usage: packages.sh [tests] [ffmpeg] [deb] [cross] [cluster]
 #
 #   tests   also what single tests want and skip without: nginx, as an RTMP
 #           server. The package starts a web server, so it is asked for by name.
@@ -14,6 +14,8 @@
 #           the distribution has not is left out.
 #   deb     what makes packages: debhelper, and lintian to look at them
 #   cross   what builds and runs for another processor: make check-arm64
+#   cluster MPICH beside Open MPI, and Slurm: make check-mpich, check-slurm. The
+#           packages start services, so they are asked for by name.
 
 need="build-essential pkg-config xz-utils nasm ca-certificates
       libdnnl-dev libcjson-dev libutf8proc-dev
@@ -53,7 +55,8 @@ for what; do
     ffmpeg) optional=$(libraries) ;;
     deb)    need="$need debhelper lintian fakeroot" ;;
     cross)  need="$need gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" ;;
-    *) echo "packages: '$what' is not known, only: tests ffmpeg deb cross" >&2; exit 1 ;;
+    cluster) need="$need mpich libmpich-dev slurmctld slurmd slurm-client munge libpmi2-0" ;;
+    *) echo "packages: '$what' is not known, only: tests ffmpeg deb cross cluster" >&2; exit 1 ;;
     esac
 done
 

@@ -26,8 +26,11 @@ static const char usage[] =
     "A worker takes models, prompts and sizes from ffmpeg. It opens the model by\n"
     "the same path, so that must be on every machine.\n";
 
-/* s from TERM to the end, of a process that is kept waiting. */
+/* s from TERM or INT to the end, of a process that is kept waiting. */
 #define GRACE 5
+
+/* s from then, of one that has served and waits for the others to leave. */
+#define LEAVING 1
 
 static int rank = -1;
 
@@ -42,7 +45,8 @@ static void print_line(void *opaque, enum WanLogLevel level, const char *line)
 
 /* A launcher sends TERM to all as soon as one has died. Those that are left stay
  * for a moment: a process that is gone is then the one that died, and they say
- * so. A second TERM ends it at once. */
+ * so. INT goes to all too, of which ffmpeg ends in order and tells the others. A
+ * second one ends it at once. */
 static void end_soon(int number)
 {
     signal(number, SIG_DFL);
@@ -91,6 +95,13 @@ int main(int argc, char **argv)
     }
     rank = ranks->rank;
     signal(SIGTERM, end_soon);
+    signal(SIGINT, end_soon);
     ret = wan_ranks_serve(ranks, threads, device, &log);
+    if (ret >= 0) {
+        signal(SIGTERM, SIG_DFL);
+        signal(SIGINT, SIG_DFL);
+        if (alarm(0))
+            alarm(LEAVING);
+    }
     return ret < 0;             // who was started by a launcher leaves at exit
 }

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "cpu/sgemm.h"
-#include "ranks.h"
+#include "ranks_watch.h"
 
 /* Looks without sleep before the first, and the longest sleep: ns. */
 #define EAGER 200
@@ -35,24 +35,12 @@ _Static_assert(sizeof(WanRankInfo) == 256, "it is the same in all versions");
 
 /* ----------------------------------------------------------------- alive */
 
-/* When a process began, in ticks since boot; 0: it is gone or a zombie. */
-static int64_t process_start(int64_t pid)
+static double now(void)
 {
-    char path[64], line[1024], state = 0;
-    const char *p;
-    long long start = 0;
-    FILE *f;
+    struct timespec ts;
 
-    snprintf(path, sizeof(path), "/proc/%lld/stat", (long long)pid);
-    if (!(f = fopen(path, "re")))
-        return 0;
-    if (fgets(line, sizeof(line), f) && (p = strrchr(line, ')')) &&
-        (sscanf(p + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
-                "%*s %*s %*s %*s %*s %*s %lld", &state, &start) != 2 ||
-         state == 'Z' || state == 'X'))
-        start = 0;
-    fclose(f);
-    return start;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec + ts.tv_nsec * 1e-9;
 }
 
 /* The next note of that kind of a rank, as far as they have come; they are kept
@@ -80,29 +68,81 @@ int wan_ranks_told_to_quit(WanRanks *r)
     return heard(r, 0, WAN_NOTE_QUIT, &gone) != NULL;
 }
 
-/* Somebody is gone: by the host's order, or without. */
-static int broken(WanRanks *r, int lost, const char *why)
+/* What another rank has said of one that is lost; rank -1: nothing. */
+static WanLoss told_loss(WanRanks *r)
 {
-    if (r->rank && wan_ranks_told_to_quit(r))
-        return WAN_CANCELLED;
-    if (!r->broken) {
-        r->broken = 1;
-        if (lost >= 0)
-            wan_log(&r->log, WAN_LOG_ERROR, "rank %d (process %lld on %s) %s",
-                    lost, (long long)r->info[lost].pid, r->info[lost].node,
-                    why);
-        else
-            wan_log(&r->log, WAN_LOG_ERROR, "ranks: %s", why);
+    WanLoss lost = { .rank = -1 };
+    int gone;
+
+    for (int q = 0; q < r->size && lost.rank < 0; q++) {
+        const WanNote *n = q == r->rank ? NULL
+                           : heard(r, q, WAN_NOTE_LOST, &gone);
+
+        if (n && n->number < (uint64_t)r->size) {
+            lost.rank = (int)n->number;
+            snprintf(lost.why, sizeof(lost.why), "%.*s",
+                     (int)sizeof(lost.why) - 1, n->text);
+        }
     }
-    return WAN_ERR(EIO);
+    return lost;
 }
 
-static double now(void)
+/* Before this process leaves because of it: the others are to name the same
+ * rank, not this one. */
+static void tell_loss(WanRanks *r, WanLoss lost)
 {
-    struct timespec ts;
+    WanNote n = { .kind = WAN_NOTE_LOST, .job = UINT32_MAX,
+                  .number = lost.rank };
 
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec + ts.tv_nsec * 1e-9;
+    snprintf(n.text, sizeof(n.text), "%s", lost.why);
+    for (int q = 0; q < r->size && !r->torn; q++)
+        if (q != r->rank && (q != lost.rank || lost.there))
+            r->transport->tell(r->transport, q, &n);
+}
+
+/* Who was lost first, as far as it is known. */
+static WanLoss first_loss(WanRanks *r)
+{
+    const WanLoss lost = told_loss(r);
+
+    return lost.rank < 0 ? wan_watch_lost(r->watch) : lost;
+}
+
+/* The same, where the transport has failed and nobody is known to be lost: it
+ * may come a moment later. */
+static WanLoss wait_for_loss(WanRanks *r)
+{
+    const double until = now() + 1;
+    WanLoss lost;
+
+    while ((lost = first_loss(r)).rank < 0 && now() < until)
+        nanosleep(&(struct timespec){ 0, 20 * NAP }, NULL);
+    return lost;
+}
+
+/* Somebody is lost: by the host's order, or without. The one that was lost first
+ * is named, whichever was found; -1: none was. */
+static int broken(WanRanks *r, int rank, const char *why)
+{
+    WanLoss lost;
+
+    if (r->rank && wan_ranks_told_to_quit(r))
+        return WAN_CANCELLED;
+    if (r->broken)
+        return WAN_ERR(EIO);
+    lost = rank < 0 ? wait_for_loss(r) : first_loss(r);
+    if (lost.rank < 0) {
+        lost.rank = rank;
+        snprintf(lost.why, sizeof(lost.why), "%s", why);
+    }
+    r->broken = 1;
+    r->lost = lost.rank;
+    if (lost.rank < 0)
+        return wan_error(&r->log, WAN_ERR(EIO), "ranks: %s", lost.why);
+    tell_loss(r, lost);
+    return wan_error(&r->log, WAN_ERR(EIO), "rank %d (process %lld on %s) %s",
+                     lost.rank, (long long)r->info[lost.rank].pid,
+                     r->info[lost.rank].node, lost.why);
 }
 
 static int stopped(const int *cancel)
@@ -117,41 +157,28 @@ static int interrupted(const WanRanks *r)
            (r->interrupted && r->interrupted(r->interrupted_opaque));
 }
 
-/* Whether it has waited long enough for the others since. */
+/* Whether it has waited long enough for the others since, or would wait in
+ * vain. */
 static int impatient(WanRanks *r)
 {
     if (!interrupted(r))
         return 0;
     if (!r->stopped_at)
         r->stopped_at = now();
-    return now() - r->stopped_at > r->patience;
+    return now() - r->stopped_at > r->patience || wan_watch_doubts(r->watch);
 }
 
-/* Whether a rank is, or was, another process of this machine. */
-static int is_here(const WanRanks *r, int q)
-{
-    const WanRankInfo *i = &r->info[q], *me = &r->info[r->rank];
-
-    return i->start && i->pid != me->pid && !strcmp(i->node, me->node);
-}
-
-/* Whether to go on waiting: the processes of this machine are there, and
- * nobody is to stop. Of other machines the transport and the launcher know. The
- * host is looked at last: a launcher makes it end when another has died. */
+/* Whether to go on waiting: all are there, as far as this process or another one
+ * knows, and nobody is to stop. */
 static int all_alive(void *arg)
 {
     WanRanks *r = arg;
+    WanLoss lost;
 
     if (impatient(r) || (r->rank && r->elsewhere && wan_ranks_told_to_quit(r)))
         return WAN_CANCELLED;
-    for (int i = 1; i <= r->size; i++) {
-        const int q = i % r->size;
-
-        if (is_here(r, q) &&
-            process_start(r->info[q].pid) != r->info[q].start)
-            return broken(r, q, "is gone");
-    }
-    return 0;
+    lost = first_loss(r);
+    return lost.rank < 0 ? 0 : broken(r, lost.rank, lost.why);
 }
 
 /* One more look for something that is not there yet; naps grow. */
@@ -184,17 +211,17 @@ static int next_note(WanRanks *r, int rank, WanNote *note)
     if (!r->nb_early[rank])
         return r->transport->hear(r->transport, rank, note);
     *note = r->early[rank][0];
-    r->early[rank][0] = r->early[rank][1];
-    r->nb_early[rank]--;
+    memmove(r->early[rank], r->early[rank] + 1,
+            --r->nb_early[rank] * sizeof(*note));
     return 1;
 }
 
 /* A note that is not for who heard it: the rank's next again. */
 static void push_back(WanRanks *r, int rank, const WanNote *note)
 {
-    r->early[rank][1] = r->early[rank][0];
+    memmove(r->early[rank] + 1, r->early[rank],
+            r->nb_early[rank]++ * sizeof(*note));
     r->early[rank][0] = *note;
-    r->nb_early[rank]++;
 }
 
 /* The next note of a rank that is not of a job before the running one. */
@@ -209,6 +236,10 @@ static int hear(WanRanks *r, int rank, WanNote *note)
         ret = next_note(r, rank, note);
         if (ret < 0)
             return broken(r, rank, "is gone");
+        if (ret && note->kind == WAN_NOTE_LOST) {
+            push_back(r, rank, note);
+            return broken(r, rank, "is gone");
+        }
         if (ret && note->job >= r->job) {
             note->text[sizeof(note->text) - 1] = 0;
             return 0;
@@ -242,10 +273,10 @@ static int failure(WanRanks *r)
         if (q == r->rank)
             continue;
         n = heard(r, q, WAN_NOTE_FAIL, &gone);
-        if (gone)
-            return broken(r, q, "is gone");
         if (n && n->job == r->job)
             return failed(r, q, n);
+        if (gone)
+            return broken(r, q, "is gone");
     }
     return 0;
 }
@@ -499,7 +530,7 @@ static void describe(WanRankInfo *me, int host)
     gethostname(me->node, sizeof(me->node) - 1);
     wan_sgemm_name(me->cpu, sizeof(me->cpu));
     me->pid = getpid();
-    me->start = process_start(me->pid);
+    me->start = wan_process_start(me->pid);
     me->host = host;
 }
 
@@ -555,7 +586,7 @@ int wan_ranks_meet(WanRanks **out, WanTransport *t, int host,
         goto fail;
     }
     *r = (WanRanks){ .rank = t->rank, .size = t->size, .transport = t,
-                     .patience = PATIENCE };
+                     .patience = PATIENCE, .lost = -1 };
     if (log)
         r->log = *log;
     describe(&r->info[r->rank], host);
@@ -569,6 +600,10 @@ int wan_ranks_meet(WanRanks **out, WanTransport *t, int host,
     }
     if ((ret = go_together(r)) < 0)
         goto fail;
+    if ((ret = wan_watch_open(&r->watch, t, r->info)) < 0) {
+        ret = wan_error_memory(log, "ranks", "who watches the others");
+        goto fail;
+    }
     *out = r;
     return 0;
 fail:
@@ -578,16 +613,46 @@ fail:
 }
 
 /* The others look when they come to their next exchange: until then nobody else
- * is to be gone. The host may be long in coming. */
+ * is to be gone. The host may be long in coming, but for one that hangs. */
 static void linger(const WanRanks *r)
 {
     const struct timespec ts = { 0, 20 * NAP };
     const double begun = now();
 
     while (now() < begun + LINGER ||
-           (now() < begun + LINGER_HOST &&
-            process_start(r->info[0].pid) == r->info[0].start))
+           (now() < begun + LINGER_HOST && r->lost &&
+            wan_process_start(r->info[0].pid) == r->info[0].start))
         nanosleep(&ts, NULL);
+}
+
+/* Host: whether a rank says that it closes too, as long as it may. */
+static int hear_bye(WanRanks *r, int rank)
+{
+    WanNote n = { .kind = 0 };
+    int looks = 0, ret;
+
+    do
+        if ((ret = next_note(r, rank, &n)) < 0 ||
+            (!ret && (nap(r, &looks) < 0 || wan_watch_doubts(r->watch))))
+            return 0;
+    while (n.kind != WAN_NOTE_BYE);
+    wan_watch_leaves(r->watch, rank);
+    return 1;
+}
+
+/* Whether all ranks close the transport, which may wait for them. */
+static int all_close(WanRanks *r)
+{
+    const WanNote bye = { .kind = WAN_NOTE_BYE, .job = UINT32_MAX };
+    int all = !r->broken && !r->torn;
+
+    if (!r->transport->beat)
+        return all;
+    if (r->rank)
+        return all && tell(r, 0, &bye) >= 0;
+    for (int q = 1; q < r->size && all; q++)
+        all = hear_bye(r, q);
+    return all;
 }
 
 void wan_ranks_close(WanRanks **rp)
@@ -598,11 +663,14 @@ void wan_ranks_close(WanRanks **rp)
     *rp = NULL;
     if (!r)
         return;
-    if (r->broken && is_here(r, 0))
+    if (r->broken && wan_rank_is_here(&r->info[0], &r->info[r->rank]))
         linger(r);
-    ordered = !r->broken && !r->torn;
     if (!r->rank && !r->broken && !r->quit)
         tell_quit(r);
+    r->cancel = NULL;
+    r->interrupted = NULL;
+    ordered = all_close(r);
+    wan_watch_close(&r->watch);
     r->transport->close(r->transport, ordered);
     free(r);
 }

@@ -37,8 +37,17 @@ enum WanNoteKind {
     WAN_NOTE_END,       // host: the job is closed
     WAN_NOTE_FAIL,      // the job failed at this rank; text says why
     WAN_NOTE_QUIT,      // host: no job will come
-    WAN_NOTE_DONE       // the device has done what was promised in that job,
+    WAN_NOTE_DONE,      // the device has done what was promised in that job,
                         // which has ended here
+    WAN_NOTE_LOST,      // rank `number` is lost, text says how: who told this
+                        // leaves because of it
+    WAN_NOTE_BYE        // the host's QUIT was heard, and nothing will follow
+};
+
+/* Signs of life. */
+enum {
+    WAN_SIGN = 1,
+    WAN_SIGN_TRACED = 2 // a debugger has the process
 };
 
 typedef struct WanNote {
@@ -80,21 +89,29 @@ struct WanTransport {
      * returns below 0. */
     int (*exchange)(WanTransport *t, const WanParcel *out, const WanParcel *in,
                     int (*alive)(void *arg), void *arg);
+    /* A sign of life to all others, and from[q] the last that came from rank q
+     * since the call before, or 0. By another thread, beside the others. NULL:
+     * none can hang alone. */
+    void (*beat)(WanTransport *t, uint8_t sign, uint8_t *from);
     /* ordered: the other ranks close too. */
     void (*close)(WanTransport *t, int ordered);
     int behind;             // an exchange has the threads' work beside it: who
                             // waits sleeps at once
 };
 
+typedef struct WanWatch WanWatch;
+
 typedef struct WanRanks {
     int rank, size;
     WanTransport *transport;    // owned; NULL: only planned with
     WanRankInfo info[WAN_MAX_RANKS];
+    WanWatch *watch;            // ranks_watch.h
     WanLog log;
     uint32_t job;               // the last that began
     uint64_t number;            // its next exchange
     int busy;                   // a job has them
-    int broken;                 // a rank is gone: nothing more is possible
+    int broken;                 // a rank is lost: nothing more is possible
+    int lost;                   // which was the first, -1: that is not known
     int torn;                   // data is under way to memory that is left: the
                                 // transport must not be used again
     int quit;                   // host, atomic: the others were told to
@@ -107,8 +124,8 @@ typedef struct WanRanks {
     int elsewhere;              // it waits for other than the host's note
     int64_t least_parcel;       // bytes that are worth an exchange of their own,
                                 // the same at all; 0: as attention has it
-    /* A rank's next, heard there: what it promised, and that it ends. */
-    WanNote early[WAN_MAX_RANKS][2];
+    /* A rank's next, heard there: what it promised, that its job or it ends. */
+    WanNote early[WAN_MAX_RANKS][4];
     int nb_early[WAN_MAX_RANKS];
 } WanRanks;
 

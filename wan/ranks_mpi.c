@@ -6,9 +6,11 @@
  * Notes are small messages, which every MPI sends without waiting for their
  * receiver. Data goes in pieces that MPI's counts can hold. Nothing waits inside
  * MPI, so that who waits can look at cancel flags and at whether the others live.
+ * The thread of signs of life calls it too: a lock is held for each call alone.
  */
 
 #include <mpi.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +18,7 @@
 
 #include "ranks.h"
 
-enum { TAG_NOTE = 1, TAG_DATA = 2 };
+enum { TAG_NOTE = 1, TAG_DATA, TAG_SIGN, TAG_LAST };
 
 #define PIECE (1 << 30)         // bytes
 #define EAGER 20000             // looks before the first nap
@@ -26,27 +28,59 @@ typedef struct Mpi {
     WanTransport t;
     MPI_Comm comm;              // our own
     int started;                // MPI is ours to end
+    pthread_mutex_t lock;       // one thread at a time calls it
+    int torn;                   // data is under way to memory that is left: MPI
+                                // must not go on with it
+    MPI_Request sign[WAN_MAX_RANKS];    // under way to each: one, as who is
+    uint8_t own[WAN_MAX_RANKS];         // silent may take none
 } Mpi;
 
 static int tell(WanTransport *t, int rank, const WanNote *note)
 {
     Mpi *m = (Mpi *)t;
+    int ret;
 
-    return MPI_Send(note, sizeof(*note), MPI_BYTE, rank, TAG_NOTE, m->comm)
-           ? WAN_ERR(EIO) : 0;
+    pthread_mutex_lock(&m->lock);
+    ret = MPI_Send(note, sizeof(*note), MPI_BYTE, rank, TAG_NOTE, m->comm);
+    pthread_mutex_unlock(&m->lock);
+    return ret ? WAN_ERR(EIO) : 0;
 }
 
 static int hear(WanTransport *t, int rank, WanNote *note)
 {
     Mpi *m = (Mpi *)t;
-    int there = 0;
+    int there = 0, ret;
 
-    if (MPI_Iprobe(rank, TAG_NOTE, m->comm, &there, MPI_STATUS_IGNORE))
-        return WAN_ERR(EIO);
-    if (there && MPI_Recv(note, sizeof(*note), MPI_BYTE, rank, TAG_NOTE,
-                          m->comm, MPI_STATUS_IGNORE))
-        return WAN_ERR(EIO);
-    return there;
+    pthread_mutex_lock(&m->lock);
+    ret = MPI_Iprobe(rank, TAG_NOTE, m->comm, &there, MPI_STATUS_IGNORE);
+    if (!ret && there)
+        ret = MPI_Recv(note, sizeof(*note), MPI_BYTE, rank, TAG_NOTE, m->comm,
+                       MPI_STATUS_IGNORE);
+    pthread_mutex_unlock(&m->lock);
+    return ret ? WAN_ERR(EIO) : there;
+}
+
+static void beat(WanTransport *t, uint8_t sign, uint8_t *from)
+{
+    Mpi *m = (Mpi *)t;
+
+    pthread_mutex_lock(&m->lock);
+    for (int q = 0; q < t->size && !m->torn; q++) {
+        int there = 0;
+
+        if (q == t->rank)
+            continue;
+        if (!MPI_Test(&m->sign[q], &there, MPI_STATUS_IGNORE) && there) {
+            m->own[q] = sign;
+            MPI_Isend(&m->own[q], 1, MPI_BYTE, q, TAG_SIGN, m->comm,
+                      &m->sign[q]);
+        }
+        while (!MPI_Iprobe(q, TAG_SIGN, m->comm, &there, MPI_STATUS_IGNORE) &&
+               there)
+            MPI_Recv(&from[q], 1, MPI_BYTE, q, TAG_SIGN, m->comm,
+                     MPI_STATUS_IGNORE);
+    }
+    pthread_mutex_unlock(&m->lock);
 }
 
 /* The pieces of parcels from or to the others. */
@@ -94,26 +128,63 @@ static int exchange(WanTransport *t, const WanParcel *out, const WanParcel *in,
     Mpi *m = (Mpi *)t;
     const int64_t most = pieces(t, in) + pieces(t, out);
     MPI_Request *req = malloc((most + 1) * sizeof(*req));
+    MPI_Status *status = malloc((most + 1) * sizeof(*status));
     int64_t gets, puts = 0;
     int done = 0, ret = 0;
 
-    if (!req)
+    if (!req || !status) {
+        free(req);
+        free(status);
         return WAN_ERR(ENOMEM);
+    }
+    pthread_mutex_lock(&m->lock);
     if ((gets = begin(m, req, in, 0)) < 0 ||
         (puts = begin(m, req + gets, out, 1)) < 0)
         ret = WAN_ERR(EIO);
+    pthread_mutex_unlock(&m->lock);
     for (int looks = 1; ret >= 0 && !done; looks++) {
-        if (MPI_Testall((int)(gets + puts), req, &done, MPI_STATUSES_IGNORE))
+        pthread_mutex_lock(&m->lock);
+        if (MPI_Testall((int)(gets + puts), req, &done, status))
             ret = WAN_ERR(EIO);
-        else if (!done && looks < (t->behind ? 0 : EAGER))
+        pthread_mutex_unlock(&m->lock);
+        if (ret < 0)
+            break;
+        if (!done && looks < (t->behind ? 0 : EAGER))
             sched_yield();
         else if (!done)
             nanosleep(&nap, NULL);
-        if (!done && ret >= 0 && looks % LOOKS == 0)
+        if (!done && looks % LOOKS == 0)
             ret = alive(arg);
     }
+    if (ret < 0) {
+        pthread_mutex_lock(&m->lock);
+        m->torn = 1;
+        pthread_mutex_unlock(&m->lock);
+    }
+    free(status);
     free(req);                  // of a broken exchange: nothing follows it
     return ret;
+}
+
+/* What else was on its way: MPI ends with nothing left. */
+static void drain(Mpi *m)
+{
+    WanNote got;
+    MPI_Status s;
+
+    for (int q = 0; q < m->t.size; q++) {
+        if (q == m->t.rank)
+            continue;
+        MPI_Wait(&m->sign[q], MPI_STATUS_IGNORE);
+        MPI_Send(NULL, 0, MPI_BYTE, q, TAG_LAST, m->comm);
+    }
+    for (int q = 0; q < m->t.size; q++) {
+        int ret = q == m->t.rank;
+
+        for (s.MPI_TAG = TAG_NOTE; !ret && s.MPI_TAG != TAG_LAST; )
+            ret = MPI_Recv(&got, sizeof(got), MPI_BYTE, q, MPI_ANY_TAG, m->comm,
+                           &s);
+    }
 }
 
 static void end(WanTransport *t, int ordered)
@@ -123,10 +194,13 @@ static void end(WanTransport *t, int ordered)
     /* Without order MPI would wait for the ones that are gone: the launcher
      * ends what is left. */
     if (ordered) {
+        if (t->size <= WAN_MAX_RANKS)
+            drain(m);
         MPI_Comm_free(&m->comm);
         if (m->started)
             MPI_Finalize();
     }
+    pthread_mutex_destroy(&m->lock);
     free(m);
 }
 
@@ -167,5 +241,11 @@ WanTransport *wan_transport_mpi(char *why, size_t size)
     m->t.hear = hear;
     m->t.exchange = exchange;
     m->t.close = end;
+    for (int q = 0; q < WAN_MAX_RANKS; q++)
+        m->sign[q] = MPI_REQUEST_NULL;
+    pthread_mutex_init(&m->lock, NULL);
+    /* where MPI is another's the lock is not, nor are its threads ours to add */
+    if (m->started || threads == MPI_THREAD_MULTIPLE)
+        m->t.beat = beat;
     return &m->t;
 }

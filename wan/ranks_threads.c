@@ -242,7 +242,8 @@ int wan_transport_threads(WanTransport **out, int size)
             room_free(room);
             return WAN_ERR(ENOMEM);
         }
-        *t[r] = (Thread){ { r, size, tell, hear, exchange, leave, 0 }, room };
+        *t[r] = (Thread){ { r, size, tell, hear, exchange, NULL, leave, 0 },
+                            room };
         out[r] = &t[r]->t;
     }
     return 0;

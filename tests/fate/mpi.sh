@@ -4,10 +4,12 @@
 #
 # This file is part of libwan; see the licence in wan/wan.h.
 #
-# KILLS: how often a worker is killed [2].
+# KILLS: how often a worker is killed [2]. MPIRUN: the launcher [mpirun], that of
+# Open MPI or of MPICH, as the module in B.
 
 . "$SRC/tests/fate/common.sh"
 worker=$B/bin/wan-worker
+mpirun=${MPIRUN:-mpirun}
 need "$ffmpeg" "$worker"
 
 alone() { env -u OMPI_COMM_WORLD_SIZE -u PMI_SIZE -u PMIX_RANK -u PMI_RANK "$@"; }
@@ -18,7 +20,7 @@ OMPI_COMM_WORLD_SIZE=4 "$worker" --threads many 2> "$tmp/log"
 [ $? -eq 1 ]
 report $? 'an option that is none' "$tmp/log"
 
-if [ ! -f "$B/lib/libwan-mpi.so" ] || ! command -v mpirun > /dev/null; then
+if [ ! -f "$B/lib/libwan-mpi.so" ] || ! command -v "$mpirun" > /dev/null; then
     OMPI_COMM_WORLD_SIZE=4 "$worker" 2> "$tmp/log"
     [ $? -eq 1 ] && grep -q "^wan-worker: a launcher started 4 processes, but this build can't" "$tmp/log"
     report $? 'a build without MPI says so' "$tmp/log"
@@ -34,6 +36,9 @@ export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=no
 export OMPI_MCA_btl=self,vader
 # Time for ffmpeg to end its file when the launcher ends all.
 export OMPI_MCA_odls_base_sigkill_timeout=5
+# MPICH's kills all at once, and is kept from ffmpeg.
+shield=
+if "$mpirun" --version 2> /dev/null | grep -q HYDRA; then shield='setsid -fw'; fi
 
 # The others read what the launcher's standard input is.
 graph() { source_of "prompt=a ball:frames=5:size=64x64:seed=1:device=cpu:threads=1:$1" "${2-}"; }
@@ -43,7 +48,7 @@ clip()
     clip_out=$1 clip_n=$2
     shift 2
     set -- "$ffmpeg" -nostdin -hide_banner -nostats -xerror -y -f lavfi -i "$(graph "$@")" -f framemd5 "$clip_out"
-    [ "$clip_n" -eq 1 ] || set -- mpirun -n 1 "$@" : -n $((clip_n - 1)) "$worker"
+    [ "$clip_n" -eq 1 ] || set -- "$mpirun" -n 1 "$@" : -n $((clip_n - 1)) "$worker"
     "$@" < /dev/null 2> "$tmp/log"
 }
 same() { clip "$tmp/$1.md5" "$1" "$2" "${3-}" && cmp "$tmp/1.md5" "$tmp/$1.md5" || { cat "$tmp/log"; return 1; }; }
@@ -58,12 +63,12 @@ check 'it says how many' grep -q 'clip over 4 processes on 1 machine' "$tmp/log"
 
 # ---- cut short, and made alone: all exit statuses are 0
 
-cut() { mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph clips=0:ahead=0:steps=3)" "$@" -f null - : -n 2 "$worker"; }
+cut() { "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph clips=0:ahead=0:steps=3)" "$@" -f null - : -n 2 "$worker"; }
 check 'a clip is cut short by -frames' cut -frames:v 7
 check 'by -t' cut -t 0.4
 made_alone()
 {
-    mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph "clips=2:steps=1:text_encoder=$(quote "$tiny/wan-t2v"):tokenizer=$(
+    "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph "clips=2:steps=1:text_encoder=$(quote "$tiny/wan-t2v"):tokenizer=$(
         quote "$tiny/wan-t2v"):vae=$(quote "$tiny/wan-t2v")" wan-vace)" -f null - : -n 1 "$worker" > "$tmp/log" 2>&1 || return 1
     [ "$(said 'clips of VACE models are made by one process')" -eq 1 ] && ! grep -q 'clip over' "$tmp/log"
 }
@@ -78,10 +83,10 @@ refused()       # PATTERN COMMAND...
     "$@" < /dev/null > "$tmp/log" 2>&1 && return 1
     grep -q "$refused_pattern" "$tmp/log" || { cat "$tmp/log"; return 1; }
 }
-check 'workers without an ffmpeg' refused 'rank 0 is a wan-worker' mpirun -n 2 "$worker"
-check 'two ffmpegs' refused 'rank 1 on .* is not a wan-worker' mpirun -n 2 "$ffmpeg" -nostdin -f lavfi \
+check 'workers without an ffmpeg' refused 'rank 0 is a wan-worker' "$mpirun" -n 2 "$worker"
+check 'two ffmpegs' refused 'rank 1 on .* is not a wan-worker' "$mpirun" -n 2 "$ffmpeg" -nostdin -f lavfi \
     -i "$(graph steps=1)" -f null -
-few() { mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph steps=1:frames=1:size=16x16)" -f null - : -n 3 "$worker"; }
+few() { "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph steps=1:frames=1:size=16x16)" -f null - : -n 3 "$worker"; }
 check 'more processes than tokens' refused '1 tokens, too few for 4 processes' few
 cp -r "$tiny/wan-t2v" "$tmp/model"
 mkdir "$tmp/here" "$tmp/there"
@@ -97,13 +102,13 @@ cat > "$tmp/elsewhere" <<END
 exec unshare -m sh -c 'mount --bind "$tmp/there/model" "$tmp/model" && exec "$worker"'
 END
 chmod +x "$tmp/elsewhere"
-other() { mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "wan_t2v=model=$tmp/model:prompt=x:frames=5:size=64x64:steps=1:device=cpu" -f null - : -n 1 "$tmp/elsewhere"; }
+other() { "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "wan_t2v=model=$tmp/model:prompt=x:frames=5:size=64x64:steps=1:device=cpu" -f null - : -n 1 "$tmp/elsewhere"; }
 if unshare -m true 2> /dev/null; then
     check 'other weights' refused 'rank 1 .* has other weights than rank 0' other
 else
     skip 'other weights' 'no namespace of mounts can be made here'
 fi
-gone() { mpirun -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "wan_t2v=model=$tmp/model:prompt=x:frames=5:size=64x64:steps=1:device=cpu" -f null - : -n 1 "$tmp/without"; }
+gone() { "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "wan_t2v=model=$tmp/model:prompt=x:frames=5:size=64x64:steps=1:device=cpu" -f null - : -n 1 "$tmp/without"; }
 cat > "$tmp/without" <<END
 #!/bin/sh
 exec unshare -m sh -c 'mount -t tmpfs none "$tmp/model" && exec "$worker"'
@@ -127,18 +132,21 @@ start()
 {
     : > "$tmp/log"              # not the last one's
     rm -f "$1"
-    mpirun -n 1 "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$(graph clips=0:ahead=0:steps=50)" \
+    "$mpirun" -n 1 $shield "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$(graph clips=0:ahead=0:steps=50)" \
         -c:v ffv1 -cluster_time_limit 1 -flush_packets 1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
     launcher=$!
     while kill -0 $launcher 2> /dev/null && ! plays "$1"; do sleep 0.1; done
-    shm=$(find /dev/shm -name 'vader_segment*' 2> /dev/null)
+    shm=$(for p in $(workers); do grep -o '/dev/shm/vader_segment[^ ]*' "/proc/$p/maps"; done 2> /dev/null | sort -u)
 }
 # none of them is left
 over()
 {
     i=0
     while workers > /dev/null || ffmpegs > /dev/null || kill -0 $launcher 2> /dev/null; do
-        [ $((i += 1)) -lt 300 ] || return 1
+        if [ $((i += 1)) -gt 600 ]; then
+            kill -9 $(workers) $(ffmpegs) $launcher
+            return 1
+        fi
         sleep 0.1
     done
 }
@@ -148,19 +156,32 @@ freed() { for f in $shm; do [ ! -e "$f" ] || { echo "$f"; return 1; }; done; }
 who()
 {
     tr '\n' ' ' < "$tmp/log" | grep -Eq "rank $victim with PID [0-9]+ .*signal 9" ||
-        grep -q "rank $victim (process $pid on [^)]*) is gone" "$tmp/log"
+        grep -q -e "rank $victim (process $pid on [^)]*) is gone" -e "PID $pid RUNNING AT" "$tmp/log"
+}
+# all of our lines that name a rank name that one, but where a launcher ended others
+# in the same moment
+alone_named()
+{
+    grep 'rank [0-9]* (process' "$tmp/log" | grep -v -e "rank $victim (process $pid on [^)]*) $1" -e 'gone, as others are' && return 1
+    true
+}
+# a worker, anywhere in a step or between two chunks: $pid, $victim
+choose()
+{
+    sleep 0.$(($1 * 37 % 100))
+    pid=$(workers | sed -n "$(($1 % 3 + 1))p")
+    victim=$(tr '\0' '\n' < /proc/$pid/environ | sed -n 's/^OMPI_COMM_WORLD_RANK=//p; s/^PMI_RANK=//p')
 }
 k=0
 while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     start "$tmp/killed.mkv"
-    sleep 0.$((k * 37 % 100))   # anywhere in a step, or between two chunks
-    pid=$(workers | sed -n "$((k % 3 + 1))p")
-    victim=$(tr '\0' '\n' < /proc/$pid/environ | sed -n 's/^OMPI_COMM_WORLD_RANK=//p')
+    choose $k
     kill -9 "$pid"
     over
     report $? "rank $victim is killed, all end ($k)" "$tmp/log"
     wait $launcher 2> /dev/null
     check 'who it was is said' who
+    check 'and nobody else' alone_named 'is gone'
     check 'what there was of the clip can be played' plays "$tmp/killed.mkv"
     check 'no shared memory is left' freed
 done
@@ -170,5 +191,27 @@ over
 report $? 'Ctrl-C at ffmpeg ends all' "$tmp/log"
 wait $launcher 2> /dev/null
 check 'no shared memory is left' freed
+
+# ---- one that hangs: it is stopped, and goes on when the launcher ends all
+
+OMPI_MCA_odls_base_sigkill_timeout=1
+start "$tmp/hung.mkv"
+choose 1
+kill -STOP "$pid"
+over
+report $? "rank $victim is stopped, all end" "$tmp/log"
+wait $launcher 2> /dev/null
+check 'who it was is said' grep -q "rank $victim (process $pid on [^)]*) gave no sign of life for 15 s: it is stopped" "$tmp/log"
+check 'and nobody else' alone_named 'gave no sign of life'
+check 'what there was of the clip can be played' plays "$tmp/hung.mkv"
+start "$tmp/hung.mkv"
+choose 2
+kill -STOP "$pid"
+kill -INT "$(pgrep -f "^$ffmpeg.*$tmp/hung.mkv")"
+over
+report $? 'beside one that is stopped Ctrl-C at ffmpeg ends all' "$tmp/log"
+wait $launcher 2> /dev/null
+check 'before its silence is noticed' alone_named 'nothing'
+check 'what there was of the clip can be played' plays "$tmp/hung.mkv"
 
 finish
