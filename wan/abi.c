@@ -11,7 +11,7 @@
 /* No struct may end in padding: the next field would lie in what an older
  * caller left there. These are its last fields. */
 _Static_assert(sizeof(WanModelParams) == WAN_LEAST(WanModelParams,
-                                                   weights) &&
+                                                   reserved) &&
                sizeof(WanRequest) == WAN_LEAST(WanRequest, clip) &&
                sizeof(WanControl) == WAN_LEAST(WanControl, scale) &&
                sizeof(WanImage) == WAN_LEAST(WanImage, stride),

@@ -22,15 +22,19 @@ typedef struct WanDev WanDev;
 typedef struct WanOps WanOps;       // ops.h: the table a backend fills
 
 typedef struct WanBackend {
-    const char *name;               // "cpu", "ref", "cuda", "cuda-f32"
+    const char *name;               // "cpu", "cpu-bf16", "cpu-int8", "ref",
+                                    // "cuda", "cuda-f32"
     const WanOps *ops;
     WanType act;                    // of activations: wan_tmp_act()
+    enum WanPrecision precision;    // of products
     int device;                     // arena memory is not the host's
     int hidden_rows;                // of a wide hidden layer, at a time
     int (*open)(WanDev *d);         // sets d->priv; may be NULL
     void (*close)(WanDev *d);       // takes half-opened devices; may be NULL
     /* 0, or why there is no such device, in a line; NULL: there is. */
     int (*usable)(int index, const WanLog *log);
+    /* Whether its products' type is the machine's own; NULL: it is. */
+    int (*native)(void);
     /* Bytes a device could have now, INT64_MAX: not known. */
     int64_t (*available)(int index, void *context);
     /* Arena memory, aligned to 64 bytes; NULL: there is not so much. */
@@ -311,6 +315,7 @@ __attribute__((format(printf, 2, 3)))
 void wan_section(WanDev *d, const char *fmt, ...);
 
 extern const WanBackend wan_backend_ref, wan_backend_cpu;
+extern const WanBackend wan_backend_cpu_bf16;
 extern const WanBackend wan_backend_cuda, wan_backend_cuda_f32;
 
 #endif /* WAN_DEV_H */

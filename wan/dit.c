@@ -82,6 +82,7 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
 {
     const int64_t D = c->dim;
     const WanBinderE4m3 e4m3 = b->e4m3;
+    const enum WanPrecision least = b->least;
     char name[32];
 
     m->config = *c;
@@ -102,10 +103,12 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
     wan_bind_linear(b, &m->text_embedding[0], "text_embedding.0", D,
                     c->text_dim, 1);
     wan_bind_linear(b, &m->text_embedding[1], "text_embedding.2", D, D, 1);
+    b->least = WAN_PRECISION_F32;
     wan_bind_linear(b, &m->time_embedding[0], "time_embedding.0", D,
                     c->freq_dim, 1);
     wan_bind_linear(b, &m->time_embedding[1], "time_embedding.2", D, D, 1);
     wan_bind_linear(b, &m->time_projection, "time_projection.1", 6 * D, D, 1);
+    b->least = WAN_PRECISION_BF16;
     if (c->clip_dim) {
         const int64_t C = c->clip_dim;
 
@@ -132,13 +135,16 @@ int wan_dit_bind(WanDit *m, const WanDitConfig *c, WanBinder *b)
     }
 
     b->e4m3 = e4m3;
+    b->least = WAN_PRECISION_INT8;
     for (int i = 0; i < c->layers; i++) {
         snprintf(name, sizeof(name), "blocks.%d", i);
         bind_block(b, &m->blocks[i], c, name);
     }
     bind_vace(b, m);
+    b->least = WAN_PRECISION_F32;
     wan_bind_vector(b, &m->head.modulation, "head.modulation", 2, D);
     wan_bind_linear(b, &m->head.head, "head.head", 4 * c->out_dim, D, 1);
+    b->least = least;
     return wan_binder_end(b);
 }
 

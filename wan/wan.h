@@ -162,6 +162,22 @@ enum WanFp8 {
 };
 
 /**
+ * What large products are multiplied in. Sums, the residual stream, norms,
+ * softmax, the time embedding, the head and the solver are F32 in each.
+ */
+enum WanPrecision {
+    WAN_PRECISION_AUTO, /**< BF16 where the device multiplies it natively (a
+                             GPU, a processor with AVX512-BF16), else F32;
+                             "ref": F32 */
+    WAN_PRECISION_F32,
+    WAN_PRECISION_BF16, /**< both factors are rounded to it. On a processor that
+                             doesn't multiply it: works, slower than F32 */
+    WAN_PRECISION_INT8  /**< likewise, but for the matrices of the transformer's
+                             blocks: 8 bits with a scale for each token and each
+                             output. CPU alone */
+};
+
+/**
  * Which latents a tiny VAE takes: those of the sampler (TAEHV), or those times
  * their standard deviation plus mean (LightTAE). Without effect on others.
  */
@@ -237,6 +253,8 @@ typedef struct WanModelParams {
     /** Which weights of a training's file that has several: "ema" or
      *  "generator"; NULL: ema if it is there. */
     const char *weights;
+    enum WanPrecision precision;    /**< of products; AUTO */
+    int reserved;                   /**< 0 */
 } WanModelParams;
 
 /** What a checkpoint is, read from its tensors. Strings live as the model.

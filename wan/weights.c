@@ -1087,6 +1087,7 @@ void wan_bind_linear(WanBinder *b, WanLinear *l, const char *prefix,
     }
     l->e4m3 = b->e4m3 == WAN_E4M3_ALL ||
               (b->e4m3 == WAN_E4M3_STORED && l->weight.type == WAN_F8_E4M3);
+    l->least = b->least;
     if (bias) {
         snprintf(name, sizeof(name), "%s.bias", prefix);
         wan_bind_vector(b, &l->bias, name, n);

@@ -246,6 +246,7 @@ typedef struct WanBinder {
     WanType plan_type;
     WanLora *lora;              // merged into what is bound, or NULL
     WanBinderE4m3 e4m3;         // of linear layers
+    enum WanPrecision least;    // likewise, see WanLinear
     const WanInterrupt *interrupt;  // asked for every tensor, or NULL
     const WanLog *log;
     void (*visit)(void *opaque, const char *name, int vector, int nb_dims,
@@ -269,6 +270,8 @@ typedef struct WanLinear {
     WanTensor scale;            // [1] or [N] f32 of a scaled fp8 file, or absent
     int e4m3;                   // x and W may be rounded to e4m3 where the
                                 // device multiplies that
+    enum WanPrecision least;    // what they may be rounded to on the CPU, if
+                                // its backend does so: AUTO is BF16
     struct WanLowRank *low;     // in the pool
     int nb_low;
 } WanLinear;

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "bf16.h"
 #include "cpu.h"
 #include "pool.h"
 #include "sgemm.h"
@@ -209,51 +210,74 @@ void wan_cpu_parallel(WanDev *d, int64_t n,
 
 /* -------------------------------------------------------------- table */
 
-static const WanOps ops = {
-    .linear         = wan_cpu_linear,
-    .attention      = wan_cpu_attention,
-    .conv           = wan_cpu_conv,
-    .conv_beside    = 1,
-    .layer_norm     = wan_cpu_layer_norm,
-    .modulate       = wan_cpu_modulate,
-    .gate_add_norm  = wan_cpu_gate_add_norm,
-    .rms_norm       = wan_cpu_rms_norm,
-    .rope           = wan_cpu_rope,
-    .rms_norm_rope  = wan_cpu_rms_norm_rope,
-    .l2_norm        = wan_cpu_l2_norm,
-    .row_norm       = wan_ref_row_norm,
-    .act            = wan_cpu_act,
-    .mul            = wan_cpu_mul,
-    .geglu          = wan_cpu_geglu,
-    .gate_add       = wan_cpu_gate_add,
-    .lincomb        = wan_ref_lincomb,
-    .copy           = wan_cpu_copy,
-    .fill           = wan_cpu_fill,
-    .upload         = wan_ref_upload,
-    .download       = wan_ref_download,
-    .finite         = wan_ref_finite,
-    .embed          = wan_ref_embed,
-    .patchify       = wan_ref_patchify,
-    .unpatchify     = wan_ref_unpatchify,
-    .channels_last  = wan_ref_channels_last,
-    .channels_first = wan_ref_channels_first,
-    .fold           = wan_cpu_fold,
-    .unfold         = wan_cpu_unfold,
-    .resize         = wan_ref_resize,
-    .image          = wan_ref_image,
-    .noise          = wan_ref_noise,
+/* Which entries are the same in every precision. */
+#define COMMON_ENTRIES \
+    .conv_beside    = 1, \
+    .layer_norm     = wan_cpu_layer_norm, \
+    .modulate       = wan_cpu_modulate, \
+    .gate_add_norm  = wan_cpu_gate_add_norm, \
+    .rms_norm       = wan_cpu_rms_norm, \
+    .rope           = wan_cpu_rope, \
+    .rms_norm_rope  = wan_cpu_rms_norm_rope, \
+    .l2_norm        = wan_cpu_l2_norm, \
+    .row_norm       = wan_ref_row_norm, \
+    .act            = wan_cpu_act, \
+    .mul            = wan_cpu_mul, \
+    .geglu          = wan_cpu_geglu, \
+    .gate_add       = wan_cpu_gate_add, \
+    .lincomb        = wan_ref_lincomb, \
+    .copy           = wan_cpu_copy, \
+    .fill           = wan_cpu_fill, \
+    .upload         = wan_ref_upload, \
+    .download       = wan_ref_download, \
+    .finite         = wan_ref_finite, \
+    .embed          = wan_ref_embed, \
+    .patchify       = wan_ref_patchify, \
+    .unpatchify     = wan_ref_unpatchify, \
+    .channels_last  = wan_ref_channels_last, \
+    .channels_first = wan_ref_channels_first, \
+    .fold           = wan_cpu_fold, \
+    .unfold         = wan_cpu_unfold, \
+    .resize         = wan_ref_resize, \
+    .image          = wan_ref_image, \
+    .noise          = wan_ref_noise
+
+static const WanOps ops_f32 = {
+    COMMON_ENTRIES,
+    .linear            = wan_cpu_linear,
     .linear_scratch    = wan_cpu_linear_scratch,
+    .attention         = wan_cpu_attention,
     .attention_scratch = wan_cpu_attention_scratch,
+    .conv              = wan_cpu_conv,
     .conv_scratch      = wan_cpu_conv_scratch,
 };
 
+static const WanOps ops_bf16 = {
+    COMMON_ENTRIES,
+    .linear            = wan_cpu_linear,
+    .linear_scratch    = wan_cpu_linear_scratch,
+    .attention         = wan_cpu_attention,
+    .attention_scratch = wan_cpu_attention_scratch,
+    .conv              = wan_cpu_conv,
+    .conv_scratch      = wan_cpu_conv_scratch,
+};
+
+#define CPU_BACKEND(named, table, type) \
+    .name      = named, \
+    .ops       = table, \
+    .act       = WAN_F32, \
+    .precision = type, \
+    .hidden_rows = 4096, \
+    .open      = cpu_open, \
+    .available = wan_cpu_memory_available, \
+    .alloc     = cpu_alloc, \
+    .free      = cpu_free
+
 const WanBackend wan_backend_cpu = {
-    .name      = "cpu",
-    .ops       = &ops,
-    .act       = WAN_F32,
-    .hidden_rows = 4096,
-    .open      = cpu_open,
-    .available = wan_cpu_memory_available,
-    .alloc     = cpu_alloc,
-    .free      = cpu_free,
+    CPU_BACKEND("cpu", &ops_f32, WAN_PRECISION_F32),
+};
+
+const WanBackend wan_backend_cpu_bf16 = {
+    CPU_BACKEND("cpu-bf16", &ops_bf16, WAN_PRECISION_BF16),
+    .native = wan_bf16_native,
 };

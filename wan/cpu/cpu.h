@@ -90,6 +90,30 @@ int64_t wan_cpu_linear_scratch(int threads, const WanTensor *y,
                                const WanTensor *x, const WanLinear *w,
                                const WanLinearArgs *a);
 
+/* What stands behind a product, for n columns of one row: y (+)= gate * act(s *
+ * scale + bias), s the sums, which are changed. Absent vectors are NULL; scale
+ * has one value or, with scale_step 1, n. */
+void wan_cpu_finish_row(float *y, float *s, int64_t n, const float *scale,
+                        int scale_step, const float *bias, WanAct act,
+                        const float *gate, int add);
+
+/* Values of a vector from column n on, or NULL if it is absent. */
+static inline const float *wan_cpu_from(const WanTensor *t, int64_t n)
+{
+    return t && t->nb_dims ? (const float *)t->data + n : NULL;
+}
+
+/* linear_bf16.c: layers that may be rounded; others are wan_cpu_linear()'s. */
+void wan_cpu_linear_bf16(WanDev *d, WanTensor *y, const WanTensor *x,
+                         const WanLinear *w, const WanLinearArgs *a);
+int64_t wan_cpu_linear_bf16_scratch(int threads, const WanTensor *y,
+                                    const WanTensor *x, const WanLinear *w,
+                                    const WanLinearArgs *a);
+int wan_cpu_linear_n_bf16_fits(const WanTensor *y, const WanTensor *x, int n,
+                               const WanLinear *const *w);
+void wan_cpu_linear_n_bf16(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                           const WanLinear *const *w);
+
 /* n numbers of a weight type to f32. */
 void wan_cpu_to_f32(float *dst, const void *src, WanType type, int64_t n);
 
@@ -100,6 +124,14 @@ void wan_cpu_attention(WanDev *d, WanTensor *y, const WanTensor *q,
 int64_t wan_cpu_attention_scratch(int threads, const WanTensor *q,
                                   const WanTensor *k,
                                   const WanAttentionArgs *a);
+
+/* attention_bf16.c */
+void wan_cpu_attention_bf16(WanDev *d, WanTensor *y, const WanTensor *q,
+                            const WanTensor *k, const WanTensor *v,
+                            const WanAttentionArgs *a);
+int64_t wan_cpu_attention_bf16_scratch(int threads, const WanTensor *q,
+                                       const WanTensor *k,
+                                       const WanAttentionArgs *a);
 
 /* conv.c */
 void wan_cpu_conv(WanDev *d, WanTensor *y, const WanTensor *x,

@@ -118,12 +118,10 @@ void wan_cpu_to_f32(float *dst, const void *src, WanType type, int64_t n)
 
 /* ----------------------------------------------------------- one tile */
 
-/* y (+)= gate * act(s * scale + bias), n columns of one row; absent vectors
- * are NULL; scale has one value or, with scale_step, n. */
-WAN_SIMD static void finish_row(float *y, float *s, int64_t n,
-                                const float *scale, int scale_step,
-                                const float *bias, WanAct act,
-                                const float *gate, int add)
+WAN_SIMD void wan_cpu_finish_row(float *y, float *s, int64_t n,
+                                 const float *scale, int scale_step,
+                                 const float *bias, WanAct act,
+                                 const float *gate, int add)
 {
     if (scale)
         WAN_APART
@@ -164,12 +162,6 @@ WAN_SIMD static void finish_row(float *y, float *s, int64_t n,
             y[c] += s[c];
     else
         memcpy(y, s, n * sizeof(*y));
-}
-
-/* Values of a vector from column n on, or NULL if it is absent. */
-static const float *from(const WanTensor *t, int64_t n)
-{
-    return t && t->nb_dims ? (const float *)t->data + n : NULL;
 }
 
 /* Whether the product can read the weights where they lie. */
@@ -216,10 +208,10 @@ static void tile(void *arg, int64_t i, int worker)
         return;
     }
     for (int64_t r = 0; r < m; r++)
-        finish_row(wan_row(l->y, i0 + r) + n0, sum + r * n, n,
-                   from(scale, per_column ? n0 : 0), per_column,
-                   from(&l->w->bias, n0), l->a->act, from(l->a->gate, n0),
-                   l->a->add);
+        wan_cpu_finish_row(wan_row(l->y, i0 + r) + n0, sum + r * n, n,
+                           wan_cpu_from(scale, per_column ? n0 : 0),
+                           per_column, wan_cpu_from(&l->w->bias, n0),
+                           l->a->act, wan_cpu_from(l->a->gate, n0), l->a->add);
 }
 
 /* ------------------------------------------------------------ the entry */

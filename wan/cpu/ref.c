@@ -741,6 +741,7 @@ const WanBackend wan_backend_ref = {
     .name      = "ref",
     .ops       = &ops,
     .act       = WAN_F32,
+    .precision = WAN_PRECISION_F32,
     .hidden_rows = 4096,
     .available = wan_cpu_memory_available,
     .alloc     = wan_cpu_alloc,

@@ -531,6 +531,7 @@ const WanOps wan_cuda_ops = {
 
 const WanBackend wan_backend_cuda = {
     .name = "cuda", .ops = &wan_cuda_ops, .act = WAN_BF16, .device = 1,
+    .precision = WAN_PRECISION_BF16,
     .hidden_rows = HIDDEN_ROWS,
     .open = cuda_open, .close = cuda_close,
     .usable = cuda_usable, .available = cuda_available,
@@ -548,6 +549,7 @@ const WanBackend wan_backend_cuda = {
 /* The same in F32, for comparison: no TF32, nothing rounded. */
 const WanBackend wan_backend_cuda_f32 = {
     .name = "cuda-f32", .ops = &wan_cuda_ops, .act = WAN_F32, .device = 1,
+    .precision = WAN_PRECISION_F32,
     .hidden_rows = HIDDEN_ROWS,
     .open = cuda_open, .close = cuda_close,
     .usable = cuda_usable, .available = cuda_available,

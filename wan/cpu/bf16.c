@@ -1,0 +1,551 @@
+/*
+ * Products of BF16 factors, and what stands around them.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * Everything is there twice: as plain loops, in copies for each kind of
+ * machine, and with the intrinsics of AVX512-BF16, which no compiler finds by
+ * itself.
+ *
+ * A product holds a tile of sums in registers, rows times vectors of 16
+ * columns: 6 x 4, 8 x 3, 12 x 2 or 12 x 1, of 32 registers. For each pair of
+ * inputs that is one load for each vector of b and one broadcast for each row
+ * of a. Panels of b are the outer loop: one is read again for each tile of
+ * rows and stays in the second cache.
+ */
+
+#include <string.h>
+
+#include "bf16.h"
+#include "simd.h"
+
+/* gcc below 10 and clang below 9 don't know it. */
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 9 \
+                                               : __GNUC__ >= 10)
+#define HAVE_AVX512_BF16 1
+#else
+#define HAVE_AVX512_BF16 0
+#endif
+
+static int plain;               // although there is better: a test's wish
+
+void wan_bf16_plain(int yes)
+{
+    plain = yes;
+}
+
+int wan_bf16_native(void)
+{
+#if HAVE_AVX512_BF16
+    return __builtin_cpu_supports("avx512bf16") &&
+           __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq");
+#else
+    return 0;
+#endif
+}
+
+/* ---------------------------------------------------------- plain loops */
+
+/* To nearest, ties to even; a NaN keeps a bit. */
+WAN_INLINE uint16_t to_bf16(float f)
+{
+    const uint32_t u = wan_f32_bits(f);
+    const uint32_t r = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+
+    return (uint16_t)wan_choose_bits((u & 0x7fffffff) > 0x7f800000,
+                                     u >> 16 | 0x40, r);
+}
+
+WAN_INLINE float low(uint32_t pair)
+{
+    return wan_bits_f32(pair << 16);
+}
+
+WAN_INLINE float high(uint32_t pair)
+{
+    return wan_bits_f32(pair & 0xffff0000);
+}
+
+WAN_INLINE uint32_t pair_at(const uint16_t *p)
+{
+    uint32_t u;
+
+    memcpy(&u, p, sizeof(u));
+    return u;
+}
+
+WAN_SIMD static void plain_round(uint16_t *dst, const float *src, int64_t n,
+                                 float scale)
+{
+    WAN_APART
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = to_bf16(scale * src[i]);
+}
+
+/* Packed numbers are put one by one: input i of column c of k inputs, whose
+ * columns are cols wide from `from` on. */
+static uint16_t *place(uint16_t *b, int64_t depth, int64_t from, int cols,
+                       int64_t c, int64_t i)
+{
+    return b + from * depth + i / 2 * 2 * cols + 2 * (c - from) + i % 2;
+}
+
+typedef struct Source {
+    const void *data;
+    int bf16;                   // else F32
+    int64_t column, input;      // elements from one to the next
+} Source;
+
+static void pack_one_by_one(uint16_t *b, Source s, int64_t n, int64_t k)
+{
+    const int64_t depth = wan_bf16_depth(k);
+    int cols;
+
+    for (int64_t from = 0; from < n; from += cols) {
+        cols = wan_bf16_panel(n - from);
+        for (int64_t c = from; c < from + cols; c++)
+            for (int64_t i = 0; i < depth; i++) {
+                const int64_t at = c * s.column + i * s.input;
+                uint16_t *out = place(b, depth, from, cols, c, i);
+
+                if (c >= n || i >= k)
+                    *out = 0;
+                else if (s.bf16)
+                    memcpy(out, (const uint16_t *)s.data + at, sizeof(*out));
+                else
+                    *out = to_bf16(((const float *)s.data)[at]);
+            }
+    }
+}
+
+static void plain_pack_rows16(uint16_t *b, const uint16_t *w, int64_t ld,
+                              int64_t n, int64_t k)
+{
+    pack_one_by_one(b, (Source){ w, 1, ld, 1 }, n, k);
+}
+
+static void plain_pack_rows(uint16_t *b, const float *w, int64_t ld, int64_t n,
+                            int64_t k)
+{
+    pack_one_by_one(b, (Source){ w, 0, ld, 1 }, n, k);
+}
+
+static void plain_pack(uint16_t *b, const float *v, int64_t ld, int64_t n,
+                       int64_t k)
+{
+    pack_one_by_one(b, (Source){ v, 0, 1, ld }, n, k);
+}
+
+#define PLAIN_ROWS 4
+
+/* One tile of sums: rows x 16 columns, of a panel of so many. */
+WAN_INLINE void plain_tile(int rows, int64_t k, int taps, const int64_t *shift,
+                           const uint16_t *a, int64_t lda, const uint16_t *b,
+                           int cols, int add, float *c, int64_t ldc)
+{
+    float sum[PLAIN_ROWS][WAN_BF16_COLS];
+
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < WAN_BF16_COLS; j++)
+            sum[r][j] = add ? c[r * ldc + j] : 0;
+    for (int t = 0; t < taps; t++)
+        for (int64_t i = 0; i < k; i += 2, b += 2 * cols)
+            for (int r = 0; r < rows; r++) {
+                const uint32_t x = pair_at(a + shift[t] + r * lda + i);
+
+                for (int j = 0; j < WAN_BF16_COLS; j++) {
+                    const uint32_t w = pair_at(b + 2 * j);
+
+                    sum[r][j] += low(x) * low(w);
+                    sum[r][j] += high(x) * high(w);
+                }
+            }
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < WAN_BF16_COLS; j++)
+            c[r * ldc + j] = sum[r][j];
+}
+
+WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k, int taps,
+                                 const int64_t *shift, const uint16_t *a,
+                                 int64_t lda, const uint16_t *b, int add,
+                                 float *c, int64_t ldc)
+{
+    for (int j = 0; j < cols; j += WAN_BF16_COLS)
+        for (int64_t i = 0; i < m; i += PLAIN_ROWS) {
+            const uint16_t *ai = a + i * lda, *bj = b + 2 * j;
+            float *cij = c + i * ldc + j;
+
+            if (m - i >= PLAIN_ROWS)
+                plain_tile(PLAIN_ROWS, k, taps, shift, ai, lda, bj, cols, add,
+                           cij, ldc);
+            else
+                plain_tile((int)(m - i), k, taps, shift, ai, lda, bj, cols,
+                           add, cij, ldc);
+        }
+}
+
+WAN_SIMD static float plain_exp2(uint16_t *p, const float *s, int64_t n,
+                                 float max)
+{
+    float lane[WAN_LANES] = { 0 }, sum = 0;
+    int64_t j = 0;
+
+    WAN_VECTORS
+    for (; j + WAN_LANES <= n; j += WAN_LANES)
+        for (int l = 0; l < WAN_LANES; l++) {
+            const float e = wan_expf((s[j + l] - max) * 0.69314718f);
+
+            p[j + l] = to_bf16(e);
+            lane[l] += e;
+        }
+    for (; j < n; j++) {
+        const float e = wan_expf((s[j] - max) * 0.69314718f);
+
+        p[j] = to_bf16(e);
+        sum += e;
+    }
+    for (int l = 0; l < WAN_LANES; l++)
+        sum += lane[l];
+    return sum;
+}
+
+/* --------------------------------------------------------- AVX512-BF16 */
+
+#if HAVE_AVX512_BF16
+
+#include <immintrin.h>
+
+#define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"
+#define NATIVE __attribute__((target(TARGET)))
+#define NATIVE_INLINE static inline __attribute__((always_inline, \
+                                                   target(TARGET)))
+
+#define ROWS_4 6                // of a tile with so many vectors
+#define ROWS_3 8
+#define ROWS_2 12
+#define ROWS_1 12
+
+NATIVE static void native_round(uint16_t *dst, const float *src, int64_t n,
+                                float scale)
+{
+    const __m512 by = _mm512_set1_ps(scale);
+
+    for (int64_t i = 0; i < n; i += 16) {
+        const __mmask16 k = n - i >= 16 ? 0xffff : (1u << (n - i)) - 1;
+        const __m512 x = _mm512_mul_ps(by, _mm512_maskz_loadu_ps(k, src + i));
+
+        _mm256_mask_storeu_epi16(dst + i, k,
+                                 (__m256i)_mm512_cvtneps_pbh(x));
+    }
+}
+
+/* Sixteen times sixteen words of 32 bits, turned. */
+NATIVE_INLINE void turn(__m512i r[16])
+{
+    __m512i t[16];
+
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+/* Inputs [i, i + 32) of one column, BF16. */
+NATIVE_INLINE __m512i column(const void *w, int bf16, int64_t at, int64_t left)
+{
+    const uint64_t all = left >= 32 ? ~0u : (UINT64_C(1) << left) - 1;
+
+    if (bf16)
+        return _mm512_maskz_loadu_epi16((__mmask32)all,
+                                        (const uint16_t *)w + at);
+    return (__m512i)_mm512_cvtne2ps_pbh(
+        _mm512_maskz_loadu_ps((__mmask16)(all >> 16),
+                              (const float *)w + at + 16),
+        _mm512_maskz_loadu_ps((__mmask16)all, (const float *)w + at));
+}
+
+/* Of W [n, k]: 16 columns by 32 inputs at a time. */
+NATIVE_INLINE void pack_rows(uint16_t *b, const void *w, int bf16, int64_t ld,
+                             int64_t n, int64_t k)
+{
+    const int64_t pairs = wan_bf16_depth(k) / 2;
+    int cols;
+
+    for (int64_t from = 0; from < n; from += cols) {
+        cols = wan_bf16_panel(n - from);
+        for (int64_t c = from; c < from + cols; c += 16)
+            for (int64_t p = 0; p < pairs; p += 16) {
+                uint16_t *out = b + from * 2 * pairs + p * 2 * cols +
+                                2 * (c - from);
+                __m512i r[16];
+
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; i++)
+                    r[i] = c + i < n ? column(w, bf16, (c + i) * ld + 2 * p,
+                                              k - 2 * p)
+                                     : _mm512_setzero_si512();
+                turn(r);
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; i++)
+                    if (p + i < pairs)
+                        _mm512_storeu_si512(out + i * 2 * cols, r[i]);
+            }
+    }
+}
+
+NATIVE static void native_pack_rows16(uint16_t *b, const uint16_t *w,
+                                      int64_t ld, int64_t n, int64_t k)
+{
+    pack_rows(b, w, 1, ld, n, k);
+}
+
+NATIVE static void native_pack_rows(uint16_t *b, const float *w, int64_t ld,
+                                    int64_t n, int64_t k)
+{
+    pack_rows(b, w, 0, ld, n, k);
+}
+
+/* Of B [k, n]: two rows of 16 are one vector of pairs. */
+NATIVE static void native_pack(uint16_t *b, const float *v, int64_t ld,
+                               int64_t n, int64_t k)
+{
+    const __m512i pairs = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+        23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    int cols;
+
+    for (int64_t from = 0; from < n; from += cols) {
+        cols = wan_bf16_panel(n - from);
+        for (int64_t i = 0; i < k; i += 2)
+            for (int64_t c = from; c < from + cols; c += 16, b += 32) {
+                const __mmask16 m = n - c >= 16 ? 0xffff
+                                  : n > c ? (1u << (n - c)) - 1 : 0;
+                const float *in = v + i * ld + c;
+                const __m512 one = _mm512_maskz_loadu_ps(m, in);
+                const __m512 two = i + 1 < k ? _mm512_maskz_loadu_ps(m, in + ld)
+                                             : _mm512_setzero_ps();
+
+                _mm512_storeu_si512(b, _mm512_permutexvar_epi16(
+                    pairs, (__m512i)_mm512_cvtne2ps_pbh(two, one)));
+            }
+    }
+}
+
+/* One tile of sums; rows and vectors are constants. */
+NATIVE_INLINE void native_tile(int rows, int vectors, int64_t k, int taps,
+                               const int64_t *shift, const uint16_t *a,
+                               int64_t lda, const uint16_t *b, int add,
+                               float *c, int64_t ldc)
+{
+    __m512 sum[24];
+
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            sum[r * vectors + v] = add ? _mm512_loadu_ps(c + r * ldc + 16 * v)
+                                       : _mm512_setzero_ps();
+    for (int t = 0; t < taps; t++) {
+        const uint16_t *x = a + shift[t];
+
+        for (int64_t i = 0; i < k; i += 2, x += 2, b += 32 * vectors) {
+            __m512bh w[4];
+
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
+#pragma GCC unroll 12
+            for (int r = 0; r < rows; r++) {
+                const __m512bh xr =
+                    (__m512bh)_mm512_set1_epi32((int)pair_at(x + r * lda));
+
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++)
+                    sum[r * vectors + v] =
+                        _mm512_dpbf16_ps(sum[r * vectors + v], xr, w[v]);
+            }
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            _mm512_storeu_ps(c + r * ldc + 16 * v, sum[r * vectors + v]);
+}
+
+/* All rows of a panel of so many vectors: as many at a time as there are
+ * registers for, then what is left. */
+#define PANEL(vectors, most)                                                  \
+NATIVE static void native_panel_##vectors(                                    \
+    int64_t m, int64_t k, int taps, const int64_t *shift, const uint16_t *a,  \
+    int64_t lda, const uint16_t *b, int add, float *c, int64_t ldc)           \
+{                                                                             \
+    for (; m >= most; m -= most, a += most * lda, c += most * ldc)            \
+        native_tile(most, vectors, k, taps, shift, a, lda, b, add, c, ldc);   \
+    if (most > 6 && m >= 6) {                                                 \
+        native_tile(6, vectors, k, taps, shift, a, lda, b, add, c, ldc);      \
+        m -= 6, a += 6 * lda, c += 6 * ldc;                                   \
+    }                                                                         \
+    switch (m) {                                                              \
+    case 1: native_tile(1, vectors, k, taps, shift, a, lda, b, add, c, ldc);  \
+            break;                                                            \
+    case 2: native_tile(2, vectors, k, taps, shift, a, lda, b, add, c, ldc);  \
+            break;                                                            \
+    case 3: native_tile(3, vectors, k, taps, shift, a, lda, b, add, c, ldc);  \
+            break;                                                            \
+    case 4: native_tile(4, vectors, k, taps, shift, a, lda, b, add, c, ldc);  \
+            break;                                                            \
+    case 5: native_tile(5, vectors, k, taps, shift, a, lda, b, add, c, ldc);  \
+            break;                                                            \
+    }                                                                         \
+}
+PANEL(4, ROWS_4)
+PANEL(3, ROWS_3)
+PANEL(2, ROWS_2)
+PANEL(1, ROWS_1)
+
+static void native_panel(int64_t m, int cols, int64_t k, int taps,
+                         const int64_t *shift, const uint16_t *a, int64_t lda,
+                         const uint16_t *b, int add, float *c, int64_t ldc)
+{
+    switch (cols / 16) {
+    case 4: native_panel_4(m, k, taps, shift, a, lda, b, add, c, ldc); break;
+    case 3: native_panel_3(m, k, taps, shift, a, lda, b, add, c, ldc); break;
+    case 2: native_panel_2(m, k, taps, shift, a, lda, b, add, c, ldc); break;
+    default: native_panel_1(m, k, taps, shift, a, lda, b, add, c, ldc); break;
+    }
+}
+
+/* 2^x = 2^n 2^f, n the nearest integer; the polynomial is within 4e-6. */
+NATIVE_INLINE __m512 exp2_of(__m512 x)
+{
+    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT |
+                                             _MM_FROUND_NO_EXC);
+    const __m512 f = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(0.00961813f);
+
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0555041f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240226507f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693147182f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1));
+    return _mm512_scalef_ps(p, n);
+}
+
+NATIVE static float native_exp2(uint16_t *p, const float *s, int64_t n,
+                                float max)
+{
+    const __m512 most = _mm512_set1_ps(max), least = _mm512_set1_ps(-126);
+    __m512 sum = _mm512_setzero_ps();
+    int64_t j = 0;
+
+    for (; j + 16 <= n; j += 16) {
+        const __m512 x = _mm512_sub_ps(_mm512_loadu_ps(s + j), most);
+        const __m512 e = exp2_of(_mm512_max_ps(least, x));  // NaN: the second
+
+        sum = _mm512_add_ps(sum, e);
+        _mm256_storeu_si256((__m256i *)(p + j),
+                            (__m256i)_mm512_cvtneps_pbh(e));
+    }
+    if (j < n) {
+        const __mmask16 k = (1u << (n - j)) - 1;
+        const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(k, s + j), most);
+        const __m512 e = _mm512_maskz_mov_ps(
+            k, exp2_of(_mm512_max_ps(least, x)));
+
+        sum = _mm512_add_ps(sum, e);
+        _mm256_storeu_si256((__m256i *)(p + j),
+                            (__m256i)_mm512_cvtneps_pbh(e));
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+#define EITHER(name, ...) \
+    do { \
+        if (wan_bf16_native() && !plain) \
+            native_##name(__VA_ARGS__); \
+        else \
+            plain_##name(__VA_ARGS__); \
+    } while (0)
+
+#else
+
+#define EITHER(name, ...) plain_##name(__VA_ARGS__)
+
+#endif
+
+/* --------------------------------------------------------- either of them */
+
+void wan_bf16_round(uint16_t *dst, const float *src, int64_t n, float scale)
+{
+    EITHER(round, dst, src, n, scale);
+    for (; n % WAN_BF16_DEPTH; n++)
+        dst[n] = 0;
+}
+
+void wan_bf16_pack_rows16(uint16_t *b, const uint16_t *w, int64_t ld,
+                          int64_t n, int64_t k)
+{
+    EITHER(pack_rows16, b, w, ld, n, k);
+}
+
+void wan_bf16_pack_rows(uint16_t *b, const float *w, int64_t ld, int64_t n,
+                        int64_t k)
+{
+    EITHER(pack_rows, b, w, ld, n, k);
+}
+
+void wan_bf16_pack(uint16_t *b, const float *v, int64_t ld, int64_t n,
+                   int64_t k)
+{
+    EITHER(pack, b, v, ld, n, k);
+}
+
+void wan_bf16_product(int64_t m, int64_t n, int64_t k, int taps,
+                      const int64_t *shift, const uint16_t *a, int64_t lda,
+                      const uint16_t *b, int add, float *c, int64_t ldc)
+{
+    static const int64_t none;
+    int cols;
+
+    for (int64_t from = 0; from < n; from += cols) {
+        cols = wan_bf16_panel(n - from);
+        EITHER(panel, m, cols, k, taps, shift ? shift : &none, a, lda, b, add,
+               c + from, ldc);
+        b += taps * k * cols;
+    }
+}
+
+float wan_bf16_exp2(uint16_t *p, const float *s, int64_t n, float max)
+{
+#if HAVE_AVX512_BF16
+    if (wan_bf16_native() && !plain)
+        return native_exp2(p, s, n, max);       // fills up with zeros
+#endif
+    for (int64_t i = n; i % WAN_BF16_COLS; i++)
+        p[i] = 0;
+    return plain_exp2(p, s, n, max);
+}
