@@ -32,7 +32,7 @@ static const size_t request_strings[] = {
 
 #define BEYOND(type, last) (sizeof(type) - WAN_LEAST(type, last))
 
-_Static_assert(BEYOND(WanModelParams, weights) < 8 &&
+_Static_assert(BEYOND(WanModelParams, reserved) < 8 &&
                BEYOND(WanRequest, clip) < 8,
                "a field is new: does it go to the other ranks?");
 
