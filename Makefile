@@ -59,7 +59,7 @@ endif
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
 UNIT = abi arena behind causal codec config endless experts files gguf header job log lora memory names nomemory \
-       pager places pool preset prompts quantise ranks rng safetensors sampler scarce serve \
+       pager places pool precision preset prompts quantise ranks rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
 # weights.c, replay.c and nccl.c on a runtime that is made up: where the real one

@@ -172,7 +172,7 @@ typedef struct WanContext {
     double cache_threshold, cache_retain;
     char *cache_table;
     char *device;
-    int fp8;
+    int precision, fp8;
     int64_t memory;
     enum AVPixelFormat format;
     int dither;
@@ -354,6 +354,11 @@ typedef struct WanContext {
     { "cache_run",   "set longest run of steps that mag skips, -1: the model's", OFFSET(cache_run), AV_OPT_TYPE_INT, {.i64 = -1}, -1, 1000, FLAGS }, \
     { "cache_table", "set file with ratios for mag, of wan-info --calibrate", OFFSET(cache_table), AV_OPT_TYPE_STRING, {.str = NULL}, .flags = FLAGS }, \
     { "device",   "set device: auto, cpu, cuda, cuda:N, cuda:N-M, ref", OFFSET(device), AV_OPT_TYPE_STRING, {.str = "auto"}, .flags = FLAGS }, \
+    { "precision", "set what large products are multiplied in", OFFSET(precision), AV_OPT_TYPE_INT, {.i64 = WAN_PRECISION_AUTO}, WAN_PRECISION_AUTO, WAN_PRECISION_INT8, FLAGS, .unit = "precision" }, \
+        { "auto", "bf16 where the device has it, else f32", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_PRECISION_AUTO}, .flags = FLAGS, .unit = "precision" }, \
+        { "f32",  "nothing is rounded",    0, AV_OPT_TYPE_CONST, {.i64 = WAN_PRECISION_F32},  .flags = FLAGS, .unit = "precision" }, \
+        { "bf16", "both factors are rounded to 16 bits", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_PRECISION_BF16}, .flags = FLAGS, .unit = "precision" }, \
+        { "int8", "those of the transformer's blocks to 8", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_PRECISION_INT8}, .flags = FLAGS, .unit = "precision" }, \
     { "fp8",      "set when a GPU multiplies in 8 bits", OFFSET(fp8), AV_OPT_TYPE_INT, {.i64 = WAN_FP8_AUTO}, WAN_FP8_AUTO, WAN_FP8_ON, FLAGS, .unit = "fp8" }, \
         { "auto", "with matrices that the checkpoint stores so", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_AUTO}, .flags = FLAGS, .unit = "fp8" }, \
         { "off",  "never",                 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_OFF},  .flags = FLAGS, .unit = "fp8" }, \
@@ -517,6 +522,7 @@ static void model_params(AVFilterContext *ctx, WanModelParams *p)
     p->tokenizer          = s->tokenizer;
     p->clip               = s->clip;
     p->lora               = s->lora;
+    p->precision          = s->precision;
     p->fp8                = s->fp8;
     p->weights            = s->weights;
     p->device             = *s->cuda_device ? s->cuda_device : s->device;

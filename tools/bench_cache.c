@@ -117,6 +117,7 @@ int bench_cache(const BenchClip *b)
     wan_model_params_default(&p);
     p.path = b->model;
     p.device = b->device;
+    p.precision = b->precision;
     p.log = print_log;
     p.log_level = WAN_LOG_WARNING;
     if (wan_model_open(&m, &p) < 0)

@@ -11,6 +11,7 @@
 
 typedef struct BenchClip {
     const char *model, *device;
+    enum WanPrecision precision;
     const char *prompt;
     const char *cache;          // "easy,easy:0.1,mag": kind[:threshold] of each
     const char *table;          // for mag, or NULL

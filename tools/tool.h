@@ -3,7 +3,8 @@
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
- * Each tool defines TOOL, its name, before it includes this.
+ * Each tool defines TOOL, its name, before it includes this; who includes dev.h
+ * before it has parse_precision() too.
  */
 
 #ifndef WAN_TOOL_H
@@ -40,6 +41,21 @@ static int parse_int(int *out, const char *option, const char *text, int max)
     *out = (int)v;
     return 0;
 }
+
+#ifdef WAN_DEV_H
+/* What products are multiplied in: 0, or the exit status of wrong use. */
+static inline int parse_precision(enum WanPrecision *out, const char *text)
+{
+    const char *name;
+
+    for (int p = 0; (name = wan_precision_name((enum WanPrecision)p)); p++)
+        if (!strcmp(text, name)) {
+            *out = (enum WanPrecision)p;
+            return 0;
+        }
+    return usage("--precision %s: auto, f32, bf16 or int8 can be", text);
+}
+#endif
 
 /* getopt_long() of long options written out. It would take --cache for
  * --cache-table in a tool that has no --cache. */

@@ -35,6 +35,7 @@ static const char usage_text[] =
 "       wan-bench --clip=MODEL [options]\n"
 "\n"
 "  --device=NAME   cuda, cuda:N, cpu [auto]\n"
+"  --precision=P   of products: auto, f32, bf16, int8 [auto]\n"
 "  --model=NAME    t2v-1.3B, t2v-14B, i2v-14B, ti2v-5B, t2v-a14b, i2v-a14b\n"
 "                  (either expert's step), vace-1.3B, vace-14B [t2v-1.3B]\n"
 "  --size=WxH      [832x480]\n"
@@ -49,7 +50,8 @@ static const char usage_text[] =
 "  --fp8           the transformer's blocks in e4m3\n"
 "\n"
 "  --clip=MODEL    a text-to-video checkpoint: make a clip without and with each\n"
-"                  cache, and compare; with --device, --size, --frames\n"
+"                  cache, and compare; with --device, --precision, --size,\n"
+"                  --frames\n"
 "  --cache=LIST    of easy and mag, each with :THRESHOLD or not\n"
 "                  [easy,easy:0.1,easy:0.2]\n"
 "  --cache-table=F for mag: a table of wan-info --calibrate\n"
@@ -58,6 +60,7 @@ static const char usage_text[] =
 
 typedef struct Options {
     const char *device, *model, *stages;
+    enum WanPrecision precision;
     int width, height, frames, blocks, window, repeat, op_by_op, tune, fp8;
     BenchClip clip;
 } Options;
@@ -555,12 +558,15 @@ static int bench(const Options *o)
 {
     static Bench b;
     const WanLog log = { print_log, NULL, WAN_LOG_VERBOSE };
+    WanChoice choice;
     int64_t bytes;
     int ret;
 
     b = (Bench){ .o = *o };
-    if (wan_dev_open_plan(&b.d, o->device, 0, &log) < 0)
+    if (wan_dev_choose(&choice, o->device, o->precision, &log) < 0 ||
+        wan_dev_open_plan(&b.d, choice.name, 0, &log) < 0)
         return 1;
+    wan_dev_say_choice(&choice, &log);
     ret = load(&b, 1);
     const WanMark mark = wan_mark(b.d);
     void (*const fn[])(Bench *) = { text, step, decode };
@@ -575,7 +581,7 @@ static int bench(const Options *o)
     bytes = b.d->peak + (b.d->backend->device ? INT64_C(3) << 30 : 200 << 20);
     unload(&b);
     wan_dev_close(&b.d);
-    if (ret || wan_dev_open(&b.d, o->device, 0, bytes, &log) < 0)
+    if (ret || wan_dev_open(&b.d, choice.name, 0, bytes, &log) < 0)
         return 1;
     b.d->op_by_op = o->op_by_op;
     b.d->tune = o->tune;
@@ -584,7 +590,7 @@ static int bench(const Options *o)
         setvbuf(stdout, NULL, _IOLBF, 0);   // who is stopped has said so far
         printf("%s %dx%d, %d frames on %s: products %.1f TFLOP/s, copies "
                "%.0f GB/s read and written\n", o->model, o->width, o->height,
-               o->frames, o->device, b.top.flops / 1e12, b.top.bytes / 1e9);
+               o->frames, choice.name, b.top.flops / 1e12, b.top.bytes / 1e9);
         for (int i = 0; i < 3; i++)
             if (wanted(&b, name[i])) {
                 b.table.d = b.d;
@@ -606,6 +612,7 @@ int main(int argc, char **argv)
         { "blocks", 1, NULL, 'b' }, { "window", 1, NULL, 'w' },
         { "stages", 1, NULL, 'S' }, { "repeat", 1, NULL, 'r' },
         { "op-by-op", 0, NULL, 'o' }, { "tune", 0, NULL, 't' },
+        { "precision", 1, NULL, 'P' },
         { "fp8", 0, NULL, '8' }, { "clip", 1, NULL, 'C' },
         { "cache", 1, NULL, 'c' }, { "cache-table", 1, NULL, 'T' },
         { "prompt", 1, NULL, 'p' }, { "steps", 1, NULL, 'n' },
@@ -642,6 +649,7 @@ int main(int argc, char **argv)
         case 'r': ret = parse_int(&o.repeat, "repeat", optarg, 16); break;
         case 'o': o.op_by_op = 1; break;
         case 't': o.tune = 1; break;
+        case 'P': ret = parse_precision(&o.precision, optarg); break;
         case '8': o.fp8 = 1; break;
         case 'C': o.clip.model = optarg; break;
         case 'c': o.clip.cache = optarg; break;
@@ -659,6 +667,7 @@ int main(int argc, char **argv)
         return usage("%s: there are options alone", argv[optind]);
     if (o.clip.model) {
         o.clip.device = o.device;
+        o.clip.precision = o.precision;
         o.clip.width = o.width;
         o.clip.height = o.height;
         o.clip.frames = o.frames;

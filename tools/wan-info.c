@@ -54,6 +54,8 @@ static const char usage_text[] =
 "  --prompt TEXT       count with this text, not with 512 tokens\n"
 "  --memory BYTES      the limit to hold it against, with k, M, G, Ki, Mi, Gi\n"
 "  --device NAME       auto, cpu or ref; in a build with CUDA cuda [auto]\n"
+"  --precision NAME    of products: auto, f32, bf16 or int8 [auto: bf16 where the\n"
+"                      device multiplies it, else f32]\n"
 "  --fp8 MODE          8 bits in the transformer: auto, off or on [auto]\n"
 "  --threads N         CPU threads [one a core]\n"
 "  --ranks N           also what each of so many processes or cards would need\n"
@@ -201,6 +203,7 @@ static int parse(Options *o, int argc, char **argv)
         { "threads", 1, NULL, 't' }, { "trace", 0, NULL, 'T' },
         { "text-encoder", 1, NULL, 'x' }, { "vae", 1, NULL, 'v' },
         { "clip", 1, NULL, 'c' }, { "tokenizer", 1, NULL, 'k' },
+        { "precision", 1, NULL, 'b' },
         { "fp8", 1, NULL, '8' }, { "report", 0, NULL, 'R' },
         { "convert", 0, NULL, 'V' },
         { "calibrate", 1, NULL, 'C' }, { "image", 1, NULL, 'i' },
@@ -245,6 +248,7 @@ static int parse(Options *o, int argc, char **argv)
         case 'e': ret = parse_speed(&o->speed, optarg); break;
         case 'm': ret = parse_bytes(&o->model.memory, optarg); break;
         case 'd': o->model.device = optarg; break;
+        case 'b': ret = parse_precision(&o->model.precision, optarg); break;
         case '8': ret = parse_fp8(&o->model.fp8, optarg); break;
         case 't': ret = parse_int(&o->model.threads, "threads", optarg, MAX_INT); break;
         case 'T': o->trace = 1; break;
@@ -456,6 +460,7 @@ static void show_plan(const WanPlan *p, const WanRequest *r,
         printf("without end");
     printf(", %d steps, guidance %g\n", r->steps, r->guidance);
     printf("  tokens        %" PRId64 "\n", p->tokens);
+    printf("  precision     %s\n", m->choice.why);
     printf("  work          %.3f GB", p->work_bytes / 1e9);
     if (p->full_bytes) {
         printf("\n  device        %.3f GB to keep all weights, %.3f GB at "

@@ -37,6 +37,7 @@ static const char usage_text[] =
 "  --sampler NAME      unipc or dpm++ [unipc]\n"
 "  --image FILE        of image models: a binary PPM of 8 bits\n"
 "  --device NAME       [auto]\n"
+"  --precision NAME    of products: auto, f32, bf16 or int8 [f32]\n"
 "  --text-encoder F, --vae F, --clip F, --tokenizer F\n"
 "                      other files than the model's own\n";
 
@@ -100,6 +101,7 @@ static int parse(Options *o, int argc, char **argv)
         { "sampler", 1, NULL, 'm' }, { "image", 1, NULL, 'i' },
         { "device", 1, NULL, 'd' }, { "text-encoder", 1, NULL, 'x' },
         { "vae", 1, NULL, 'v' }, { "clip", 1, NULL, 'c' },
+        { "precision", 1, NULL, 'b' },
         { "tokenizer", 1, NULL, 'k' }, { "help", 0, NULL, 'h' }, { 0 },
     };
     int c, ret = 0;
@@ -112,6 +114,7 @@ static int parse(Options *o, int argc, char **argv)
     o->model.log = show_line;
     o->model.log_opaque = o;
     o->model.log_level = WAN_LOG_WARNING;
+    o->model.precision = WAN_PRECISION_F32;
     while (!ret && (c = next_option(argc, argv, known)) != -1) {
         switch (c) {
         case 'p': o->prompt = optarg; break;
@@ -128,6 +131,7 @@ static int parse(Options *o, int argc, char **argv)
         case 'm': ret = parse_sampler(&o->sampler, optarg); break;
         case 'i': o->image = optarg; break;
         case 'd': o->model.device = optarg; break;
+        case 'b': ret = parse_precision(&o->model.precision, optarg); break;
         case 'x': o->model.text_encoder = optarg; break;
         case 'v': o->model.vae = optarg; break;
         case 'c': o->model.clip = optarg; break;
@@ -287,6 +291,8 @@ static int describe(cJSON *json, const WanModel *m, const WanRequest *rq)
     cJSON_AddStringToObject(json, "model", m->info.name);
     cJSON_AddStringToObject(json, "task", wan_config_task(m->info.task));
     cJSON_AddStringToObject(json, "device", m->device);
+    cJSON_AddStringToObject(json, "precision",
+                            wan_precision_name(m->info.precision));
     cJSON_AddStringToObject(json, "prompt", rq->prompt);
     cJSON_AddStringToObject(json, "negative_prompt", rq->negative_prompt);
     cJSON_AddStringToObject(json, "sampler", samplers[rq->sampler]);

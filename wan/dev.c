@@ -61,12 +61,12 @@ static int parse_index(const char *rest)
     return n;
 }
 
-static const WanBackend *find_backend(const char *name, int *index,
-                                      const WanLog *log)
+static const WanBackend *look_up(const WanBackend *const *among, int nb,
+                                 const char *name, int *index)
 {
     *index = 0;
-    for (int i = 0; i < NB_BACKENDS; i++) {
-        const WanBackend *b = backends[i];
+    for (int i = 0; i < nb; i++) {
+        const WanBackend *b = among[i];
         const size_t n = strlen(b->name);
 
         if (!strcmp(name, "auto") && (!b->usable || b->usable(0, NULL) >= 0))
@@ -75,11 +75,13 @@ static const WanBackend *find_backend(const char *name, int *index,
             (name[n] && name[n] != ':'))
             continue;
         *index = parse_index(name + n);
-        if (*index >= 0)
-            return b;
-        break;
+        return *index >= 0 ? b : NULL;
     }
+    return NULL;
+}
 
+static void say_unknown(const char *name, const WanLog *log)
+{
     if (!WAN_HAVE_CUDA && !strncmp(name, "cuda", 4))
         wan_log(log, WAN_LOG_ERROR, "device '%s': this build has no CUDA "
                 "backend; use device=cpu", name);
@@ -87,7 +89,16 @@ static const WanBackend *find_backend(const char *name, int *index,
         wan_log(log, WAN_LOG_ERROR, "device '%s' is not known; there are "
                 "auto, cpu%s and ref", name,
                 WAN_HAVE_CUDA ? ", cuda, cuda:N" : "");
-    return NULL;
+}
+
+static const WanBackend *find_backend(const char *name, int *index,
+                                      const WanLog *log)
+{
+    const WanBackend *b = look_up(backends, NB_BACKENDS, name, index);
+
+    if (!b)
+        say_unknown(name, log);
+    return b;
 }
 
 int wan_dev_known(const char *name, const WanLog *log)
@@ -97,6 +108,113 @@ int wan_dev_known(const char *name, const WanLog *log)
 
     return b && (!b->usable || b->usable(index, log) >= 0);
 }
+
+/* ------------------------------------------------------------ precision */
+
+const char *wan_precision_name(enum WanPrecision p)
+{
+    static const char *const name[] = { "auto", "f32", "bf16", "int8" };
+
+    return (unsigned)p <= WAN_PRECISION_INT8 ? name[p] : NULL;
+}
+
+/* Of a device's backends that with such products; NULL: it has none. */
+static const WanBackend *with_products(const WanBackend *const *among, int nb,
+                                       const WanBackend *device,
+                                       enum WanPrecision p)
+{
+    const size_t n = strlen(device->name);
+
+    for (int i = 0; i < nb; i++)
+        if (!strncmp(among[i]->name, device->name, n) &&
+            (!among[i]->name[n] || among[i]->name[n] == '-') &&
+            among[i]->precision == p)
+            return among[i];
+    return NULL;
+}
+
+static int is_native(const WanBackend *b)
+{
+    return !b->native || b->native();
+}
+
+static int say_precisions(const WanBackend *const *among, int nb,
+                          const WanBackend *device, enum WanPrecision asked,
+                          const WanLog *log)
+{
+    char list[64] = "";
+    size_t n = 0;
+
+    for (int p = WAN_PRECISION_F32; p <= WAN_PRECISION_INT8; p++)
+        if (with_products(among, nb, device, (enum WanPrecision)p))
+            n += snprintf(list + n, sizeof(list) - n, "%s%s", n ? ", " : "",
+                          wan_precision_name((enum WanPrecision)p));
+    return wan_error(log, WAN_ERR(ENOSYS), "option precision: %s; device %s of "
+                     "this build has %s", wan_precision_name(asked),
+                     device->name, list);
+}
+
+int wan_dev_choose_among(WanChoice *out, const WanBackend *const *among,
+                         int nb, const char *device,
+                         enum WanPrecision precision, const WanLog *log)
+{
+    const WanBackend *b, *of, *bf16;
+    const char *name;
+    int index, native;
+
+    if (!(of = look_up(among, nb, device, &index))) {
+        say_unknown(device, log);
+        return WAN_ERR(ENOSYS);
+    }
+    if (strchr(of->name, '-'))
+        return wan_error(log, WAN_ERR(ENOSYS), "device '%s': use device=%.*s "
+                         "with precision=%s", device,
+                         (int)strcspn(of->name, "-"), of->name,
+                         wan_precision_name(of->precision));
+    bf16 = with_products(among, nb, of, WAN_PRECISION_BF16);
+    b = precision ? with_products(among, nb, of, precision)
+        : bf16 && is_native(bf16)
+        ? bf16 : with_products(among, nb, of, WAN_PRECISION_F32);
+    if (!b)
+        return say_precisions(among, nb, of, precision, log);
+
+    name = wan_precision_name(b->precision);
+    native = is_native(b);
+    *out = (WanChoice){ .precision = b->precision, .native = native };
+    snprintf(out->name, sizeof(out->name), "%s%s", b->name,
+             strchr(device, ':') ? strchr(device, ':') : "");
+    if (!native)
+        snprintf(out->why, sizeof(out->why), "%s works, but slower than f32: "
+                 "this processor does not multiply it", name);
+    else if (precision)
+        snprintf(out->why, sizeof(out->why), "%s, as option precision says",
+                 name);
+    else if (!bf16)
+        snprintf(out->why, sizeof(out->why), "%s, as device %s has no other",
+                 name, of->name);
+    else if (b == bf16)
+        snprintf(out->why, sizeof(out->why), "%s, which this %s multiplies",
+                 name, b->device ? "card" : "processor");
+    else
+        snprintf(out->why, sizeof(out->why), "%s, as this processor does not "
+                 "multiply %s", name, wan_precision_name(bf16->precision));
+    return 0;
+}
+
+int wan_dev_choose(WanChoice *out, const char *device,
+                   enum WanPrecision precision, const WanLog *log)
+{
+    return wan_dev_choose_among(out, backends, NB_BACKENDS, device, precision,
+                                log);
+}
+
+void wan_dev_say_choice(const WanChoice *c, const WanLog *log)
+{
+    wan_log(log, c->native ? WAN_LOG_INFO : WAN_LOG_WARNING, "precision: %s",
+            c->why);
+}
+
+/* ---------------------------------------------------------------- names */
 
 int wan_dev_threads(int asked)
 {

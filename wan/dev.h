@@ -130,8 +130,8 @@ struct WanDev {
 /**
  * Open a device.
  *
- * @param name    "cpu", "ref", "auto"; with CUDA in the build "cuda", "cuda:N",
- *                and "cuda-f32", which computes everything in F32
+ * @param name    of a backend, see wan_dev_choose(): "cpu", "cpu-bf16", "ref",
+ *                "auto"; with CUDA in the build "cuda", "cuda:N", "cuda-f32"
  * @param threads 0: one a core
  * @param bytes   size of the arena
  * @return 0, WAN_ERR(ENOSYS): no such backend in this build, or no such
@@ -162,6 +162,37 @@ int wan_dev_e4m3(const char *name);
 
 /* Whether this build and machine have such a device; logs a line if not. */
 int wan_dev_known(const char *name, const WanLog *log);
+
+/* What is opened for a device as users name it. */
+typedef struct WanChoice {
+    char name[32];                  // for wan_dev_open(): "cpu-bf16", "cuda:1"
+    enum WanPrecision precision;    // of its products, never AUTO
+    int native;                     // and the machine's own
+    char why[80];                   // a line: what was chosen and why
+} WanChoice;
+
+/**
+ * The backend for a device and a type of products. Backends of one device are
+ * called "DEVICE" and "DEVICE-...", the latter by nobody outside. Whether there
+ * is such a device in the machine is wan_dev_known()'s to say.
+ *
+ * @param device "auto", "cpu", "ref"; with CUDA in the build "cuda", "cuda:N"
+ * @return 0, or WAN_ERR(ENOSYS): no such device, or none of that precision, in
+ *         this build; the line says what can be
+ */
+int wan_dev_choose(WanChoice *out, const char *device,
+                   enum WanPrecision precision, const WanLog *log);
+
+/* The same among nb backends, "auto" is the first that is usable; for tests. */
+int wan_dev_choose_among(WanChoice *out, const WanBackend *const *backends,
+                         int nb, const char *device,
+                         enum WanPrecision precision, const WanLog *log);
+
+/* Say what was chosen; one that the machine can but slowly is a warning. */
+void wan_dev_say_choice(const WanChoice *c, const WanLog *log);
+
+/* "auto", "f32", "bf16", "int8"; NULL: it is none. */
+const char *wan_precision_name(enum WanPrecision p);
 
 /**
  * The device of one of some ranks, as it is called: where data goes from device

@@ -21,7 +21,8 @@ struct WanModel {
     int refs;                   // atomic; freed at 0
     int shapes;                 // of wan_model_open_parts()
     WanLog log;
-    char *device;
+    WanChoice choice;           // of its backend
+    char *device;               // what is opened: that, of a rank with its card
     void *cuda_context;         // the caller's, or NULL
     int threads;
     int64_t memory;             // the user's limit, 0: what is free

@@ -256,6 +256,19 @@ static int check_own(const Server *s)
                        "launcher started has one card", s->device);
 }
 
+/* The host has chosen the precision. That this processor is slow in it is said
+ * by who says errors alone too: all the others wait for it. */
+static void say_slow(const Server *s)
+{
+    WanLog log;
+
+    if (!s->log || s->log->level >= WAN_LOG_WARNING || s->model->choice.native)
+        return;
+    log = *s->log;
+    log.level = WAN_LOG_WARNING;
+    wan_dev_say_choice(&s->model->choice, &log);
+}
+
 /* The model of the request: the last one's, if it was opened likewise. */
 static int open_model(Server *s, WanServed *job, const char *data)
 {
@@ -290,6 +303,8 @@ static int open_model(Server *s, WanServed *job, const char *data)
     if (s->device)
         p->device = s->device;
     ret = wan_model_open(&s->model, p);
+    if (ret >= 0)
+        say_slow(s);
     if (ret >= 0 && (ret = wan_model_join(s->model, s->ranks, NULL)) < 0)
         wan_model_close(&s->model);     // the next job tries again
     return ret;

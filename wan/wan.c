@@ -66,6 +66,12 @@ static int take_params(WanModelParams *own, WanLog *log,
 
 /* -------------------------------------------------------------- opening */
 
+/* The device as its user names it. */
+static const char *device_asked(const WanModelParams *p)
+{
+    return p->device && *p->device ? p->device : "auto";
+}
+
 /* What of the transformer may be multiplied in e4m3. */
 static WanBinderE4m3 choose_e4m3(const WanModel *m, const WanModelParams *p)
 {
@@ -74,9 +80,10 @@ static WanBinderE4m3 choose_e4m3(const WanModel *m, const WanModelParams *p)
     if (wan_dev_e4m3(m->device))
         return p->fp8 == WAN_FP8_ON ? WAN_E4M3_ALL : WAN_E4M3_STORED;
     if (p->fp8 == WAN_FP8_ON)
-        wan_log(&m->log, WAN_LOG_WARNING, "option fp8: device %s has no "
-                "products in 8 bits, as GPUs from compute capability 8.9 on "
-                "do: it is without effect", m->device);
+        wan_log(&m->log, WAN_LOG_WARNING, "option fp8: device %s with "
+                "precision %s has no products in 8 bits, as GPUs from compute "
+                "capability 8.9 on have with bf16: it is without effect",
+                device_asked(p), wan_precision_name(m->choice.precision));
     return WAN_E4M3_NONE;
 }
 
@@ -492,13 +499,10 @@ static int open_tokenizer(WanModel *m, const WanFiles *f, const char *given)
     return ret;
 }
 
-static WanModel *model_alloc(const WanModelParams *p)
+static WanModel *model_alloc(const WanModelParams *p, const WanChoice *choice)
 {
     const WanLog log = { p->log, p->log_opaque, p->log_level };
-    const char *device = p->device && *p->device ? p->device : "auto";
     WanModel *m = calloc(1, sizeof(*m));
-    WanCardList list;
-    char first[32];
 
     if (!m) {
         wan_error_memory(&log, p->path ? p->path : "model", "the model");
@@ -509,9 +513,10 @@ static WanModel *model_alloc(const WanModelParams *p)
     m->threads = p->threads;
     m->memory = p->memory;
     m->cuda_context = p->cuda_context;
-    if (wan_cards_read(&list, device, NULL) >= 0 && list.nb)
-        device = wan_cards_name(&list, 0, first, sizeof(first));
-    m->device = strdup(device);
+    m->choice = *choice;
+    m->info.precision = choice->precision;
+    m->info.precision_native = choice->native;
+    m->device = strdup(choice->name);
     m->prompts = wan_prompts_alloc();
     if (!m->device || !m->prompts) {
         wan_error_memory(&log, p->path ? p->path : "model", "the model");
@@ -520,25 +525,42 @@ static WanModel *model_alloc(const WanModelParams *p)
     return m;
 }
 
-/* One, or each of several cards. */
-static int check_device(const char *device, const WanLog *log)
+/* What a device is, of several cards the first one. Whether it is in this
+ * machine nobody asks who only plans. */
+static int choose_device(WanChoice *out, const WanModelParams *p, int planned,
+                         const WanLog *log)
 {
+    const char *device = device_asked(p);
     WanCardList list;
-    char name[32];
-    int ret;
+    int ret = wan_cards_read(&list, device, log);
 
-    if ((ret = wan_cards_read(&list, device, log)) < 0)
-        return ret;
-    if (!list.nb)
-        return wan_dev_known(device, log) ? 0 : WAN_ERR(ENOSYS);
-    for (int i = 0; i < list.nb; i++)
-        if (!wan_dev_known(wan_cards_name(&list, i, name, sizeof(name)), log))
-            return WAN_ERR(ENOSYS);
-    return 0;
+    for (int i = 0; ret >= 0 && (!i || i < list.nb); i++) {
+        WanChoice own;
+        char name[32];
+
+        if (list.nb)
+            device = wan_cards_name(&list, i, name, sizeof(name));
+        ret = wan_dev_choose(&own, device, p->precision, log);
+        if (ret >= 0 && !planned && !wan_dev_known(own.name, log))
+            ret = WAN_ERR(ENOSYS);
+        if (ret >= 0 && !i)
+            *out = own;
+    }
+    return ret;
 }
 
-static int check_params(const WanModelParams *p, const WanLog *log)
+static int check_precision(const WanModelParams *p, const WanLog *log)
 {
+    if (!wan_precision_name(p->precision))
+        return wan_error_option(log, "precision", "%d is none", p->precision);
+    return p->reserved ? wan_error_option(log, "reserved", "it must be 0") : 0;
+}
+
+static int check_params(WanChoice *choice, const WanModelParams *p,
+                        const WanLog *log)
+{
+    int ret;
+
     if (p->threads < 0 || p->threads > 1024) {
         wan_log(log, WAN_LOG_ERROR, "option threads: %d; 0 to 1024 can be",
                 p->threads);
@@ -562,7 +584,8 @@ static int check_params(const WanModelParams *p, const WanLog *log)
         wan_log(log, WAN_LOG_ERROR, "option fp8: %d is none", p->fp8);
         return WAN_ERR(EINVAL);
     }
-    return check_device(p->device && *p->device ? p->device : "auto", log);
+    ret = check_precision(p, log);
+    return ret < 0 ? ret : choose_device(choice, p, 0, log);
 }
 
 int wan_model_join(WanModel *m, WanRanks *ranks, const WanModelParams *p)
@@ -570,8 +593,12 @@ int wan_model_join(WanModel *m, WanRanks *ranks, const WanModelParams *p)
     int here = 0, before = 0, ret;
     char device[64];
 
-    if (p)
-        wan_put_params(&m->given, p);
+    if (p) {
+        WanModelParams own = *p;
+
+        own.precision = m->choice.precision;    // whatever theirs would be
+        wan_put_params(&m->given, &own);
+    }
     if (m->given.failed)
         return wan_error_memory(&m->log, "model", "its description");
     for (int q = 0; q < ranks->size; q++)
@@ -641,16 +668,17 @@ static int open_parts(WanModel **out, const WanModelParams *params,
     WanInterrupt interrupt;
     WanLog log;
     WanFiles f = { .without = ~parts };
+    WanChoice choice;
     WanModel *m = NULL;
     int ret;
 
     *out = NULL;
     if ((ret = take_params(&own, &log, params)) < 0 ||
-        (ret = check_params(p, &log)) < 0 ||
+        (ret = check_params(&choice, p, &log)) < 0 ||
         (ret = wan_files_find(&f, p, &log)) < 0)
         goto fail;
     ret = WAN_ERR(ENOMEM);
-    if (!(m = model_alloc(p)))
+    if (!(m = model_alloc(p, &choice)))
         goto fail;
     m->shapes = shapes;
     if (!shapes && (ret = find_ranks(m, p)) < 0)
@@ -679,6 +707,8 @@ static int open_parts(WanModel **out, const WanModelParams *params,
             "of weights in all", p->path, m->info.name,
             m->info.parameters / 1e9, m->file2 ? " in each expert" : "",
             m->info.weight_bytes / 1e9);
+    if (!shapes)
+        wan_dev_say_choice(&choice, &log);
     m->loras = f.loras;
     f.loras = NULL;
     wan_files_free(&f);
@@ -709,13 +739,17 @@ int wan_model_open_shapes(WanModel **out, const char *name,
     WanVaeConfig vae;
     WanClipConfig clip;
     WanBinder b = { .plan_type = WAN_BF16 };
+    const WanLog log = { p->log, p->log_opaque, p->log_level };
+    WanChoice choice;
     WanModel *m = NULL;
     int ret;
 
     *out = NULL;
-    if ((ret = wan_config_named(name, &dit, &t5, &vae, &clip)) < 0)
+    if ((ret = wan_config_named(name, &dit, &t5, &vae, &clip)) < 0 ||
+        (ret = check_precision(p, &log)) < 0 ||
+        (ret = choose_device(&choice, p, 1, &log)) < 0)
         return ret;
-    if (!(m = model_alloc(p)))
+    if (!(m = model_alloc(p, &choice)))
         return WAN_ERR(ENOMEM);
     describe(m, &dit, NULL, name, WAN_EXPERT_NONE);
     b.pool = &m->pool;
@@ -741,10 +775,11 @@ int wan_model_probe(const WanModelParams *params)
     WanModelParams p;
     WanLog log;
     WanFiles f = { 0 };
+    WanChoice choice;
     int ret = take_params(&p, &log, params);
 
     if (ret >= 0)
-        ret = check_params(&p, &log);
+        ret = check_params(&choice, &p, &log);
     if (ret >= 0)
         ret = wan_files_find(&f, &p, &log);
     wan_files_free(&f);

@@ -253,8 +253,11 @@ typedef struct WanModelParams {
     /** Which weights of a training's file that has several: "ema" or
      *  "generator"; NULL: ema if it is there. */
     const char *weights;
-    enum WanPrecision precision;    /**< of products; AUTO */
-    int reserved;                   /**< 0 */
+    /** Of products. What the model has then is said in its log and in its
+     *  WanModelInfo. Processes and cards that make jobs together have the same,
+     *  that of the first. */
+    enum WanPrecision precision;
+    int reserved;               /**< 0 */
 } WanModelParams;
 
 /** What a checkpoint is, read from its tensors. Strings live as the model.
@@ -288,6 +291,9 @@ typedef struct WanModelInfo {
                                      part of 1000; else 0 */
     int images_needed;          /**< images that a request must have, */
     int images_most;            /**< and may have: 2 are first and last */
+    enum WanPrecision precision;    /**< what products are made in: never AUTO */
+    int precision_native;       /**< 0: by plain loops, as the processor doesn't
+                                     multiply that type */
 } WanModelInfo;
 
 /** Fill p with defaults: device "auto", all else 0 or NULL. */
@@ -305,12 +311,12 @@ WAN_API void wan_model_params_default_sized(WanModelParams *p, size_t size);
  * @param p    copied; its strings are not kept
  * @return 0, or WAN_ERR(ENOENT): a part is missing, the line says which and
  *         which names were looked for; WAN_INVALIDDATA: a part is damaged or
- *         of another architecture; WAN_ERR(ENOSYS): a checkpoint or device
- *         that this build has no code for; WAN_ERR(EINVAL): a field of p, or
- *         wan_model_params_default() was not called; WAN_ERR(EACCES): a file
- *         or folder may not be read; WAN_ERR(EISDIR), ELOOP, ENAMETOOLONG,
- *         EMFILE, ENFILE, ENODEV or EIO, as the system says it of a file;
- *         WAN_ERR(ENOMEM); WAN_CANCELLED
+ *         of another architecture; WAN_ERR(ENOSYS): a checkpoint, a device or
+ *         a precision of it that this build has no code for; WAN_ERR(EINVAL): a
+ *         field of p, or wan_model_params_default() was not called;
+ *         WAN_ERR(EACCES): a file or folder may not be read; WAN_ERR(EISDIR),
+ *         ELOOP, ENAMETOOLONG, EMFILE, ENFILE, ENODEV or EIO, as the system
+ *         says it of a file; WAN_ERR(ENOMEM); WAN_CANCELLED
  */
 WAN_API int wan_model_open(WanModel **out, const WanModelParams *p);
 

@@ -3,7 +3,8 @@
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
- * usage: stages MODEL [WxH [FRAMES [STEPS [THREADS [GUIDANCE [CHUNKS]]]]]]
+ * usage: stages [--precision=NAME] MODEL [WxH [FRAMES [STEPS [THREADS [GUIDANCE
+ *        [CHUNKS]]]]]]
  * MODEL makes video from text; of its frames only so many CHUNKS are decoded.
  * Prints a table in Markdown, as docs/performance.md keeps it. The first unit of
  * a stage is shown apart: it reads the weights from the disk, if they are not in
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "wan.h"
+#include "dev.h"
 
 static const char prompt[] =
     "A red ball bounces on a wet street at night, neon signs are mirrored in "
@@ -122,8 +123,21 @@ static int generate(WanJob *job, const WanRequest *rq, Stage *stage,
     return ret == WAN_EOF ? 0 : ret;
 }
 
+static int parse_precision(enum WanPrecision *out, const char *text)
+{
+    for (int p = 0; p <= WAN_PRECISION_INT8; p++)
+        if (!strcmp(text, wan_precision_name((enum WanPrecision)p))) {
+            *out = (enum WanPrecision)p;
+            return 0;
+        }
+    fprintf(stderr, "stages: --precision=%s: auto, f32, bf16 or int8 can be\n",
+            text);
+    return -1;
+}
+
 int main(int argc, char **argv)
 {
+    static const char option[] = "--precision=";
     Stage stage[] = {
         [WAN_STAGE_TEXT] = { .name = "text" },
         [WAN_STAGE_IMAGE] = { .name = "image" },
@@ -142,12 +156,18 @@ int main(int argc, char **argv)
     double start = now(), opened, anonymous = 0;
     int chunks, ret, errors = 0;
 
+    wan_model_params_default(&mp);
+    if (argc > 1 && !strncmp(argv[1], option, sizeof(option) - 1)) {
+        if (parse_precision(&mp.precision, argv[1] + sizeof(option) - 1) < 0)
+            return 2;
+        argc--;
+        argv++;
+    }
     if (argc < 2 || argc > 8) {
-        fprintf(stderr, "usage: stages MODEL [WxH [FRAMES [STEPS "
-                "[THREADS [GUIDANCE [CHUNKS]]]]]]\n");
+        fprintf(stderr, "usage: stages [--precision=NAME] MODEL [WxH [FRAMES "
+                "[STEPS [THREADS [GUIDANCE [CHUNKS]]]]]]\n");
         return 2;
     }
-    wan_model_params_default(&mp);
     mp.path = argv[1];
     mp.threads = argc > 5 ? atoi(argv[5]) : 0;
     mp.processes = 1;
@@ -181,9 +201,10 @@ int main(int argc, char **argv)
     stage[WAN_STAGE_IMAGE].flops = plan.image_flops;
     stage[WAN_STAGE_STEPS].flops = plan.step_flops * rq.steps;
     stage[WAN_STAGE_DECODE].flops = plan.decode_flops;
-    printf("%s, %dx%d, %d frames, %d steps, guidance %g\n\n",
-           wan_model_info(m)->name, rq.width, rq.height, rq.frames, rq.steps,
-           rq.guidance);
+    printf("%s, %s, %dx%d, %d frames, %d steps, guidance %g\n\n",
+           wan_model_info(m)->name,
+           wan_precision_name(wan_model_info(m)->precision), rq.width,
+           rq.height, rq.frames, rq.steps, rq.guidance);
     printf("| stage  | units | seconds  | first    | each other | TFLOP   | "
            "GFLOP/s | a core |\n|---|---|---|---|---|---|---|---|\n");
     for (int i = 0; i < WAN_STAGE_DONE; i++)

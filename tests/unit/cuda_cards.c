@@ -87,14 +87,17 @@ static void card_exchange(WanDev *d, const WanParcel *out, const WanParcel *in)
         wan_nccl_exchange(d, out, in);
 }
 
-const WanBackend wan_backend_cuda = {
-    .name = "cuda", .ops = &card_ops, .act = WAN_F32, .device = 1,
-    .hidden_rows = 4096, .open = card_open, .close = card_close,
-    .usable = card_usable, .available = card_available,
-    .alloc = card_alloc, .free = card_free, .joins = card_joins,
-    .join = wan_nccl_join, .join_bytes = 1, .exchange = card_exchange,
-};
-const WanBackend wan_backend_cuda_f32 = { .name = "cuda-f32" };
+/* Whatever they are called for: both compute in F32. */
+#define CARD(named, type) { \
+    .name = named, .ops = &card_ops, .act = WAN_F32, .device = 1, \
+    .precision = type, \
+    .hidden_rows = 4096, .open = card_open, .close = card_close, \
+    .usable = card_usable, .available = card_available, \
+    .alloc = card_alloc, .free = card_free, .joins = card_joins, \
+    .join = wan_nccl_join, .join_bytes = 1, .exchange = card_exchange, \
+}
+const WanBackend wan_backend_cuda = CARD("cuda", WAN_PRECISION_BF16);
+const WanBackend wan_backend_cuda_f32 = CARD("cuda-f32", WAN_PRECISION_F32);
 
 /* ------------------------------------------------------------------- names */
 

@@ -15,7 +15,8 @@
 #include "model.h"
 #include "weights_util.h"
 
-static char said[2048];         // the last line of any level
+static char said[2048];         // the last line of any level, but for what is
+                                // said of every model
 static char told[16384];        // all of them
 
 static inline void keep_all(void *opaque, enum WanLogLevel level,
@@ -23,6 +24,8 @@ static inline void keep_all(void *opaque, enum WanLogLevel level,
 {
     const size_t n = strlen(told);
 
+    if (!strncmp(line, "precision: ", 11))
+        return;
     snprintf(said, sizeof(said), "%s", line);
     snprintf(told + n, sizeof(told) - n, "%s\n", line);
     keep_line(opaque, level, line);

@@ -13,12 +13,15 @@
 
 #define DIT "wan-t2v/diffusion_pytorch_model.safetensors"
 
-static char said[4096];         // all lines but the verbose ones
+static char said[4096];         // all lines but the verbose ones, and but for
+                                // what is said of every model
 
 static void keep_all(void *opaque, enum WanLogLevel level, const char *line)
 {
     const size_t n = strlen(said);
 
+    if (!strncmp(line, "precision: ", 11))
+        return;
     snprintf(said + n, sizeof(said) - n, "%s\n", line);
     keep_line(opaque, level, line);
 }

@@ -32,6 +32,8 @@ static const Plain params_plain[] = {
     FROM_TO(WanModelParams, threads, cuda_context),
     FROM_TO(WanModelParams, log_level, interrupted),
     FROM_TO(WanModelParams, vae_scale, model2),
+    { offsetof(WanModelParams, precision) / WORD,
+      sizeof(WanModelParams) / WORD },
     { 0 }
 };
 static const Plain request_plain[] = {
@@ -111,7 +113,8 @@ TEST(no_pointer_of_the_host)
 /* Cut short anywhere, it is refused. */
 TEST(cut_short)
 {
-    WanModelParams p = { .size = sizeof(p), .path = "model", .device = "cpu" };
+    WanModelParams p = { .size = sizeof(p), .path = "model", .device = "cpu",
+                         .precision = WAN_PRECISION_BF16 };
     WanRequest r = { .size = sizeof(r), .prompt = "x" };
     WanServed out;
     WanBytes b = { 0 };
@@ -120,6 +123,7 @@ TEST(cut_short)
     wan_put_request(&b, &r);
     CHECK(!wan_served_read(&out, (char *)b.data, b.n));
     CHECK(!strcmp(out.params.path, "model") && !out.params.weights);
+    CHECK(out.params.precision == WAN_PRECISION_BF16);
     for (size_t n = 0; n < b.n; n += 8)
         CHECK(wan_served_read(&out, (char *)b.data, n) == WAN_INVALIDDATA);
     free(b.data);

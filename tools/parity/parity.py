@@ -131,7 +131,8 @@ def write_image(path, source, width, height):
 
 def run_native(args, folder, image):
     words = [args.native, args.model, folder, "--size", args.size, "--frames", args.frames, "--steps", args.steps,
-             "--seed", args.seed, "--sampler", args.sampler, "--device", args.device]
+             "--seed", args.seed, "--sampler", args.sampler, "--device", args.device,
+             "--precision", args.precision]
     for option in ("prompt", "negative", "guidance", "shift"):
         value = getattr(args, option)
         words += [] if value is None else ["--" + option, value]
@@ -181,7 +182,7 @@ def compare(report, mode, native, side, image):
 def about(report, args, native):
     r = native.request
     report.say("libwan beside " + ("its own PyTorch modules" if args.official == "demo" else "the official code"))
-    report.say(f"libwan {r['version']} on {r['device']}, Python {platform.python_version()}, torch {torch.__version__}"
+    report.say(f"libwan {r['version']} on {r['device']} in {r['precision']}, Python {platform.python_version()}, torch {torch.__version__}"
                f", {platform.machine()}")
     report.say(f"{r['model']}, {r['width']}x{r['height']}, {r['frames']} frames, {r['steps']} steps of {r['sampler']},"
                f" guidance {r['guidance']:g}, shift {r['shift']:g}, seed {r['seed']}")
@@ -207,6 +208,7 @@ def parser():
     p.add_argument("--negative")
     p.add_argument("--image", help="of image models; without it one is drawn")
     p.add_argument("--device", default="auto", help="of libwan")
+    p.add_argument("--precision", default="f32", help="of libwan's products: f32, bf16, int8 or auto")
     p.add_argument("--torch-device", default="cpu", help="of the other side")
     p.add_argument("--modes", default="float32,mixed", help="of the other side [%(default)s]")
     p.add_argument("--native", default="build/bin/wan-parity")
