@@ -254,12 +254,14 @@ static const WanOps ops_f32 = {
 
 static const WanOps ops_bf16 = {
     COMMON_ENTRIES,
-    .linear            = wan_cpu_linear,
-    .linear_scratch    = wan_cpu_linear_scratch,
-    .attention         = wan_cpu_attention,
-    .attention_scratch = wan_cpu_attention_scratch,
-    .conv              = wan_cpu_conv,
-    .conv_scratch      = wan_cpu_conv_scratch,
+    .linear            = wan_cpu_linear_bf16,
+    .linear_n          = wan_cpu_linear_n_bf16,
+    .linear_n_fits     = wan_cpu_linear_n_bf16_fits,
+    .linear_scratch    = wan_cpu_linear_bf16_scratch,
+    .attention         = wan_cpu_attention_bf16,
+    .attention_scratch = wan_cpu_attention_bf16_scratch,
+    .conv              = wan_cpu_conv_bf16,
+    .conv_scratch      = wan_cpu_conv_bf16_scratch,
 };
 
 #define CPU_BACKEND(named, table, type) \

@@ -140,6 +140,12 @@ int64_t wan_cpu_conv_scratch(int threads, const WanTensor *y,
                              const WanTensor *x, const WanConv *w,
                              const WanConvArgs *a);
 
+void wan_cpu_conv_bf16(WanDev *d, WanTensor *y, const WanTensor *x,
+                       const WanConv *w, const WanConvArgs *a);
+int64_t wan_cpu_conv_bf16_scratch(int threads, const WanTensor *y,
+                                  const WanTensor *x, const WanConv *w,
+                                  const WanConvArgs *a);
+
 /* norm.c */
 void wan_cpu_layer_norm(WanDev *d, WanTensor *y, const WanTensor *x,
                         const WanTensor *gain, const WanTensor *bias,

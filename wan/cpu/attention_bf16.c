@@ -1,0 +1,252 @@
+/*
+ * Attention on the CPU in BF16: as in F32 (attention.c), but with q, k, v and
+ * P rounded before their products.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * Scores are of base 2: q is multiplied by scale log2 e before it is rounded,
+ * then P = 2^(S - m). Sums of P are of what was not rounded yet. A worker keeps
+ * the packed keys and values of one head for the tiles that follow, which are
+ * of the same head as long as there are some: with two threads each head is
+ * packed twice, and not once for every 120 queries.
+ */
+
+#include <math.h>
+#include <string.h>
+
+#include "bf16.h"
+#include "cpu.h"
+#include "simd.h"
+
+enum {
+    QUERIES = 120,              // whole tiles of registers: 6, 8, 12 rows
+    KEYS = 512
+};
+
+#define LOG2_E 1.44269504f
+
+typedef struct Attention {
+    WanDev *d;
+    WanTensor *y;
+    const WanTensor *q, *k, *v;
+    const WanAttentionArgs *a;
+    int64_t D, depth, cols;     // of a head: as it is, as inputs, as columns
+    int64_t rows, row_tiles;    // queries of a tile, tiles of a head
+    int64_t block;              // numbers of a block of packed keys
+    int64_t value_block;        // likewise of values
+    int64_t worker_bytes;
+} Attention;
+
+typedef struct Worker {
+    int64_t head;               // whose keys and values are packed, -1: none
+    uint16_t *keys, *values;    // block by block
+    uint16_t *q;                // [rows, depth]
+    uint16_t *p;                // [rows, KEYS]
+    float *s;                   // [rows, KEYS]
+    float *o;                   // [rows, cols]
+    float *line;                // T5's bias by distance
+} Worker;
+
+static int64_t aligned(int64_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Lay a worker's memory out; returns its bytes. w NULL: count. */
+static int64_t lay_out(const Attention *t, Worker *w)
+{
+    const int64_t blocks = wan_ceil_div(wan_rows(t->k), KEYS);
+    int64_t at = aligned(sizeof(Worker));
+    Worker own = { .head = -1 };
+
+#define PLACE(field, numbers) \
+    (own.field = (void *)((char *)w + at), \
+     at += aligned((numbers) * (int64_t)sizeof(*own.field)))
+    PLACE(keys, blocks * t->block);
+    PLACE(values, blocks * t->value_block);
+    PLACE(q, QUERIES * t->depth);
+    PLACE(p, QUERIES * KEYS);
+    PLACE(s, QUERIES * KEYS);
+    PLACE(o, QUERIES * t->cols);
+    PLACE(line, QUERIES + KEYS);
+#undef PLACE
+    if (w)
+        *w = own;
+    return at;
+}
+
+static Worker *worker_of(const Attention *t, int worker)
+{
+    return (Worker *)((char *)t->d->scratch + worker * t->worker_bytes);
+}
+
+/* ------------------------------------------------------------- softmax */
+
+WAN_INLINE float row_max(const float *s, int64_t n)
+{
+    float lane[WAN_LANES], max;
+    int64_t j = 0;
+
+    for (int l = 0; l < WAN_LANES; l++)
+        lane[l] = s[0];
+    for (; j + WAN_LANES <= n; j += WAN_LANES)
+        for (int l = 0; l < WAN_LANES; l++)
+            lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
+    max = lane[0];
+    for (int l = 1; l < WAN_LANES; l++)
+        max = lane[l] > max ? lane[l] : max;
+    for (; j < n; j++)
+        max = s[j] > max ? s[j] : max;
+    return max;
+}
+
+/* The maximum so far of a row; what was summed below another one shrinks. */
+WAN_SIMD static float new_max(float old, int first, const float *s, int64_t n,
+                              double *total, float *o, int64_t D)
+{
+    const float here = row_max(s, n);
+
+    if (first || !(here > old))
+        return first ? here : old;
+
+    const float shrink = exp2f(old - here);
+
+    *total *= shrink;
+    WAN_APART
+    for (int64_t c = 0; c < D; c++)
+        o[c] *= shrink;
+    return here;
+}
+
+WAN_SIMD static void store_row(float *y, const float *o, int64_t D,
+                               double total, int add)
+{
+    const float r = 1 / total;
+
+    if (add)
+        WAN_APART
+        for (int64_t c = 0; c < D; c++)
+            y[c] += o[c] * r;
+    else
+        WAN_APART
+        for (int64_t c = 0; c < D; c++)
+            y[c] = o[c] * r;
+}
+
+/* T5's bias for m queries from i and n keys from j: by distance alone. */
+static void add_rel_bias(float *s, int64_t ld, int64_t m, int64_t n, int64_t i,
+                         int64_t j, const WanTensor *bias, int64_t head,
+                         float *line)
+{
+    for (int64_t t = 0; t < m + n - 1; t++)
+        line[t] = LOG2_E *
+                  wan_row(bias, wan_t5_bucket(j - i - (m - 1) + t))[head];
+    for (int64_t r = 0; r < m; r++)
+        for (int64_t c = 0; c < n; c++)
+            s[r * ld + c] += line[m - 1 - r + c];
+}
+
+/* ---------------------------------------------------------------- tiles */
+
+/* Keys and values [j, j + n) of a head. */
+static void pack_block(const Attention *t, Worker *own, int64_t head,
+                       int64_t j, int64_t n)
+{
+    const int64_t b = j / KEYS;
+
+    wan_bf16_pack_rows(own->keys + b * t->block,
+                       wan_row(t->k, j) + head * t->D, t->k->pitch, n, t->D);
+    wan_bf16_pack(own->values + b * t->value_block,
+                  wan_row(t->v, j) + head * t->D, t->v->pitch, t->D, n);
+}
+
+/* One head of some queries. y may be q: these rows and columns of q are read
+ * by this tile alone, and before they are written. */
+static void tile(void *arg, int64_t index, int worker)
+{
+    const Attention *t = arg;
+    const WanAttentionArgs *a = t->a;
+    Worker *own = worker_of(t, worker);
+    const int64_t Lq = wan_rows(t->q), Lk = wan_rows(t->k), D = t->D;
+    const int64_t head = index / t->row_tiles;
+    const int64_t i = index % t->row_tiles * t->rows;
+    const int64_t m = Lq - i < t->rows ? Lq - i : t->rows;
+    const int packed = own->head == head;
+    float max[QUERIES];
+    double total[QUERIES] = { 0 };
+
+    own->head = -1;
+    for (int64_t r = 0; r < m; r++)
+        wan_bf16_round(own->q + r * t->depth, wan_row(t->q, i + r) + head * D,
+                       D, a->scale * LOG2_E);
+    for (int64_t j = 0; j < Lk; j += KEYS) {
+        const int64_t n = Lk - j < KEYS ? Lk - j : KEYS;
+        const int64_t ld = wan_bf16_cols(n), b = j / KEYS;
+
+        if (wan_dev_cancelled(t->d))
+            return;
+        if (!packed)
+            pack_block(t, own, head, j, n);
+        wan_bf16_product(m, n, t->depth, 1, NULL, own->q, t->depth,
+                         own->keys + b * t->block, 0, own->s, ld);
+        if (a->rel_bias)
+            add_rel_bias(own->s, ld, m, n, i, j, a->rel_bias, head, own->line);
+        if (a->tail > 1 && j + n == Lk)
+            for (int64_t r = 0; r < m; r++)
+                own->s[r * ld + n - 1] += log2f((float)a->tail);
+        for (int64_t r = 0; r < m; r++) {
+            const float *s = own->s + r * ld;
+
+            max[r] = new_max(j ? max[r] : 0, j == 0, s, n, &total[r],
+                             own->o + r * t->cols, D);
+            total[r] += wan_bf16_exp2(own->p + r * ld, s, n, max[r]);
+        }
+        wan_bf16_product(m, D, wan_bf16_depth(n), 1, NULL, own->p, ld,
+                         own->values + b * t->value_block, j > 0, own->o,
+                         t->cols);
+    }
+    own->head = head;
+    for (int64_t r = 0; r < m; r++)
+        store_row(wan_row(t->y, i + r) + head * D, own->o + r * t->cols, D,
+                  total[r], a->add);
+}
+
+static Attention plan(const WanTensor *q, const WanTensor *k,
+                      const WanAttentionArgs *a)
+{
+    const int64_t D = wan_cols(q) / a->heads;
+    const int64_t tiles = wan_ceil_div(wan_rows(q), QUERIES);
+    Attention t = {
+        .q = q, .k = k, .a = a,
+        .D = D, .depth = wan_bf16_depth(D), .cols = wan_bf16_cols(D),
+        .row_tiles = tiles,
+        .rows = tiles ? wan_ceil_div(wan_ceil_div(wan_rows(q), tiles), 24) * 24
+                      : 0,
+        .block = wan_bf16_packed(KEYS, D),
+        .value_block = wan_bf16_packed(D, KEYS),
+    };
+
+    t.worker_bytes = lay_out(&t, NULL);
+    return t;
+}
+
+int64_t wan_cpu_attention_bf16_scratch(int threads, const WanTensor *q,
+                                       const WanTensor *k,
+                                       const WanAttentionArgs *a)
+{
+    return threads * plan(q, k, a).worker_bytes;
+}
+
+void wan_cpu_attention_bf16(WanDev *d, WanTensor *y, const WanTensor *q,
+                            const WanTensor *k, const WanTensor *v,
+                            const WanAttentionArgs *a)
+{
+    Attention t = plan(q, k, a);
+
+    t.d = d;
+    t.y = y;
+    t.v = v;
+    for (int i = 0; i < d->threads; i++)
+        lay_out(&t, worker_of(&t, i));
+    wan_cpu_parallel(d, a->heads * t.row_tiles, tile, &t);
+}
