@@ -37,7 +37,8 @@ static const WanBackend *const backends[] = {
 #if WAN_HAVE_CUDA
     &wan_backend_cuda,
 #endif
-    &wan_backend_cpu, &wan_backend_cpu_bf16, &wan_backend_ref,
+    &wan_backend_cpu, &wan_backend_cpu_bf16, &wan_backend_cpu_int8,
+    &wan_backend_ref,
 #if WAN_HAVE_CUDA
     &wan_backend_cuda_f32,
 #endif

@@ -123,6 +123,11 @@ struct WanDev {
     int exchanges;                  // with them
     WanUnseen behind;               // of these, and of the work
 
+    struct { int64_t columns, rough; } int8;    // so far, atomic: columns of
+                                    // weights in 8 bits, a thousand inputs of
+                                    // each counted as one; those that would lose
+                                    // too much, see cpu/int8.h
+
     double flops;                   // 2 x multiply-adds of all ops so far
     double bytes;                   // of their operands, each once
 };
@@ -346,7 +351,7 @@ __attribute__((format(printf, 2, 3)))
 void wan_section(WanDev *d, const char *fmt, ...);
 
 extern const WanBackend wan_backend_ref, wan_backend_cpu;
-extern const WanBackend wan_backend_cpu_bf16;
+extern const WanBackend wan_backend_cpu_bf16, wan_backend_cpu_int8;
 extern const WanBackend wan_backend_cuda, wan_backend_cuda_f32;
 
 #endif /* WAN_DEV_H */

@@ -13,6 +13,7 @@
 
 #include "bf16.h"
 #include "cpu.h"
+#include "int8.h"
 #include "pool.h"
 #include "sgemm.h"
 
@@ -256,8 +257,20 @@ static const WanOps ops_bf16 = {
     COMMON_ENTRIES,
     .linear            = wan_cpu_linear_bf16,
     .linear_n          = wan_cpu_linear_n_bf16,
-    .linear_n_fits     = wan_cpu_linear_n_bf16_fits,
+    .linear_n_fits     = wan_cpu_linear_n_rounded_fits,
     .linear_scratch    = wan_cpu_linear_bf16_scratch,
+    .attention         = wan_cpu_attention_bf16,
+    .attention_scratch = wan_cpu_attention_bf16_scratch,
+    .conv              = wan_cpu_conv_bf16,
+    .conv_scratch      = wan_cpu_conv_bf16_scratch,
+};
+
+static const WanOps ops_int8 = {
+    COMMON_ENTRIES,
+    .linear            = wan_cpu_linear_int8,
+    .linear_n          = wan_cpu_linear_n_int8,
+    .linear_n_fits     = wan_cpu_linear_n_rounded_fits,
+    .linear_scratch    = wan_cpu_linear_int8_scratch,
     .attention         = wan_cpu_attention_bf16,
     .attention_scratch = wan_cpu_attention_bf16_scratch,
     .conv              = wan_cpu_conv_bf16,
@@ -282,4 +295,14 @@ const WanBackend wan_backend_cpu = {
 const WanBackend wan_backend_cpu_bf16 = {
     CPU_BACKEND("cpu-bf16", &ops_bf16, WAN_PRECISION_BF16),
     .native = wan_bf16_native,
+};
+
+static int int8_native(void)
+{
+    return wan_int8_native() && wan_bf16_native();
+}
+
+const WanBackend wan_backend_cpu_int8 = {
+    CPU_BACKEND("cpu-int8", &ops_int8, WAN_PRECISION_INT8),
+    .native = int8_native,
 };

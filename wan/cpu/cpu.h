@@ -103,15 +103,23 @@ static inline const float *wan_cpu_from(const WanTensor *t, int64_t n)
     return t && t->nb_dims ? (const float *)t->data + n : NULL;
 }
 
-/* linear_bf16.c: layers that may be rounded; others are wan_cpu_linear()'s. */
+/* linear_rounded.c: layers in BF16, or those that may be in 8 bits and others
+ * in BF16; what may not be rounded is wan_cpu_linear()'s. */
 void wan_cpu_linear_bf16(WanDev *d, WanTensor *y, const WanTensor *x,
+                         const WanLinear *w, const WanLinearArgs *a);
+void wan_cpu_linear_int8(WanDev *d, WanTensor *y, const WanTensor *x,
                          const WanLinear *w, const WanLinearArgs *a);
 int64_t wan_cpu_linear_bf16_scratch(int threads, const WanTensor *y,
                                     const WanTensor *x, const WanLinear *w,
                                     const WanLinearArgs *a);
-int wan_cpu_linear_n_bf16_fits(const WanTensor *y, const WanTensor *x, int n,
-                               const WanLinear *const *w);
+int64_t wan_cpu_linear_int8_scratch(int threads, const WanTensor *y,
+                                    const WanTensor *x, const WanLinear *w,
+                                    const WanLinearArgs *a);
+int wan_cpu_linear_n_rounded_fits(const WanTensor *y, const WanTensor *x,
+                                  int n, const WanLinear *const *w);
 void wan_cpu_linear_n_bf16(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                           const WanLinear *const *w);
+void wan_cpu_linear_n_int8(WanDev *d, WanTensor *y, const WanTensor *x, int n,
                            const WanLinear *const *w);
 
 /* n numbers of a weight type to f32. */

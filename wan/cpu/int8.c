@@ -1,0 +1,488 @@
+/*
+ * Products of factors in 8 bits, with scales.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * Built as bf16.c is: plain loops, and the same with intrinsics.
+ */
+
+#include <math.h>
+#include <string.h>
+
+#include "bf16.h"
+#include "int8.h"
+#include "simd.h"
+
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 9 \
+                                               : __GNUC__ >= 10)
+#define HAVE_AVX512_VNNI 1
+#else
+#define HAVE_AVX512_VNNI 0
+#endif
+
+#define ROWS 96                 // of sums in 32 bits at a time
+#define MOST_COLS 256
+
+static int plain;               // although there is better: a test's wish
+
+void wan_int8_plain(int yes)
+{
+    plain = yes;
+}
+
+int wan_int8_native(void)
+{
+#if HAVE_AVX512_VNNI
+    return __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq");
+#else
+    return 0;
+#endif
+}
+
+/* ---------------------------------------------------------- plain loops */
+
+/* Of the bits of magnitudes, which are in the order of the numbers, NaN last. */
+static float largest(uint32_t bits)
+{
+    return bits < 0x7f800000 ? wan_bits_f32(bits) : NAN;
+}
+
+WAN_INLINE int32_t whole(float f)
+{
+    return (int32_t)wan_f32_bits(f + 12582912.0f) - 0x4b400000;
+}
+
+WAN_SIMD static uint32_t plain_largest(const float *src, int64_t k)
+{
+    uint32_t most = 0;
+
+    for (int64_t i = 0; i < k; i++) {
+        const uint32_t u = wan_f32_bits(src[i]) & 0x7fffffff;
+
+        most = u > most ? u : most;
+    }
+    return most;
+}
+
+WAN_SIMD static void plain_round(uint8_t *dst, const float *src, int64_t k,
+                                 float by)
+{
+    WAN_APART
+    for (int64_t i = 0; i < k; i++)
+        dst[i] = (uint8_t)(whole(src[i] * by) + 128);
+}
+
+static float number(const void *w, WanType type, int64_t at)
+{
+    uint16_t h;
+
+    if (type != WAN_BF16)
+        return ((const float *)w)[at];
+    memcpy(&h, (const uint16_t *)w + at, sizeof(h));
+    return wan_bits_f32((uint32_t)h << 16);
+}
+
+/* The largest magnitude's bits and the sum of squares of a column. */
+static uint32_t plain_column(const void *w, WanType type, int64_t at,
+                             int64_t k, float *squares)
+{
+    uint32_t most = 0;
+
+    *squares = 0;
+    for (int64_t i = 0; i < k; i++) {
+        const float f = number(w, type, at + i);
+        const uint32_t u = wan_f32_bits(f) & 0x7fffffff;
+
+        *squares += f * f;
+        most = u > most ? u : most;
+    }
+    return most;
+}
+
+/* Sixteen columns of a panel that is so wide; absent ones are 0. */
+static void plain_pack(int8_t *b, int cols, const void *w, WanType type,
+                       int64_t ld, int64_t n, int64_t k, const float *by,
+                       int32_t *sum)
+{
+    for (int c = 0; c < WAN_BF16_COLS; c++) {
+        sum[c] = 0;
+        for (int64_t i = 0; i < wan_int8_depth(k); i++) {
+            int8_t *out = b + i / 4 * 4 * cols + 4 * c + i % 4;
+
+            *out = c < n && i < k ? (int8_t)whole(number(w, type, c * ld + i) *
+                                                  by[c]) : 0;
+            sum[c] += *out;
+        }
+    }
+}
+
+WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k,
+                                 const uint8_t *a, int64_t lda,
+                                 const int8_t *b, int32_t *c)
+{
+    for (int64_t r = 0; r < m; r++)
+        for (int j = 0; j < cols; j += WAN_BF16_COLS) {
+            int32_t sum[WAN_BF16_COLS] = { 0 };
+
+            for (int64_t i = 0; i < k; i += 4)
+                for (int l = 0; l < WAN_BF16_COLS; l++)
+                    for (int q = 0; q < 4; q++)
+                        sum[l] += a[r * lda + i + q] *
+                                  b[i * cols + 4 * (j + l) + q];
+            for (int l = 0; l < WAN_BF16_COLS; l++)
+                c[r * MOST_COLS + j + l] = sum[l];
+        }
+}
+
+/* -------------------------------------------------------- AVX512-VNNI */
+
+#if HAVE_AVX512_VNNI
+
+#include <immintrin.h>
+
+#define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
+#define NATIVE __attribute__((target(TARGET)))
+#define NATIVE_INLINE static inline __attribute__((always_inline, \
+                                                   target(TARGET)))
+
+NATIVE_INLINE __mmask16 first(int64_t n)
+{
+    return n >= 16 ? 0xffff : n > 0 ? (1u << n) - 1 : 0;
+}
+
+NATIVE static uint32_t native_largest(const float *src, int64_t k)
+{
+    const __m512i sign = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512();
+
+    for (int64_t i = 0; i < k; i += 16) {
+        const __m512i u = _mm512_maskz_loadu_epi32(first(k - i), src + i);
+
+        most = _mm512_max_epu32(most, _mm512_and_si512(u, sign));
+    }
+    return _mm512_reduce_max_epu32(most);
+}
+
+NATIVE static void native_round(uint8_t *dst, const float *src, int64_t k,
+                                float by)
+{
+    const __m512 scale = _mm512_set1_ps(by);
+    const __m512i middle = _mm512_set1_epi32(128);
+
+    for (int64_t i = 0; i < k; i += 16) {
+        const __mmask16 m = first(k - i);
+        const __m512i u = _mm512_cvtps_epi32(
+            _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(m, src + i)));
+
+        _mm_mask_storeu_epi8(dst + i, m, _mm512_cvtepi32_epi8(
+            _mm512_add_epi32(u, middle)));
+    }
+}
+
+/* Sixteen numbers of a column from `at` on, as far as there are so many. */
+NATIVE_INLINE __m512 sixteen(const void *w, int bf16, int64_t at, int64_t left)
+{
+    const __mmask16 m = first(left);
+
+    if (!bf16)
+        return _mm512_maskz_loadu_ps(m, (const float *)w + at);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(
+        _mm256_maskz_loadu_epi16(m, (const uint16_t *)w + at)), 16));
+}
+
+NATIVE_INLINE uint32_t column(const void *w, int bf16, int64_t at, int64_t k,
+                              float *squares)
+{
+    const __m512i sign = _mm512_set1_epi32(0x7fffffff);
+    __m512i most[2] = { _mm512_setzero_si512(), _mm512_setzero_si512() };
+    __m512 sum[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() };
+
+    for (int64_t i = 0; i < k; i += 32)
+        for (int j = 0; j < 2; j++) {
+            const __m512 f = sixteen(w, bf16, at + i + 16 * j, k - i - 16 * j);
+
+            sum[j] = _mm512_fmadd_ps(f, f, sum[j]);
+            most[j] = _mm512_max_epu32(most[j], _mm512_and_si512(
+                _mm512_castps_si512(f), sign));
+        }
+    *squares = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+    return _mm512_reduce_max_epu32(_mm512_max_epu32(most[0], most[1]));
+}
+
+NATIVE static uint32_t native_column(const void *w, WanType type, int64_t at,
+                                     int64_t k, float *squares)
+{
+    return type == WAN_BF16 ? column(w, 1, at, k, squares)
+                            : column(w, 0, at, k, squares);
+}
+
+/* Sixteen times sixteen words of 32 bits, turned. */
+NATIVE_INLINE void turn(__m512i r[16])
+{
+    __m512i t[16];
+
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+NATIVE_INLINE void pack(int8_t *b, int cols, const void *w, int bf16,
+                        int64_t ld, int64_t n, int64_t k, const float *by,
+                        int32_t *sum)
+{
+    const __m512i ones = _mm512_set1_epi8(1);
+    __m512i total = _mm512_setzero_si512();
+
+    for (int64_t i = 0; i < k; i += 64) {
+        __m512i r[16];
+
+        for (int c = 0; c < 16; c++) {
+            __m128i part[4];
+
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++)
+                part[j] = c < n ? _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(
+                    _mm512_mul_ps(_mm512_set1_ps(by[c]),
+                                  sixteen(w, bf16, c * ld + i + 16 * j,
+                                          k - i - 16 * j))))
+                                : _mm_setzero_si128();
+            r[c] = _mm512_inserti32x4(_mm512_inserti32x4(_mm512_inserti32x4(
+                _mm512_castsi128_si512(part[0]), part[1], 1), part[2], 2),
+                part[3], 3);
+        }
+        turn(r);
+#pragma GCC unroll 16
+        for (int q = 0; q < 16; q++) {
+            total = _mm512_dpbusd_epi32(total, ones, r[q]);
+            _mm512_storeu_si512(b + (i + 4 * q) * cols, r[q]);
+        }
+    }
+    _mm512_storeu_si512(sum, total);
+}
+
+NATIVE static void native_pack(int8_t *b, int cols, const void *w,
+                               WanType type, int64_t ld, int64_t n, int64_t k,
+                               const float *by, int32_t *sum)
+{
+    if (type == WAN_BF16)
+        pack(b, cols, w, 1, ld, n, k, by, sum);
+    else
+        pack(b, cols, w, 0, ld, n, k, by, sum);
+}
+
+/* One tile of sums; rows and vectors are constants. */
+NATIVE_INLINE void tile(int rows, int vectors, int64_t k, const uint8_t *a,
+                        int64_t lda, const int8_t *b, int32_t *c)
+{
+    __m512i sum[24];
+
+#pragma GCC unroll 24
+    for (int i = 0; i < rows * vectors; i++)
+        sum[i] = _mm512_setzero_si512();
+    for (int64_t i = 0; i < k; i += 4, a += 4, b += 64 * vectors) {
+        __m512i w[4];
+
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            w[v] = _mm512_loadu_si512(b + 64 * v);
+            /* in a register: gcc would load it again for each row */
+            __asm__("" : "+v"(w[v]));
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            int32_t x;
+
+            memcpy(&x, a + r * lda, sizeof(x));
+
+            __m512i xr = _mm512_set1_epi32(x);
+
+            __asm__("" : "+v"(xr));
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                sum[r * vectors + v] =
+                    _mm512_dpbusd_epi32(sum[r * vectors + v], xr, w[v]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            _mm512_storeu_si512(c + r * MOST_COLS + 16 * v,
+                                sum[r * vectors + v]);
+}
+
+/* All rows of a panel of so many vectors. */
+#define PANEL(vectors, most)                                                  \
+NATIVE static void native_panel_##vectors(int64_t m, int64_t k,               \
+                                          const uint8_t *a, int64_t lda,      \
+                                          const int8_t *b, int32_t *c)        \
+{                                                                             \
+    for (; m >= most; m -= most, a += most * lda, c += most * MOST_COLS)      \
+        tile(most, vectors, k, a, lda, b, c);                                 \
+    if (most > 6 && m >= 6) {                                                 \
+        tile(6, vectors, k, a, lda, b, c);                                    \
+        m -= 6, a += 6 * lda, c += 6 * MOST_COLS;                             \
+    }                                                                         \
+    switch (m) {                                                              \
+    case 1: tile(1, vectors, k, a, lda, b, c); break;                         \
+    case 2: tile(2, vectors, k, a, lda, b, c); break;                         \
+    case 3: tile(3, vectors, k, a, lda, b, c); break;                         \
+    case 4: tile(4, vectors, k, a, lda, b, c); break;                         \
+    case 5: tile(5, vectors, k, a, lda, b, c); break;                         \
+    }                                                                         \
+}
+PANEL(4, 6)
+PANEL(3, 8)
+PANEL(2, 12)
+PANEL(1, 12)
+
+static void native_panel(int64_t m, int cols, int64_t k, const uint8_t *a,
+                         int64_t lda, const int8_t *b, int32_t *c)
+{
+    switch (cols / 16) {
+    case 4: native_panel_4(m, k, a, lda, b, c); break;
+    case 3: native_panel_3(m, k, a, lda, b, c); break;
+    case 2: native_panel_2(m, k, a, lda, b, c); break;
+    default: native_panel_1(m, k, a, lda, b, c); break;
+    }
+}
+
+#define EITHER(name, ...) \
+    (wan_int8_native() && !plain ? native_##name(__VA_ARGS__) \
+                                 : plain_##name(__VA_ARGS__))
+
+#else
+
+#define EITHER(name, ...) plain_##name(__VA_ARGS__)
+
+#endif
+
+/* --------------------------------------------------------- either of them */
+
+/* So that the largest becomes 127; 0 has no scale. */
+static float scale_of(float most)
+{
+    return most / 127;
+}
+
+static float inverse(float scale)
+{
+    return scale >= 0x1p-126f ? 1 / scale : 0;
+}
+
+float wan_int8_round(uint8_t *dst, const float *src, int64_t k)
+{
+    const float scale = scale_of(largest(EITHER(largest, src, k)));
+
+    EITHER(round, dst, src, k, inverse(scale));
+    memset(dst + k, 128, wan_int8_depth(k) - k);
+    return scale;
+}
+
+/* Whether rounding in steps of scale, off by a twelfth of its square on
+ * average, costs a column of k numbers too much of its norm. */
+static int too_rough(float scale, int64_t k, float squares)
+{
+    const float lost = scale * scale / 12 * (float)k;
+
+    return !(lost <= (float)(WAN_INT8_LOSS * WAN_INT8_LOSS) * squares);
+}
+
+int wan_int8_pack(int8_t *b, WanInt8Columns *columns, int at, const void *w,
+                  WanType type, int64_t ld, int64_t n, int64_t k)
+{
+    const int64_t size = type == WAN_BF16 ? sizeof(uint16_t) : sizeof(float);
+    int rough = 0, cols;
+
+    for (int64_t from = 0; from < n; from += cols) {
+        cols = wan_bf16_panel(n - from);
+        for (int64_t c = from; c < from + cols; c += WAN_BF16_COLS) {
+            const int64_t have = n - c < WAN_BF16_COLS ? n - c
+                                                       : WAN_BF16_COLS;
+            const void *rows = (const char *)w + c * ld * size;
+            float by[WAN_BF16_COLS] = { 0 };
+
+            for (int64_t i = 0; i < have; i++) {
+                float squares;
+                const float scale = scale_of(largest(
+                    EITHER(column, rows, type, i * ld, k, &squares)));
+
+                rough += too_rough(scale, k, squares);
+                columns->scale[at + c + i] = scale;
+                by[i] = inverse(scale);
+            }
+            for (int64_t i = have; i < WAN_BF16_COLS; i++)
+                columns->scale[at + c + i] = 0;
+            EITHER(pack, b + from * wan_int8_depth(k) + 4 * (c - from), cols,
+                   rows, type, ld, have, k, by, columns->sum + at + c);
+        }
+    }
+    return rough;
+}
+
+/* c (+)= (sum - 128 * its column's sum) * both scales */
+WAN_SIMD static void scaled(float *c, const int32_t *sum, int64_t n,
+                            const WanInt8Columns *columns, float scale,
+                            int add)
+{
+    const float *by = columns->scale;
+    const int32_t *s = columns->sum;
+
+    if (add)
+        WAN_APART
+        for (int64_t j = 0; j < n; j++)
+            c[j] += (float)(sum[j] - 128 * s[j]) * (scale * by[j]);
+    else
+        WAN_APART
+        for (int64_t j = 0; j < n; j++)
+            c[j] = (float)(sum[j] - 128 * s[j]) * (scale * by[j]);
+}
+
+void wan_int8_product(int64_t m, int64_t n, int64_t k, const uint8_t *a,
+                      int64_t lda, const float *scale, int64_t step,
+                      const int8_t *b, const WanInt8Columns *columns, int add,
+                      float *c, int64_t ldc)
+{
+    int32_t sum[ROWS * MOST_COLS];
+    int cols;
+
+    for (int64_t r = 0; r < m; r += ROWS) {
+        const int64_t rows = m - r < ROWS ? m - r : ROWS;
+        const int8_t *panel = b;
+
+        for (int64_t from = 0; from < n; from += cols) {
+            cols = wan_bf16_panel(n - from);
+            EITHER(panel, rows, cols, k, a + r * lda, lda, panel, sum + from);
+            panel += k * cols;
+        }
+        for (int64_t i = 0; i < rows; i++)
+            scaled(c + (r + i) * ldc, sum + i * MOST_COLS, wan_bf16_cols(n),
+                   columns, scale[(r + i) * step], add);
+    }
+}

@@ -1,0 +1,71 @@
+/*
+ * Products of factors in 8 bits, with scales.
+ *
+ * This file is part of libwan; see the licence in wan.h.
+ *
+ * A row of x and a column of W have a scale each, their largest magnitude over
+ * 127, and what is between is rounded to a whole number; products are summed
+ * exactly, in 32 bits. Good for some thousand inputs at a time, each time with
+ * scales of its own. Rows are kept with 128 added, as the processor's
+ * instruction (AVX512-VNNI, vpdpbusd) wants one factor without a sign; what
+ * that adds to a sum is known for each column.
+ *
+ * The right factor is packed as in bf16.h, with four inputs where there are two.
+ */
+
+#ifndef WAN_CPU_INT8_H
+#define WAN_CPU_INT8_H
+
+#include <stdint.h>
+
+#include "../tensor.h"
+
+/* Whether the processor multiplies 8 bits so. */
+int wan_int8_native(void);
+
+/* Plain loops although it does: 1; for tests. Not while anything computes. */
+void wan_int8_plain(int yes);
+
+#define WAN_INT8_DEPTH 64       // what inputs are rounded up to
+
+static inline int64_t wan_int8_depth(int64_t k)
+{
+    return (k + WAN_INT8_DEPTH - 1) / WAN_INT8_DEPTH * WAN_INT8_DEPTH;
+}
+
+/* k numbers of a row, and 128 up to wan_int8_depth(k) of them; returns the
+ * scale: NaN if one is not finite. */
+float wan_int8_round(uint8_t *dst, const float *src, int64_t k);
+
+/* What goes with packed columns. */
+typedef struct WanInt8Columns {
+    float scale[256];
+    int32_t sum[256];           // of a column's numbers
+} WanInt8Columns;
+
+/**
+ * Pack n columns, at most 256 and whole panels of bf16.h but for the last, of
+ * B = W^T: w [n, k], rows ld apart, of BF16 as a file has it, or F32.
+ *
+ * @param at where the first of them stands in a factor of more columns
+ * @return how many columns would lose more than WAN_INT8_LOSS of their norm by
+ *         it or are not finite; then what was packed is of no use
+ */
+#define WAN_INT8_LOSS 0.05
+int wan_int8_pack(int8_t *b, WanInt8Columns *c, int at, const void *w,
+                  WanType type, int64_t ld, int64_t n, int64_t k);
+
+/**
+ * c (+)= a b with the scales of both.
+ *
+ * @param a     m rows, lda bytes apart, of k numbers
+ * @param scale of each row, step apart
+ * @param k     a multiple of WAN_INT8_DEPTH
+ * @param c     [m, wan_bf16_cols(n)], rows ldc apart
+ */
+void wan_int8_product(int64_t m, int64_t n, int64_t k, const uint8_t *a,
+                      int64_t lda, const float *scale, int64_t step,
+                      const int8_t *b, const WanInt8Columns *columns, int add,
+                      float *c, int64_t ldc);
+
+#endif /* WAN_CPU_INT8_H */
