@@ -42,7 +42,7 @@ int main(int argc, char **argv)
     const int64_t arena = INT64_C(256) << 20;
 
     if (argc > 1 && !strcmp(argv[1], "--bench"))
-        return bench(argc > 2 ? atoi(argv[2]) : 0);
+        return bench(argc > 2 ? argv[2] : "cpu", argc > 3 ? atoi(argv[3]) : 0);
     if (wan_dev_open(&ref, "ref", 1, arena, &log) < 0 ||
         wan_dev_open(&dut, argc > 1 ? argv[1] : "cpu", 2, arena, &log) < 0) {
         printf("Bail out! no device\n");
