@@ -4,8 +4,14 @@
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
- *     checkop [DEVICE]        the tests, as TAP; cpu, cuda, cuda-f32
- *     checkop --bench [rows]  rates of the large ops, see bench.c
+ *     checkop                 the tests, as TAP, of the processor's backends,
+ *                             with its instructions for BF16 and 8 bits and by
+ *                             plain loops
+ *     checkop DEVICE [--plain] [GROUP]
+ *                             of one: cpu, cpu-bf16, cpu-int8, cuda, cuda-f32;
+ *                             --plain: without those instructions
+ *     checkop --bench [DEVICE [ROWS]]
+ *                             rates of the large ops, see bench.c
  *
  * One program, so one translation unit: the files beside it are parts of it.
  */
@@ -21,6 +27,8 @@
 #include "layout.c"
 #include "image.c"
 #include "bench.c"
+#include "../../wan/cpu/bf16.h"
+#include "../../wan/cpu/int8.h"
 
 static void print_log(void *opaque, enum WanLogLevel level, const char *line)
 {
@@ -28,32 +36,60 @@ static void print_log(void *opaque, enum WanLogLevel level, const char *line)
     printf("# %s\n", line);
 }
 
-static const struct { const char *name; void (*run)(void); } groups[] = {
-    { "linear", test_linear }, { "attention", test_attention },
-    { "conv", test_conv },     { "norm", test_norm },
-    { "rope", test_rope },     { "elem", test_elem },
-    { "layout", test_layout }, { "image", test_image },
-    { "ring", test_ring },
+static const struct {
+    const char *name;
+    void (*run)(void);
+    int products;
+} groups[] = {
+    { "linear", test_linear, 1 }, { "attention", test_attention, 1 },
+    { "conv", test_conv, 1 },     { "norm", test_norm },
+    { "rope", test_rope },        { "elem", test_elem },
+    { "layout", test_layout },    { "image", test_image },
+    { "ring", test_ring, 1 },
 };
 
-int main(int argc, char **argv)
+/* 0, or -1: there is no such device. group NULL: all. */
+static int check(const char *device, int plain, const char *group)
 {
     const WanLog log = { print_log, NULL, WAN_LOG_VERBOSE };
     const int64_t arena = INT64_C(256) << 20;
 
-    if (argc > 1 && !strcmp(argv[1], "--bench"))
-        return bench(argc > 2 ? argv[2] : "cpu", argc > 3 ? atoi(argv[3]) : 0);
     if (wan_dev_open(&ref, "ref", 1, arena, &log) < 0 ||
-        wan_dev_open(&dut, argc > 1 ? argv[1] : "cpu", 2, arena, &log) < 0) {
+        wan_dev_open(&dut, device, 2, arena, &log) < 0) {
         printf("Bail out! no device\n");
-        return 1;
+        return -1;
     }
     dut_act = dut->backend->act;
+    worst_ratio = 0;
+    wan_bf16_plain(plain);
+    wan_int8_plain(plain);
+    printf("# %s%s\n", device, plain ? ", plain loops" : "");
     for (int i = 0; i < COUNT(groups); i++)
-        if (argc < 3 || !strcmp(argv[2], groups[i].name))
+        if (group ? !strcmp(group, groups[i].name)
+                  : !plain || groups[i].products)
             groups[i].run();
+    wan_bf16_plain(0);
+    wan_int8_plain(0);
     printf("# largest error / tolerance: %.2f\n", worst_ratio);
     wan_dev_close(&ref);
     wan_dev_close(&dut);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const int plain = argc > 2 && !strcmp(argv[2], "--plain");
+
+    if (argc > 1 && !strcmp(argv[1], "--bench"))
+        return bench(argc > 2 ? argv[2] : "cpu", argc > 3 ? atoi(argv[3]) : 0);
+    if (argc > 1) {
+        if (check(argv[1], plain, argc > 2 + plain ? argv[2 + plain] : NULL) < 0)
+            return 1;
+    } else if (check("cpu", 0, NULL) < 0 || check("cpu-bf16", 0, NULL) < 0 ||
+               check("cpu-int8", 0, "linear") < 0 ||
+               (wan_bf16_native() && check("cpu-bf16", 1, NULL) < 0) ||
+               (wan_int8_native() && check("cpu-int8", 1, "linear") < 0)) {
+        return 1;
+    }
     return test_end();
 }

@@ -9,12 +9,16 @@
  * written and a write outside the view both show.
  *
  * On a device with activations of its own a pair's two sides have the same
- * values, rounded to them, and the result may be a rounding apart.
+ * values, rounded to them, and the result may be a rounding apart. One that
+ * rounds the factors of products itself is given more by product_tolerance();
+ * and is tested again with numbers of few bits, which that does not change, to
+ * what F32 allows.
  */
 
 #ifndef WAN_CHECKOP_H
 #define WAN_CHECKOP_H
 
+#include <float.h>
 #include <stdarg.h>
 #include <time.h>
 
@@ -27,6 +31,8 @@
 static WanDev *ref, *dut;
 static WanType dut_act = WAN_F32;   // of the dut's side of a pair
 static double worst_ratio;          // of error to tolerance, over all checks
+static int few_bits;                // pairs and weights have those of BF16
+static int layers_int8;             // may be rounded to it
 
 /* ------------------------------------------------------------- numbers */
 
@@ -39,10 +45,43 @@ static inline double now(void)
 }
 
 /* For a result of n terms: rounding errors of a sum grow with the root of its
- * length, up to the blocks of some hundred that products add in. */
+ * length, up to the blocks of some hundred that products add in; those of BF16
+ * have one sum. */
 static inline double tolerance(int64_t n)
 {
-    return 0x1p-24 * (2 + sqrt(n < 1536 ? (double)n : 1536.0) / 5);
+    return 0x1p-24 * (2 + sqrt(n < 1536 || few_bits ? (double)n : 1536.0) / 5);
+}
+
+/* What is to be added for a product if the device rounds both factors: in BF16
+ * each by 2^-9 of itself at most where it is just above a power of two, half of
+ * that where just below the next, evenly spread. Errors of the terms of a sum
+ * are independent, so that is its own relative error too, on average 2.3e-3. */
+static inline double factor_tolerance(void)
+{
+    const WanBackend *b = dut->backend;
+
+    return b->precision > WAN_PRECISION_F32 && b->act == WAN_F32 ? 0x1p-8 : 0;
+}
+
+static inline double product_tolerance(void)
+{
+    return few_bits ? 0 : factor_tolerance();
+}
+
+/* Likewise of a layer that may be rounded to 8 bits: to steps of the largest of
+ * some hundred numbers over 127, which is three to four times their root of the
+ * mean square, so each factor by up to 4 / 127 / sqrt(12) of itself. */
+static inline double int8_tolerance(void)
+{
+    return dut->backend->precision == WAN_PRECISION_INT8 ? 0.0129
+                                                         : product_tolerance();
+}
+
+static inline float to_few_bits(float v)
+{
+    const uint16_t h = wan_f32_to_bf16(v);
+
+    return few_bits ? (float)typed_get(&h, WAN_BF16, 0) : v;
 }
 
 /* --------------------------------------------------------------- pairs */
@@ -101,7 +140,8 @@ static inline Pair pair_fill(Pair p, double scale, double shift)
 {
     for (int64_t i = 0; i < wan_rows(&p.ref); i++)
         for (int64_t c = 0; c < wan_cols(&p.ref); c++)
-            pair_set(&p, i, c, (float)(random_normal() * scale + shift));
+            pair_set(&p, i, c, to_few_bits((float)(random_normal() * scale +
+                                                   shift)));
     return p;
 }
 
@@ -188,7 +228,7 @@ static inline WanTensor weight_make(WanType type, double scale, int nb_dims,
 
     t.data = p;
     for (int64_t i = 0; i < n; i++) {
-        const float f = (float)(random_normal() * scale);
+        const float f = to_few_bits((float)(random_normal() * scale));
         const uint16_t h = type == WAN_BF16 ? wan_f32_to_bf16(f)
                                             : wan_f32_to_f16(f);
         if (type == WAN_F32)
@@ -223,12 +263,97 @@ static inline double weight_value(const WanTensor *t, int64_t i)
         dut_act = act_; \
     } while (0)
 
+/* One of products, once more with factors that rounding leaves alone. */
+#define RUN_FEW_BITS(name) \
+    do { \
+        if (product_tolerance() > 0) { \
+            few_bits = 1; \
+            test_run(#name "_of_few_bits", test_##name); \
+            few_bits = 0; \
+        } \
+    } while (0)
+
+/* One of layers, with such that may be in 8 bits, on a device that does so. */
+#define RUN_INT8(name) \
+    do { \
+        if (dut->backend->precision == WAN_PRECISION_INT8) { \
+            layers_int8 = 1; \
+            test_run(#name "_in_8_bits", test_##name); \
+            layers_int8 = 0; \
+        } \
+    } while (0)
+
 /* One that opens devices of its own: the CPU's. */
 #define RUN_CPU(name) \
     do { \
         if (!dut->backend->device) \
             RUN(name); \
     } while (0)
+
+/* Where the definition gives a NaN or an infinity the device does, elsewhere
+ * not. In 8 bits there is no infinity: any number that is not finite. */
+#define expect_kinds(pair, ...) \
+    expect_kinds_(__FILE__, __LINE__, (pair), __VA_ARGS__)
+__attribute__((format(printf, 4, 5)))
+static inline void expect_kinds_(const char *file, int line, const Pair *p,
+                                 const char *fmt, ...)
+{
+    const int64_t rows = wan_rows(&p->ref), cols = wan_cols(&p->ref);
+    int bad = 0, special = 0;
+    char what[160];
+    va_list ap;
+
+    dut_done();
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t c = 0; c < cols; c++) {
+            const double a = dut_get(p, i, c), b = wan_row(&p->ref, i)[c];
+
+            special += !isfinite(b);
+            if (isnan(b) ? isnan(a) : !isinf(b) ? isfinite(a) :
+                layers_int8 ? !isfinite(a) : a == b)
+                continue;
+            if (!bad++)
+                printf("# row %d, column %d: %g, not %g\n", (int)i, (int)c, a,
+                       b);
+        }
+    if (!bad && special && !dut->error && !ref->error)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof(what), fmt, ap);
+    va_end(ap);
+    printf("# %s: %d of another kind, %d to be special\n", what, bad, special);
+    test_failed(file, line, "expect_kinds");
+}
+
+/* Likewise of results that are as small as what went in: a device may take
+ * that for 0. */
+#define expect_tiny(pair, ...) \
+    expect_tiny_(__FILE__, __LINE__, (pair), __VA_ARGS__)
+__attribute__((format(printf, 4, 5)))
+static inline void expect_tiny_(const char *file, int line, const Pair *p,
+                                const char *fmt, ...)
+{
+    const int64_t rows = wan_rows(&p->ref), cols = wan_cols(&p->ref);
+    double worst = 0;
+    char what[160];
+    va_list ap;
+
+    dut_done();
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t c = 0; c < cols; c++) {
+            const double e = fabs(dut_get(p, i, c) - wan_row(&p->ref, i)[c]);
+
+            if (!(e <= worst))          // nor a NaN
+                worst = e;
+        }
+    if (worst <= 64 * 0x1p-126 && !dut->error && !ref->error)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof(what), fmt, ap);
+    va_end(ap);
+    printf("# %s: %g off\n", what, worst);
+    test_failed(file, line, "expect_tiny");
+}
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof(*(a))))
 

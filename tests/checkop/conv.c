@@ -66,6 +66,9 @@ static void conv_case(ConvCase c)
     const WanConvArgs a = { c.stride_t, c.stride, c.up, c.add, c.centre,
                             c.relu ? WAN_ACT_RELU : WAN_ACT_NONE };
     const int64_t n = wan_count(&y.ref);
+    /* taps that see the same pixel of what is upsampled have one factor, their
+     * sum, which has more bits */
+    const double product = c.up > 1 ? factor_tolerance() : product_tolerance();
     double *want = malloc(n * sizeof(*want)), err = 0, sum = 0;
 
     for (int64_t i = 0; i < n; i++)
@@ -83,7 +86,7 @@ static void conv_case(ConvCase c)
         sum += want[i] * want[i];
     }
     CHECKF(err <= sum * 0x1p-46, "ref: %g", sqrt(err / sum));
-    expect_close(&y, tolerance(terms), "[%d,%d,%d,%d] to %d, %dx%dx%d stride "
+    expect_close(&y, tolerance(terms) + product, "[%d,%d,%d,%d] to %d, %dx%dx%d stride "
                  "%d %d up %d add %d centre %d relu %d %s", (int)c.t, (int)c.h, (int)c.w,
                  (int)c.i, (int)c.o, (int)c.kt, (int)c.k, (int)c.k,
                  c.stride_t, c.stride, c.up, c.add, c.centre, c.relu,
@@ -235,10 +238,10 @@ static void cut_case(ConvCase c, int64_t n)
                 end < c.h ? &below.ref : NULL, &w, &c);
         conv_on(dut, &got.dut, &part.dut, r ? &above.dut : NULL,
                 end < c.h ? &below.dut : NULL, &w, &c);
-        expect_close(&got, tolerance(c.i * c.kt * c.k * c.k), "rows %d to %d "
-                     "of [%d,%d,%d,%d] to %d, up %d add %d", (int)r,
-                     (int)end - 1, (int)c.t, (int)c.h, (int)c.w, (int)c.i,
-                     (int)c.o, c.up, c.add);
+        expect_close(&got, tolerance(c.i * c.kt * c.k * c.k) +
+                     product_tolerance(), "rows %d to %d of [%d,%d,%d,%d] to %d, up %d "
+                     "add %d", (int)r, (int)end - 1, (int)c.t, (int)c.h,
+                     (int)c.w, (int)c.i, (int)c.o, c.up, c.add);
         CHECKF(same_bits(&got, &want), "rows %d to %d of [%d,%d,%d,%d] to %d, "
                "up %d add %d: other bits", (int)r, (int)end - 1, (int)c.t,
                (int)c.h, (int)c.w, (int)c.i, (int)c.o, c.up, c.add);
@@ -291,7 +294,7 @@ TEST(conv_cancel)
     WanConv w = { .weight = weight_random(WAN_F32, 1, 8, 8, 1, 3, 3),
                   .bias = bias.ref };
 
-    if (!CHECK(wan_dev_open(&d, "cpu", 2, 16 << 20, NULL) == 0))
+    if (!CHECK(wan_dev_open(&d, dut->backend->name, 2, 16 << 20, NULL) == 0))
         return;
     wan_dev_cancel(d);
     wan_op_conv(d, &y.dut, &x.dut, &w);
@@ -302,16 +305,83 @@ TEST(conv_cancel)
     pair_free(&x), pair_free(&y), pair_free(&bias);
 }
 
+/* Any number of channels in and out. */
+TEST(conv_depths)
+{
+    for (int i = 1; i <= 70; i++) {
+        conv_case((ConvCase){ 2, 3, 5, i, 9, 2, 3 });
+        conv_case((ConvCase){ 1, 1, 6, i, 17, 1, 1 });
+        conv_case((ConvCase){ 1, 2, 7, 9, i, 1, 3 });
+    }
+}
+
+/* A pixel that is a NaN or an infinity is seen where the kernel reaches it. */
+TEST(conv_special)
+{
+    static const ConvCase list[] = {
+        { 3, 6, 10, 40, 24, 3, 3 }, { 2, 6, 10, 7, 3, 2, 3 },
+        { 1, 5, 9, 33, 40, 1, 1 }, { 1, 6, 8, 40, 24, 1, 3, .stride = 2 },
+        { 1, 5, 7, 40, 24, 1, 3, .up = 2 },
+    };
+    const float special[] = { NAN, INFINITY, -INFINITY };
+
+    for (int i = 0; i < COUNT(list) * 3; i++) {
+        const ConvCase c = list[i / 3];
+        /* infinities of taps that are one factor, or not, add differently */
+        const float v = c.up > 1 ? NAN : special[i % 3];
+        const int up = c.up ? c.up : 1, stride = c.stride ? c.stride : 1;
+        Pair x = pair_random(0, c.t, c.h, c.w, c.i), bias = pair_random(0, c.o);
+        Pair y = pair_out(0, c.t - c.kt + 1, c.h * up / stride,
+                          c.w * up / stride, c.o);
+        WanConv w = { .weight = weight_random(WAN_F32, 1, c.o, c.i, c.kt, c.k,
+                                              c.k), .bias = bias.ref };
+
+        pair_set(&x, (c.t / 2 * c.h + 3) * c.w + 4, c.i - 1, v);
+        wan_op_conv(ref, &y.ref, &x.ref, &w, .stride = stride, .upsample = up);
+        wan_op_conv(dut, &y.dut, &x.dut, &w, .stride = stride, .upsample = up);
+        expect_kinds(&y, "case %d, %g", i / 3, v);
+        free(w.weight.data);
+        pair_free(&x), pair_free(&y), pair_free(&bias);
+    }
+}
+
+TEST(conv_denormal)
+{
+    for (int i = 0; i < 4; i++) {
+        const int64_t I = i & 1 ? 33 : 3, O = i & 1 ? 24 : 3;
+        Pair x = pair_fill(pair_out(0, 1, 5, 9, I), i & 2 ? 1 : 1e-39, 0);
+        Pair y = pair_out(0, 1, 5, 9, O), bias = pair_fill(pair_out(0, O), 0, 0);
+        WanConv w = { .weight = weight_random(WAN_F32, i & 2 ? 1e-39 : 1, O, I,
+                                              1, 3, 3), .bias = bias.ref };
+
+        wan_op_conv(ref, &y.ref, &x.ref, &w);
+        wan_op_conv(dut, &y.dut, &x.dut, &w);
+        expect_tiny(&y, "%s", i & 2 ? "weights" : "inputs");
+        free(w.weight.data);
+        pair_free(&x), pair_free(&y), pair_free(&bias);
+    }
+}
+
 static void test_conv(void)
 {
     RUN(conv_channels);
+    RUN_FEW_BITS(conv_channels);
+    RUN(conv_depths);
+    RUN_FEW_BITS(conv_depths);
     RUN(conv_shapes);
+    RUN_FEW_BITS(conv_shapes);
     RUN(conv_strides);
+    RUN_FEW_BITS(conv_strides);
     RUN(conv_centred);
+    RUN_FEW_BITS(conv_centred);
     RUN(conv_relu);
+    RUN_FEW_BITS(conv_relu);
     RUN(conv_upsampled);
     RUN(conv_options);
+    RUN_FEW_BITS(conv_options);
     RUN(conv_cut);
     RUN(conv_cut_composed);
+    RUN_CPU(conv_special);
+    RUN_CPU(conv_denormal);
     RUN_CPU(conv_cancel);
 }

@@ -21,6 +21,7 @@ typedef struct LinearCase {
     WanAct act;
     int bias, scale, add, gate; // scale: 0 none, 1 one, 2 one a column
     int e4m3;
+    enum WanPrecision least;    // see WanLinear
 } LinearCase;
 
 /*
@@ -41,8 +42,21 @@ static double e4m3_tolerance(const LinearCase *c)
     return c->type == WAN_F8_E4M3 ? 0.036 : fits ? 0.036 * sqrt(2) : 0;
 }
 
+/* What layers may be rounded to, where a case says nothing. */
+static enum WanPrecision default_least(void)
+{
+    return layers_int8 ? WAN_PRECISION_INT8 : WAN_PRECISION_AUTO;
+}
+
+static double layer_tolerance(enum WanPrecision least)
+{
+    return least == WAN_PRECISION_F32 ? 0 :
+           least == WAN_PRECISION_INT8 ? int8_tolerance() : product_tolerance();
+}
+
 static void linear_case(const LinearCase *c)
 {
+    const enum WanPrecision least = c->least ? c->least : default_least();
     Pair x = pair_random(c->extra, c->m, c->k);
     Pair y = c->add || c->gate ? pair_random(c->extra, c->m, c->n)
                                : pair_out(c->extra, c->m, c->n);
@@ -52,6 +66,7 @@ static void linear_case(const LinearCase *c)
         .weight = weight_random(c->type, 1 / sqrt((double)c->k), c->n, c->k),
         .bias = c->bias ? bias.ref : (WanTensor){ 0 }, .e4m3 = c->e4m3,
         .scale = c->scale ? scale.ref : (WanTensor){ 0 },
+        .least = least,
     };
     const WanLinearArgs a = { .act = c->act, .add = c->add,
                               .gate = c->gate ? &gate.ref : NULL };
@@ -59,9 +74,10 @@ static void linear_case(const LinearCase *c)
     const double rounded = dut_act == WAN_BF16 && (c->type == WAN_F32 ||
                                                    c->type == WAN_F16)
                            ? 0x1p-8 : 0;
+    const double product = layer_tolerance(least);
     /* f8 weights are large numbers: a bias adds nothing to their length */
-    const double tol = (tolerance(c->k) + rounded + e4m3_tolerance(c)) *
-                       (c->act ? 1.5 : 1);
+    double tol = (tolerance(c->k) + rounded + e4m3_tolerance(c) + product) *
+                 (c->act ? 1.5 : 1);
     double *want = malloc(c->m * c->n * sizeof(*want)), err = 0, sum = 0;
 
     for (int64_t i = 0; i < c->m; i++)
@@ -92,10 +108,13 @@ static void linear_case(const LinearCase *c)
             sum += want[i * c->n + n] * want[i * c->n + n];
         }
     CHECKF(err <= sum * 0x1p-46, "ref: %g", sqrt(err / sum));
+    /* the sum of one result may be 0 by chance, its terms are not */
+    if (c->m * c->n < 8 && sum < c->m * c->n * (1 + c->bias))
+        tol *= sqrt(c->m * c->n * (1 + c->bias) / sum);
     expect_close(&y, tol, "%dx%dx%d pitch +%d %s act %d bias %d scale %d add "
-                 "%d gate %d e4m3 %d", (int)c->m, (int)c->n, (int)c->k,
+                 "%d gate %d e4m3 %d least %d", (int)c->m, (int)c->n, (int)c->k,
                  (int)c->extra, wan_type_name(c->type), c->act, c->bias,
-                 c->scale, c->add, c->gate, c->e4m3);
+                 c->scale, c->add, c->gate, c->e4m3, least);
     free(want);
     free(w.weight.data);
     pair_free(&x), pair_free(&y), pair_free(&bias), pair_free(&gate);
@@ -112,6 +131,35 @@ TEST(linear_shapes)
             for (int l = 0; l < COUNT(k); l++)
                 linear_case(&(LinearCase){ m[i], n[j], k[l], (i + j) % 3 * 5,
                                            .bias = l & 1 });
+}
+
+/* Whatever the number of inputs, of which devices take some at a time. */
+TEST(linear_depths)
+{
+    static const WanType type[] = { WAN_BF16, WAN_F32, WAN_F16, WAN_F8_E4M3 };
+
+    for (int k = 1; k <= 70; k++) {
+        linear_case(&(LinearCase){ 1, 67, k, k % 4, type[k % 4] });
+        linear_case(&(LinearCase){ 9, 35, k, k % 3 * 3, type[k % 4],
+                                   .bias = 1 });
+    }
+}
+
+/* And of columns and rows: panels and tiles of registers of every size. */
+TEST(linear_widths)
+{
+    for (int n = 1; n <= 130; n++)
+        linear_case(&(LinearCase){ n % 15 + 1, n, 50, n % 3, WAN_BF16 });
+}
+
+/* What may be rounded is said by the layer. */
+TEST(linear_least)
+{
+    for (int least = WAN_PRECISION_AUTO; least <= WAN_PRECISION_INT8; least++)
+        for (int i = 0; i < 4; i++)
+            linear_case(&(LinearCase){ i & 1 ? 1 : 130, 131, 257, i, .bias = 1,
+                                       .type = i & 2 ? WAN_F32 : WAN_BF16,
+                                       .gate = i & 2, .least = least });
 }
 
 TEST(linear_types)
@@ -159,7 +207,19 @@ TEST(linear_e4m3)
         }
 }
 
-/* Every bit pattern of the narrow types means the same on both devices. */
+/* What a device multiplies for v. */
+static float as_factor(float v)
+{
+    uint16_t h;
+
+    if (!product_tolerance())
+        return v;
+    h = wan_f32_to_bf16(v);
+    return (float)typed_get(&h, WAN_BF16, 0);
+}
+
+/* Every bit pattern of the narrow types means the same on both devices, but
+ * for numbers too small for their type, which may be 0. */
 TEST(linear_widens_all_patterns)
 {
     static const WanType type[] = { WAN_F16, WAN_BF16, WAN_F8_E4M3,
@@ -182,9 +242,11 @@ TEST(linear_widens_all_patterns)
         wan_op_linear(dut, &y.dut, &x.dut, &w);
         dut_done();
         for (int64_t i = 0; i < n; i++) {
-            const float a = wan_row(&y.ref, 0)[i], b = wan_row(&y.dut, 0)[i];
+            const float a = as_factor(wan_row(&y.ref, 0)[i]);
+            const float b = wan_row(&y.dut, 0)[i];
 
-            bad += !(a == b || (isnan(a) && isnan(b)));
+            bad += !(a == b || (isnan(a) && isnan(b)) ||
+                     (b == 0 && product_tolerance() > 0 && fabsf(a) < FLT_MIN));
         }
         CHECKF(!bad, "%s: %d of %d differ", wan_type_name(type[t]), bad,
                (int)n);
@@ -200,7 +262,8 @@ TEST(linear_unaligned_weights)
 
     for (int t = 0; t < COUNT(type); t++) {
         const int64_t bytes = 70 * 130 * wan_type_size(type[t]);
-        WanLinear w = { .weight = weight_random(type[t], 0.1, 70, 130) };
+        WanLinear w = { .weight = weight_random(type[t], 0.1, 70, 130),
+                        .least = default_least() };
         char *odd = malloc(bytes + 1);
         Pair x = pair_random(0, 9, 130), y = pair_out(0, 9, 70);
 
@@ -209,7 +272,8 @@ TEST(linear_unaligned_weights)
         free(w.weight.data);
         w.weight.data = odd + 1;
         wan_op_linear(dut, &y.dut, &x.dut, &w);
-        expect_close(&y, tolerance(130), "%s", wan_type_name(type[t]));
+        expect_close(&y, tolerance(130) + layer_tolerance(w.least), "%s",
+                     wan_type_name(type[t]));
         free(odd);
         pair_free(&x), pair_free(&y);
     }
@@ -234,6 +298,7 @@ static void linear_n_case(int n, int64_t m, int64_t k, int64_t extra, int bias,
                                     rows[i], k),
             .bias = bias ? b[i].ref : (WanTensor){ 0 },
             .scale = scaled && i == 1 ? scale.ref : (WanTensor){ 0 },
+            .least = default_least(),
         };
     }
     for (int k = 0; k < 2; k++) {
@@ -254,8 +319,8 @@ static void linear_n_case(int n, int64_t m, int64_t k, int64_t extra, int bias,
     for (int64_t i = 0; i < m; i++)
         CHECK(!memcmp(wan_row(&y.ref, i), wan_row(&alone.ref, i),
                       cols * sizeof(float)));
-    expect_close(&y, tolerance(k), "%d of %dx%d pitch +%d bias %d scaled %d "
-                 "mixed %d", n, (int)m, (int)k, (int)extra, bias, scaled,
+    expect_close(&y, tolerance(k) + layer_tolerance(w->least), "%d of %dx%d pitch "
+                 "+%d bias %d scaled %d mixed %d", n, (int)m, (int)k, (int)extra, bias, scaled,
                  mixed);
     for (int i = 0; i < 3; i++) {
         free(w[i].weight.data);
@@ -274,11 +339,13 @@ TEST(linear_n)
 /* The same bits whatever the number of threads. */
 TEST(linear_threads)
 {
-    WanLinear w = { .weight = weight_random(WAN_BF16, 0.1, 300, 1100) };
+    WanLinear w = { .weight = weight_random(WAN_BF16, 0.1, 300, 1100),
+                    .least = default_least() };
     Pair x = pair_random(0, 600, 1100), y = pair_out(0, 600, 300);
     WanDev *one;
 
-    if (!CHECK(wan_dev_open(&one, "cpu", 1, 64 << 20, NULL) == 0))
+    if (!CHECK(wan_dev_open(&one, dut->backend->name, 1, 64 << 20,
+                            NULL) == 0))
         return;
     wan_op_linear(one, &y.ref, &x.ref, &w);
     wan_op_linear(dut, &y.dut, &x.dut, &w);
@@ -288,14 +355,111 @@ TEST(linear_threads)
     pair_free(&x), pair_free(&y);
 }
 
+/* A row's bits don't depend on the others, which is what lets ranks have some
+ * of them each. */
+TEST(linear_rows)
+{
+    WanLinear w = { .weight = weight_random(WAN_BF16, 0.1, 100, 333),
+                    .least = default_least() };
+    Pair x = pair_random(0, 700, 333), y = pair_out(0, 700, 100);
+    Pair some = pair_out(0, 700, 100);
+
+    wan_op_linear(dut, &y.dut, &x.dut, &w);
+    for (int64_t i = 0, n = 1; i < 700; i += n, n = n * 2 + 1) {
+        const int64_t rows = n < 700 - i ? n : 700 - i;
+        const WanTensor from = wan_slice(&x.dut, i, rows);
+        WanTensor to = wan_slice(&some.dut, i, rows);
+
+        wan_op_linear(dut, &to, &from, &w);
+    }
+    CHECK(!memcmp(y.dut.data, some.dut.data, y.floats * sizeof(float)));
+    free(w.weight.data);
+    pair_free(&x), pair_free(&y), pair_free(&some);
+}
+
+static void linear_on_both(Pair *y, const Pair *x, const WanLinear *w)
+{
+    wan_op_linear(ref, &y->ref, &x->ref, w);
+    wan_op_linear(dut, &y->dut, &x->dut, w);
+}
+
+/* Rows and outputs with a NaN or an infinity, the others without. */
+TEST(linear_special)
+{
+    static const int64_t k[] = { 1, 2, 33, 130, 1100 }, n[] = { 1, 40, 300 };
+    const float special[] = { NAN, INFINITY, -INFINITY };
+
+    for (int i = 0; i < COUNT(k) * COUNT(n); i++) {
+        const int64_t K = k[i % COUNT(k)], N = n[i / COUNT(k)];
+        WanLinear w = { .weight = weight_random(WAN_F32, 1, N, K),
+                        .least = default_least() };
+        Pair x = pair_random(3, 12, K), y = pair_out(2, 12, N);
+        float *weight = w.weight.data;
+
+        for (int64_t r = 1; r < 12; r += 3)
+            pair_set(&x, r, r * 7 % K, special[r / 3 % 3]);
+        for (int64_t o = 3; o < N; o += 13)
+            weight[o * K + o % K] = special[o % 3];
+        linear_on_both(&y, &x, &w);
+        expect_kinds(&y, "12x%dx%d", (int)N, (int)K);
+        free(w.weight.data);
+        pair_free(&x), pair_free(&y);
+    }
+}
+
+/* Too small to be normal: 0 or what it is, and nothing else. */
+TEST(linear_denormal)
+{
+    for (int i = 0; i < 4; i++) {
+        const int64_t K = i & 1 ? 5 : 67;
+        WanLinear w = { .weight = weight_random(WAN_F32, i & 2 ? 1e-39 : 1, 40,
+                                                K), .least = default_least() };
+        Pair x = pair_fill(pair_out(1, 9, K), i & 2 ? 1 : 1e-39, 0);
+        Pair y = pair_out(1, 9, 40);
+
+        linear_on_both(&y, &x, &w);
+        expect_tiny(&y, "%s", i & 2 ? "weights" : "inputs");
+        pair_set(&x, 0, 0, 1);      // and beside others
+        ((float *)w.weight.data)[0] = 1;
+        linear_on_both(&y, &x, &w);
+        expect_close(&y, tolerance(K) + layer_tolerance(w.least),
+                     "beside others");
+        free(w.weight.data);
+        pair_free(&x), pair_free(&y);
+    }
+}
+
 static void test_linear(void)
 {
     RUN(linear_shapes);
+    RUN_FEW_BITS(linear_shapes);
+    RUN_INT8(linear_shapes);
+    RUN(linear_depths);
+    RUN_FEW_BITS(linear_depths);
+    RUN_INT8(linear_depths);
+    RUN(linear_widths);
+    RUN_FEW_BITS(linear_widths);
+    RUN_INT8(linear_widths);
+    RUN(linear_least);
     RUN(linear_types);
+    RUN_FEW_BITS(linear_types);
+    RUN_INT8(linear_types);
     RUN(linear_epilogues);
+    RUN_INT8(linear_epilogues);
     RUN(linear_e4m3);
     RUN_F32(linear_widens_all_patterns);
     RUN(linear_unaligned_weights);
+    RUN_FEW_BITS(linear_unaligned_weights);
+    RUN_INT8(linear_unaligned_weights);
     RUN(linear_n);
+    RUN_FEW_BITS(linear_n);
+    RUN_INT8(linear_n);
     RUN_CPU(linear_threads);
+    RUN_CPU(linear_rows);
+    RUN_CPU(linear_special);
+    RUN_CPU(linear_denormal);
+    RUN_INT8(linear_threads);
+    RUN_INT8(linear_rows);
+    RUN_INT8(linear_special);
+    RUN_INT8(linear_denormal);
 }
