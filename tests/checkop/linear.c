@@ -271,6 +271,44 @@ TEST(linear_n)
                       i >> 2 & 1, i >> 3 & 1, i >> 4 & 1);
 }
 
+/* On a CPU the bits are those of each layer alone, however many tiles there
+ * are of either, and of what types. */
+TEST(linear_n_bits)
+{
+    static const WanType type[] = { WAN_BF16, WAN_F32, WAN_F8_E4M3, WAN_F16 };
+    static const struct { int64_t m, k, n[3]; } size[] = {
+        { 63, 192, { 192, 192, 192 } }, { 1, 24, { 3, 16, 1 } },
+        { 530, 100, { 257, 48, 304 } }, { 25, 1100, { 144, 512, 33 } },
+    };
+
+    for (int i = 0; i < 16; i++) {
+        const int64_t m = size[i / 4].m, k = size[i / 4].k;
+        const int64_t *n = size[i / 4].n, all = n[0] + n[1] + n[2];
+        Pair x = pair_random(i % 2 * 3, m, k), y = pair_out(5, m, all);
+        Pair alone = pair_out(0, m, all), bias = pair_random(0, all);
+        WanLinear w[3];
+        int64_t at = 0;
+
+        for (int p = 0; p < 3; at += n[p++]) {
+            WanTensor part = wan_columns(&alone.dut, at, n[p]);
+
+            w[p] = (WanLinear){
+                .weight = weight_random(type[i % 4 ? i % 4 : p], 0.1, n[p], k),
+                .bias = i & 1 ? wan_columns(&bias.dut, at, n[p])
+                              : (WanTensor){ 0 },
+            };
+            wan_op_linear(dut, &part, &x.dut, &w[p]);
+        }
+        wan_op_linear_n(dut, &y.dut, &x.dut, &w[0], &w[1], &w[2]);
+        for (int64_t r = 0; r < m; r++)
+            CHECKF(!memcmp(wan_row(&y.dut, r), wan_row(&alone.dut, r),
+                           all * sizeof(float)), "case %d, row %d", i, (int)r);
+        for (int p = 0; p < 3; p++)
+            free(w[p].weight.data);
+        pair_free(&x), pair_free(&y), pair_free(&alone), pair_free(&bias);
+    }
+}
+
 /* The same bits whatever the number of threads. */
 TEST(linear_threads)
 {
@@ -297,5 +335,6 @@ static void test_linear(void)
     RUN_F32(linear_widens_all_patterns);
     RUN(linear_unaligned_weights);
     RUN(linear_n);
+    RUN_CPU(linear_n_bits);
     RUN_CPU(linear_threads);
 }
