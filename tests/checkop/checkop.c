@@ -11,6 +11,8 @@
  */
 
 #include "checkop.h"
+#include "../../wan/cpu/f32.h"
+#include "../../wan/cpu/sgemm.h"
 
 #include "linear.c"
 #include "attention.c"

@@ -17,6 +17,7 @@
 #include <math.h>
 
 #include "cpu.h"
+#include "f32.h"
 #include "sgemm.h"
 #include "simd.h"
 
@@ -176,6 +177,68 @@ static int in_place(const WanTensor *w)
     return w->type == WAN_F32 && (uintptr_t)w->data % sizeof(float) == 0;
 }
 
+/* sum [m, n] = x W^T, W's rows from n0 on. room: COLS * DEPTH floats. */
+static int product(float *sum, int64_t m, int64_t n, const float *x,
+                   int64_t pitch, const WanTensor *w, int64_t n0, int64_t K,
+                   float *room)
+{
+    const int64_t depth = in_place(w) ? K : DEPTH;
+    int ret = 0;
+
+    for (int64_t k = 0; k < K && !ret; k += depth) {
+        const int64_t kn = K - k < depth ? K - k : depth;
+        const char *src = (const char *)w->data +
+                          wan_type_bytes(w->type, n0 * K + k);
+        const float *b = (const float *)src;
+        int64_t ldb = K;
+
+        if (!in_place(w)) {
+            for (int64_t c = 0; c < n; c++)
+                wan_cpu_to_f32(room + c * kn, src +
+                               wan_type_bytes(w->type, c * K), w->type, kn);
+            b = room;
+            ldb = kn;
+        }
+        ret = wan_sgemm_rows(1, m, n, kn, 1, x + k, pitch, b, ldb, k > 0, sum,
+                             n);
+    }
+    return ret;
+}
+
+/* The same, with the same bits, by products of our own: BF16 is packed from
+ * where it lies, other types are widened for a panel of columns. */
+static int own_product(float *sum, int64_t m, int64_t n, const float *x,
+                       int64_t pitch, const WanTensor *w, int64_t n0,
+                       int64_t K, float *room)
+{
+    enum { C = WAN_F32_COLS };
+    const int64_t depth = in_place(w) ? K : DEPTH;
+    float *packed = room, *wide = room + C * WAN_F32_DEPTH;
+
+    for (int64_t k = 0; k < K; k += depth)
+        for (int64_t j = 0; j < n; j += C) {
+            const int64_t kn = K - k < depth ? K - k : depth;
+            const int64_t nj = n - j < C ? n - j : C;
+            const char *src = (const char *)w->data +
+                              wan_type_bytes(w->type, (n0 + j) * K + k);
+            const float *b = in_place(w) ? (const float *)src : wide;
+
+            for (int64_t c = 0; c < nj && b == wide && w->type != WAN_BF16; c++)
+                wan_cpu_to_f32(wide + c * kn, src +
+                               wan_type_bytes(w->type, c * K), w->type, kn);
+            for (int64_t p = 0, z; p < kn; p += z) {
+                z = wan_f32_depth(kn - p, kn, n > WAN_F32_COPIED);
+                if (w->type == WAN_BF16)
+                    wan_f32_pack16(packed, (const uint16_t *)src + p, K, nj, z);
+                else
+                    wan_f32_pack(packed, b + p, b == wide ? kn : K, nj, z, 1);
+                wan_f32_product(m, nj, z, 1, x + k + p, pitch, packed, C,
+                                k || p, sum + j, n);
+            }
+        }
+    return 0;
+}
+
 static void tile(void *arg, int64_t i, int worker)
 {
     Linear *l = arg;
@@ -190,29 +253,12 @@ static void tile(void *arg, int64_t i, int worker)
     const int64_t left = wan_rows(l->x) - i0;
     const int64_t m = left < l->rows ? left : l->rows;
     const int64_t n = N - n0 < p->cols ? N - n0 : p->cols;
-    const int64_t depth = in_place(w) ? K : DEPTH;
     const int per_column = scale->nb_dims && wan_count(scale) > 1;
     float *sum = (float *)l->d->scratch + worker * l->worker_floats; // [m, n]
-    float *panel = sum + l->rows * COLS;                    // [n, depth]
-    int ret = 0;
+    const int ret = (wan_f32_native() ? own_product : product)(
+        sum, m, n, wan_row(l->x, i0), l->x->pitch, w, n0, K,
+        sum + l->rows * COLS);
 
-    for (int64_t k = 0; k < K && !ret; k += depth) {
-        const int64_t kn = K - k < depth ? K - k : depth;
-        const char *src = (const char *)w->data +
-                          wan_type_bytes(w->type, n0 * K + k);
-        const float *b = (const float *)src;
-        int64_t ldb = K;
-
-        if (!in_place(w)) {
-            for (int64_t c = 0; c < n; c++)
-                wan_cpu_to_f32(panel + c * kn, src +
-                               wan_type_bytes(w->type, c * K), w->type, kn);
-            b = panel;
-            ldb = kn;
-        }
-        ret = wan_sgemm_rows(1, m, n, kn, 1, wan_row(l->x, i0) + k,
-                             l->x->pitch, b, ldb, k > 0, sum, n);
-    }
     if (ret < 0) {
         __atomic_store_n(&l->failed, 1, __ATOMIC_RELAXED);
         return;
