@@ -16,9 +16,6 @@
 
 #include <unistd.h>
 
-#include "../../wan/cpu/bf16.h"
-#include "../../wan/cpu/int8.h"
-#include "../../wan/cpu/sgemm.h"
 #include "ceiling.h"
 
 static WanDev *bench_dev;
@@ -92,10 +89,13 @@ static Timing per_gflop(Timing t, double flops)
 static void time_sgemm(Timing *best, int64_t m, int64_t n, int64_t k,
                        const float *a, const float *b, float *c)
 {
-    const Timing start = timing_start();
+    Timing start;
 
+    wan_f32_plain(1);
+    start = timing_start();
     wan_sgemm(1, m, n, k, 1, a, k, b, k, 0, c, n);
     timing_stop(best, start);
+    wan_f32_plain(0);
     usleep(30000);
 }
 

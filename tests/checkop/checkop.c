@@ -17,6 +17,10 @@
  */
 
 #include "checkop.h"
+#include "../../wan/cpu/bf16.h"
+#include "../../wan/cpu/f32.h"
+#include "../../wan/cpu/int8.h"
+#include "../../wan/cpu/sgemm.h"
 
 #include "linear.c"
 #include "attention.c"
@@ -27,8 +31,6 @@
 #include "layout.c"
 #include "image.c"
 #include "bench.c"
-#include "../../wan/cpu/bf16.h"
-#include "../../wan/cpu/int8.h"
 
 static void print_log(void *opaque, enum WanLogLevel level, const char *line)
 {
