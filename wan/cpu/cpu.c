@@ -277,14 +277,6 @@ static const WanOps ops_int8 = {
     .attention_scratch = wan_cpu_attention_bf16_scratch,
     .conv              = wan_cpu_conv_bf16,
     .conv_scratch      = wan_cpu_conv_bf16_scratch,
-    .linear            = wan_cpu_linear,
-    .linear_scratch    = wan_cpu_linear_scratch,
-    .linear_n          = wan_cpu_linear_n,
-    .linear_n_fits     = wan_cpu_linear_n_fits,
-    .attention         = wan_cpu_attention,
-    .attention_scratch = wan_cpu_attention_scratch,
-    .conv              = wan_cpu_conv,
-    .conv_scratch      = wan_cpu_conv_scratch,
 };
 
 #define CPU_BACKEND(named, table, type) \
