@@ -82,40 +82,29 @@ static Worker *worker_of(const Attention *t, int worker)
 
 /* ------------------------------------------------------------- softmax */
 
-WAN_INLINE float row_max(const float *s, int64_t n)
+/* P of one row of a block, and its sum. The maximum is that of the first block;
+ * it moves where a score is so far above that numbers would leave their range,
+ * and what was summed shrinks. */
+static void row_exp2(uint16_t *p, const float *s, int64_t n, int first,
+                     float *max, double *total, float *o, int64_t D)
 {
-    float lane[WAN_LANES], max;
-    int64_t j = 0;
+    float above, sum;
 
-    for (int l = 0; l < WAN_LANES; l++)
-        lane[l] = s[0];
-    for (; j + WAN_LANES <= n; j += WAN_LANES)
-        for (int l = 0; l < WAN_LANES; l++)
-            lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
-    max = lane[0];
-    for (int l = 1; l < WAN_LANES; l++)
-        max = lane[l] > max ? lane[l] : max;
-    for (; j < n; j++)
-        max = s[j] > max ? s[j] : max;
-    return max;
-}
+    if (first) {
+        *max = wan_bf16_max(s, n);
+        *total = 0;
+    }
+    sum = wan_bf16_exp2(p, s, n, *max, &above);
+    if (above > WAN_BF16_ABOVE) {
+        const float shrink = exp2f(-above);
 
-/* The maximum so far of a row; what was summed below another one shrinks. */
-WAN_SIMD static float new_max(float old, int first, const float *s, int64_t n,
-                              double *total, float *o, int64_t D)
-{
-    const float here = row_max(s, n);
-
-    if (first || !(here > old))
-        return first ? here : old;
-
-    const float shrink = exp2f(old - here);
-
-    *total *= shrink;
-    WAN_APART
-    for (int64_t c = 0; c < D; c++)
-        o[c] *= shrink;
-    return here;
+        *total *= shrink;
+        for (int64_t c = 0; c < D; c++)
+            o[c] *= shrink;
+        *max += above;
+        sum = wan_bf16_exp2(p, s, n, *max, &above);
+    }
+    *total += sum;
 }
 
 WAN_SIMD static void store_row(float *y, const float *o, int64_t D,
@@ -173,7 +162,7 @@ static void tile(void *arg, int64_t index, int worker)
     const int64_t m = Lq - i < t->rows ? Lq - i : t->rows;
     const int packed = own->head == head;
     float max[QUERIES];
-    double total[QUERIES] = { 0 };
+    double total[QUERIES];
 
     own->head = -1;
     for (int64_t r = 0; r < m; r++)
@@ -194,13 +183,9 @@ static void tile(void *arg, int64_t index, int worker)
         if (a->tail > 1 && j + n == Lk)
             for (int64_t r = 0; r < m; r++)
                 own->s[r * ld + n - 1] += log2f((float)a->tail);
-        for (int64_t r = 0; r < m; r++) {
-            const float *s = own->s + r * ld;
-
-            max[r] = new_max(j ? max[r] : 0, j == 0, s, n, &total[r],
-                             own->o + r * t->cols, D);
-            total[r] += wan_bf16_exp2(own->p + r * ld, s, n, max[r]);
-        }
+        for (int64_t r = 0; r < m; r++)
+            row_exp2(own->p + r * ld, own->s + r * ld, n, j == 0, &max[r],
+                     &total[r], own->o + r * t->cols, D);
         wan_bf16_product(m, D, wan_bf16_depth(n), 1, NULL, own->p, ld,
                          own->values + b * t->value_block, j > 0, own->o,
                          t->cols);

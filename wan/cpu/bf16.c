@@ -186,12 +186,31 @@ WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k, int taps,
         }
 }
 
+WAN_SIMD static float plain_max(const float *s, int64_t n)
+{
+    float lane[WAN_LANES], max;
+    int64_t j = 0;
+
+    for (int l = 0; l < WAN_LANES; l++)
+        lane[l] = s[0];
+    for (; j + WAN_LANES <= n; j += WAN_LANES)
+        for (int l = 0; l < WAN_LANES; l++)
+            lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
+    max = lane[0];
+    for (int l = 1; l < WAN_LANES; l++)
+        max = lane[l] > max ? lane[l] : max;
+    for (; j < n; j++)
+        max = s[j] > max ? s[j] : max;
+    return max;
+}
+
 WAN_SIMD static float plain_exp2(uint16_t *p, const float *s, int64_t n,
-                                 float max)
+                                 float max, float *above)
 {
     float lane[WAN_LANES] = { 0 }, sum = 0;
     int64_t j = 0;
 
+    *above = plain_max(s, n) - max;
     WAN_VECTORS
     for (; j + WAN_LANES <= n; j += WAN_LANES)
         for (int l = 0; l < WAN_LANES; l++) {
@@ -403,56 +422,60 @@ static void native_panel(int64_t m, int cols, int64_t k, int taps,
     }
 }
 
-/* 2^x = 2^n 2^f, n the nearest integer; the polynomial is within 4e-6. */
+/* 2^x = 2^n 2^f for -126 <= x <= 127, n the nearest integer, which adding
+ * 1.5 * 2^23 leaves in the low bits; the polynomial is within 4e-6. */
 NATIVE_INLINE __m512 exp2_of(__m512 x)
 {
-    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT |
-                                             _MM_FROUND_NO_EXC);
-    const __m512 f = _mm512_sub_ps(x, n);
+    const __m512 middle = _mm512_set1_ps(12582912.0f);
+    const __m512 t = _mm512_add_ps(x, middle);
+    const __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(t, middle));
     __m512 p = _mm512_set1_ps(0.00961813f);
 
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0555041f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240226507f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693147182f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1));
-    return _mm512_scalef_ps(p, n);
+    return _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_add_epi32(
+        _mm512_slli_epi32(_mm512_castps_si512(t), 23),
+        _mm512_set1_epi32(0x3f800000))));
+}
+
+NATIVE static float native_max(const float *s, int64_t n)
+{
+    __m512 most = _mm512_set1_ps(s[0]);
+
+    for (int64_t j = 0; j < n; j += 16)
+        most = _mm512_max_ps(_mm512_mask_loadu_ps(most, first(n - j), s + j),
+                             most);
+    return _mm512_reduce_max_ps(most);
 }
 
 NATIVE static float native_exp2(uint16_t *p, const float *s, int64_t n,
-                                float max)
+                                float max, float *above)
 {
-    const __m512 most = _mm512_set1_ps(max), least = _mm512_set1_ps(-126);
-    __m512 sum = _mm512_setzero_ps();
-    int64_t j = 0;
+    const __m512 least = _mm512_set1_ps(-126);
+    __m512 sum = _mm512_setzero_ps(), most = least;
 
-    for (; j + 16 <= n; j += 16) {
-        const __m512 x = _mm512_sub_ps(_mm512_loadu_ps(s + j), most);
-        const __m512 e = exp2_of(_mm512_max_ps(least, x));  // NaN: the second
-
-        sum = _mm512_add_ps(sum, e);
-        _mm256_storeu_si256((__m256i *)(p + j),
-                            (__m256i)_mm512_cvtneps_pbh(e));
-    }
-    if (j < n) {
+    for (int64_t j = 0; j < n; j += 16) {
         const __mmask16 k = first(n - j);
-        const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(k, s + j), most);
-        const __m512 e = _mm512_maskz_mov_ps(
-            k, exp2_of(_mm512_max_ps(least, x)));
+        __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(k, s + j),
+                                 _mm512_set1_ps(max));
+        __m512 e;
 
+        x = _mm512_max_ps(least, x);            // of a NaN the second
+        most = _mm512_mask_max_ps(most, k, x, most);
+        e = _mm512_maskz_mov_ps(k, exp2_of(x));
         sum = _mm512_add_ps(sum, e);
         _mm256_storeu_si256((__m256i *)(p + j),
                             (__m256i)_mm512_cvtneps_pbh(e));
     }
+    *above = _mm512_reduce_max_ps(most);
     return _mm512_reduce_add_ps(sum);
 }
 
 #define EITHER(name, ...) \
-    do { \
-        if (wan_bf16_native() && !plain) \
-            native_##name(__VA_ARGS__); \
-        else \
-            plain_##name(__VA_ARGS__); \
-    } while (0)
+    (wan_bf16_native() && !plain ? native_##name(__VA_ARGS__) \
+                                 : plain_##name(__VA_ARGS__))
 
 #else
 
@@ -502,13 +525,15 @@ void wan_bf16_product(int64_t m, int64_t n, int64_t k, int taps,
     }
 }
 
-float wan_bf16_exp2(uint16_t *p, const float *s, int64_t n, float max)
+float wan_bf16_max(const float *s, int64_t n)
 {
-#if HAVE_AVX512_BF16
-    if (wan_bf16_native() && !plain)
-        return native_exp2(p, s, n, max);       // fills up with zeros
-#endif
+    return EITHER(max, s, n);
+}
+
+float wan_bf16_exp2(uint16_t *p, const float *s, int64_t n, float max,
+                    float *above)
+{
     for (int64_t i = n; i % WAN_BF16_COLS; i++)
         p[i] = 0;
-    return plain_exp2(p, s, n, max);
+    return EITHER(exp2, p, s, n, max, above);
 }

@@ -100,9 +100,15 @@ void wan_bf16_product(int64_t m, int64_t n, int64_t k, int taps,
                       const int64_t *shift, const uint16_t *a, int64_t lda,
                       const uint16_t *b, int add, float *c, int64_t ldc);
 
+/* The largest of n numbers, n > 0. */
+float wan_bf16_max(const float *s, int64_t n);
+
 /* p[i] = 2^(s[i] - max) in BF16, i < n, then zeros up to WAN_BF16_COLS;
- * returns the sum of what was not rounded yet. s[i] <= max; a NaN stays one,
- * and below -126 it is as if -126. */
-float wan_bf16_exp2(uint16_t *p, const float *s, int64_t n, float max);
+ * returns the sum of what was not rounded yet. *above becomes the largest
+ * s[i] - max, which may be above 0 but not above WAN_BF16_ABOVE. A NaN stays
+ * one, and below -126 it is as if -126. */
+#define WAN_BF16_ABOVE 64
+float wan_bf16_exp2(uint16_t *p, const float *s, int64_t n, float max,
+                    float *above);
 
 #endif /* WAN_CPU_BF16_H */

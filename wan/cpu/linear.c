@@ -134,6 +134,12 @@ WAN_SIMD void wan_cpu_finish_row(float *y, float *s, int64_t n,
         WAN_APART
         for (int64_t c = 0; c < n; c++)
             s[c] *= scale[c * scale_step];
+    if (bias && !act && !gate && !add) {        // in one go
+        WAN_APART
+        for (int64_t c = 0; c < n; c++)
+            y[c] = s[c] + bias[c];
+        return;
+    }
     if (bias)
         WAN_APART
         for (int64_t c = 0; c < n; c++)
