@@ -1658,6 +1658,17 @@ void wan_job_cancel(WanJob *j)
     wan_dev_cancel(j->dev);
 }
 
+/* Columns of weights as they were multiplied: each in each step. */
+static void say_int8(const WanJob *j)
+{
+    const WanDev *d = j->dev;
+
+    if (d && d->int8.columns)
+        wan_log(&j->model->log, WAN_LOG_INFO, "int8: %.3g %% of the columns of "
+                "weights stayed in bf16, as they would have lost over 5 %%",
+                100.0 * d->int8.rough / d->int8.columns);
+}
+
 void wan_job_close(WanJob **jp)
 {
     WanJob *j = *jp;
@@ -1665,6 +1676,7 @@ void wan_job_close(WanJob **jp)
     *jp = NULL;
     if (!j)
         return;
+    say_int8(j);
     if (j->begun)
         wan_ranks_end(j->ranks, j->error, NULL);
     wan_dev_close(&j->dev);             // cards take leave of each other there

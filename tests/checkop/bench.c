@@ -1,5 +1,6 @@
 /*
- * checkop --bench [rows]: rates of the large ops at the model's own shapes.
+ * checkop --bench [DEVICE [ROWS]]: rates of the large ops at the model's own
+ * shapes.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
@@ -7,12 +8,15 @@
  * wan_sgemm() with all threads, measured in turn with it: for linear at the
  * same shape, for attention and convolution to the best of any shape. The
  * ratio is given twice, of wall time and of the threads' processor time: on a
- * machine that others use too, the second is the one to read.
+ * machine that others use too, the second is the one to read. The last column is
+ * a share of what the processor's own instruction can do (ceiling.h), measured
+ * in the same run, by processor time too; for int8 of that of its own number
+ * format, also where an op stays in BF16.
  */
 
 #include <unistd.h>
 
-#include "../../wan/cpu/sgemm.h"
+#include "ceiling.h"
 
 static WanDev *bench_dev;
 
@@ -23,6 +27,7 @@ typedef struct Timing {
 static const Timing timing_none = { 1e9, 1e9 };
 
 static Timing bench_best = { 1e9, 1e9 };    // of any sgemm, s a GFLOP
+static double bench_ceiling;                // GFLOP/s of a core
 
 static Timing timing_start(void)
 {
@@ -66,9 +71,12 @@ static void bench_line(const char *name, double flops, Timing t, Timing base)
 {
     const double g = flops * 1e-9;
 
-    printf("%-38s %8.1f ms %7.1f GFLOP/s %5.0f %% %5.0f %% cpu\n", name,
+    printf("%-38s %8.1f ms %7.1f GFLOP/s %5.0f %% %5.0f %% cpu", name,
            t.wall * 1e3, g / t.wall, 100 * base.wall * g / t.wall,
            100 * base.cpu * g / t.cpu);
+    if (bench_ceiling)
+        printf(" %5.0f %%", 100 * g / t.cpu / bench_ceiling);
+    putchar('\n');
     fflush(stdout);
 }
 
@@ -81,10 +89,13 @@ static Timing per_gflop(Timing t, double flops)
 static void time_sgemm(Timing *best, int64_t m, int64_t n, int64_t k,
                        const float *a, const float *b, float *c)
 {
-    const Timing start = timing_start();
+    Timing start;
 
+    wan_f32_plain(1);
+    start = timing_start();
     wan_sgemm(1, m, n, k, 1, a, k, b, k, 0, c, n);
     timing_stop(best, start);
+    wan_f32_plain(0);
     usleep(30000);
 }
 
@@ -118,7 +129,8 @@ static void bench_linear(int64_t m, int64_t n, int64_t k)
             const WanLinear w = { .weight = kind[i].type == WAN_F32 ? w32
                                                                     : w16,
                                   .bias = kind[i].full ? bias
-                                                       : (WanTensor){ 0 } };
+                                                       : (WanTensor){ 0 },
+                                  .least = WAN_PRECISION_INT8 };
             const int add = kind[i].full && kind[i].type == WAN_BF16;
 
             t = timing_start();
@@ -209,17 +221,20 @@ static void bench_conv(int64_t t, int64_t h, int64_t w, int64_t i, int64_t o,
     free(x.data), free(y.data), free(c.weight.data), free(c.bias.data);
 }
 
-static int bench(int rows)
+static int bench(const char *device, int rows)
 {
     static const int64_t shape[][2] = { { 1536, 1536 }, { 8960, 1536 },
                                         { 1536, 8960 } };
     static const int64_t tokens[] = { 576, 2048 };
     char name[64];
 
-    if (wan_dev_open(&bench_dev, "cpu", 0, INT64_C(1) << 30, NULL) < 0)
+    if (wan_dev_open(&bench_dev, device, 0, INT64_C(1) << 30, NULL) < 0)
         return 1;
-    printf("%d threads, products by %s; ratios to plain sgemm\n",
-           bench_dev->threads, wan_sgemm_name(name, sizeof(name)));
+    bench_ceiling = ceiling(bench_dev->backend->precision);
+    printf("%s, %d threads; sgemm is %s's; a core's ceiling is %.0f GFLOP/s\n"
+           "%63s %5s %9s %7s\n", device, bench_dev->threads,
+           wan_sgemm_name(name, sizeof(name)), bench_ceiling, "of sgemm:",
+           "wall", "cpu", "ceiling");
     for (int i = 0; i < COUNT(tokens); i++)
         for (int j = 0; j < COUNT(shape) && (!rows || !i); j++)
             bench_linear(rows ? rows : tokens[i], shape[j][0], shape[j][1]);

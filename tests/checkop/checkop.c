@@ -10,12 +10,17 @@
  *     checkop DEVICE [--plain] [GROUP]
  *                             of one: cpu, cpu-bf16, cpu-int8, cuda, cuda-f32;
  *                             --plain: without those instructions
- *     checkop --bench [rows]  rates of the large ops, see bench.c
+ *     checkop --bench [DEVICE [ROWS]]
+ *                             rates of the large ops, see bench.c
  *
  * One program, so one translation unit: the files beside it are parts of it.
  */
 
 #include "checkop.h"
+#include "../../wan/cpu/bf16.h"
+#include "../../wan/cpu/f32.h"
+#include "../../wan/cpu/int8.h"
+#include "../../wan/cpu/sgemm.h"
 
 #include "linear.c"
 #include "attention.c"
@@ -26,8 +31,6 @@
 #include "layout.c"
 #include "image.c"
 #include "bench.c"
-#include "../../wan/cpu/bf16.h"
-#include "../../wan/cpu/int8.h"
 
 static void print_log(void *opaque, enum WanLogLevel level, const char *line)
 {
@@ -80,7 +83,7 @@ int main(int argc, char **argv)
     const int plain = argc > 2 && !strcmp(argv[2], "--plain");
 
     if (argc > 1 && !strcmp(argv[1], "--bench"))
-        return bench(argc > 2 ? atoi(argv[2]) : 0);
+        return bench(argc > 2 ? argv[2] : "cpu", argc > 3 ? atoi(argv[3]) : 0);
     if (argc > 1) {
         if (check(argv[1], plain, argc > 2 + plain ? argv[2 + plain] : NULL) < 0)
             return 1;

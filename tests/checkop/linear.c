@@ -336,6 +336,109 @@ TEST(linear_n)
                       i >> 2 & 1, i >> 3 & 1, i >> 4 & 1);
 }
 
+/* On a CPU the bits are those of each layer alone, however many tiles there
+ * are of either, and of what types. */
+TEST(linear_n_bits)
+{
+    static const WanType type[] = { WAN_BF16, WAN_F32, WAN_F8_E4M3, WAN_F16 };
+    static const struct { int64_t m, k, n[3]; } size[] = {
+        { 63, 192, { 192, 192, 192 } }, { 1, 24, { 3, 16, 1 } },
+        { 530, 100, { 257, 48, 304 } }, { 25, 1100, { 144, 512, 33 } },
+    };
+
+    for (int i = 0; i < 16; i++) {
+        const int64_t m = size[i / 4].m, k = size[i / 4].k;
+        const int64_t *n = size[i / 4].n, all = n[0] + n[1] + n[2];
+        Pair x = pair_random(i % 2 * 3, m, k), y = pair_out(5, m, all);
+        Pair alone = pair_out(0, m, all), bias = pair_random(0, all);
+        WanLinear w[3];
+        int64_t at = 0;
+
+        for (int p = 0; p < 3; at += n[p++]) {
+            WanTensor part = wan_columns(&alone.dut, at, n[p]);
+
+            w[p] = (WanLinear){
+                .weight = weight_random(type[i % 4 ? i % 4 : p], 0.1, n[p], k),
+                .bias = i & 1 ? wan_columns(&bias.dut, at, n[p])
+                              : (WanTensor){ 0 },
+            };
+            wan_op_linear(dut, &part, &x.dut, &w[p]);
+        }
+        wan_op_linear_n(dut, &y.dut, &x.dut, &w[0], &w[1], &w[2]);
+        for (int64_t r = 0; r < m; r++)
+            CHECKF(!memcmp(wan_row(&y.dut, r), wan_row(&alone.dut, r),
+                           all * sizeof(float)), "case %d, row %d", i, (int)r);
+        for (int p = 0; p < 3; p++)
+            free(w[p].weight.data);
+        pair_free(&x), pair_free(&y), pair_free(&alone), pair_free(&bias);
+    }
+}
+
+/* Products of our own against what they stand for, and the same bits where
+ * that is the oneDNN whose order of sums they have. */
+TEST(linear_own_products)
+{
+    static const WanType type[] = { WAN_F32, WAN_BF16, WAN_F16, WAN_F8_E5M2 };
+    static const int64_t m[] = { 1, 5, 23, 63, 517 };
+    static const int64_t n[] = { 16, 33, 112, 250, 592 };
+    static const int64_t k[] = { 1, 33, 385, 640, 1536, 2304 };
+    char name[64];
+    int same;
+
+    wan_f32_plain(1);
+    same = !strcmp(wan_sgemm_name(name, sizeof(name)), "oneDNN 2.6.3");
+    wan_f32_plain(0);
+    same &= wan_f32_native();
+    printf("# %s\n", same ? "bits are compared" : "bits are not compared");
+    for (int i = 0; i < COUNT(m) * COUNT(n) * COUNT(k); i++) {
+        const int64_t M = m[i % 5], N = n[i / 5 % 5], K = k[i / 25];
+        const WanType t = type[(i + i / 5) % 4];
+        Pair x = pair_random(i % 2 * 256, M, K), y = pair_out(i % 3, M, N);
+        WanLinear w = { .weight = weight_random(t, 1 / sqrt(K), N, K) };
+
+        wan_op_linear(dut, &y.dut, &x.dut, &w);
+        wan_f32_plain(1);
+        wan_op_linear(dut, &y.ref, &x.dut, &w);
+        wan_f32_plain(0);
+        expect_close(&y, tolerance(K), "%dx%dx%d %s", (int)M, (int)N, (int)K,
+                     wan_type_name(t));
+        for (int64_t r = 0; r < M && same; r++)
+            CHECKF(!memcmp(wan_row(&y.ref, r), wan_row(&y.dut, r),
+                           N * sizeof(float)), "%dx%dx%d %s, row %d", (int)M,
+                   (int)N, (int)K, wan_type_name(t), (int)r);
+        free(w.weight.data);
+        pair_free(&x), pair_free(&y);
+    }
+}
+
+/* The bits of a row whatever rows there are. */
+TEST(linear_rows)
+{
+    static const WanType type[] = { WAN_F32, WAN_BF16, WAN_F8_E4M3 };
+
+    for (int t = 0; t < COUNT(type); t++) {
+        WanLinear w = { .weight = weight_random(type[t], 0.1, 96, 1100),
+                        .least = default_least() };
+        Pair x = pair_random(0, 560, 1100), all = pair_out(0, 560, 96);
+
+        wan_op_linear(dut, &all.dut, &x.dut, &w);
+        for (int64_t m = 1; m < 560; m += m < 30 ? 1 : 97) {
+            const int64_t from = m * 7 % (560 - m);
+            const WanTensor part = wan_slice(&x.dut, from, m);
+            Pair y = pair_out(0, m, 96);
+
+            wan_op_linear(dut, &y.dut, &part, &w);
+            for (int64_t r = 0; r < m; r++)
+                CHECKF(!memcmp(wan_row(&y.dut, r), wan_row(&all.dut, from + r),
+                               96 * sizeof(float)), "%s, row %d of %d from %d",
+                       wan_type_name(type[t]), (int)r, (int)m, (int)from);
+            pair_free(&y);
+        }
+        free(w.weight.data);
+        pair_free(&x), pair_free(&all);
+    }
+}
+
 /* The same bits whatever the number of threads. */
 TEST(linear_threads)
 {
@@ -357,26 +460,6 @@ TEST(linear_threads)
 
 /* A row's bits don't depend on the others, which is what lets ranks have some
  * of them each. */
-TEST(linear_rows)
-{
-    WanLinear w = { .weight = weight_random(WAN_BF16, 0.1, 100, 333),
-                    .least = default_least() };
-    Pair x = pair_random(0, 700, 333), y = pair_out(0, 700, 100);
-    Pair some = pair_out(0, 700, 100);
-
-    wan_op_linear(dut, &y.dut, &x.dut, &w);
-    for (int64_t i = 0, n = 1; i < 700; i += n, n = n * 2 + 1) {
-        const int64_t rows = n < 700 - i ? n : 700 - i;
-        const WanTensor from = wan_slice(&x.dut, i, rows);
-        WanTensor to = wan_slice(&some.dut, i, rows);
-
-        wan_op_linear(dut, &to, &from, &w);
-    }
-    CHECK(!memcmp(y.dut.data, some.dut.data, y.floats * sizeof(float)));
-    free(w.weight.data);
-    pair_free(&x), pair_free(&y), pair_free(&some);
-}
-
 static void linear_on_both(Pair *y, const Pair *x, const WanLinear *w)
 {
     wan_op_linear(ref, &y->ref, &x->ref, w);
@@ -454,8 +537,10 @@ static void test_linear(void)
     RUN(linear_n);
     RUN_FEW_BITS(linear_n);
     RUN_INT8(linear_n);
-    RUN_CPU(linear_threads);
+    RUN_CPU(linear_n_bits);
+    RUN_CPU(linear_own_products);
     RUN_CPU(linear_rows);
+    RUN_CPU(linear_threads);
     RUN_CPU(linear_special);
     RUN_CPU(linear_denormal);
     RUN_INT8(linear_threads);

@@ -215,12 +215,9 @@ WAN_SIMD static float plain_exp2(uint16_t *p, const float *s, int64_t n,
 
 #if HAVE_AVX512_BF16
 
-#include <immintrin.h>
-
 #define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"
-#define NATIVE __attribute__((target(TARGET)))
-#define NATIVE_INLINE static inline __attribute__((always_inline, \
-                                                   target(TARGET)))
+
+#include "avx512.h"
 
 #define ROWS_4 6                // of a tile with so many vectors
 #define ROWS_3 8
@@ -233,44 +230,11 @@ NATIVE static void native_round(uint16_t *dst, const float *src, int64_t n,
     const __m512 by = _mm512_set1_ps(scale);
 
     for (int64_t i = 0; i < n; i += 16) {
-        const __mmask16 k = n - i >= 16 ? 0xffff : (1u << (n - i)) - 1;
+        const __mmask16 k = first(n - i);
         const __m512 x = _mm512_mul_ps(by, _mm512_maskz_loadu_ps(k, src + i));
 
         _mm256_mask_storeu_epi16(dst + i, k,
                                  (__m256i)_mm512_cvtneps_pbh(x));
-    }
-}
-
-/* Sixteen times sixteen words of 32 bits, turned. */
-NATIVE_INLINE void turn(__m512i r[16])
-{
-    __m512i t[16];
-
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
     }
 }
 
@@ -342,8 +306,7 @@ NATIVE static void native_pack(uint16_t *b, const float *v, int64_t ld,
         cols = wan_bf16_panel(n - from);
         for (int64_t i = 0; i < k; i += 2)
             for (int64_t c = from; c < from + cols; c += 16, b += 32) {
-                const __mmask16 m = n - c >= 16 ? 0xffff
-                                  : n > c ? (1u << (n - c)) - 1 : 0;
+                const __mmask16 m = first(n - c);
                 const float *in = v + i * ld + c;
                 const __m512 one = _mm512_maskz_loadu_ps(m, in);
                 const __m512 two = i + 1 < k ? _mm512_maskz_loadu_ps(m, in + ld)
@@ -471,7 +434,7 @@ NATIVE static float native_exp2(uint16_t *p, const float *s, int64_t n,
                             (__m256i)_mm512_cvtneps_pbh(e));
     }
     if (j < n) {
-        const __mmask16 k = (1u << (n - j)) - 1;
+        const __mmask16 k = first(n - j);
         const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(k, s + j), most);
         const __m512 e = _mm512_maskz_mov_ps(
             k, exp2_of(_mm512_max_ps(least, x)));

@@ -247,6 +247,8 @@ static const WanOps ops_f32 = {
     COMMON_ENTRIES,
     .linear            = wan_cpu_linear,
     .linear_scratch    = wan_cpu_linear_scratch,
+    .linear_n          = wan_cpu_linear_n,
+    .linear_n_fits     = wan_cpu_linear_n_fits,
     .attention         = wan_cpu_attention,
     .attention_scratch = wan_cpu_attention_scratch,
     .conv              = wan_cpu_conv,

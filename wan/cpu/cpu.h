@@ -90,6 +90,11 @@ int64_t wan_cpu_linear_scratch(int threads, const WanTensor *y,
                                const WanTensor *x, const WanLinear *w,
                                const WanLinearArgs *a);
 
+int wan_cpu_linear_n_fits(const WanTensor *y, const WanTensor *x, int n,
+                          const WanLinear *const *w);
+void wan_cpu_linear_n(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                      const WanLinear *const *w);
+
 /* What stands behind a product, for n columns of one row: y (+)= gate * act(s *
  * scale + bias), s the sums, which are changed. Absent vectors are NULL; scale
  * has one value or, with scale_step 1, n. */

@@ -141,17 +141,9 @@ WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k,
 
 #if HAVE_AVX512_VNNI
 
-#include <immintrin.h>
-
 #define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
-#define NATIVE __attribute__((target(TARGET)))
-#define NATIVE_INLINE static inline __attribute__((always_inline, \
-                                                   target(TARGET)))
 
-NATIVE_INLINE __mmask16 first(int64_t n)
-{
-    return n >= 16 ? 0xffff : n > 0 ? (1u << n) - 1 : 0;
-}
+#include "avx512.h"
 
 NATIVE static uint32_t native_largest(const float *src, int64_t k)
 {
@@ -217,39 +209,6 @@ NATIVE static uint32_t native_column(const void *w, WanType type, int64_t at,
 {
     return type == WAN_BF16 ? column(w, 1, at, k, squares)
                             : column(w, 0, at, k, squares);
-}
-
-/* Sixteen times sixteen words of 32 bits, turned. */
-NATIVE_INLINE void turn(__m512i r[16])
-{
-    __m512i t[16];
-
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-    }
 }
 
 NATIVE_INLINE void pack(int8_t *b, int cols, const void *w, int bf16,

@@ -17,6 +17,7 @@
 #include <math.h>
 
 #include "cpu.h"
+#include "f32.h"
 #include "sgemm.h"
 #include "simd.h"
 
@@ -26,14 +27,20 @@ enum {
     WORK = 1 << 20                      // multiplications of such a tile
 };
 
+/* One layer of those that share x. */
+typedef struct Part {
+    const WanLinear *w;
+    WanTensor y;
+    int64_t cols, col_tiles;            // of a tile, of a row of tiles
+} Part;
+
 typedef struct Linear {
     WanDev *d;
-    WanTensor *y;
     const WanTensor *x;
-    const WanLinear *w;
     const WanLinearArgs *a;
-    int64_t rows, cols;                 // of a tile
-    int64_t row_tiles, col_tiles;
+    Part part[WAN_PAGE_PARTS];
+    int64_t rows;                       // of a tile
+    int64_t row_tiles, col_tiles;       // of all parts
     int64_t worker_floats;
     int failed;                         // a product had no memory
 } Linear;
@@ -170,20 +177,12 @@ static int in_place(const WanTensor *w)
     return w->type == WAN_F32 && (uintptr_t)w->data % sizeof(float) == 0;
 }
 
-static void tile(void *arg, int64_t i, int worker)
+/* sum [m, n] = x W^T, W's rows from n0 on. room: COLS * DEPTH floats. */
+static int product(float *sum, int64_t m, int64_t n, const float *x,
+                   int64_t pitch, const WanTensor *w, int64_t n0, int64_t K,
+                   float *room)
 {
-    Linear *l = arg;
-    const WanTensor *w = &l->w->weight, *scale = &l->w->scale;
-    const int64_t K = wan_cols(l->x), N = wan_cols(l->y);
-    const int64_t i0 = i / l->col_tiles * l->rows;
-    const int64_t n0 = i % l->col_tiles * l->cols;
-    const int64_t left = wan_rows(l->y) - i0;
-    const int64_t m = left < l->rows ? left : l->rows;
-    const int64_t n = N - n0 < l->cols ? N - n0 : l->cols;
     const int64_t depth = in_place(w) ? K : DEPTH;
-    const int per_column = scale->nb_dims && wan_count(scale) > 1;
-    float *sum = (float *)l->d->scratch + worker * l->worker_floats; // [m, n]
-    float *panel = sum + l->rows * COLS;                    // [n, depth]
     int ret = 0;
 
     for (int64_t k = 0; k < K && !ret; k += depth) {
@@ -195,22 +194,79 @@ static void tile(void *arg, int64_t i, int worker)
 
         if (!in_place(w)) {
             for (int64_t c = 0; c < n; c++)
-                wan_cpu_to_f32(panel + c * kn, src +
+                wan_cpu_to_f32(room + c * kn, src +
                                wan_type_bytes(w->type, c * K), w->type, kn);
-            b = panel;
+            b = room;
             ldb = kn;
         }
-        ret = wan_sgemm_rows(1, m, n, kn, 1, wan_row(l->x, i0) + k,
-                             l->x->pitch, b, ldb, k > 0, sum, n);
+        ret = wan_sgemm_rows(1, m, n, kn, 1, x + k, pitch, b, ldb, k > 0, sum,
+                             n);
     }
+    return ret;
+}
+
+/* The same, with the same bits, by products of our own: BF16 is packed from
+ * where it lies, other types are widened for a panel of columns. */
+static int own_product(float *sum, int64_t m, int64_t n, const float *x,
+                       int64_t pitch, const WanTensor *w, int64_t n0,
+                       int64_t K, float *room)
+{
+    enum { C = WAN_F32_COLS };
+    const int64_t depth = in_place(w) ? K : DEPTH;
+    float *packed = room, *wide = room + C * WAN_F32_DEPTH;
+
+    for (int64_t k = 0; k < K; k += depth)
+        for (int64_t j = 0; j < n; j += C) {
+            const int64_t kn = K - k < depth ? K - k : depth;
+            const int64_t nj = n - j < C ? n - j : C;
+            const char *src = (const char *)w->data +
+                              wan_type_bytes(w->type, (n0 + j) * K + k);
+            const float *b = in_place(w) ? (const float *)src : wide;
+
+            for (int64_t c = 0; c < nj && b == wide && w->type != WAN_BF16; c++)
+                wan_cpu_to_f32(wide + c * kn, src +
+                               wan_type_bytes(w->type, c * K), w->type, kn);
+            for (int64_t p = 0, z; p < kn; p += z) {
+                z = wan_f32_depth(kn - p, kn, n > WAN_F32_COPIED);
+                if (w->type == WAN_BF16)
+                    wan_f32_pack16(packed, (const uint16_t *)src + p, K, nj, z);
+                else
+                    wan_f32_pack(packed, b + p, b == wide ? kn : K, nj, z, 1);
+                wan_f32_product(m, nj, z, 1, x + k + p, pitch, packed, C,
+                                k || p, sum + j, n);
+            }
+        }
+    return 0;
+}
+
+static void tile(void *arg, int64_t i, int worker)
+{
+    Linear *l = arg;
+    const int64_t i0 = i / l->col_tiles * l->rows;
+    const Part *p = l->part;
+
+    for (i %= l->col_tiles; i >= p->col_tiles; p++)
+        i -= p->col_tiles;
+    const WanTensor *w = &p->w->weight, *scale = &p->w->scale;
+    const int64_t K = wan_cols(l->x), N = wan_cols(&p->y);
+    const int64_t n0 = i * p->cols;
+    const int64_t left = wan_rows(l->x) - i0;
+    const int64_t m = left < l->rows ? left : l->rows;
+    const int64_t n = N - n0 < p->cols ? N - n0 : p->cols;
+    const int per_column = scale->nb_dims && wan_count(scale) > 1;
+    float *sum = (float *)l->d->scratch + worker * l->worker_floats; // [m, n]
+    const int ret = (wan_f32_native() ? own_product : product)(
+        sum, m, n, wan_row(l->x, i0), l->x->pitch, w, n0, K,
+        sum + l->rows * COLS);
+
     if (ret < 0) {
         __atomic_store_n(&l->failed, 1, __ATOMIC_RELAXED);
         return;
     }
     for (int64_t r = 0; r < m; r++)
-        wan_cpu_finish_row(wan_row(l->y, i0 + r) + n0, sum + r * n, n,
+        wan_cpu_finish_row(wan_row(&p->y, i0 + r) + n0, sum + r * n, n,
                            wan_cpu_from(scale, per_column ? n0 : 0),
-                           per_column, wan_cpu_from(&l->w->bias, n0),
+                           per_column, wan_cpu_from(&p->w->bias, n0),
                            l->a->act, wan_cpu_from(l->a->gate, n0), l->a->add);
 }
 
@@ -218,31 +274,28 @@ static void tile(void *arg, int64_t i, int worker)
 
 /* COLS, or less where threads would find few tiles and each has some ten
  * microseconds of work. Whole vectors of 16, so that each sum is made as in
- * the wider tile: the bits are the same. */
+ * the wider tile: the bits are the same. others: tiles that there are besides. */
 static int64_t tile_cols(int64_t rows, int64_t n, int64_t k,
-                         int64_t row_tiles)
+                         int64_t row_tiles, int64_t others)
 {
     int64_t tiles = wan_ceil_div(n, COLS);
 
     if (n % 16 || !n)
         return COLS;
-    while (row_tiles * tiles < TILES && n >= (tiles + 1) * LEAST_COLS &&
-           rows * n * k >= (tiles + 1) * WORK)
+    while (row_tiles * tiles + others < TILES &&
+           n >= (tiles + 1) * LEAST_COLS && rows * n * k >= (tiles + 1) * WORK)
         tiles++;
     return wan_pad16(wan_ceil_div(n, tiles));
 }
 
-static Linear plan(const WanTensor *y, const WanTensor *x, const WanLinear *w)
+static Linear plan(const WanTensor *x)
 {
-    Linear l = { .row_tiles = wan_ceil_div(wan_rows(y), ROWS) };
+    Linear l = { .x = x, .row_tiles = wan_ceil_div(wan_rows(x), ROWS) };
 
-    l.rows = wan_sgemm_tile(wan_rows(y), l.row_tiles);
-    l.cols = tile_cols(l.rows, wan_cols(y), wan_cols(x), l.row_tiles);
-    l.col_tiles = wan_ceil_div(wan_cols(y), l.cols);
+    l.rows = wan_sgemm_tile(wan_rows(x), l.row_tiles);
     /* The widened panel is counted for f32 too: whether a file aligned its
      * data is not known when only shapes are. */
     l.worker_floats = l.rows * COLS + COLS * (int64_t)DEPTH;
-    (void)w;
     return l;
 }
 
@@ -250,21 +303,51 @@ int64_t wan_cpu_linear_scratch(int threads, const WanTensor *y,
                                const WanTensor *x, const WanLinear *w,
                                const WanLinearArgs *a)
 {
-    (void)a;
-    return threads * plan(y, x, w).worker_floats * (int64_t)sizeof(float);
+    (void)y, (void)w, (void)a;
+    return threads * plan(x).worker_floats * (int64_t)sizeof(float);
+}
+
+/* n layers whose results stand side by side in y. */
+static void linear(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                   const WanLinear *const *w, const WanLinearArgs *a)
+{
+    Linear l = plan(x);
+    int64_t at = 0;
+
+    l.d = d;
+    l.a = a;
+    for (int i = 0; i < n; i++) {
+        const int64_t cols = w[i]->weight.dim[0];
+        Part *p = &l.part[i];
+
+        p->w = w[i];
+        p->y = wan_columns(y, at, cols);
+        p->cols = tile_cols(l.rows, cols, wan_cols(x), l.row_tiles,
+                            (n - 1) * l.row_tiles);
+        p->col_tiles = wan_ceil_div(cols, p->cols);
+        l.col_tiles += p->col_tiles;
+        at += cols;
+    }
+    wan_cpu_parallel(d, l.row_tiles * l.col_tiles, tile, &l);
+    if (l.failed)
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "linear: no memory for a product");
 }
 
 void wan_cpu_linear(WanDev *d, WanTensor *y, const WanTensor *x,
                     const WanLinear *w, const WanLinearArgs *a)
 {
-    Linear l = plan(y, x, w);
+    linear(d, y, x, 1, &w, a);
+}
 
-    l.d = d;
-    l.y = y;
-    l.x = x;
-    l.w = w;
-    l.a = a;
-    wan_cpu_parallel(d, l.row_tiles * l.col_tiles, tile, &l);
-    if (l.failed)
-        wan_dev_fail(d, WAN_ERR(ENOMEM), "linear: no memory for a product");
+void wan_cpu_linear_n(WanDev *d, WanTensor *y, const WanTensor *x, int n,
+                      const WanLinear *const *w)
+{
+    linear(d, y, x, n, w, &(WanLinearArgs){ 0 });
+}
+
+int wan_cpu_linear_n_fits(const WanTensor *y, const WanTensor *x, int n,
+                          const WanLinear *const *w)
+{
+    (void)y, (void)x, (void)n, (void)w;
+    return 1;
 }

@@ -1,6 +1,7 @@
 /*
- * The one matrix product everything large is made of: oneDNN's, or a plain
- * one of our own where oneDNN is not there or may not make code.
+ * The one matrix product everything large is made of: our own on processors
+ * with AVX-512, else oneDNN's, or plain loops where oneDNN is not there or may
+ * not make code.
  *
  * This file is part of libwan; see the licence in wan.h.
  *
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "f32.h"
 #include "sgemm.h"
 #include "simd.h"
 
@@ -113,6 +115,42 @@ static void plain_sgemm(int trans, int64_t m, int64_t n, int64_t k,
                 b + (trans ? p : p * ldb), ldb, p ? 1 : beta, c, ldc);
 }
 
+/* ------------------------------------------------------- that of AVX-512 */
+
+/* A b that oneDNN copies it scales in the copy, others' sums at the end. */
+static int own_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
+                     const float *a, int64_t lda, const float *b, int64_t ldb,
+                     float beta, float *c, int64_t ldc)
+{
+    const int copied = trans && n > WAN_F32_COPIED;
+    const int64_t cols = trans ? WAN_F32_COLS : n;
+    float *packed = NULL;
+
+    if (trans && !(packed = aligned_alloc(64, WAN_F32_COLS * WAN_F32_DEPTH *
+                                              sizeof(*packed))))
+        return WAN_ERR(ENOMEM);
+    for (int64_t j = 0; j < n; j += cols)
+        for (int64_t p = 0, z; p < k; p += z) {
+            const int64_t nj = n - j < cols ? n - j : cols;
+
+            z = wan_f32_depth(k - p, k, copied);
+            if (trans)
+                wan_f32_pack(packed, b + j * ldb + p, ldb, nj, z,
+                             copied ? alpha : 1);
+            wan_f32_product(m, nj, z, copied ? 1 : alpha, a + p, lda,
+                            trans ? packed : b + p * ldb, trans ? cols : ldb,
+                            p || beta, c + j, ldc);
+        }
+    free(packed);
+    return 0;
+}
+
+static const char *own_name(char *buf, int size)
+{
+    snprintf(buf, size, "built-in%s", wan_f32_native() ? ", AVX-512" : "");
+    return buf;
+}
+
 /* ---------------------------------------------------------------- oneDNN */
 
 #if WAN_HAVE_ONEDNN
@@ -207,6 +245,8 @@ int wan_sgemm_open(const WanLog *log)
     static int made;
     int ret = 0;
 
+    if (wan_f32_native())
+        return 0;
     pthread_mutex_lock(&lock);
     if (!made && (ret = make_code(log)) >= 0)
         made = 1;
@@ -216,13 +256,15 @@ int wan_sgemm_open(const WanLog *log)
 
 int64_t wan_sgemm_room(void)
 {
-    return no_code ? 0 : PRODUCT_ROOM;
+    return no_code || wan_f32_native() ? 0 : PRODUCT_ROOM;
 }
 
 int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
               const float *a, int64_t lda, const float *b, int64_t ldb,
               float beta, float *c, int64_t ldc)
 {
+    if (wan_f32_native())
+        return own_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     if (no_code) {
         plain_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return 0;
@@ -235,10 +277,9 @@ const char *wan_sgemm_name(char *buf, int size)
 {
     const dnnl_version_t *v = dnnl_version();
 
-    if (no_code)
-        snprintf(buf, size, "built-in");
-    else
-        snprintf(buf, size, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
+    if (no_code || wan_f32_native())
+        return own_name(buf, size);
+    snprintf(buf, size, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
     return buf;
 }
 
@@ -269,14 +310,15 @@ int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
               const float *a, int64_t lda, const float *b, int64_t ldb,
               float beta, float *c, int64_t ldc)
 {
+    if (wan_f32_native())
+        return own_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     plain_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     return 0;
 }
 
 const char *wan_sgemm_name(char *buf, int size)
 {
-    snprintf(buf, size, "built-in");
-    return buf;
+    return own_name(buf, size);
 }
 
 #endif
@@ -288,7 +330,7 @@ int wan_sgemm_rows(int trans, int64_t m, int64_t n, int64_t k, float alpha,
                    float beta, float *c, int64_t ldc)
 {
     enum { R = WAN_SGEMM_ROWS };
-    const int64_t rest = m % R, whole = m - rest;
+    const int64_t rest = wan_f32_native() ? 0 : m % R, whole = m - rest;
     float *own, *rows;
     int ret = 0;
 

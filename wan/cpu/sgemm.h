@@ -12,8 +12,8 @@
 #include "../log.h"
 
 /**
- * Before the first product of a device: makes what products need, once a
- * process. Where memory may not be executable that is the plain loops, with a
+ * Before the first product of a device: makes what oneDNN's products need, once
+ * a process. Where memory may not be executable that is the plain loops, with a
  * warning.
  *
  * @return 0, or WAN_ERR(ENOMEM) with a line
@@ -34,7 +34,7 @@ void wan_sgemm_end(int saved);
  *
  * @param trans  0: b is [k, n], rows ldb apart; 1: b is [n, k], transposed
  * @param m,n,k  a: [m, k], c: [m, n]; lda >= k, ldc >= n
- * @param beta   0: c need not be initialised
+ * @param beta   1, or 0: c need not be initialised
  * @return 0, or WAN_ERR(ENOMEM)
  */
 int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
@@ -56,7 +56,7 @@ static inline int64_t wan_sgemm_tile(int64_t m, int64_t tiles)
 
 /**
  * The same, and a row of c has the same bits whatever m is and wherever in a it
- * stands. oneDNN sums the last rows of a product otherwise than the others: here
+ * stands. oneDNN sums the last rows of a product otherwise than the others: there
  * they are the last of a product of WAN_SGEMM_ROWS rows, which is one call more
  * if m is no multiple of that.
  */
@@ -64,7 +64,7 @@ int wan_sgemm_rows(int trans, int64_t m, int64_t n, int64_t k, float alpha,
                    const float *a, int64_t lda, const float *b, int64_t ldb,
                    float beta, float *c, int64_t ldc);
 
-/* "oneDNN 2.6.3" or "built-in", for the log and the benchmarks. */
+/* "built-in, AVX-512", "oneDNN 2.6.3" or "built-in", for the log and the benchmarks. */
 const char *wan_sgemm_name(char *buf, int size);
 
 #endif /* WAN_CPU_SGEMM_H */
