@@ -216,6 +216,8 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 # Allocations that fail, one after another.
 WRAPPED = malloc calloc realloc strdup strndup aligned_alloc mmap
 $(B)/tests/unit/nomemory: LDFLAGS += $(WRAPPED:%=-Wl,--wrap=%)
+# A processor that multiplies what a test wants it to.
+$(B)/tests/model/ranks: LDFLAGS += -Wl,--wrap=wan_bf16_native
 $(B)/tests/model/%: $(B)/tests/model/%.o $(B)/lib/libwan.a
 	$(LINK)
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(B)/lib/libwan.a

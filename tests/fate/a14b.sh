@@ -29,7 +29,7 @@ refused()
 
 name=pipeline-wan22-t2v-edge3.safetensors
 "$tools/compare" --arguments $name "$tmp" > "$tmp/arguments"
-cats="$(cat "$tmp/arguments"):promptfile=$(quote "$tmp/prompt")"
+cats="$(cat "$tmp/arguments"):$exact:promptfile=$(quote "$tmp/prompt")"
 cats="$cats:negative_prompt=$(quote "$(cat "$tmp/negative")")"
 
 # The step whose timestep is the boundary is the high-noise expert's.
@@ -95,7 +95,7 @@ tensor $name image0 > "$tmp/photo.rgb"
 check 'the image of the golden' good -f rawvideo -pix_fmt rgb24 \
     -video_size 60x100 -i "$tmp/photo.rgb" "$tmp/photo.png"
 leaves="prompt=leaves fall:negative_prompt=static:frames=5:steps=4:guidance=4.5"
-leaves=$leaves:guidance2=3:shift=3:sampler=dpm++:seed=6:rng=cpu:size=32x64
+leaves=$leaves:guidance2=3:shift=3:sampler=dpm++:seed=6:rng=cpu:size=32x64:$exact
 
 golden_image()
 {
@@ -113,7 +113,7 @@ for i in 0 1; do
     run -f rawvideo -pix_fmt rgb24 -video_size 60x40 -i "$tmp/door$i.rgb" "$tmp/door$i.png"
 done
 door="prompt=a door opens:negative_prompt=blurry:frames=9:steps=4:guidance=4.5"
-door=$door:guidance2=3:shift=8:seed=81:rng=cpu:size=64x32
+door=$door:guidance2=3:shift=8:seed=81:rng=cpu:size=64x32:$exact
 
 golden_door()
 {

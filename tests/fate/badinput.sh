@@ -107,6 +107,12 @@ option 'sigma_max too small' 'sigma_max=2: must be from 15' "$few=rcm:sigma_max=
 option 'sigma_max NaN' 'sigma_max' "$few=rcm:sigma_max=nan"
 option 'rng unknown' 'rng' "$rest:rng=mps"
 option 'fp8 unknown' 'fp8' "$rest:fp8=e5m2"
+option 'precision unknown' 'precision' "$rest:precision=f16"
+option 'precision no number of one' 'precision' "$rest:precision=7"
+option 'precision that the device has not' \
+    'option precision: bf16; device ref of this build has f32' "$rest:device=ref:precision=bf16"
+option 'int8 on the device ref' 'option precision: int8; device ref' "$rest:device=ref:precision=int8"
+option 'a precision as a device' 'device=cpu-bf16: must be auto, cpu' "$rest:device=cpu-bf16"
 option 'dither unknown' 'dither' "$rest:dither=floyd"
 option 'rng_threads no multiple' 'rng_threads' "$rest:rng_threads=1000"
 option 'seed no number' 'seed=x7.*whole' "$rest:seed=x7"

@@ -17,7 +17,7 @@ scene="prompt=a cat:size=48x32:seed=5"
 
 sf7()
 {
-    make_clip "$(source_of "$cats:size=48x32:frames=81:seed=101:rng=cpu:preset=self-forcing:format=rgb24$1")" \
+    make_clip "$(source_of "$cats:size=48x32:frames=81:seed=101:rng=cpu:preset=self-forcing:$exact:format=rgb24$1")" \
         -f rawvideo "$tmp/clip" &&
         "$tools/compare" --rgb24 causal-sf7.safetensors "$tmp/clip"
 }
@@ -29,7 +29,7 @@ tensor causal-image.safetensors pixels > "$tmp/pixels"
 image()
 {
     run -f rawvideo -pixel_format rgb24 -video_size 48x32 -i "$tmp/pixels" -vf \
-        "wan_i2v=model=$(quote "$tiny/wan-t2v"):$cats:size=48x32:frames=17:seed=107:rng=cpu:preset=causal-forcing-frame:format=rgb24" \
+        "wan_i2v=model=$(quote "$tiny/wan-t2v"):$cats:size=48x32:frames=17:seed=107:rng=cpu:preset=causal-forcing-frame:$exact:format=rgb24" \
         -f rawvideo "$tmp/clip" || { cat "$tmp/log"; return 1; }
     "$tools/compare" --rgb24 causal-image.safetensors "$tmp/clip"
 }

@@ -74,6 +74,10 @@ quote()
         sed -e "s/[\\\\:']/\\\\&/g" -e "s/'/'\\\\''/g" -e "1s/^/'/" -e "\$s/\$/'/"
 }
 
+# What is held to exact numbers names this; what is not has the default, which
+# hangs on the processor.
+exact=precision=f32
+
 # source OPTIONS [FOLDER]: the filter with a tiny checkpoint
 source_of()
 {

@@ -16,7 +16,7 @@ rcm="prompt=Two cats in red gloves box on a small stage.:size=48x32:frames=9:see
 # golden NAME OPTIONS
 golden()
 {
-    make_clip "$(source_of "$2:format=rgb24")" -f rawvideo "$tmp/clip" &&
+    make_clip "$(source_of "$2:$exact:format=rgb24")" -f rawvideo "$tmp/clip" &&
         "$tools/compare" --rgb24 "fewstep-$1.safetensors" "$tmp/clip"
 }
 

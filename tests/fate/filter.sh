@@ -17,7 +17,7 @@ arguments()
         "$tmp/$1") || return 1
     size=${options%%:*}
     size=${size#size=}
-    options=$options:promptfile=$(quote "$tmp/$1/prompt")
+    options=$options:$exact:promptfile=$(quote "$tmp/$1/prompt")
     options=$options:negative_promptfile=$(quote "$tmp/$1/negative")
 }
 
@@ -60,6 +60,31 @@ for d in wan-t2v wan-t2v-diffusers; do
         -f rawvideo "$tmp/out.rgb" > "$tmp/check.log" &&
         same "$(wc -c < "$tmp/out.rgb" | tr -d ' ')" $((96 * 64 * 9 * 3)) >> "$tmp/check.log"
     report $? "the line of the README with $d" "$tmp/check.log"
+done
+
+# ------------------------------------------------------------------ precision
+
+# precise OPTIONS LINE: said once, of two clips
+precise()
+{
+    make_clip "$(source_of "$small:clips=2$1")" -f null - &&
+        same "$(said "precision: $2")" 1 && same "$(said 'precision: ')" 1
+}
+check 'the precision that is chosen' precise '' \
+    '(bf16, which this processor multiplies|f32, as this processor does not multiply bf16)'
+check 'precision=f32' precise :precision=f32 'f32, as option precision says'
+for p in bf16 int8; do
+    check "precision=$p" precise :precision=$p \
+        "$p(, as option precision says| works, but slower than f32: this processor does not multiply it)"
+done
+check 'precision of device ref' precise :device=ref 'f32, as device ref has no other'
+for f in wan_t2v wan_i2v wan_v2v; do
+    "$ffmpeg" -hide_banner -h filter=$f > "$tmp/help" 2>&1 &&
+        has '^ *precision +<int> .*default auto' "$tmp/help" > "$tmp/check.log" &&
+        for p in auto f32 bf16 int8; do
+            has "^ *$p +[0-3] " "$tmp/help" >> "$tmp/check.log" || break
+        done
+    report $? "option precision of $f" "$tmp/check.log"
 done
 
 # --------------------------------------------------------------- one process

@@ -56,7 +56,7 @@ same "$(wc -c < "$tmp/photo.rgb" | tr -d ' ')" $((70 * 150 * 3)) > "$tmp/check.l
         "$tmp/photo.png" && cp "$tmp/log" "$tmp/check.log"
 report $? 'the image of the golden' "$tmp/check.log"
 leaves="prompt=leaves fall:negative_prompt=static:size=32x80:frames=5:steps=6"
-leaves=$leaves:guidance=3.5:shift=3:sampler=dpm++:seed=6:rng=cpu
+leaves=$leaves:guidance=3.5:shift=3:sampler=dpm++:seed=6:rng=cpu:$exact
 
 # golden FORMAT INPUT [FILTERS,] [LIMIT]
 golden()

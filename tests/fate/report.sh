@@ -39,6 +39,7 @@ WAN_MODEL="$private/wan-t2v" told 'a model' 0 "$private/wan-t2v"
 check 'its parts' says '^ +[0-9]+ tensors, [0-9,]+ numbers: F32 '
 check 'its files, by their names' says '^ +Wan2.1_VAE.pth$'
 check 'what it needs' says '^  tokens '
+check 'its precision' says '^  precision     (bf16|f32), '
 check 'the environment' says '^  environment   WAN_MODEL=wan-t2v$'
 check 'no folder is named' lacks 'secret|My Name' "$tmp/report"
 

@@ -10,7 +10,7 @@ need "$ffmpeg" "$tools/compare" "$info"
 
 t2v=$(quote "$tiny/wan-t2v")
 parts=text_encoder=$t2v:vae=$t2v:tokenizer=$t2v
-lake="size=48x32:frames=9:guidance=5:shift=5:negative_prompt=blurry:rng=cpu:format=rgb24"
+lake="size=48x32:frames=9:guidance=5:shift=5:negative_prompt=blurry:rng=cpu:$exact:format=rgb24"
 
 # table GOLDEN MODEL: its ratios as a file that cache_table takes
 table()
@@ -58,7 +58,7 @@ mag_i2v()
     table magcache-i2v 'Wan2.1 I2V (width 96, 2 layers)' &&
         tensor stepcache-magcache-i2v.safetensors image0 > "$tmp/image" &&
         good -f rawvideo -pix_fmt rgb24 -s 64x48 -i "$tmp/image" -vf \
-            "wan_i2v=model=$(quote "$tiny/wan-i2v"):$parts:prompt=leaves fall:negative_prompt=static:size=32x32:frames=5:steps=12:guidance=5:shift=3:seed=306:rng=cpu:format=rgb24:cache=mag:cache_threshold=0.24:cache_run=6:cache_retain=0.2:cache_table=$(quote "$tmp/magcache-i2v.json")" \
+            "wan_i2v=model=$(quote "$tiny/wan-i2v"):$parts:prompt=leaves fall:negative_prompt=static:size=32x32:frames=5:steps=12:guidance=5:shift=3:seed=306:rng=cpu:$exact:format=rgb24:cache=mag:cache_threshold=0.24:cache_run=6:cache_retain=0.2:cache_table=$(quote "$tmp/magcache-i2v.json")" \
             -f rawvideo "$tmp/video" &&
         same_bytes magcache-i2v '16 of 24'
 }

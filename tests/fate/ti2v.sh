@@ -29,7 +29,7 @@ refused()
 
 name=pipeline-wan22-ti2v-unipc5.safetensors
 "$tools/compare" --arguments $name "$tmp" > "$tmp/arguments"
-train=$(cat "$tmp/arguments")
+train=$(cat "$tmp/arguments"):$exact
 train="$train:promptfile=$(quote "$tmp/prompt")"
 train="$train:negative_prompt=$(quote "$(cat "$tmp/negative")")"
 
@@ -50,7 +50,7 @@ tensor $name image0 > "$tmp/photo.rgb"
 check 'the image of the golden' good -f rawvideo -pix_fmt rgb24 \
     -video_size 75x40 -i "$tmp/photo.rgb" "$tmp/photo.png"
 leaves="prompt=leaves fall:negative_prompt=static:frames=9:steps=5"
-leaves=$leaves:guidance=3:shift=3:sampler=dpm++:seed=23:rng=cpu
+leaves=$leaves:guidance=3:shift=3:sampler=dpm++:seed=23:rng=cpu:$exact
 
 # golden_image FORMAT [FILTERS,]
 golden_image()

@@ -44,4 +44,38 @@ for tool in bench convert info parity random; do
     check "wan-$tool wants whole names" whole "$B/bin/wan-$tool"
 done
 
+# ------------------------------------------------------------------ precision
+
+info=$B/bin/wan-info
+# planned LINE OPTION...: what wan-info says of a precision
+planned()
+{
+    planned_line=$1
+    shift
+    "$info" --shapes t2v-1.3B "$@" > "$tmp/info" 2> "$tmp/err" &&
+        has "^  precision     $planned_line\$" "$tmp/info"
+}
+check 'the default' planned '(bf16, which|f32, as) this processor .*' --device cpu
+check 'f32' planned 'f32, as option precision says' --precision f32
+check 'f32 of device ref' planned 'f32, as device ref has no other' --device ref
+for p in bf16 int8; do
+    check "$p" planned "$p(, as option precision says| works, but slower than f32.*)" --precision $p --device cpu
+done
+
+# refused STATUS LINE OPTION...: one line on standard error, nothing else
+refused()
+{
+    refused_status=$1 refused_line=$2
+    shift 2
+    "$info" --shapes t2v-1.3B "$@" > "$tmp/info" 2> "$tmp/err"
+    same $? "$refused_status" && [ ! -s "$tmp/info" ] &&
+        same "$(cat "$tmp/err")" "wan-info: $refused_line"
+}
+check 'a precision that is none' refused 2 \
+    '--precision f16: auto, f32, bf16 or int8 can be; see wan-info --help' --precision f16
+check 'one that the device has not' refused 1 \
+    'option precision: bf16; device ref of this build has f32' --precision bf16 --device ref
+check 'one as a device' refused 1 \
+    "device 'cpu-bf16': use device=cpu with precision=bf16" --device cpu-bf16
+
 finish

@@ -14,7 +14,7 @@ need "$info"
 trace()
 {
     reference=$SRC/tests/fate/trace-$1-$2-$3.txt
-    "$info" --device cpu --shapes "$1" --size "$2" --frames "$3" --trace > "$tmp/trace" ||
+    "$info" --device cpu --precision f32 --shapes "$1" --size "$2" --frames "$3" --trace > "$tmp/trace" ||
         return 1
     [ -s "$tmp/trace" ] || return 1
     [ "${GEN:-0}" = 0 ] || cp "$tmp/trace" "$reference"

@@ -29,7 +29,7 @@ golden()
         "$tools/compare" --arguments "pipeline-v2v-$1.safetensors" "$tmp/$1" > "$tmp/options" &&
         tensor "pipeline-v2v-$1.safetensors" in.frames_u8 > "$tmp/raw" &&
         good -f rawvideo -pix_fmt rgb24 -video_size "$2" -i "$tmp/raw" \
-            -vf "format=$3,$(v2v "$4:rng=cpu:negative_promptfile=$(quote "$tmp/$1/negative")")" -f rawvideo "$tmp/clip" &&
+            -vf "format=$3,$(v2v "$4:rng=cpu:$exact:negative_promptfile=$(quote "$tmp/$1/negative")")" -f rawvideo "$tmp/clip" &&
         "$tools/compare" "pipeline-v2v-$1.safetensors" video "$tmp/clip" \
             --format "$3" --size "$2"
 }

@@ -47,7 +47,7 @@ with_mask()
     raw "$1" in.mask_u8 gray "$2"
     # shellcheck disable=SC2086
     good $with_mask_video $raw_input -filter_complex \
-        "[0][1]$(vace wan_v2v "$3:rng=cpu:mask=1:negative_promptfile=$(quote "$tmp/$1/negative")")" -f rawvideo "$tmp/clip" &&
+        "[0][1]$(vace wan_v2v "$3:rng=cpu:$exact:mask=1:negative_promptfile=$(quote "$tmp/$1/negative")")" -f rawvideo "$tmp/clip" &&
         compared "$1" "$2"
 }
 train='prompt=a red train crosses a stone bridge:frames=9:steps=4:guidance=5:shift=16:seed=51'
@@ -62,6 +62,7 @@ check 'golden of a mask and a picture' inpaint
 not_so() { ! inpaint :context_scale=1; }
 check 'the scale of hints counts' not_so
 lake='prompt=a quiet lake:size=64x48:frames=5:steps=3:guidance=5:shift=16:seed=53:rng=cpu:format=rgb24'
+lake=$lake:$exact
 references()
 {
     mkdir -p "$tmp/ref" &&

@@ -60,5 +60,6 @@ int main(int argc, char **argv)
     choose_device(argc, argv);
     RUN_REF(official_ref);
     RUN(official_cpu);
+    RUN_ROUNDED(official_cpu);
     return test_end();
 }

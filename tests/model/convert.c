@@ -63,7 +63,7 @@ static WanModelParams params(const char *path)
 
     wan_model_params_default(&p);
     p.path = path;
-    p.device = dut;
+    params_backend(&p, dut);
     p.threads = 2;
     p.log = keep;
     last[0] = 0;

@@ -28,7 +28,7 @@ static WanModel *open_shapes(const char *name, const char *device)
     WanModel *m = NULL;
 
     wan_model_params_default(&p);
-    p.device = device;
+    params_backend(&p, device);
     p.log = keep_line;
     CHECK(wan_model_open_shapes(&m, name, &p) == 0);
     return m;

@@ -423,13 +423,16 @@ int main(int argc, char **argv)
     choose_device(argc, argv);
     RUN_REF(unipc4_ref);
     RUN(unipc4_cpu);
+    RUN_ROUNDED(unipc4_cpu);
     RUN(unipc4_diffusers);
     RUN(unipc10_cpu);
     RUN(dpm4_cpu);
     RUN(image_cpu);
     RUN(head128_cpu);
+    RUN_ROUNDED(head128_cpu);
     RUN_REF(image_unipc4_ref);
     RUN(image_unipc4_cpu);
+    RUN_ROUNDED(image_unipc4_cpu);
     RUN(image_dpm6_cpu);
     RUN(two_images_cpu);
     RUN_REF(lightx2v_ref);
@@ -437,9 +440,11 @@ int main(int argc, char **argv)
     RUN_REF(rcm_ref);
     RUN(lightx2v_cpu);
     RUN(fastwan_cpu);
+    RUN_ROUNDED(fastwan_cpu);
     RUN(rcm_cpu);
     RUN_REF(ti2v_text_ref);
     RUN(ti2v_text_cpu);
+    RUN_ROUNDED(ti2v_text_cpu);
     RUN_REF(ti2v_image_ref);
     RUN(ti2v_image_cpu);
     RUN(ti2v_image_dpm5_cpu);
@@ -448,6 +453,7 @@ int main(int argc, char **argv)
     RUN(v2v_dpm8_cpu);
     RUN_REF(experts_ref);
     RUN(experts_cpu);
+    RUN_ROUNDED(experts_cpu);
     RUN(experts_dpm8_cpu);
     RUN(experts_edge3_cpu);
     RUN(experts_image_cpu);
@@ -458,6 +464,7 @@ int main(int argc, char **argv)
     RUN(experts_v2v_cpu);
     RUN_REF(vace_control_ref);
     RUN(vace_control_cpu);
+    RUN_ROUNDED(vace_control_cpu);
     RUN_REF(vace_inpaint_ref);
     RUN(vace_inpaint_cpu);
     RUN(vace_references_cpu);

@@ -17,6 +17,7 @@ typedef struct Video {
     enum WanCache cache;
     const char *table;          // of MagCache, for a video of few rows
     int tiny_vae;               // TAEHV in place of the folder's
+    int automatic;              // precision: of the device that is named
     int ranks;
     FILE *file;                 // what was made
     int latents;                // of that the latents alone
@@ -140,8 +141,8 @@ static void make(Video *v, WanModel *m)
         make_low(v, m);
 }
 
-/* wan-t2v with another VAE. */
-static WanModel *open_tiny_vae(const char *device, WanRanks *ranks)
+/* wan-t2v with another VAE, or in what the processor multiplies. */
+static WanModel *open_other(const Video *v, WanRanks *ranks)
 {
     char path[4096], vae[4096];
     WanModelParams p;
@@ -152,8 +153,10 @@ static WanModel *open_tiny_vae(const char *device, WanRanks *ranks)
              golden_path("tiny/taew2_1/taew2_1.safetensors"));
     wan_model_params_default(&p);
     p.path = path;
-    p.vae = vae;
-    p.device = device;
+    p.vae = v->tiny_vae ? vae : NULL;
+    params_backend(&p, v->device);
+    if (v->automatic)
+        p.precision = WAN_PRECISION_AUTO;
     p.threads = 2;
     p.log = print_log;
     p.log_level = WAN_LOG_WARNING;
@@ -172,8 +175,8 @@ static int host(WanTransport *t, void *arg)
 
     if (v->ranks > 1 && !CHECK(meet(&r, t, 1) == 0))
         return 1;
-    m = v->tiny_vae ? open_tiny_vae(v->device, r)
-                    : open_tiny_of(v->folder, v->device, r);
+    m = v->tiny_vae || v->automatic
+        ? open_other(v, r) : open_tiny_of(v->folder, v->device, r);
     make(v, m);
     if (v->ranks == 2) {
         rewind(v->file);
@@ -585,6 +588,17 @@ TEST(experts)
               "cpu", 0);
 }
 
+/* Rounded products: a row's bits don't depend on the others either. */
+TEST(bf16)
+{
+    same_bits("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "cpu-bf16", 0);
+    same_bits("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", "cpu-bf16", 0);
+}
+TEST(int8)
+{
+    same_bits("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "cpu-int8", 0);
+}
+
 /* Its branches skip other steps: they are not computed by halves. */
 TEST(magcache)
 {
@@ -607,6 +621,81 @@ TEST(few_rows)
                                  .device = "cpu" });
     same_bits_by(ranks, (Video){ .folder = "tiny/wan-t2v", .device = "cpu",
                                  .tiny_vae = 1 });
+}
+
+/* -------------------------------------------------------------- precision */
+
+/* Whether this process' processor multiplies BF16, as devices are told; -1: as
+ * it is. How it multiplies is not touched. */
+static int native = -1;
+
+int __real_wan_bf16_native(void);
+int __wrap_wan_bf16_native(void);
+int __wrap_wan_bf16_native(void)
+{
+    return native < 0 ? __real_wan_bf16_native() : native;
+}
+
+typedef struct Mixed {
+    Video v;
+    int host, other;            // what they multiply
+    FILE *lines;                // of the other, who says errors alone
+} Mixed;
+
+static int mixed_host(WanTransport *t, void *arg)
+{
+    Mixed *m = arg;
+
+    native = m->host;
+    return host(t, &m->v);
+}
+
+static void write_line(void *opaque, enum WanLogLevel level, const char *line)
+{
+    (void)level;
+    fprintf(opaque, "%s\n", line);
+    fflush(opaque);
+}
+
+static int mixed_other(WanTransport *t, void *arg)
+{
+    Mixed *m = arg;
+    const WanLog log = { write_line, m->lines, WAN_LOG_ERROR };
+    WanRanks *r;
+    int ret;
+
+    native = m->other;
+    if (meet(&r, t, 0) < 0)
+        return 1;
+    ret = wan_ranks_serve(r, 1, NULL, &log);
+    wan_ranks_close(&r);
+    return ret < 0;
+}
+
+/* The host's processor chooses for all. Who is slow in that says so, once. */
+TEST(mixed_processors)
+{
+    for (int host_has = 0; host_has < 2; host_has++) {
+        const char *device = host_has ? "cpu-bf16" : "cpu";
+        Video one = { .folder = "tiny/wan-t2v", .device = device, .ranks = 1,
+                      .file = tmpfile() };
+        Mixed m = { .v = { .folder = "tiny/wan-t2v", .device = "cpu",
+                           .ranks = 2, .automatic = 1, .file = tmpfile() },
+                    .host = host_has, .other = !host_has, .lines = tmpfile() };
+        char line[256] = "", second[256];
+
+        CHECK(!ranks_run(1, host, &one, serve, NULL));
+        CHECK(!ranks_run(2, mixed_host, &m, mixed_other, &m));
+        CHECKF(differ(one.file, m.v.file) < 0, "not as on %s", device);
+        rewind(m.lines);
+        CHECKF(!fgets(line, sizeof(line), m.lines) == !host_has &&
+               !fgets(second, sizeof(second), m.lines), "%s", line);
+        CHECKF(!host_has || !strncmp(line, "precision: bf16 works, but slower",
+                                     33), "%s", line);
+        fclose(one.file);
+        fclose(m.v.file);
+        fclose(m.lines);
+    }
 }
 
 /* ------------------------------------------------------------------ plans */
@@ -710,6 +799,9 @@ int main(int argc, char **argv)
     RUN(ti2v_image);
     RUN(experts);
     RUN(magcache);
+    RUN(bf16);
+    RUN(int8);
+    RUN(mixed_processors);
     RUN(few_rows);
     RUN(cancelled);
     RUN(quit_in_place_of_a_note);

@@ -470,7 +470,7 @@ TEST(planned_memory)
     WanModel *m;
 
     wan_model_params_default(&p);
-    p.device = "cpu";
+    params_backend(&p, "cpu");
     if (!CHECK(wan_model_open_shapes(&m, "t2v-14B", &p) == 0))
         return;
     for (int n = 1; n <= 2; n++) {

@@ -83,7 +83,7 @@ static void encode_gguf(const char *device)
     wan_model_params_default(&p);
     p.path = rest;
     p.text_encoder = path;
-    p.device = device;
+    params_backend(&p, device);
     p.threads = 2;
     p.log = print_log;
     if (wan_model_open(&m, &p) < 0)
@@ -116,8 +116,10 @@ int main(int argc, char **argv)
     RUN(relative_bucket);
     RUN_REF(official_ref);
     RUN(official_cpu);
+    RUN_ROUNDED(official_cpu);
     RUN(diffusers_cpu);
     RUN_REF(gguf_ref);
     RUN(gguf_cpu);
+    RUN_ROUNDED(gguf_cpu);
     return test_end();
 }

@@ -313,10 +313,12 @@ int main(int argc, char **argv)
     choose_device(argc, argv);
     RUN_REF(decode_ref);
     RUN(decode_cpu);
+    RUN_ROUNDED(decode_cpu);
     RUN(decode_pth);
     RUN(decode_doubled_grow);
     RUN_REF(encode_ref);
     RUN(encode_cpu);
+    RUN_ROUNDED(encode_cpu);
     RUN(scaled_latents);
     RUN(preview_is_decoded);
     return test_end();

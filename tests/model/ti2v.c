@@ -14,7 +14,7 @@ static WanModel *open_shapes(const char *name)
     WanModel *m = NULL;
 
     wan_model_params_default(&p);
-    p.device = "cpu";
+    params_backend(&p, "cpu");
     p.log = print_log;
     CHECK(wan_model_open_shapes(&m, name, &p) == 0);
     return m;
@@ -234,7 +234,7 @@ TEST(other_vae)
         p.path = path;
         p.vae = vae;
         p.text_encoder = p.tokenizer = rest;
-        p.device = "cpu";
+        params_backend(&p, "cpu");
         p.log = keep_line;
         CHECK(wan_model_open(&m, &p) == WAN_INVALIDDATA && !m);
         CHECKF(strstr(last_line, pair[i].says) &&

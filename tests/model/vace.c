@@ -19,7 +19,7 @@ static WanModel *open_shapes(const char *name)
     WanModel *m = NULL;
 
     wan_model_params_default(&p);
-    p.device = "cpu";
+    params_backend(&p, "cpu");
     p.log = print_log;
     CHECK(wan_model_open_shapes(&m, name, &p) == 0);
     return m;
@@ -617,7 +617,7 @@ TEST(tiny_vae)
     p.path = path;
     p.vae = vae;
     p.text_encoder = p.tokenizer = rest;
-    p.device = dut;
+    params_backend(&p, dut);
     p.log = print_log;
     if (CHECK(wan_model_open(&m, &p) == 0)) {
         golden_control(&control, g, NULL);

@@ -177,11 +177,14 @@ int main(int argc, char **argv)
     choose_device(argc, argv);
     RUN_REF(encode_ref);
     RUN(encode_cpu);
+    RUN_ROUNDED(encode_cpu);
     RUN(encode_stages);
     RUN_REF(decode_ref);
     RUN(decode_cpu);
+    RUN_ROUNDED(decode_cpu);
     RUN(decode_diffusers);
     RUN_REF(stages_ref);
     RUN(stages_cpu);
+    RUN_ROUNDED(stages_cpu);
     return test_end();
 }

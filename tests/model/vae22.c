@@ -229,9 +229,11 @@ int main(int argc, char **argv)
     choose_device(argc, argv);
     RUN_REF(cases_ref);
     RUN(cases_cpu);
+    RUN_ROUNDED(cases_cpu);
     RUN(cases_diffusers);
     RUN_REF(stages_ref);
     RUN(stages_cpu);
+    RUN_ROUNDED(stages_cpu);
     RUN(beginnings);
     return test_end();
 }

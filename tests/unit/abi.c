@@ -139,6 +139,29 @@ TEST(a_later_program)
     wan_model_close(&m);
 }
 
+/* A header between that and today's: what its struct does not reach is not
+ * read, whatever lies there. */
+TEST(programs_between)
+{
+    char path[4096];
+
+    snprintf(path, sizeof(path), "%s/tiny/wan-t2v", getenv("WAN_GOLDEN"));
+    for (size_t n = sizeof(WanModelParams); n < sizeof(WanModelParams) + 128;
+         n += 4) {
+        WanModel *m = NULL;
+
+        GUARDED(WanModelParams, p);
+        wan_model_params_default_sized(&p.s, n);
+        p.s.path = path;
+        p.s.device = "cpu";
+        p.s.threads = 1;
+        p.s.log = keep_line;
+        CHECKF(wan_model_open(&m, &p.s) == 0, "%zu bytes: %s", n, last_line);
+        CHECK(unharmed((unsigned char *)&p + n, (int)(sizeof(p) - n)));
+        wan_model_close(&m);
+    }
+}
+
 /* What has no size was not made by the function that gives it one. */
 TEST(no_size)
 {
@@ -157,6 +180,7 @@ int main(void)
 {
     RUN(an_old_program_makes_a_clip);
     RUN(a_later_program);
+    RUN(programs_between);
     RUN(no_size);
     return test_end();
 }

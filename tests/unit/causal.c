@@ -39,6 +39,7 @@ static int try_model(WanModel **m, const char *folder, const char *weights,
     snprintf(vae, sizeof(vae), "%s", golden_path("tiny/taew2_1/taew2_1.safetensors"));
     p.vae = vae;
     p.device = "cpu";
+    p.precision = WAN_PRECISION_F32;
     p.threads = 2;
     p.memory = memory;
     p.weights = weights;
@@ -404,6 +405,7 @@ TEST(full_size)
 
     wan_model_params_default(&p);
     p.device = "cpu";
+    p.precision = WAN_PRECISION_F32;
     p.log = keep;
     CHECK(wan_model_open_shapes(&m, "t2v-1.3B", &p) == 0);
     wan_request_default(&rq, m);

@@ -109,6 +109,112 @@ TEST(fp8)
     CHECK(wan_model_open(&m, &p) == WAN_ERR(EINVAL) && strstr(last, "fp8"));
 }
 
+static int said_precision;      // lines of it
+
+static void count_precision(void *opaque, enum WanLogLevel level,
+                            const char *line)
+{
+    said_precision += !strncmp(line, "precision: ", 11);
+    keep(opaque, level, line);
+}
+
+/* What is opened is what was asked for, is in the model's description, and is
+ * said once; and so it is of shapes, which say nothing. */
+TEST(precision)
+{
+    static const struct {
+        const char *device;
+        enum WanPrecision asked;
+        const char *opened;
+    } list[] = {
+        { "cpu", WAN_PRECISION_F32, "cpu" },
+        { "cpu", WAN_PRECISION_BF16, "cpu-bf16" },
+        { "ref", WAN_PRECISION_AUTO, "ref" },
+        { "ref", WAN_PRECISION_F32, "ref" },
+        { "ref", WAN_PRECISION_BF16, NULL },
+        { "ref", WAN_PRECISION_INT8, NULL },
+        { "cpu-bf16", WAN_PRECISION_AUTO, NULL },
+        { "cpu-bf16", WAN_PRECISION_BF16, NULL },
+        { "cpu", (enum WanPrecision)4, NULL },
+        { "cpu", (enum WanPrecision)-1, NULL },
+    };
+    WanModelParams p;
+    WanModel *m;
+
+    wan_model_params_default(&p);
+    CHECK(p.precision == WAN_PRECISION_AUTO && !p.reserved);
+    p.path = golden_path("tiny/wan-t2v");
+    p.log = count_precision;
+    p.log_level = WAN_LOG_INFO;
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        int ret;
+
+        p.device = list[i].device;
+        p.precision = list[i].asked;
+        said_precision = 0;
+        last[0] = 0;
+        ret = wan_model_open(&m, &p);
+        CHECKF((ret < 0) == !list[i].opened, "%s %d", p.device, p.precision);
+        if (ret < 0) {
+            CHECKF(last[0] && !said_precision, "%s", last);
+            CHECK(wan_model_probe(&p) == ret);
+            CHECK(wan_model_open_shapes(&m, "t2v-1.3B", &p) == ret && !m);
+            continue;
+        }
+        CHECKF(!strcmp(m->device, list[i].opened), "%s", m->device);
+        CHECK(m->info.precision == (p.precision ? p.precision
+                                                : WAN_PRECISION_F32));
+        CHECK(m->info.precision_native == m->choice.native);
+        CHECKF(said_precision == 1, "%d lines", said_precision);
+        wan_model_close(&m);
+        CHECK(wan_model_probe(&p) == 0);
+        if (CHECK(wan_model_open_shapes(&m, "t2v-1.3B", &p) == 0))
+            CHECK(!strcmp(m->device, list[i].opened));
+        CHECKF(said_precision == 1, "%d lines", said_precision);
+        wan_model_close(&m);
+    }
+    CHECKF(strstr(last, "option precision: -1 is none"), "%s", last);
+    p.precision = WAN_PRECISION_AUTO;
+    p.reserved = 1;
+    CHECK(wan_model_open(&m, &p) == WAN_ERR(EINVAL));
+    CHECKF(strstr(last, "reserved"), "%s", last);
+}
+
+/* A clip in BF16 is that of F32, nearly; the plan is of what will compute. */
+TEST(bf16_clip)
+{
+    uint8_t out[2][5 * 32 * 16 * 3];
+    double square = 0;
+    int differ = 0;
+
+    for (int i = 0; i < 2; i++) {
+        WanModelParams p;
+        WanModel *m;
+        WanPlan plan;
+
+        wan_model_params_default(&p);
+        p.path = golden_path("tiny/wan-t2v");
+        p.device = "cpu";
+        p.threads = 2;
+        p.log = keep;
+        p.precision = i ? WAN_PRECISION_BF16 : WAN_PRECISION_F32;
+        if (!CHECKF(wan_model_open(&m, &p) == 0, "%s", last))
+            return;
+        WanRequest rq = small_request(m);
+        CHECK(wan_plan(&plan, m, &rq) == 0 && plan.work_bytes > 0);
+        CHECK(run(m, &rq, out[i]) == WAN_EOF);
+        wan_model_close(&m);
+    }
+    for (size_t k = 0; k < sizeof(*out); k++) {
+        const double d = (double)out[0][k] - out[1][k];
+
+        differ += d != 0;
+        square += d * d;
+    }
+    CHECKF(differ > 0 && sqrt(square / sizeof(*out)) < 2, "%d differ, by %g",
+           differ, sqrt(square / sizeof(*out)));
+}
+
 /* Each impossible number is refused by its option's name. */
 TEST(requests_are_checked)
 {
@@ -660,6 +766,8 @@ TEST(prompts_are_encoded_once)
 int main(void)
 {
     RUN(fp8);
+    RUN(precision);
+    RUN(bf16_clip);
     RUN(requests_are_checked);
     RUN(prompts);
     RUN(memory_is_said_before_sampling);

@@ -99,6 +99,7 @@ static WanModel *open_model(int threads)
     wan_model_params_default(&p);
     p.path = golden_path("tiny/wan-t2v");
     p.device = "cpu";
+    p.precision = WAN_PRECISION_F32;
     p.threads = threads;
     p.log = keep;
     if (!CHECKF(wan_model_open(&m, &p) == 0, "%s", last))
