@@ -194,12 +194,12 @@ alike()
 # coloured MATRIX RANGE [TAGS]: the video of the same pixels in other numbers
 coloured()
 {
-    good -f lavfi -i "$(pattern d=0.3)" -vf "format=rgb24,scale=out_color_matrix=$1:out_range=$2:flags=accurate_rnd+full_chroma_int+full_chroma_inp,format=yuv444p10le,setparams=colorspace=${3:-$1}:range=$2,$(v2v "$quick"),scale=in_color_matrix=$1:in_range=$2:flags=accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24" \
+    good -f lavfi -i "$(pattern d=0.3)" -vf "format=rgb24,scale=out_color_matrix=$1:out_range=$2:flags=accurate_rnd+full_chroma_int+full_chroma_inp,format=yuv444p10le,setparams=colorspace=${3:-$1}:range=$2,$(v2v "$quick:$exact"),scale=in_color_matrix=$1:in_range=$2:flags=accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24" \
         -f rawvideo "$tmp/$1-$2"
 }
 colours()
 {
-    good -f lavfi -i "$(pattern d=0.3)" -vf "format=rgb24,$(v2v "$quick"),format=rgb24" \
+    good -f lavfi -i "$(pattern d=0.3)" -vf "format=rgb24,$(v2v "$quick:$exact"),format=rgb24" \
         -f rawvideo "$tmp/plain" || return 1
     for m in bt709 smpte170m; do
         for r in limited full; do

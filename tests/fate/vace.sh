@@ -245,12 +245,12 @@ redrawn_from()
         "[0]trim=start_frame=$1:end_frame=$(($1 + $2)),setpts=N,format=gbrp16le[a];
          color=gray:s=32x32:r=10,trim=end_frame=$(($3 - $2)),format=gbrp16le,geq=r=32768:g=32768:b=32768[b];[a][b]concat,setpts=N/10/TB[v];
          color=black:s=32x32:r=10,trim=end_frame=$3,geq=lum='if(lt(N,$2),16,235)':cb=128:cr=128[m];
-         [v][m]$(vace wan_v2v "$quick:frames=$3:mask=1"),trim=start_frame=$4,format=rgb24" -fps_mode passthrough -f rawvideo "$tmp/want"
+         [v][m]$(vace wan_v2v "$quick:$exact:frames=$3:mask=1"),trim=start_frame=$4,format=rgb24" -fps_mode passthrough -f rawvideo "$tmp/want"
 }
 # made FRAMES SKIP OPTIONS: likewise by wan_i2v
 made()
 {
-    good -i "$tmp/in.nut" -vf "$(vace wan_i2v "$quick:frames=$1:$3"),trim=start_frame=$2,format=rgb24" -f rawvideo "$tmp/made"
+    good -i "$tmp/in.nut" -vf "$(vace wan_i2v "$quick:$exact:frames=$1:$3"),trim=start_frame=$2,format=rgb24" -f rawvideo "$tmp/made"
 }
 alike() { "$tools/compare" --bytes "$tmp/made" "$tmp/want" --limit "$1"; }
 goes_on()
