@@ -101,6 +101,10 @@ TEST(attention_shapes)
                                                  size[s], (i + j) % 2 * 9 });
     attention_case(&(AttentionCase){ 140, 1100, 1, 384, 0 });
     attention_case(&(AttentionCase){ 257, 257, 3, 2, 1 });
+    /* BF16 packs so many keys for all threads */
+    attention_case(&(AttentionCase){ 130, 8205, 3, 24, 7 });
+    attention_case(&(AttentionCase){ 61, 9300, 2, 16, 3, .tail = 9,
+                                     .in_place = 1 });
 }
 
 TEST(attention_options)

@@ -8,7 +8,9 @@
  * then P = 2^(S - m). Sums of P are of what was not rounded yet. A worker keeps
  * the packed keys and values of one head for the tiles that follow, which are
  * of the same head as long as there are some: with two threads each head is
- * packed twice, and not once for every 120 queries.
+ * packed twice, and not once for every 120 queries. Many keys, of which two
+ * copies would not fit into the last cache, are packed once for all threads,
+ * head by head.
  */
 
 #include <math.h>
@@ -20,7 +22,8 @@
 
 enum {
     QUERIES = 120,              // whole tiles of registers: 6, 8, 12 rows
-    KEYS = 512
+    KEYS = 512,
+    MANY = 8192                 // keys that are packed once for all
 };
 
 #define LOG2_E 1.44269504f
@@ -35,6 +38,8 @@ typedef struct Attention {
     int64_t block;              // numbers of a block of packed keys
     int64_t value_block;        // likewise of values
     int64_t worker_bytes;
+    uint16_t *keys, *values;    // of head, for all workers; NULL: each its own
+    int64_t head;
 } Attention;
 
 typedef struct Worker {
@@ -52,18 +57,27 @@ static int64_t aligned(int64_t bytes)
     return (bytes + 63) / 64 * 64;
 }
 
+static int is_many(const Attention *t)
+{
+    return wan_rows(t->k) >= MANY;
+}
+
+static int64_t blocks(const Attention *t)
+{
+    return wan_ceil_div(wan_rows(t->k), KEYS);
+}
+
 /* Lay a worker's memory out; returns its bytes. w NULL: count. */
 static int64_t lay_out(const Attention *t, Worker *w)
 {
-    const int64_t blocks = wan_ceil_div(wan_rows(t->k), KEYS);
     int64_t at = aligned(sizeof(Worker));
     Worker own = { .head = -1 };
 
 #define PLACE(field, numbers) \
     (own.field = (void *)((char *)w + at), \
      at += aligned((numbers) * (int64_t)sizeof(*own.field)))
-    PLACE(keys, blocks * t->block);
-    PLACE(values, blocks * t->value_block);
+    PLACE(keys, is_many(t) ? 0 : blocks(t) * t->block);
+    PLACE(values, is_many(t) ? 0 : blocks(t) * t->value_block);
     PLACE(q, QUERIES * t->depth);
     PLACE(p, QUERIES * KEYS);
     PLACE(s, QUERIES * KEYS);
@@ -138,15 +152,24 @@ static void add_rel_bias(float *s, int64_t ld, int64_t m, int64_t n, int64_t i,
 /* ---------------------------------------------------------------- tiles */
 
 /* Keys and values [j, j + n) of a head. */
-static void pack_block(const Attention *t, Worker *own, int64_t head,
-                       int64_t j, int64_t n)
+static void pack_block(const Attention *t, uint16_t *keys, uint16_t *values,
+                       int64_t head, int64_t j, int64_t n)
 {
     const int64_t b = j / KEYS;
 
-    wan_bf16_pack_rows(own->keys + b * t->block,
-                       wan_row(t->k, j) + head * t->D, t->k->pitch, n, t->D);
-    wan_bf16_pack(own->values + b * t->value_block,
+    wan_bf16_pack_rows(keys + b * t->block, wan_row(t->k, j) + head * t->D,
+                       t->k->pitch, n, t->D);
+    wan_bf16_pack(values + b * t->value_block,
                   wan_row(t->v, j) + head * t->D, t->v->pitch, t->D, n);
+}
+
+static void pack_for_all(void *arg, int64_t b, int worker)
+{
+    const Attention *t = arg;
+    const int64_t j = b * KEYS, left = wan_rows(t->k) - j;
+
+    (void)worker;
+    pack_block(t, t->keys, t->values, t->head, j, left < KEYS ? left : KEYS);
 }
 
 /* One head of some queries. y may be q: these rows and columns of q are read
@@ -157,10 +180,12 @@ static void tile(void *arg, int64_t index, int worker)
     const WanAttentionArgs *a = t->a;
     Worker *own = worker_of(t, worker);
     const int64_t Lq = wan_rows(t->q), Lk = wan_rows(t->k), D = t->D;
-    const int64_t head = index / t->row_tiles;
+    const int64_t head = t->keys ? t->head : index / t->row_tiles;
     const int64_t i = index % t->row_tiles * t->rows;
     const int64_t m = Lq - i < t->rows ? Lq - i : t->rows;
-    const int packed = own->head == head;
+    const int packed = t->keys || own->head == head;
+    const uint16_t *keys = t->keys ? t->keys : own->keys;
+    const uint16_t *values = t->keys ? t->values : own->values;
     float max[QUERIES];
     double total[QUERIES];
 
@@ -175,9 +200,9 @@ static void tile(void *arg, int64_t index, int worker)
         if (wan_dev_cancelled(t->d))
             return;
         if (!packed)
-            pack_block(t, own, head, j, n);
+            pack_block(t, own->keys, own->values, head, j, n);
         wan_bf16_product(m, n, t->depth, 1, NULL, own->q, t->depth,
-                         own->keys + b * t->block, 0, own->s, ld);
+                         keys + b * t->block, 0, own->s, ld);
         if (a->rel_bias)
             add_rel_bias(own->s, ld, m, n, i, j, a->rel_bias, head, own->line);
         if (a->tail > 1 && j + n == Lk)
@@ -187,7 +212,7 @@ static void tile(void *arg, int64_t index, int worker)
             row_exp2(own->p + r * ld, own->s + r * ld, n, j == 0, &max[r],
                      &total[r], own->o + r * t->cols, D);
         wan_bf16_product(m, D, wan_bf16_depth(n), 1, NULL, own->p, ld,
-                         own->values + b * t->value_block, j > 0, own->o,
+                         values + b * t->value_block, j > 0, own->o,
                          t->cols);
     }
     own->head = head;
@@ -215,11 +240,22 @@ static Attention plan(const WanTensor *q, const WanTensor *k,
     return t;
 }
 
+/* Bytes of a head's packed keys, for all. */
+static int64_t key_bytes(const Attention *t)
+{
+    return aligned(blocks(t) * t->block * (int64_t)sizeof(uint16_t));
+}
+
 int64_t wan_cpu_attention_bf16_scratch(int threads, const WanTensor *q,
                                        const WanTensor *k,
                                        const WanAttentionArgs *a)
 {
-    return threads * plan(q, k, a).worker_bytes;
+    const Attention t = plan(q, k, a);
+    const int64_t values = aligned(blocks(&t) * t.value_block *
+                                   (int64_t)sizeof(uint16_t));
+
+    return threads * t.worker_bytes +
+           (is_many(&t) ? key_bytes(&t) + values : 0);
 }
 
 void wan_cpu_attention_bf16(WanDev *d, WanTensor *y, const WanTensor *q,
@@ -227,11 +263,21 @@ void wan_cpu_attention_bf16(WanDev *d, WanTensor *y, const WanTensor *q,
                             const WanAttentionArgs *a)
 {
     Attention t = plan(q, k, a);
+    char *behind = (char *)d->scratch + d->threads * t.worker_bytes;
 
     t.d = d;
     t.y = y;
     t.v = v;
     for (int i = 0; i < d->threads; i++)
         lay_out(&t, worker_of(&t, i));
-    wan_cpu_parallel(d, a->heads * t.row_tiles, tile, &t);
+    if (!is_many(&t)) {
+        wan_cpu_parallel(d, a->heads * t.row_tiles, tile, &t);
+        return;
+    }
+    t.keys = (uint16_t *)behind;
+    t.values = (uint16_t *)(behind + key_bytes(&t));
+    for (t.head = 0; t.head < a->heads; t.head++) {
+        wan_cpu_parallel(d, blocks(&t), pack_for_all, &t);
+        wan_cpu_parallel(d, t.row_tiles, tile, &t);
+    }
 }
