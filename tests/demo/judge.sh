@@ -6,6 +6,7 @@
 #
 # JUDGE=quick, for make check, or full. DEMO_MODEL, DEMO_MODEL_I2V: other model
 # directories than those of share/demo. JUDGE_KEEP: a folder for the clips, rgb24.
+# JUDGE_OPTIONS: more options of the filters, as precision=int8.
 
 . "$SRC/tests/fate/common.sh"
 . "$SRC/tests/demo/common.sh"
@@ -26,7 +27,8 @@ esac
 options()
 {
     printf 'model=%s:prompt=%s:seed=%s:size=%s:frames=%s:format=rgb24%s' \
-        "$(quote "$1")" "$(quote "$3")" "$2" $size $frames "${4:+:$4}"
+        "$(quote "$1")" "$(quote "$3")" "$2" $size $frames \
+        "${4:+:$4}${JUDGE_OPTIONS:+:$JUDGE_OPTIONS}"
 }
 
 # t2v FILE SEED PROMPT [OPTIONS]
