@@ -18,6 +18,7 @@ typedef struct Video {
     const char *table;          // of MagCache, for a video of few rows
     int tiny_vae;               // TAEHV in place of the folder's
     int automatic;              // precision: of the device that is named
+    const char *demo;           // the demo model's folder in place of another
     int ranks;
     FILE *file;                 // what was made
     int latents;                // of that the latents alone
@@ -141,7 +142,7 @@ static void make(Video *v, WanModel *m)
         make_low(v, m);
 }
 
-/* wan-t2v with another VAE, or in what the processor multiplies. */
+/* wan-t2v with another VAE, or in what the processor multiplies; or the demo. */
 static WanModel *open_other(const Video *v, WanRanks *ranks)
 {
     char path[4096], vae[4096];
@@ -152,7 +153,7 @@ static WanModel *open_other(const Video *v, WanRanks *ranks)
     snprintf(vae, sizeof(vae), "%s",
              golden_path("tiny/taew2_1/taew2_1.safetensors"));
     wan_model_params_default(&p);
-    p.path = path;
+    p.path = v->demo ? v->demo : path;
     p.vae = v->tiny_vae ? vae : NULL;
     params_backend(&p, v->device);
     if (v->automatic)
@@ -175,7 +176,7 @@ static int host(WanTransport *t, void *arg)
 
     if (v->ranks > 1 && !CHECK(meet(&r, t, 1) == 0))
         return 1;
-    m = v->tiny_vae || v->automatic
+    m = v->tiny_vae || v->automatic || v->demo
         ? open_other(v, r) : open_tiny_of(v->folder, v->device, r);
     make(v, m);
     if (v->ranks == 2) {
@@ -623,6 +624,19 @@ TEST(few_rows)
                                  .tiny_vae = 1 });
 }
 
+/* Two or three of the demo's six heads for each rank of a team, in as many
+ * groups: the tiny models have two heads in all. */
+TEST(grouped_heads)
+{
+    const char *root = getenv("SRC");
+    char path[4096];
+
+    snprintf(path, sizeof(path), "%s/share/demo/t2v", root ? root : ".");
+    same_bits_by((const int[]){ 3, 4, 6, 0 },
+                 (Video){ .folder = "the demo", .device = "cpu",
+                          .demo = path });
+}
+
 /* -------------------------------------------------------------- precision */
 
 /* Whether this process' processor multiplies BF16, as devices are told; -1: as
@@ -803,6 +817,7 @@ int main(int argc, char **argv)
     RUN(int8);
     RUN(mixed_processors);
     RUN(few_rows);
+    RUN(grouped_heads);
     RUN(cancelled);
     RUN(quit_in_place_of_a_note);
     RUN(cancelled_while_it_waits);
