@@ -442,18 +442,24 @@ TEST(linear_rows)
 /* The same bits whatever the number of threads. */
 TEST(linear_threads)
 {
+    static const int threads[] = { 1, 7, 40 };
     WanLinear w = { .weight = weight_random(WAN_BF16, 0.1, 300, 1100),
                     .least = default_least() };
     Pair x = pair_random(0, 600, 1100), y = pair_out(0, 600, 300);
-    WanDev *one;
 
-    if (!CHECK(wan_dev_open(&one, dut->backend->name, 1, 64 << 20,
-                            NULL) == 0))
-        return;
-    wan_op_linear(one, &y.ref, &x.ref, &w);
     wan_op_linear(dut, &y.dut, &x.dut, &w);
-    CHECK(!memcmp(y.ref.data, y.dut.data, y.floats * sizeof(float)));
-    wan_dev_close(&one);
+    for (int i = 0; i < COUNT(threads); i++) {
+        WanDev *d;
+
+        if (!CHECK(wan_dev_open(&d, dut->backend->name, threads[i], 512 << 20,
+                                NULL) == 0))
+            break;
+        wan_op_fill(d, &y.ref, 0);
+        wan_op_linear(d, &y.ref, &x.ref, &w);
+        CHECKF(!memcmp(y.ref.data, y.dut.data, y.floats * sizeof(float)),
+               "%d threads", threads[i]);
+        wan_dev_close(&d);
+    }
     free(w.weight.data);
     pair_free(&x), pair_free(&y);
 }

@@ -8,8 +8,9 @@
  * kept by the worker for the tiles that follow with the same rows; its weights
  * are packed from where they lie, 1024 inputs, which are whole blocks of any
  * type, at a time, so that there is no second copy of them: that costs 2 % of
- * the products of 504 rows. As in F32 (linear.c) sizes and bits depend neither
- * on the number of threads nor on which rows there are.
+ * the products of 504 rows, 8 % of 72. Many threads get tiles of fewer rows, so
+ * that none is idle for long. As in F32 (linear.c) bits depend neither on the
+ * number of threads nor on which rows there are.
  *
  * In 8 bits each thousand inputs have scales of their own (int8.h), so that
  * weights are looked at while they are in the cache. Where one of a tile's
@@ -25,6 +26,7 @@ enum {
     TILES = 4, LEAST_COLS = 48,         // where there would be fewer tiles
     WORK = 1 << 21,                     // multiplications of such a tile
     TILE_ROWS = 24,                     // whole tiles of registers
+    FEWEST_ROWS = 72, FEW_THREADS = 4, TILES_EACH = 4,
     PANEL_COLS = 64                     // of packed columns, at most
 };
 
@@ -223,7 +225,8 @@ static void tile(void *arg, int64_t i, int worker)
 
 /* ------------------------------------------------------------ the entry */
 
-/* COLS, or less where threads would find few tiles. */
+/* COLS, or less where threads would find few tiles; of 8 bits columns of a tile
+ * share what they are rounded to, so this knows no threads. */
 static int64_t tile_cols(int64_t rows, int64_t n, int64_t k,
                          int64_t row_tiles)
 {
@@ -235,19 +238,36 @@ static int64_t tile_cols(int64_t rows, int64_t n, int64_t k,
     return tiles ? wan_bf16_cols(wan_ceil_div(n, tiles)) : COLS;
 }
 
+/* Tiles of rows that many threads want: some for each with all its columns, as
+ * few more as can be, since threads wait for the last. */
+static int64_t tiles_for(int threads, int64_t rows, int64_t cols)
+{
+    const int64_t least = wan_ceil_div(rows, ROWS);
+    const int64_t most = wan_ceil_div(rows, FEWEST_ROWS);
+    const int64_t n = cols ? TILES_EACH * threads / wan_ceil_div(cols, COLS)
+                           : 0;
+
+    return threads <= FEW_THREADS || n < least ? least : n < most ? n : most;
+}
+
+static int64_t tile_rows(int64_t rows, int64_t tiles)
+{
+    return tiles ? wan_ceil_div(wan_ceil_div(rows, tiles), TILE_ROWS) *
+                   TILE_ROWS : 0;
+}
+
 /* The memory of it, but for the parts. */
-static Linear plan(const WanTensor *y, const WanTensor *x, int int8)
+static Linear plan(int threads, const WanTensor *y, const WanTensor *x,
+                   int int8)
 {
     const int64_t M = wan_rows(y), K = wan_cols(x);
-    const int64_t tiles = wan_ceil_div(M, ROWS);
     Linear l = {
-        .row_tiles = tiles, .int8 = int8,
-        .depth = int8 ? wan_int8_depth(K) : wan_bf16_depth(K),
+        .int8 = int8, .depth = int8 ? wan_int8_depth(K) : wan_bf16_depth(K),
         .panels = wan_ceil_div(K, DEPTH),
-        .rows = tiles ? wan_ceil_div(wan_ceil_div(M, tiles), TILE_ROWS) *
-                        TILE_ROWS : 0,
     };
 
+    l.rows = tile_rows(M, tiles_for(threads, M, wan_cols(y)));
+    l.row_tiles = l.rows ? wan_ceil_div(M, l.rows) : 0;
     l.worker_bytes = lay_out(&l, NULL);
     return l;
 }
@@ -255,7 +275,8 @@ static Linear plan(const WanTensor *y, const WanTensor *x, int int8)
 static void run(WanDev *d, WanTensor *y, const WanTensor *x, int n,
                 const WanLinear *const *w, const WanLinearArgs *a, int int8)
 {
-    Linear l = plan(y, x, int8);
+    Linear l = plan(d->threads, y, x, int8);
+    const int64_t M = wan_rows(y), row_tiles = wan_ceil_div(M, ROWS);
     int64_t col = 0;
 
     l.d = d;
@@ -268,7 +289,8 @@ static void run(WanDev *d, WanTensor *y, const WanTensor *x, int n,
 
         p->w = w[i];
         p->col = col;
-        p->cols = tile_cols(l.rows, N, wan_cols(x), l.row_tiles * n);
+        p->cols = tile_cols(tile_rows(M, row_tiles), N, wan_cols(x),
+                            row_tiles * n);
         p->tiles = wan_ceil_div(N, p->cols);
         l.col_tiles += p->tiles;
         col += N;
@@ -295,7 +317,8 @@ static int64_t scratch(int threads, const WanTensor *y, const WanTensor *x,
 
     if (p == WAN_PRECISION_F32)
         return wan_cpu_linear_scratch(threads, y, x, w, a);
-    return threads * plan(y, x, p == WAN_PRECISION_INT8).worker_bytes;
+    return threads *
+           plan(threads, y, x, p == WAN_PRECISION_INT8).worker_bytes;
 }
 
 static void linear(WanDev *d, WanTensor *y, const WanTensor *x,
