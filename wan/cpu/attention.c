@@ -29,24 +29,6 @@ typedef struct Attention {
     int failed;
 } Attention;
 
-WAN_INLINE float row_max(const float *s, int64_t n)
-{
-    float lane[WAN_LANES], max;
-    int64_t j = 0;
-
-    for (int l = 0; l < WAN_LANES; l++)
-        lane[l] = s[0];
-    for (; j + WAN_LANES <= n; j += WAN_LANES)
-        for (int l = 0; l < WAN_LANES; l++)
-            lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
-    max = lane[0];
-    for (int l = 1; l < WAN_LANES; l++)
-        max = lane[l] > max ? lane[l] : max;
-    for (; j < n; j++)
-        max = s[j] > max ? s[j] : max;
-    return max;
-}
-
 /* s = e^(s - max); returns the sum. */
 WAN_INLINE double row_exp(float *s, int64_t n, float max)
 {
@@ -74,7 +56,7 @@ WAN_INLINE double row_exp(float *s, int64_t n, float max)
 WAN_SIMD static void softmax_row(float *s, int64_t n, int first, float *max,
                                  double *total, float *o, int64_t D)
 {
-    const float old = *max, here = row_max(s, n);
+    const float old = *max, here = wan_max_of(s, n);
     const float now = first || here > old ? here : old;
 
     if (first) {

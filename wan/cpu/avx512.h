@@ -1,6 +1,6 @@
 /*
- * What the products with intrinsics share. For x86-64 compilers that know
- * them; each file says in TARGET which instructions its functions may use.
+ * What the products with intrinsics share. Each file says in TARGET, before it
+ * includes this, which instructions its functions may use.
  *
  * This file is part of libwan; see the licence in wan.h.
  */
@@ -8,6 +8,23 @@
 #ifndef WAN_CPU_AVX512_H
 #define WAN_CPU_AVX512_H
 
+#if defined(__x86_64__)
+#define WAN_KNOWS_AVX512 1
+#else
+#define WAN_KNOWS_AVX512 0
+#endif
+
+/* gcc below 10 and clang below 9 don't know those for BF16; VNNI is older. */
+#if WAN_KNOWS_AVX512 && (defined(__clang__) ? __clang_major__ >= 9 \
+                                            : __GNUC__ >= 10)
+#define WAN_KNOWS_BF16 1
+#else
+#define WAN_KNOWS_BF16 0
+#endif
+
+#if WAN_KNOWS_AVX512
+
+#include <stdint.h>
 #include <immintrin.h>
 
 #define NATIVE __attribute__((target(TARGET)))
@@ -52,5 +69,7 @@ NATIVE_INLINE void turn(__m512i r[16])
         r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
     }
 }
+
+#endif
 
 #endif /* WAN_CPU_AVX512_H */

@@ -16,16 +16,11 @@
 
 #include <string.h>
 
+#define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"
+
+#include "avx512.h"
 #include "bf16.h"
 #include "simd.h"
-
-/* gcc below 10 and clang below 9 don't know it. */
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 9 \
-                                               : __GNUC__ >= 10)
-#define HAVE_AVX512_BF16 1
-#else
-#define HAVE_AVX512_BF16 0
-#endif
 
 static int plain;               // although there is better: a test's wish
 
@@ -36,7 +31,7 @@ void wan_bf16_plain(int yes)
 
 int wan_bf16_native(void)
 {
-#if HAVE_AVX512_BF16
+#if WAN_KNOWS_BF16
     return __builtin_cpu_supports("avx512bf16") &&
            __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") &&
@@ -188,20 +183,7 @@ WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k, int taps,
 
 WAN_SIMD static float plain_max(const float *s, int64_t n)
 {
-    float lane[WAN_LANES], max;
-    int64_t j = 0;
-
-    for (int l = 0; l < WAN_LANES; l++)
-        lane[l] = s[0];
-    for (; j + WAN_LANES <= n; j += WAN_LANES)
-        for (int l = 0; l < WAN_LANES; l++)
-            lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
-    max = lane[0];
-    for (int l = 1; l < WAN_LANES; l++)
-        max = lane[l] > max ? lane[l] : max;
-    for (; j < n; j++)
-        max = s[j] > max ? s[j] : max;
-    return max;
+    return wan_max_of(s, n);
 }
 
 WAN_SIMD static float plain_exp2(uint16_t *p, const float *s, int64_t n,
@@ -210,7 +192,7 @@ WAN_SIMD static float plain_exp2(uint16_t *p, const float *s, int64_t n,
     float lane[WAN_LANES] = { 0 }, sum = 0;
     int64_t j = 0;
 
-    *above = plain_max(s, n) - max;
+    *above = wan_max_of(s, n) - max;
     WAN_VECTORS
     for (; j + WAN_LANES <= n; j += WAN_LANES)
         for (int l = 0; l < WAN_LANES; l++) {
@@ -232,11 +214,7 @@ WAN_SIMD static float plain_exp2(uint16_t *p, const float *s, int64_t n,
 
 /* --------------------------------------------------------- AVX512-BF16 */
 
-#if HAVE_AVX512_BF16
-
-#define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"
-
-#include "avx512.h"
+#if WAN_KNOWS_BF16
 
 #define ROWS_4 6                // of a tile with so many vectors
 #define ROWS_3 8

@@ -12,13 +12,12 @@
 
 #include <string.h>
 
-#include "f32.h"
-
-#if defined(__x86_64__)
-
 #define TARGET "avx512f,avx512bw,avx512vl,avx512dq"
 
 #include "avx512.h"
+#include "f32.h"
+
+#if WAN_KNOWS_AVX512
 
 static int plain;               // although there is better: a test's wish
 

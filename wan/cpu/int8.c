@@ -9,16 +9,12 @@
 #include <math.h>
 #include <string.h>
 
+#define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
+
+#include "avx512.h"
 #include "bf16.h"
 #include "int8.h"
 #include "simd.h"
-
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 9 \
-                                               : __GNUC__ >= 10)
-#define HAVE_AVX512_VNNI 1
-#else
-#define HAVE_AVX512_VNNI 0
-#endif
 
 #define ROWS 96                 // of sums in 32 bits at a time
 #define MOST_COLS 256
@@ -32,7 +28,7 @@ void wan_int8_plain(int yes)
 
 int wan_int8_native(void)
 {
-#if HAVE_AVX512_VNNI
+#if WAN_KNOWS_BF16
     return __builtin_cpu_supports("avx512vnni") &&
            __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") &&
@@ -139,11 +135,7 @@ WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k,
 
 /* -------------------------------------------------------- AVX512-VNNI */
 
-#if HAVE_AVX512_VNNI
-
-#define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
-
-#include "avx512.h"
+#if WAN_KNOWS_BF16
 
 NATIVE static uint32_t native_largest(const float *src, int64_t k)
 {

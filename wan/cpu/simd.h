@@ -130,4 +130,23 @@ WAN_INLINE float wan_gelu_erff(float x)
     return x * wan_choose(x < 0, half, 1 - half);
 }
 
+/* The largest of n > 0 numbers. */
+WAN_INLINE float wan_max_of(const float *s, int64_t n)
+{
+    float lane[WAN_LANES], max;
+    int64_t j = 0;
+
+    for (int l = 0; l < WAN_LANES; l++)
+        lane[l] = s[0];
+    for (; j + WAN_LANES <= n; j += WAN_LANES)
+        for (int l = 0; l < WAN_LANES; l++)
+            lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
+    max = lane[0];
+    for (int l = 1; l < WAN_LANES; l++)
+        max = lane[l] > max ? lane[l] : max;
+    for (; j < n; j++)
+        max = s[j] > max ? s[j] : max;
+    return max;
+}
+
 #endif /* WAN_CPU_SIMD_H */
