@@ -73,8 +73,8 @@ WAN_SIMD static void softmax_row(float *s, int64_t n, int first, float *max,
     *total += row_exp(s, n, now);
 }
 
-WAN_SIMD static void store_row(float *y, const float *o, int64_t D,
-                               double total, int add)
+WAN_SIMD void wan_cpu_store_head(float *y, const float *o, int64_t D,
+                                 double total, int add)
 {
     const float r = 1 / total;
 
@@ -88,15 +88,16 @@ WAN_SIMD static void store_row(float *y, const float *o, int64_t D,
             y[c] = o[c] * r;
 }
 
-/* T5's bias for m queries from i and n keys from j: by distance alone. */
-static void add_rel_bias(float *s, int64_t m, int64_t n, int64_t i, int64_t j,
-                         const WanTensor *bias, int64_t head, float *line)
+void wan_cpu_add_rel_bias(float *s, int64_t ld, int64_t m, int64_t n,
+                          int64_t i, int64_t j, const WanTensor *bias,
+                          int64_t head, float unit, float *line)
 {
     for (int64_t t = 0; t < m + n - 1; t++)
-        line[t] = wan_row(bias, wan_t5_bucket(j - i - (m - 1) + t))[head];
+        line[t] = unit *
+                  wan_row(bias, wan_t5_bucket(j - i - (m - 1) + t))[head];
     for (int64_t r = 0; r < m; r++)
         for (int64_t c = 0; c < n; c++)
-            s[r * n + c] += line[m - 1 - r + c];
+            s[r * ld + c] += line[m - 1 - r + c];
 }
 
 /* One head of some queries. y may be q: these rows and columns of q are read
@@ -129,7 +130,7 @@ static void tile(void *arg, int64_t index, int worker)
         if (ret < 0)
             break;
         if (a->rel_bias)
-            add_rel_bias(s, m, n, i, j, a->rel_bias, head, line);
+            wan_cpu_add_rel_bias(s, n, m, n, i, j, a->rel_bias, head, 1, line);
         if (a->tail > 1 && j + n == Lk)
             for (int64_t r = 0; r < m; r++)
                 s[r * n + n - 1] += logf((float)a->tail);
@@ -145,8 +146,8 @@ static void tile(void *arg, int64_t index, int worker)
         return;
     }
     for (int64_t r = 0; r < m; r++)
-        store_row(wan_row(t->y, i + r) + head * D, o + r * D, D, total[r],
-                  a->add);
+        wan_cpu_store_head(wan_row(t->y, i + r) + head * D, o + r * D, D,
+                           total[r], a->add);
 }
 
 static int64_t worker_floats(const WanTensor *q, const WanAttentionArgs *a)

@@ -18,7 +18,6 @@
 
 #include "bf16.h"
 #include "cpu.h"
-#include "simd.h"
 
 enum {
     QUERIES = 120,              // whole tiles of registers: 6, 8, 12 rows
@@ -121,34 +120,6 @@ static void row_exp2(uint16_t *p, const float *s, int64_t n, int first,
     *total += sum;
 }
 
-WAN_SIMD static void store_row(float *y, const float *o, int64_t D,
-                               double total, int add)
-{
-    const float r = 1 / total;
-
-    if (add)
-        WAN_APART
-        for (int64_t c = 0; c < D; c++)
-            y[c] += o[c] * r;
-    else
-        WAN_APART
-        for (int64_t c = 0; c < D; c++)
-            y[c] = o[c] * r;
-}
-
-/* T5's bias for m queries from i and n keys from j: by distance alone. */
-static void add_rel_bias(float *s, int64_t ld, int64_t m, int64_t n, int64_t i,
-                         int64_t j, const WanTensor *bias, int64_t head,
-                         float *line)
-{
-    for (int64_t t = 0; t < m + n - 1; t++)
-        line[t] = LOG2_E *
-                  wan_row(bias, wan_t5_bucket(j - i - (m - 1) + t))[head];
-    for (int64_t r = 0; r < m; r++)
-        for (int64_t c = 0; c < n; c++)
-            s[r * ld + c] += line[m - 1 - r + c];
-}
-
 /* ---------------------------------------------------------------- tiles */
 
 /* Keys and values [j, j + n) of a head. */
@@ -204,7 +175,8 @@ static void tile(void *arg, int64_t index, int worker)
         wan_bf16_product(m, n, t->depth, 1, NULL, own->q, t->depth,
                          keys + b * t->block, 0, own->s, ld);
         if (a->rel_bias)
-            add_rel_bias(own->s, ld, m, n, i, j, a->rel_bias, head, own->line);
+            wan_cpu_add_rel_bias(own->s, ld, m, n, i, j, a->rel_bias, head,
+                                 LOG2_E, own->line);
         if (a->tail > 1 && j + n == Lk)
             for (int64_t r = 0; r < m; r++)
                 own->s[r * ld + n - 1] += log2f((float)a->tail);
@@ -217,8 +189,8 @@ static void tile(void *arg, int64_t index, int worker)
     }
     own->head = head;
     for (int64_t r = 0; r < m; r++)
-        store_row(wan_row(t->y, i + r) + head * D, own->o + r * t->cols, D,
-                  total[r], a->add);
+        wan_cpu_store_head(wan_row(t->y, i + r) + head * D,
+                           own->o + r * t->cols, D, total[r], a->add);
 }
 
 static Attention plan(const WanTensor *q, const WanTensor *k,

@@ -27,6 +27,15 @@
 #include <stdint.h>
 #include <immintrin.h>
 
+/* Whether the processor has what all of them need. */
+static inline int wan_has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq");
+}
+
 #define NATIVE __attribute__((target(TARGET)))
 #define NATIVE_INLINE static inline __attribute__((always_inline, \
                                                    target(TARGET)))

@@ -32,10 +32,7 @@ void wan_bf16_plain(int yes)
 int wan_bf16_native(void)
 {
 #if WAN_KNOWS_BF16
-    return __builtin_cpu_supports("avx512bf16") &&
-           __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq");
+    return wan_has_avx512() && __builtin_cpu_supports("avx512bf16");
 #else
     return 0;
 #endif

@@ -138,6 +138,16 @@ int64_t wan_cpu_attention_scratch(int threads, const WanTensor *q,
                                   const WanTensor *k,
                                   const WanAttentionArgs *a);
 
+/* y (+)= o / total, D numbers. */
+void wan_cpu_store_head(float *y, const float *o, int64_t D, double total,
+                        int add);
+
+/* T5's bias by distance alone, for m queries from i and n keys from j: scores s
+ * are [m, n], rows ld apart, and multiples of unit. line: room for m + n. */
+void wan_cpu_add_rel_bias(float *s, int64_t ld, int64_t m, int64_t n,
+                          int64_t i, int64_t j, const WanTensor *bias,
+                          int64_t head, float unit, float *line);
+
 /* attention_bf16.c */
 void wan_cpu_attention_bf16(WanDev *d, WanTensor *y, const WanTensor *q,
                             const WanTensor *k, const WanTensor *v,

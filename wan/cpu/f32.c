@@ -28,10 +28,7 @@ void wan_f32_plain(int yes)
 
 int wan_f32_native(void)
 {
-    return !plain && __builtin_cpu_supports("avx512f") &&
-           __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq");
+    return !plain && wan_has_avx512();
 }
 
 /* ------------------------------------------------------------- packing */

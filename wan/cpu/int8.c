@@ -29,10 +29,7 @@ void wan_int8_plain(int yes)
 int wan_int8_native(void)
 {
 #if WAN_KNOWS_BF16
-    return __builtin_cpu_supports("avx512vnni") &&
-           __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq");
+    return wan_has_avx512() && __builtin_cpu_supports("avx512vnni");
 #else
     return 0;
 #endif
