@@ -246,7 +246,8 @@ checkop: $(B)/tests/checkop/checkop $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
-fate: ffmpeg-minimal tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
+fate: ffmpeg-minimal tools $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/checkop/checkop \
+      $(GOLDEN)/.stamp
 	@$(RUN) $(FATE)
 
 include $(SRC)/tests/emu/emu.mak

@@ -1,6 +1,7 @@
 /*
- * checkop --bench [DEVICE [ROWS]]: rates of the large ops at the model's own
- * shapes.
+ * checkop --bench [all|DEVICE [ROWS]]: rates of the large ops at the model's own
+ * shapes; of ROWS the linear ones alone. all, if none is named: each of the
+ * processor's backends whose number format it multiplies.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  *
@@ -257,4 +258,11 @@ static int bench(const char *device, int rows)
         printf("%s\n", bench_dev->message);
     wan_dev_close(&bench_dev);
     return 0;
+}
+
+static int bench_all(int rows)
+{
+    return bench("cpu", rows) ||
+           (wan_bf16_native() && bench("cpu-bf16", rows)) ||
+           (wan_int8_native() && bench("cpu-int8", rows));
 }

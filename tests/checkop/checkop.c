@@ -10,7 +10,7 @@
  *     checkop DEVICE [--plain] [GROUP]
  *                             of one: cpu, cpu-bf16, cpu-int8, cuda, cuda-f32;
  *                             --plain: without those instructions
- *     checkop --bench [DEVICE [ROWS]]
+ *     checkop --bench [all|DEVICE [ROWS]]
  *                             rates of the large ops, see bench.c
  *
  * One program, so one translation unit: the files beside it are parts of it.
@@ -84,8 +84,12 @@ int main(int argc, char **argv)
 {
     const int plain = argc > 2 && !strcmp(argv[2], "--plain");
 
-    if (argc > 1 && !strcmp(argv[1], "--bench"))
-        return bench(argc > 2 ? argv[2] : "cpu", argc > 3 ? atoi(argv[3]) : 0);
+    if (argc > 1 && !strcmp(argv[1], "--bench")) {
+        const char *device = argc > 2 ? argv[2] : "all";
+        const int rows = argc > 3 ? atoi(argv[3]) : 0;
+
+        return strcmp(device, "all") ? bench(device, rows) : bench_all(rows);
+    }
     if (argc > 1) {
         if (check(argv[1], plain, plain,
                   argc > 2 + plain ? argv[2 + plain] : NULL) < 0)

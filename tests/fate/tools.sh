@@ -78,4 +78,21 @@ check 'one that the device has not' refused 1 \
 check 'one as a device' refused 1 \
     "device 'cpu-bf16': use device=cpu with precision=bf16" --device cpu-bf16
 
+# -------------------------------------------------------------------- the bench
+
+# Of each number format that this processor multiplies: a table of some rows.
+rates()
+{
+    "$checkop" --bench all 4 > "$tmp/rates" || return 1
+    for p in bf16 int8; do
+        "$info" --shapes t2v-1.3B --device cpu --precision $p | grep -q "^  precision     $p, as" && echo cpu-$p
+    done > "$tmp/wanted"
+    same "$(sed -n 's/^\(cpu[a-z0-9-]*\), [0-9]* threads; .*/\1/p' "$tmp/rates" | tr '\n' ' ')" \
+        "cpu $(tr '\n' ' ' < "$tmp/wanted")" &&
+        same "$(grep -c '^  linear .* GFLOP/s ' "$tmp/rates")" $((12 * (1 + $(wc -l < "$tmp/wanted"))))
+}
+checkop=$B/tests/checkop/checkop
+need "$checkop"
+check 'the bench has all that the processor multiplies' rates
+
 finish
