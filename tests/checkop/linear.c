@@ -411,31 +411,41 @@ TEST(linear_own_products)
     }
 }
 
-/* The bits of a row whatever rows there are. */
+/* The bits of a row whatever rows there are: also where these decide how many
+ * columns a tile has. */
+static void same_rows(WanType type, int64_t N, int64_t K, int step)
+{
+    WanLinear w = { .weight = weight_random(type, 0.1, N, K),
+                    .least = default_least() };
+    Pair x = pair_random(0, 560, K), all = pair_out(0, 560, N);
+
+    wan_op_linear(dut, &all.dut, &x.dut, &w);
+    for (int64_t m = 1; m < 560; m += m < 30 ? step : 97) {
+        const int64_t from = m * 7 % (560 - m);
+        const WanTensor part = wan_slice(&x.dut, from, m);
+        Pair y = pair_out(0, m, N);
+
+        wan_op_linear(dut, &y.dut, &part, &w);
+        for (int64_t r = 0; r < m; r++)
+            CHECKF(!memcmp(wan_row(&y.dut, r), wan_row(&all.dut, from + r),
+                           N * sizeof(float)), "%s, %dx%d, row %d of %d from "
+                   "%d", wan_type_name(type), (int)N, (int)K, (int)r, (int)m,
+                   (int)from);
+        pair_free(&y);
+    }
+    free(w.weight.data);
+    pair_free(&x), pair_free(&all);
+}
+
 TEST(linear_rows)
 {
     static const WanType type[] = { WAN_F32, WAN_BF16, WAN_F8_E4M3 };
 
     for (int t = 0; t < COUNT(type); t++) {
-        WanLinear w = { .weight = weight_random(type[t], 0.1, 96, 1100),
-                        .least = default_least() };
-        Pair x = pair_random(0, 560, 1100), all = pair_out(0, 560, 96);
-
-        wan_op_linear(dut, &all.dut, &x.dut, &w);
-        for (int64_t m = 1; m < 560; m += m < 30 ? 1 : 97) {
-            const int64_t from = m * 7 % (560 - m);
-            const WanTensor part = wan_slice(&x.dut, from, m);
-            Pair y = pair_out(0, m, 96);
-
-            wan_op_linear(dut, &y.dut, &part, &w);
-            for (int64_t r = 0; r < m; r++)
-                CHECKF(!memcmp(wan_row(&y.dut, r), wan_row(&all.dut, from + r),
-                               96 * sizeof(float)), "%s, row %d of %d from %d",
-                       wan_type_name(type[t]), (int)r, (int)m, (int)from);
-            pair_free(&y);
-        }
-        free(w.weight.data);
-        pair_free(&x), pair_free(&all);
+        same_rows(type[t], 96, 1100, 1);
+        same_rows(type[t], 192, 1100, 14);
+        same_rows(type[t], 192, 3072, 14);
+        same_rows(type[t], 400, 900, 14);
     }
 }
 

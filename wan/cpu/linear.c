@@ -279,8 +279,10 @@ static void tile(void *arg, int64_t i, int worker)
 /* ------------------------------------------------------------ the entry */
 
 /* COLS, or less where threads would find few tiles and each has some ten
- * microseconds of work. Whole vectors of 16, so that each sum is made as in
- * the wider tile: the bits are the same. others: tiles that there are besides. */
+ * microseconds of work. Whole vectors of 16, and no more inputs than are cut the
+ * same way however many columns there are (wan_f32_depth()), so that each sum is
+ * made as in the wider tile: the bits are the same. others: tiles that there are
+ * besides. */
 static int64_t tile_cols(int64_t rows, int64_t n, int64_t k,
                          int64_t row_tiles, int64_t others)
 {
@@ -288,7 +290,7 @@ static int64_t tile_cols(int64_t rows, int64_t n, int64_t k,
 
     if (n % 16 || !n)
         return COLS;
-    while (row_tiles * tiles + others < TILES &&
+    while (row_tiles * tiles + others < TILES && k <= 2 * WAN_F32_DEPTH &&
            n >= (tiles + 1) * LEAST_COLS && rows * n * k >= (tiles + 1) * WORK)
         tiles++;
     return wan_pad16(wan_ceil_div(n, tiles));
