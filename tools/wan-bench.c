@@ -395,7 +395,7 @@ static void run(Bench *b, const char *stage, void (*fn)(Bench *b))
 
 static void text(Bench *b)
 {
-    const int32_t ids[TOKENS] = { 0 };
+    const int32_t ids[TOKENS] = { 0 }, *const prompt = ids;
     WanTensor y = wan_tmp(b->d, TOKENS, b->t5.config.dim);
     WanT5 m = b->t5;
     /* The table of the vocabulary is not there: a row is enough. */
@@ -403,7 +403,7 @@ static void text(Bench *b)
 
     m.token_embedding = wan_tensor_of(row, WAN_F32, 1, m.config.dim);
     if (row)
-        wan_t5_encode(b->d, &y, &m, ids);
+        wan_t5_encode(b->d, 1, &y, &m, &prompt);
     wan_dev_wait(b->d);
     free(row);
 }

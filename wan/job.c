@@ -469,11 +469,22 @@ static void begin(WanJob *j)
     wan_condition_reserve(&j->condition, d, &j->solver[WAN_S_X]);
 }
 
-static void encode_text(WanJob *j, int branch)
+/* Whether prompts go through the encoder's weights together: where neither
+ * changes the other's bits. */
+static int texts_together(const WanJob *j)
 {
-    wan_t5_encode(j->dev, &j->text[branch], &j->model->t5, j->ids[branch]);
-    wan_op_finite(j->dev, &j->text[branch], "text encoder: the %s prompt's "
-                  "encoding", side[branch]);
+    return j->dev->backend->ops->rows_apart;
+}
+
+/* Prompts [from, to). */
+static void encode_texts(WanJob *j, int from, int to)
+{
+    const int32_t *const ids[] = { j->ids[COND], j->ids[UNCOND] };
+
+    wan_t5_encode(j->dev, to - from, &j->text[from], &j->model->t5, ids + from);
+    for (int i = from; i < to; i++)
+        wan_op_finite(j->dev, &j->text[i], "text encoder: the %s prompt's "
+                      "encoding", side[i]);
 }
 
 /* Keep what was encoded for the jobs that follow. Only values that are there:
@@ -491,23 +502,36 @@ static void keep_text(WanJob *j, int branch)
     free(host);
 }
 
-/* A prompt of the request: of an earlier job's, or encoded. */
-static void take_text(WanJob *j, int branch)
+/* A prompt that an earlier job encoded; 0: none did. */
+static int recall_text(WanJob *j, int branch)
 {
     float *kept = wan_prompts_get(j->model->prompts, j->ids[branch],
                                   j->nb_ids[branch], j->model->info.text_dim);
 
-    if (kept) {
-        wan_log(&j->model->log, WAN_LOG_VERBOSE, "the %s prompt was encoded "
-                "for an earlier clip", side[branch]);
-        wan_op_upload(j->dev, &j->text[branch], kept);
-        free(kept);
-    } else {
-        encode_text(j, branch);
-        keep_text(j, branch);
-    }
-    wan_tap(j->dev, &j->text[branch], branch == COND ? "context"
-                                                     : "context_null");
+    if (!kept)
+        return 0;
+    wan_log(&j->model->log, WAN_LOG_VERBOSE, "the %s prompt was encoded for an "
+            "earlier clip", side[branch]);
+    wan_op_upload(j->dev, &j->text[branch], kept);
+    free(kept);
+    return 1;
+}
+
+/* Prompts [from, to) of the request: of an earlier job's, or encoded. */
+static void take_texts(WanJob *j, int from, int to)
+{
+    int first = from, end = to;     // of those that are encoded
+
+    while (first < end && recall_text(j, first))
+        first++;
+    while (first < end && recall_text(j, end - 1))
+        end--;
+    if (first < end)
+        encode_texts(j, first, end);
+    for (int i = first; i < end; i++)
+        keep_text(j, i);
+    for (int i = from; i < to; i++)
+        wan_tap(j->dev, &j->text[i], i == COND ? "context" : "context_null");
 }
 
 static int stage_of(int expert)
@@ -735,7 +759,7 @@ static int64_t clip_latents(const WanJob *j)
 static int clip_units(const WanJob *j, enum WanStage stage)
 {
     switch (stage) {
-    case WAN_STAGE_TEXT:    return 1 + guided(&j->rq);
+    case WAN_STAGE_TEXT:    return texts_together(j) ? 1 : 1 + guided(&j->rq);
     case WAN_STAGE_IMAGE:   return is_host(j) ?
                                    wan_condition_units(&j->condition) : 0;
     case WAN_STAGE_STEPS:   return j->schedule.steps;
@@ -764,7 +788,8 @@ static void clip_work(WanJob *j, enum WanStage stage)
         if (!j->unit)
             begin(j);
         if (is_host(j))
-            take_text(j, j->unit);
+            take_texts(j, j->unit, texts_together(j) ? 1 + guided(&j->rq)
+                                                     : j->unit + 1);
         break;
     case WAN_STAGE_IMAGE:
         wan_condition_encode(&j->condition, j->dev, j->unit);
@@ -814,6 +839,32 @@ static void plan_second(WanPlan *out, WanJob *j)
                       steps;
 }
 
+/* Where prompts are encoded together, one alone, whose other was encoded for an
+ * earlier job, may want more memory: fewer rows are cut into other tiles. That
+ * is all there is of it in the plan. */
+static void plan_texts(WanJob *j)
+{
+    WanDev *d = j->dev;
+    const int n = 1 + guided(&j->rq), together = texts_together(j) ? n : 1;
+
+    for (int i = 0; i < n; i += together)
+        encode_texts(j, i, i + together);
+    if (together == 1)
+        return;
+
+    void (*const trace)(void *, const char *) = d->trace;
+    WanPager *const pager = d->pager;
+    const double flops = d->flops;
+
+    d->trace = NULL;
+    d->pager = NULL;
+    for (int i = 0; i < n; i++)
+        encode_texts(j, i, i + 1);
+    d->trace = trace;
+    d->pager = pager;
+    d->flops = flops;
+}
+
 static void clip_plan(WanJob *j, WanPlan *out)
 {
     const int T = latent_frames(&j->rq), last = T < 3 ? T - 1 : 2;
@@ -821,10 +872,9 @@ static void clip_plan(WanJob *j, WanPlan *out)
     int exchanges;
 
     begin(j);
-    for (int i = 0; i <= guided(&j->rq) && is_host(j); i++)
-        encode_text(j, i);
-    out->text_flops = j->dev->flops;
-    before = j->dev->flops;
+    if (is_host(j))
+        plan_texts(j);
+    out->text_flops = before = j->dev->flops;
     for (int i = 0; i < wan_condition_units(&j->condition) && is_host(j); i++)
         wan_condition_encode(&j->condition, j->dev, i);
     out->image_flops = j->dev->flops - before;
@@ -889,7 +939,7 @@ static void blocks_text(WanJob *j)
 
     wan_dev_stage(j->dev, WAN_STAGE_TEXT);
     j->text[COND] = wan_slice(&room, 0, j->nb_ids[COND]);
-    take_text(j, COND);
+    take_texts(j, COND, COND + 1);
     wan_stream_text(&j->blocks, &j->text[COND]);
     j->text[COND] = room;
     j->switching = 0;
@@ -960,12 +1010,12 @@ static void blocks_plan(WanJob *j, WanPlan *out)
     const WanTensor room = j->text[COND];
 
     j->nb_ids[COND] = WAN_TEXT_LEN;
-    encode_text(j, COND);
+    encode_texts(j, COND, COND + 1);
     j->nb_ids[COND] = n;
     before = d->flops;
     d->pager = NULL;                // noted once
     j->text[COND] = wan_slice(&room, 0, n);
-    encode_text(j, COND);
+    encode_texts(j, COND, COND + 1);
     d->pager = pager;
     out->text_flops = d->flops - before;
     before = d->flops;
@@ -1444,7 +1494,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
         goto fail;
     if (j->ranks)                       // from here on there is a job to cancel
         j->ranks->interrupted = NULL;
-    j->progress.total = 1 + guided(&j->rq);
+    j->progress.total = j->recipe->units(j, WAN_STAGE_TEXT);
     say_experts(j);
     *out = j;
     return 0;

@@ -416,6 +416,8 @@ struct WanOps {
                      const WanLinear *const *w);
     int (*linear_n_fits)(const WanTensor *y, const WanTensor *x, int n,
                          const WanLinear *const *w);
+    int rows_apart;             // no bit of a row that these give depends on
+                                // the other rows, but of layers in 8 bits
     void (*attention)(WanDev *, WanTensor *y, const WanTensor *q,
                       const WanTensor *k, const WanTensor *v,
                       const WanAttentionArgs *a);    // .scale is filled in

@@ -51,9 +51,10 @@ void wan_t5_free(WanT5 *m)
     m->blocks = NULL;
 }
 
-/* x += Wo softmax(q k^T + B) v,  q, k, v = W rms(x) */
-static void attention(WanDev *d, WanTensor *x, const WanT5Block *w,
-                      const WanT5Config *c, int i)
+/* x += Wo softmax(q k^T + B) v,  q, k, v = W rms(x), each prompt of y's by
+ * itself */
+static void attention(WanDev *d, WanTensor *x, int nb, const WanTensor *y,
+                      const WanT5Block *w, const WanT5Config *c, int i)
 {
     const WanMark mark = wan_mark(d);
     const int64_t n = wan_rows(x), A = c->attn_dim;
@@ -64,8 +65,15 @@ static void attention(WanDev *d, WanTensor *x, const WanT5Block *w,
     wan_op_rms_norm(d, &h, x, &w->norm1, EPS);                  // [n, D]
     wan_op_linear_n(d, &qkv, &h, &w->attn.q, &w->attn.k,
                     &w->attn.v);                                // [n, 3A]
-    wan_op_attention(d, &q, &q, &k, &v, .heads = c->heads, .scale = 1,
-                     .rel_bias = &w->pos_embedding);
+    for (int64_t p = 0, at = 0, np; p < nb; p++, at += np) {
+        np = wan_rows(&y[p]);
+        WanTensor qp = wan_slice(&q, at, np);
+        const WanTensor kp = wan_slice(&k, at, np);
+        const WanTensor vp = wan_slice(&v, at, np);
+
+        wan_op_attention(d, &qp, &qp, &kp, &vp, .heads = c->heads, .scale = 1,
+                         .rel_bias = &w->pos_embedding);
+    }
     if (d->tap) {
         wan_op_linear(d, &h, &q, &w->attn.o);
         wan_tap(d, &h, "block%d.attn", i);
@@ -95,21 +103,33 @@ static void feed_forward(WanDev *d, WanTensor *x, const WanT5Block *w,
     wan_release(d, mark);
 }
 
-void wan_t5_encode(WanDev *d, WanTensor *y, const WanT5 *m,
-                   const int32_t *ids)
+void wan_t5_encode(WanDev *d, int nb, WanTensor *y, const WanT5 *m,
+                   const int32_t *const *ids)
 {
     const WanMark mark = wan_mark(d);
-    WanTensor x = wan_tmp_like(d, y);                           // [n, D]
+    int64_t n = 0;
+
+    for (int p = 0; p < nb; p++)
+        n += wan_rows(&y[p]);
+    WanTensor x = wan_tmp(d, n, m->config.dim);                 // [n, D]
 
     wan_section(d, "text encoder");
-    wan_op_embed(d, &x, &m->token_embedding, ids);
+    for (int64_t p = 0, at = 0; p < nb; at += wan_rows(&y[p++])) {
+        WanTensor xp = wan_slice(&x, at, wan_rows(&y[p]));
+
+        wan_op_embed(d, &xp, &m->token_embedding, ids[p]);
+    }
     for (int i = 0; i < m->config.layers; i++) {
         wan_section(d, "text block %d", i);
-        attention(d, &x, &m->blocks[i], &m->config, i);
+        attention(d, &x, nb, y, &m->blocks[i], &m->config, i);
         feed_forward(d, &x, &m->blocks[i], &m->config, i);
         wan_tap(d, &x, "block%d", i);
     }
     wan_section(d, "text end");
-    wan_op_rms_norm(d, y, &x, &m->norm, EPS);
+    for (int64_t p = 0, at = 0; p < nb; at += wan_rows(&y[p++])) {
+        const WanTensor xp = wan_slice(&x, at, wan_rows(&y[p]));
+
+        wan_op_rms_norm(d, &y[p], &xp, &m->norm, EPS);
+    }
     wan_release(d, mark);
 }

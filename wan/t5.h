@@ -31,15 +31,18 @@ int wan_t5_bind(WanT5 *m, const WanT5Config *config, WanBinder *b);
 void wan_t5_free(WanT5 *m);
 
 /**
- * Encode n token ids.
+ * Encode prompts in one pass over the weights.
  *
  * Only the real tokens are run: the padding that the reference masks changes
- * no other row.
+ * no other row. Rows of all prompts are one matrix but for attention, so where
+ * the device's rows are not apart (WanOps.rows_apart) the last bits of one
+ * depend on the others.
  *
- * @param y   [n, D]
- * @param ids n of them on the host, each below config.vocab
+ * @param nb  how many
+ * @param y   of each [n, D]
+ * @param ids of each n on the host, each below config.vocab
  */
-void wan_t5_encode(WanDev *d, WanTensor *y, const WanT5 *m,
-                   const int32_t *ids);
+void wan_t5_encode(WanDev *d, int nb, WanTensor *y, const WanT5 *m,
+                   const int32_t *const *ids);
 
 #endif /* WAN_T5_H */

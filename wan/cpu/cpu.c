@@ -213,6 +213,7 @@ void wan_cpu_parallel(WanDev *d, int64_t n,
 
 /* Which entries are the same in every precision. */
 #define COMMON_ENTRIES \
+    .rows_apart     = 1, \
     .conv_beside    = 1, \
     .layer_norm     = wan_cpu_layer_norm, \
     .modulate       = wan_cpu_modulate, \

@@ -702,6 +702,7 @@ void wan_ref_noise(WanDev *d, WanTensor *y, const WanNoise *n)
  * rms_norm_rope and gate_add_norm are left to it, as both halves are here. */
 static const WanOps ops = {
     .linear         = linear,
+    .rows_apart     = 1,
     .attention      = attention,
     .ring_attention = ring_attention,
     .conv           = conv,
