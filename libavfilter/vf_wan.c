@@ -2096,6 +2096,10 @@ static int label_prompt(WanContext *s, const char *prompt)
 /** Make what all frames of a clip carry. */
 static int make_labels(WanContext *s, const WanRequest *rq)
 {
+    static const char *const precision[] = {
+        [WAN_PRECISION_F32] = "f32", [WAN_PRECISION_BF16] = "bf16",
+        [WAN_PRECISION_INT8] = "int8",
+    };
     const unsigned v = wan_version();
     char version[32], text[512];
     int ret;
@@ -2118,6 +2122,9 @@ static int make_labels(WanContext *s, const WanRequest *rq)
     snprintf(text, sizeof(text), "%"PRIu64, rq->seed);
     if ((ret = av_dict_set(&s->meta, "lavfi.wan.seed", text, 0)) < 0 ||
         (ret = av_dict_set_int(&s->meta, "lavfi.wan.steps", rq->steps, 0)) < 0)
+        return ret;
+    if ((ret = av_dict_set(&s->meta, "lavfi.wan.precision",
+                           precision[s->info->precision], 0)) < 0)
         return ret;
     snprintf(text, sizeof(text), "%g", rq->guidance);
     if ((ret = av_dict_set(&s->meta, "lavfi.wan.guidance", text, 0)) < 0)

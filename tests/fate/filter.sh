@@ -482,6 +482,21 @@ metadata()
 check 'metadata of frames, label=1' metadata 1 '10 10'
 check 'metadata of frames, label=0' metadata 0 '0 0'
 
+# precision_of OPTIONS: of the frames, once, and of the log
+precision_of()
+{
+    make_clip "$(source_of "$small$1"),metadata=print:file=$(quote "$tmp/meta")" -f null - &&
+        same "$(grep -c '^lavfi.wan.precision=' "$tmp/meta")" 5 &&
+        sed -n 's/^lavfi.wan.precision=//p' "$tmp/meta" | uniq &&
+        sed -n 's/.*precision: \([a-z0-9]*\).*/\1/p' "$tmp/log"
+}
+made_in() { same "$(precision_of "$1" | tr '\n' ' ')" "$2 $2 "; }
+for p in f32 bf16 int8; do
+    check "metadata of frames, precision=$p" made_in :precision=$p $p
+done
+chosen=$("$B/bin/wan-info" --device cpu "$tiny/wan-t2v" | sed -n 's/^  precision     \([a-z0-9]*\).*/\1/p')
+check 'metadata of frames, the precision that was chosen' made_in :precision=auto "$chosen"
+
 # The label as text, and the identifier before it, in an H.264 stream.
 uuid=9ad6c2a16fcd46cf8095e421a0818903
 sei()
