@@ -508,10 +508,12 @@ static void show_rank(const char *who, const WanPlan *p)
     if (p->full_bytes)
         printf(", %.3f GB of a card to keep all weights, %.3f GB at least",
                p->full_bytes / 1e9, p->least_bytes / 1e9);
-    printf("; a step %.4g TFLOP, %.3f GB sent\n", p->step_flops / 1e12,
+    printf("; a step %.4g TFLOP, %.4g GB sent\n", p->step_flops / 1e12,
            p->sent_bytes / 1e9);
-    printf("%16sdecode %.4g TFLOP, %.3f GB sent\n", "", p->decode_flops / 1e12,
+    printf("%16sdecode %.4g TFLOP, %.4g GB sent\n", "", p->decode_flops / 1e12,
            p->decode_sent_bytes / 1e9);
+    printf("%16sbefore the steps %.4g GB sent\n", "",
+           p->begin_sent_bytes / 1e9);
 }
 
 /* The larger of both, number by number. */
@@ -525,8 +527,10 @@ static void most(WanPlan *a, const WanPlan *b)
     MOST(sent_bytes);
     MOST(decode_flops);
     MOST(decode_sent_bytes);
+    MOST(begin_sent_bytes);
     MOST(exchanges);
     MOST(decode_exchanges);
+    MOST(begin_exchanges);
     MOST(behind_bytes);
     MOST(behind_flops);
     MOST(behind_exchanges);

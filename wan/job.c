@@ -879,6 +879,8 @@ static void clip_plan(WanJob *j, WanPlan *out)
         wan_condition_encode(&j->condition, j->dev, i);
     out->image_flops = j->dev->flops - before;
     begin_steps(j);
+    out->begin_sent_bytes = j->dev->sent;
+    out->begin_exchanges = j->dev->exchanges;
     wan_dev_repeat(j->dev);
     before = j->dev->flops;
     sent = j->dev->sent;

@@ -599,7 +599,9 @@ typedef struct WanPlan {
     /** Of a step's, what goes while this one computes, and what that is. */
     double behind_bytes, behind_flops;
     int behind_exchanges;
-    int reserved2;              /**< 0 */
+    int begin_exchanges;        /**< before the steps */
+    double begin_sent_bytes;    /**< that this one sends to others then: what it
+                                     encoded of prompts and images */
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */

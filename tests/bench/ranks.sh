@@ -172,11 +172,11 @@ planned 5 1 > "$tmp/plan"
 watch_near="sh $self --watch $tmp/near" watch_far="sh $self --watch $tmp/far"
 before_near=$(counted $near) before_far=$(counted $RANKS_FAR)
 run apart "$size" 5 1 1 5
-against()       # NAME NAMESPACE BEFORE kB: the prompt's encoding is sent too
+against()       # NAME NAMESPACE BEFORE kB
 {
-    sed 's/the first/first/; s/each other/other/' "$tmp/plan" | grep -A 1 "^  $1 " | tr '\n' ' ' |
+    sed 's/the first/first/; s/each other/other/' "$tmp/plan" | grep -A 2 "^  $1 " | tr '\n' ' ' |
         awk -v gb="$(awk "BEGIN { print $4 * 1024 / 1e9 }")" -v sent="$(awk "BEGIN { print ($(counted $2) - $3) / 1e9 }")" '{
-            plan = $10 + $16
+            plan = $10 + $16 + $22
             printf "  %-5s %.3f GB of %.3f GB planned, %+.1f %%; sent %.4f GB of %.4f, %+.1f %%\n", $1, gb, $2,
                 100 * (gb / $2 - 1), sent, plan, 100 * (sent / plan - 1) }'
 }

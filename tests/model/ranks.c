@@ -24,9 +24,25 @@ typedef struct Video {
     int latents;                // of that the latents alone
 } Video;
 
+/* Bytes that this process' transport has sent. */
+static double sent;
+static int (*send_on)(WanTransport *t, const WanParcel *out,
+                      const WanParcel *in, int (*alive)(void *arg), void *arg);
+
+static int counted(WanTransport *t, const WanParcel *out, const WanParcel *in,
+                   int (*alive)(void *arg), void *arg)
+{
+    for (int q = 0; q < t->size; q++)
+        sent += q == t->rank ? 0 : out[q].bytes;
+    return send_on(t, out, in, alive, arg);
+}
+
 /* Attention takes its heads in groups for few bytes too. */
 static int meet(WanRanks **r, WanTransport *t, int host)
 {
+    send_on = t->exchange;
+    t->exchange = counted;
+
     const int ret = wan_ranks_meet(r, t, host, &test_log);
 
     if (ret >= 0)
@@ -66,6 +82,7 @@ static void make_request(Video *v, WanModel *m, const WanRequest *rq)
     if (!CHECK(wan_job_open(&job, m, rq) == 0))
         return;
     wan_job_tap(job, keep, v);
+    sent = 0;
     uint8_t *rgb = malloc(3 * rq->width * rq->height);
     const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
                            .width = rq->width, .height = rq->height,
@@ -79,6 +96,11 @@ static void make_request(Video *v, WanModel *m, const WanRequest *rq)
             break;
     }
     CHECKF(ret == WAN_EOF, "ended with %s", wan_strerror(ret));
+    /* to the byte, where all steps are the same */
+    const double planned = plan.begin_sent_bytes + plan.decode_sent_bytes +
+                           rq->steps * plan.sent_bytes;
+    CHECKF(rq->cache || sent == planned, "%.0f bytes sent, %.0f planned, %.0f "
+           "of them before the steps", sent, planned, plan.begin_sent_bytes);
     free(rgb);
     wan_job_close(&job);
 }
