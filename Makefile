@@ -392,7 +392,7 @@ check-threads: $(filter %/job %/causal %/endless %/worker %/pool %/scarce %/lora
 
 # The whole ffmpeg: it has what the distribution's has, and the recipes run in it.
 # The tarball, which builds.
-CHECK_WHOLE = filter recipes live
+CHECK_WHOLE = filter marks recipes live
 check-whole: ffmpeg tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 	@FATE_BIN=$(abspath $(B)/bin) $(RUN) $(SRC)/tests/package/whole.sh \
 	    $(CHECK_WHOLE:%=$(SRC)/tests/fate/%.sh)
