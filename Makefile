@@ -408,6 +408,9 @@ check-slurm: tools ffmpeg-minimal $(GOLDEN)/.stamp
 
 check-deb:
 	@$(RUN) $(SRC)/tests/package/deb.sh
+# After apt install of what make deb made: the system's ffmpeg, mpv, PyAV.
+check-installed:
+	@$(RUN) $(SRC)/tests/package/installed.sh
 
 # What CI runs, and what takes hours: all held-out prompts, ten minutes of each
 # fuzzer, the bench, all that is installed.
@@ -417,6 +420,7 @@ check-all:
 	$(MAKE) check-ffmpeg-8.1
 	$(MAKE) check-dist
 	$(MAKE) check-deb
+	$(MAKE) check-installed
 	$(MAKE) check-mpich
 	$(MAKE) check-slurm
 	$(MAKE) check-arm64
@@ -595,6 +599,6 @@ help:
 .PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-asan check-tsan check-cuda check-cuda-build \
         check-compile check-arm64 check-whole check-dist check-mpich check-slurm \
-        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench bench-ranks man install install-ffmpeg uninstall dist clean \
+        check-deb check-installed deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench bench-ranks man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:
