@@ -296,7 +296,7 @@ check 'a folder' refused_file "$tmp" 'wan-info: .*: Is a directory'
 # size of another one it is none.
 by_hand()
 {
-    printf '\022\0\052\%s\4\377\377' "$1" > "$tmp/hand.obu"
+    printf "\\022\\0\\052\\$1\\4\\377\\377" > "$tmp/hand.obu"
     printf '\232\326\302\241\157\315\106\317\200\225\344\041\240\201\211\003' >> "$tmp/hand.obu"
     printf 'AI \303\200\200' >> "$tmp/hand.obu"
     marks "$tmp/hand.obu"
