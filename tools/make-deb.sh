@@ -49,6 +49,8 @@ version=$(sed -n 's/^.define WAN_VERSION_M[AIJNORC]* *//p' "$root/wan/wan.h" | p
 builder="${DEBFULLNAME:-libwan} <${DEBEMAIL:-$(id -un)@$(hostname -f 2> /dev/null || uname -n)}>"
 # no packages of symbols: they are larger than all others
 export DEB_BUILD_OPTIONS="${DEB_BUILD_OPTIONS-} noautodbgsym"
+# FFmpeg's test of its sources asks git, which would find libwan's clone around it
+export GIT_CEILING_DIRECTORIES="$work"
 
 # changelog PACKAGE VERSION WHAT: its newest entry
 changelog()
