@@ -163,4 +163,33 @@ check 'a video that is drawn again' drawn_again
 check 'recache without room' refused clips=0:window=400:switch=recache:memory=9M \
     'option switch: to recache|a window of 400'
 
+# ---------------------------------------------- what a scene without end needs
+
+# needs SHAPES LAYERS DIM FFN SIZE WINDOW: wan-info's numbers beside the arithmetic
+# of the architecture: keys and values of a latent frame, and a step of a block of
+# three frames that looks back on a full window. Linear layers on the block's
+# tokens: six of DIM x DIM and two of DIM x FFN a layer (a prompt's own are kept).
+needs()
+{
+    "$B/bin/wan-info" --shapes "$1" --preset self-forcing --endless --device cpu \
+        --size "$5" --window "$6" > "$tmp/info" || return 1
+    awk -v layers="$2" -v dim="$3" -v ffn="$4" -v size="$5" -v window="$6" '
+        function near(x, y, part) { return x > y * (1 - part) && x < y * (1 + part) }
+        / window / { held = $5 }
+        / a step / { work = $3 }
+        END {
+            split(size, s, "x")
+            frame = s[1] * s[2] / 256
+            n = 3 * frame
+            bytes = 4 * 2 * layers * dim * frame * window / 1e9
+            flop = 2 * n * layers * (6 * dim * dim + 2 * dim * ffn)
+            flop += 4 * n * layers * dim * (window * frame + 512)
+            print held " GB, " work " TFLOP; by arithmetic " bytes ", " flop / 1e12
+            exit !(near(held, bytes, 0.001) && near(work, flop / 1e12, 0.005))
+        }' "$tmp/info"
+}
+check 'what 1.3B needs at 832x480' needs t2v-1.3B 30 1536 8960 832x480 12
+check 'what 1.3B needs at 1280x720' needs t2v-1.3B 30 1536 8960 1280x720 21
+check 'what 14B needs at 832x480' needs t2v-14B 40 5120 13824 832x480 21
+
 finish
