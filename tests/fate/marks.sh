@@ -292,20 +292,29 @@ refused_file()  # FILE PATTERN
 }
 check 'a file that is not there' refused_file "$tmp/nowhere" 'wan-info: .*nowhere: No such file'
 check 'a folder' refused_file "$tmp" 'wan-info: .*: Is a directory'
-# An OBU of AV1 by hand, whose text ends in the byte that ends an OBU; with the
-# size of another one it is none.
+# by_hand STATUS HEADER SIZE TEXT LAST: an OBU of AV1, its bytes in octal
 by_hand()
 {
-    printf "\\022\\0\\052\\$1\\4\\377\\377" > "$tmp/hand.obu"
-    printf '\232\326\302\241\157\315\106\317\200\225\344\041\240\201\211\003' >> "$tmp/hand.obu"
-    printf 'AI \303\200\200' >> "$tmp/hand.obu"
+    {
+        printf "\\022\\0\\$2\\$3\\4\\377\\377"
+        printf '\232\326\302\241\157\315\106\317\200\225\344\041\240\201\211\003'
+        printf "$4\\$5"
+    } > "$tmp/hand.obu"
     marks "$tmp/hand.obu"
-    same "$status" "$2"
+    same "$status" "$1" || { echo "# $*"; return 1; }
 }
+# The text ends in the byte that ends an OBU. One without a size, with the size of
+# another one, and without an end are none; a longer one has a size of two bytes.
 av1_by_hand()
 {
-    by_hand 031 0 && has "user data of the video: AI $(printf '\303\200')$" "$tmp/marks" &&
-        by_hand 032 1 && by_hand 023 1 && by_hand 0 1 && by_hand 177 1
+    letter=$(printf '\303\200') long=$(printf %0128d 7)
+    by_hand 0 052 031 'AI \303\200' 200 &&
+        has "user data of the video: AI $letter$" "$tmp/marks" &&
+        by_hand 1 050 031 'AI \303\200' 200 && by_hand 1 052 031 'AI \303\200' 201 || return 1
+    for size in 032 177 023 0; do
+        by_hand 1 052 $size 'AI \303\200' 200 || return 1
+    done
+    by_hand 0 052 '231\1' "$long"'AI \303\200' 200 && has "video: ${long}AI $letter$" "$tmp/marks"
 }
 check 'AV1 by hand' av1_by_hand
 escape()        # what a terminal would obey is not shown
