@@ -96,7 +96,7 @@ $(B)/wan/launcher.o: ALL_FLAGS += -DWAN_LIBDIR='"$(LIBDIR)"'
 $(B)/wan/ranks_mpi.o: ALL_FLAGS += $(MPI_CFLAGS)
 $(B)/lib/libwan-mpi.so: $(B)/wan/ranks_mpi.o
 	@mkdir -p $(@D)
-	$(CC) -shared -Wl,-soname,libwan-mpi.so -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) $(MPI_LIBS)
+	$(CC) -shared -o $@ $^ $(CONFIG_LINK) $(LDFLAGS) $(MPI_LIBS)
 
 # Of the toolkit's headers these alone know.
 $(B)/wan/cuda/%.o: $(SRC)/wan/cuda/%.c config.mak
