@@ -393,7 +393,7 @@ check-threads: $(filter %/job %/causal %/endless %/worker %/pool %/scarce %/lora
 
 # The whole ffmpeg: it has what the distribution's has, and the recipes run in it.
 # The tarball, which builds.
-CHECK_WHOLE = filter recipes live
+CHECK_WHOLE = filter marks recipes live
 check-whole: ffmpeg tools $(FATE_TOOLS) $(FATE_SHIM) $(GOLDEN)/.stamp
 	@FATE_BIN=$(abspath $(B)/bin) $(RUN) $(SRC)/tests/package/whole.sh \
 	    $(CHECK_WHOLE:%=$(SRC)/tests/fate/%.sh)
@@ -409,6 +409,9 @@ check-slurm: tools ffmpeg-minimal $(GOLDEN)/.stamp
 
 check-deb:
 	@$(RUN) $(SRC)/tests/package/deb.sh
+# After apt install of what make deb made: the system's ffmpeg, mpv, PyAV.
+check-installed:
+	@$(RUN) $(SRC)/tests/package/installed.sh
 
 # What CI runs, and what takes hours: all held-out prompts, ten minutes of each
 # fuzzer, the bench, all that is installed.
@@ -418,6 +421,7 @@ check-all:
 	$(MAKE) check-ffmpeg-8.1
 	$(MAKE) check-dist
 	$(MAKE) check-deb
+	$(MAKE) check-installed
 	$(MAKE) check-mpich
 	$(MAKE) check-slurm
 	$(MAKE) check-arm64
@@ -596,6 +600,6 @@ help:
 .PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
         check-sanitize check-asan check-tsan check-cuda check-cuda-build \
         check-compile check-arm64 check-whole check-dist check-mpich check-slurm \
-        check-deb deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench bench-ranks man install install-ffmpeg uninstall dist clean \
+        check-deb check-installed deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench bench-ranks man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:

@@ -104,7 +104,8 @@ copy_source()
         apply 0008 fftools/ffmpeg_mux.c TAG_PREFIX &&
         apply 0009 libavdevice/lavfi.c set_interrupt_callback &&
         apply 0010 fftools/ffmpeg_filter.c set_interrupt_callback &&
-        apply 0011 libavfilter/f_metadata.c avio_vprintf || return 1
+        apply 0011 libavfilter/f_metadata.c avio_vprintf &&
+        apply 0012 libavcodec/libsvtav1.c ai_label || return 1
     cd "$shared" || return 1
     rm -rf "$tree"
     mv "$tree.part" "$tree"

@@ -11,7 +11,8 @@
 #           the network
 #   --dir   a source tree of your own: only looked at
 #   --debian  the distribution's source package as it is, in DEST/debian-SERIES;
-#           what is printed is its .dsc
+#           what is printed is its .dsc; one that is there already is taken
+#           where no newer one can be had
 #
 # Ways, in this order: the source repository of the system's own distribution
 # (signed; unprivileged, with a private apt state in DEST, so nothing of the
@@ -81,9 +82,7 @@ mkdir -p "$dest" || fail "cannot make '$dest'"
 dest=$(cd "$dest" && pwd)
 [ "$want" = auto ] || all=$want
 for series in $all; do
-    if [ -n "$debian" ]; then
-        ! ls "$dest/debian-$series"/*.dsc 2>/dev/null || exit 0
-    elif is_series "$dest/ffmpeg-$series" "$series"; then
+    if [ -z "$debian" ] && is_series "$dest/ffmpeg-$series" "$series"; then
         echo "$dest/ffmpeg-$series"
         exit 0
     fi
@@ -274,6 +273,10 @@ CONF
         why="no ffmpeg $series there${why:+ ($why)}"
         return 1
     }
+    if [ -n "$debian" ] && [ -f "$dest/debian-$series/ffmpeg_${version#*:}.dsc" ]; then
+        echo "$dest/debian-$series/ffmpeg_${version#*:}.dsc"
+        exit 0
+    fi
     mkdir "$apt/source"
     # shellcheck disable=SC2046
     if ! (cd "$apt/source" && apt-get -c "$apt/apt.conf" -qq source --download-only \
@@ -283,6 +286,7 @@ CONF
         return 1
     fi
     if [ -n "$debian" ]; then
+        rm -rf "$dest/debian-$series"
         mv "$apt/source" "$dest/debian-$series"
         ls "$dest/debian-$series"/*.dsc
         exit 0
@@ -324,6 +328,7 @@ for series in $all; do
     for from in from_apt $([ -n "$debian" ] || echo from_upstream); do
         $from || tried="$tried; $series from $way: ${why:-no reason given}"
     done
+    [ -z "$debian" ] || ! ls "$dest/debian-$series"/*.dsc 2>/dev/null || exit 0
 done
 fail "no FFmpeg source to be had${tried}; give a source tree with --dir=DIR" \
      "(./configure --ffmpeg=DIR)"

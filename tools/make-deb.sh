@@ -6,13 +6,15 @@
 # usage: make-deb.sh libwan OUT
 #        make-deb.sh ffmpeg OUT [--source]
 #
-#   libwan    libwan1, libwan-dev, wan-tools and wan-demo, of what is committed,
-#             or, where git isn't, of what is there
+#   libwan    libwan1, libwan-dev, libwan-mpi, wan-tools and wan-demo, of what is
+#             committed, or, where git isn't, of what is there
 #   ffmpeg    the distribution's own source package with our patches and a
 #             version that is higher than its own and lower than its next;
 #             installs libwan's from OUT and what the package is built with, as
 #             root or after a 'y'. --source: made ready, but not built
-#   OUT       folder that gets the packages; logs and sources are in OUT/work
+#   OUT       folder that gets the packages, which can be installed together;
+#             twins of some with more codecs are in OUT/extra, logs and sources
+#             in OUT/work
 #
 # DEBFULLNAME and DEBEMAIL, as other tools for packages have them, are who built
 # it; DEB_BUILD_OPTIONS=nocheck leaves the tests out. WAN_YES=1 does not ask.
@@ -44,7 +46,11 @@ command -v dpkg-buildpackage > /dev/null && command -v dh > /dev/null ||
     fail "debhelper is missing; tools/packages.sh deb installs it"
 
 version=$(sed -n 's/^.define WAN_VERSION_M[AIJNORC]* *//p' "$root/wan/wan.h" | paste -sd.)
-builder="${DEBFULLNAME:-libwan} <${DEBEMAIL:-$(id -un)@$(hostname -f 2> /dev/null || hostname)}>"
+builder="${DEBFULLNAME:-libwan} <${DEBEMAIL:-$(id -un)@$(hostname -f 2> /dev/null || uname -n)}>"
+# no packages of symbols: they are larger than all others
+export DEB_BUILD_OPTIONS="${DEB_BUILD_OPTIONS-} noautodbgsym"
+# FFmpeg's test of its sources asks git, which would find libwan's clone around it
+export GIT_CEILING_DIRECTORIES="$work"
 
 # changelog PACKAGE VERSION WHAT: its newest entry
 changelog()
@@ -65,9 +71,13 @@ logged()
     }
 }
 
-# deliver NAME: the packages of the build that ended beside the source
+# deliver NAME: the packages of the build that ended beside the source. Debian 12
+# makes a second libavcodec and libavfilter each, which exclude the first.
 deliver()
 {
+    for f in "$work"/*-extra*.deb; do
+        [ ! -f "$f" ] || { mkdir -p "$out/extra" && mv -f "$f" "$out/extra"; }
+    done
     for f in "$work"/*.deb "$work"/*.changes "$work"/*.buildinfo; do
         [ ! -f "$f" ] || mv -f "$f" "$out"
     done
@@ -79,14 +89,19 @@ libwan()
     tree=$work/libwan-$version
     rm -rf "$tree"
     mkdir "$tree"
-    if [ -e "$root/.git" ]; then
-        git -C "$root" archive HEAD
+    if [ -e "$root/.git" ] && command -v git > /dev/null; then
+        git -C "$root" archive -o "$work/libwan.tar" HEAD ||
+            fail "git can't read $root"
     else
-        tar -C "$root" -cf - --exclude=./build --exclude=./config.mak .
-    fi | tar -C "$tree" -xf -
+        tar -C "$root" -cf "$work/libwan.tar" --exclude=./build --exclude=./config.mak \
+            --exclude=./config.log --exclude=./.git .
+    fi
+    tar -C "$tree" -xf "$work/libwan.tar"
+    rm "$work/libwan.tar"
     cp -R "$root/packages/debian" "$tree/"
     for f in "$tree"/debian/control.in "$tree"/debian/rules; do
-        sed -i -e "s/@MAINTAINER@/$builder/" -e "s/@SERIES@/${version%.*}/" "$f"
+        sed -i -e "s/@MAINTAINER@/$(printf %s "$builder" | sed 's/[\/&\\]/\\&/g')/" \
+            -e "s/@SERIES@/${version%.*}/" "$f"
     done
     mv "$tree/debian/control.in" "$tree/debian/control"
     chmod +x "$tree/debian/rules"
@@ -98,7 +113,7 @@ libwan()
     deliver "libwan $version"
 }
 
-# as_root ARGUMENT...: apt-get, which removes nothing
+# as_root ARGUMENT...: apt-get, which removes nothing and waits for nobody
 as_root()
 {
     sudo=
@@ -122,6 +137,11 @@ enable_libwan()
         fail "debian/rules has changed: there is no place for --enable-libwan"
     sed -i '/^# The standard configuration/i CONFIG += --enable-libwan\n' debian/rules
     sed -i 's/^Build-Depends:/&\n libwan-dev,/' debian/control
+    # Who calls it needs a libavfilter that has it: ours.
+    sed -i 's/^ avfilter_graph_set_auto_convert@\([A-Z_0-9]*\) .*/&\n avfilter_graph_set_interrupt_callback@\1 @DEB_VERSION@/' \
+        debian/libavfilter*.symbols.in
+    grep -q set_interrupt_callback debian/libavfilter*.symbols.in ||
+        fail "the symbols of libavfilter have changed: there is no place for ours"
 }
 
 # One patch of the source package: the filters' files and what patches/ changes.
@@ -148,6 +168,7 @@ add_patches()
     echo debian/patches > .pc/.quilt_patches
     echo series > .pc/.quilt_series
     echo $name >> .pc/applied-patches
+    rm -rf "$work/a" "$work/b"
 }
 
 ffmpeg()
@@ -170,12 +191,17 @@ ffmpeg()
         say "FFmpeg $theirs+wan$version is ready in $work/ffmpeg"
         return 0
     fi
-    as_root install "$out/libwan1_$version"-1_*.deb "$out/libwan-dev_$version"-1_*.deb
+    # the manual as pages, which wants doxygen and node, is not built
+    profile=pkg.ffmpeg.noextra
+    as_root install --reinstall \
+        "$out/libwan1_$version"-1_*.deb "$out/libwan-dev_$version"-1_*.deb
     # --no-remove: of twins such as libsrt-gnutls-dev and -openssl-dev it wants one
-    dpkg-checkbuilddeps 2> /dev/null || as_root build-dep "$work/ffmpeg"
+    dpkg-checkbuilddeps -B -P $profile 2> /dev/null || {
+        as_root update
+        as_root build-dep --arch-only -P $profile "$work/ffmpeg"
+    }
     say "building FFmpeg $theirs+wan$version, log in $work/ffmpeg.log"
-    DEB_BUILD_PROFILES=pkg.ffmpeg.noextra \
-        logged ffmpeg dpkg-buildpackage -b -us -uc
+    logged ffmpeg dpkg-buildpackage -B -P$profile -us -uc
     deliver "FFmpeg $theirs+wan$version"
 }
 

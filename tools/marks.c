@@ -166,6 +166,11 @@ static Span text(const char *s)
     return (Span){ (const uint8_t *)s, strlen(s) };
 }
 
+static void c2pa(Marks *m)
+{
+    mark(m, m->container, "C2PA", text("a manifest, not verified here"));
+}
+
 /* What an XMP packet says, in elements or in attributes. */
 static void xmp(Marks *m, Span packet)
 {
@@ -187,30 +192,70 @@ static void xmp(Marks *m, Span packet)
 
 /* -------------------------------------------------------------- the stream */
 
-/* Messages of type 5, user_data_unregistered, in H.264 (7.3.2.3.1) and H.265:
- * type, size in bytes of 255 and a last smaller one, UUID, text. */
+/* The label in a message of type 5, user_data_unregistered, of H.264 (7.3.2.3.1)
+ * and H.265: type, size in bytes of 255 and a last smaller one, UUID, text.
+ * @return the text, empty if this UUID is of no such message */
+static Span sei_label(const uint8_t *begin, Span uuid)
+{
+    const Span none = { uuid.p, 0 }, said = skip(uuid, sizeof(label_uuid));
+    size_t head = sizeof(label_uuid), size;
+    const uint8_t *p = uuid.p;
+
+    while (p - begin >= 16 && !memcmp(p - 16, x265_uuid, 16)) {
+        p    -= 16;
+        head += 16;
+    }
+    if (p - begin < 2)
+        return none;
+    for (size = *--p; p > begin && p[-1] == 0xff && size < 4096; p--)
+        size += 255;
+    if (p == begin || p[-1] != 5 || size <= head || size - head > said.n)
+        return none;
+    return (Span){ said.p, size - head };
+}
+
+/* The same in a metadata OBU of AV1 (5.3.1, 5.8.1): header, size in one or two
+ * groups of seven bits, the type of T.35, its two codes, UUID, text, a last 1. */
+static Span obu_label(const uint8_t *begin, Span uuid)
+{
+    static const uint8_t t35[] = { 4, 0xff, 0xff };
+    const size_t head = sizeof(t35) + sizeof(label_uuid);
+    const Span none = { uuid.p, 0 };
+    Span said = skip(uuid, sizeof(label_uuid));
+    const uint8_t *p = uuid.p - sizeof(t35);
+    size_t size;
+
+    if (uuid.p - begin < 6 || memcmp(p, t35, sizeof(t35)))
+        return none;
+    size = *--p;
+    if (p[-1] & 0x80)
+        size = size << 7 | (*--p & 0x7f);
+    if (p[-1] != 0x2a || size <= head || size - head > said.n)
+        return none;
+    said.n = size - head;
+    while (said.n && !said.p[said.n - 1])
+        said.n--;
+    if (!said.n || said.p[said.n - 1] != 0x80)
+        return none;
+    said.n--;
+    return said;
+}
+
+/* Labels in the stream, whatever it is packed in. */
 static void user_data(Marks *m, Span s)
 {
     const uint8_t *const begin = s.p;
     Span at = s;
 
-    while ((at = find(at, label_uuid, sizeof(label_uuid))).n) {
-        const uint8_t *p = at.p;
-        size_t head = sizeof(label_uuid), size;
+    for (; (at = find(at, label_uuid, sizeof(label_uuid))).n;
+         at = skip(at, sizeof(label_uuid))) {
+        Span said = sei_label(begin, at);
         int i;
 
-        at = skip(at, sizeof(label_uuid));
-        while (p - begin >= 16 && !memcmp(p - 16, x265_uuid, 16)) {
-            p    -= 16;
-            head += 16;
-        }
-        if (p - begin < 2)
+        if (!said.n)
+            said = obu_label(begin, at);
+        if (!said.n)
             continue;
-        for (size = *--p; p > begin && p[-1] == 0xff && size < 4096; p--)
-            size += 255;
-        if (p == begin || p[-1] != 5 || size <= head || size - head > at.n)
-            continue;
-        const Span said = { at.p, size - head };
         for (i = 0; i < m->nb_said; i++)
             if (m->said[i].n == said.n && begins(said, m->said[i].p, said.n))
                 break;
@@ -325,7 +370,7 @@ static void mp4(Marks *m, Span s)
     while (next_box(&s, &box)) {
         if (box.type == BOX('u', 'u', 'i', 'd')) {
             if (begins(box.body, uuid_c2pa, 16))
-                mark(m, m->container, "C2PA", text("a manifest, not verified here"));
+                c2pa(m);
             if (begins(box.body, uuid_xmp, 16))
                 xmp(m, skip(box.body, 16));
         }
@@ -494,6 +539,8 @@ static void riff(Marks *m, Span s, int depth)
         s = skip(s, size & 1);
         if (begins(head, "XMP ", 4))
             xmp(m, body);
+        else if (begins(head, "C2PA", 4))
+            c2pa(m);
         else if (begins(head, "ICMT", 4))
             tag(m, text("comment"), body);
         else if (!depth && begins(head, "LIST", 4) && begins(body, "INFO", 4))
@@ -516,16 +563,17 @@ static void png(Marks *m, Span s)
         if (begins(type, "iTXt", 4) && begins(body, head, sizeof(head) - 1))
             xmp(m, body);
         else if (begins(type, "caBX", 4))
-            mark(m, m->container, "C2PA", text("a manifest, not verified here"));
+            c2pa(m);
     }
 }
 
 static void jpeg(Marks *m, Span s)
 {
     static const char head[] = "http://ns.adobe.com/xap/1.0/";  // with its zero
+    int signed_already = 0;     // a long manifest is in several segments
 
     for (s = skip(s, 2); s.n >= 4 && s.p[0] == 0xff && s.p[1] != 0xda;) {
-        const int app1 = s.p[1] == 0xe1;
+        const int app1 = s.p[1] == 0xe1, app11 = s.p[1] == 0xeb;
         const uint32_t size = be16(s.p + 2);
 
         if (size < 2)
@@ -534,6 +582,8 @@ static void jpeg(Marks *m, Span s)
         const Span body = skip(take(&s, size), 2);
         if (app1 && begins(body, head, sizeof(head)))
             xmp(m, skip(body, sizeof(head)));
+        else if (app11 && begins(body, "JP", 2) && find(body, "jumdc2pa", 8).n && !signed_already++)
+            c2pa(m);
     }
 }
 

@@ -55,7 +55,7 @@ for what; do
     ffmpeg) optional=$(libraries) ;;
     deb)    need="$need debhelper lintian fakeroot" ;;
     cross)  need="$need gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" ;;
-    cluster) need="$need mpich libmpich-dev slurmctld slurmd slurm-client munge libpmi2-0" ;;
+    cluster) need="$need mpich libmpich-dev slurmctld slurmd slurm-client munge libpmi2-0-dev" ;;
     *) echo "packages: '$what' is not known, only: tests ffmpeg deb cross cluster" >&2; exit 1 ;;
     esac
 done

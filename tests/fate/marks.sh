@@ -20,12 +20,13 @@ marks()
     return $status
 }
 
-# written LABEL NAME OPTION...: a clip with label=LABEL in $tmp/NAME
+# written LABEL NAME OPTION...: a clip with label=LABEL in $tmp/NAME, through the
+# filters of $through
 written()
 {
     label=$1 name=$2
     shift 2
-    make_film "$(source_of "$small:label=$label")" "$@" "$tmp/$name"
+    make_film "$(source_of "$small:label=$label")${through-}" "$@" "$tmp/$name"
 }
 
 # row PATTERNS NAME [OPTION...]: each of the patterns, separated by blanks, is
@@ -55,7 +56,7 @@ kind()
     else
         skip "$kind_name" "no $encoder"
     fi
-    look=
+    look='' through=''
 }
 
 tags="tag.AIGC:.*\"Label\":\"1\" tag.DigitalSourceType:.$type/trainedAlgorithmicMedia tag.comment:.AI-generated"
@@ -70,7 +71,11 @@ kind libx264 'MOV, H.264' "$tags $sei" a.mov -c:v libx264
 kind ffv1 'Matroska, FFV1' "$tags" a.mkv -c:v ffv1
 kind libx264 'Matroska, H.264, as a stream' "$tags $sei" b.mkv -c:v libx264 -live 1
 kind libvpx-vp9 'WebM, VP9' "$tags" a.webm -c:v libvpx-vp9
-kind libsvtav1 'MP4, AV1' "$tags" e.mp4 -c:v libsvtav1
+through=,scale=64:64    # SVT-AV1 takes nothing smaller
+kind libsvtav1 'MP4, AV1' "$tags $sei" e.mp4 -c:v libsvtav1
+through=,scale=64:64
+kind libsvtav1 'WebM, AV1' "$tags $sei" b.webm -c:v libsvtav1
+kind libaom-av1 'Matroska, AV1 by libaom' "$tags $sei" c.mkv -c:v libaom-av1 -cpu-used 8
 kind libx264 'FLV, H.264' "$tags $sei" a.flv -c:v libx264
 kind libx264 'MPEG-TS, H.264' "$sei" a.ts -c:v libx264
 kind libx265 'MPEG-TS, H.265' "$sei" b.ts -c:v libx265 -x265-params log-level=none
@@ -165,6 +170,22 @@ for e in 'libx264 h264' 'libx265 hevc'; do
     fi
 done
 
+again_av1()
+{
+    through=,scale=64:64
+    written 1 again.mp4 -c:v libsvtav1 || return 1
+    through=
+    good -i "$tmp/again.mp4" -c:v libaom-av1 -cpu-used 8 "$tmp/again.webm" &&
+        good -i "$tmp/again.webm" -c:v libx264 "$tmp/again.h264" &&
+        marks "$tmp/again.h264" && has "$sei" "$tmp/marks"
+}
+if have encoders libsvtav1 && have encoders libaom-av1 && have encoders libx264 &&
+   have decoders libdav1d; then
+    check 'encoded again, AV1' again_av1
+else
+    skip 'encoded again, AV1' 'no libsvtav1, libaom, libdav1d'
+fi
+
 # --------------------------------------------------------------- from pictures
 
 good -f lavfi -i testsrc2=s=32x32:r=8 -frames:v 3 -c:v ffv1 "$tmp/in.nut"
@@ -208,6 +229,46 @@ else
     skip "the system's ffprobe shows the tags" "no $system"
 fi
 
+# ------------------------------------------------------------ signed afterwards
+
+# block LANGUAGE: the one of docs/marks.md, under C2PA
+block()
+{
+    awk -v head="\`\`\`$1" '/^## / { here = $0 == "## C2PA" }
+        /^```/ && on { exit } on; $0 == head && here { on = 1 }' "$SRC/docs/marks.md"
+}
+python=${PYTHON:-python3}
+authority()     # the page's commands make a key and a chain that nobody trusts
+{
+    block sh > "$tmp/trial.sh" && mkdir "$tmp/trial" &&
+        (cd "$tmp/trial" && sh -e ../trial.sh) > "$tmp/log" 2>&1 &&
+        block python > "$tmp/sign.py" && block json > "$tmp/manifest.json"
+}
+signed()        # FILE
+{
+    "$python" "$tmp/sign.py" "$tmp/$1" "$tmp/signed-$1" "$tmp/manifest.json" \
+        "$tmp/trial/my-chain.pem" "$tmp/trial/my.key" > "$tmp/report" 2> "$tmp/log" ||
+        { cat "$tmp/log"; return 1; }
+    has '"claimSignature.validated"' "$tmp/report" && has trainedAlgorithmicMedia "$tmp/report" &&
+        lacks 'mismatch' "$tmp/report" && marks "$tmp/signed-$1" &&
+        has 'C2PA: a manifest' "$tmp/marks" && has 'DigitalSourceType: .*Media' "$tmp/marks"
+}
+if ! command -v openssl > /dev/null || ! "$python" -c 'import c2pa' 2> /dev/null; then
+    skip 'signed with C2PA' 'no c2pa-python, or no openssl'
+else
+    check 'a chain for trials' authority
+    for f in c.mp4 a.png a.jpg a.webp; do
+        rm -f "$tmp/$f"
+    done
+    written 1 c.mp4 -c:v mpeg4
+    written 1 a.png -frames:v 1 -update 1
+    written 1 a.jpg -frames:v 1 -update 1 -pix_fmt yuvj420p
+    ! have encoders libwebp || written 1 a.webp -c:v libwebp -frames:v 1
+    for f in c.mp4 a.png a.jpg a.webp; do
+        [ ! -f "$tmp/$f" ] || check "signed with C2PA: $f" signed "$f"
+    done
+fi
+
 # ----------------------------------------------------------------------- damage
 
 hostile()       # what is left of a file that was cut
@@ -231,6 +292,31 @@ refused_file()  # FILE PATTERN
 }
 check 'a file that is not there' refused_file "$tmp/nowhere" 'wan-info: .*nowhere: No such file'
 check 'a folder' refused_file "$tmp" 'wan-info: .*: Is a directory'
+# by_hand STATUS HEADER SIZE TEXT LAST: an OBU of AV1, its bytes in octal
+by_hand()
+{
+    {
+        printf "\\022\\0\\$2\\$3\\4\\377\\377"
+        printf '\232\326\302\241\157\315\106\317\200\225\344\041\240\201\211\003'
+        printf "$4\\$5"
+    } > "$tmp/hand.obu"
+    marks "$tmp/hand.obu"
+    same "$status" "$1" || { echo "# $*"; return 1; }
+}
+# The text ends in the byte that ends an OBU. One without a size, with the size of
+# another one, and without an end are none; a longer one has a size of two bytes.
+av1_by_hand()
+{
+    letter=$(printf '\303\200') long=$(printf %0128d 7)
+    by_hand 0 052 031 'AI \303\200' 200 &&
+        has "user data of the video: AI $letter$" "$tmp/marks" &&
+        by_hand 1 050 031 'AI \303\200' 200 && by_hand 1 052 031 'AI \303\200' 201 || return 1
+    for size in 032 177 023 0; do
+        by_hand 1 052 $size 'AI \303\200' 200 || return 1
+    done
+    by_hand 0 052 '231\1' "$long"'AI \303\200' 200 && has "video: ${long}AI $letter$" "$tmp/marks"
+}
+check 'AV1 by hand' av1_by_hand
 escape()        # what a terminal would obey is not shown
 {
     written 1 escape.mkv -c:v ffv1 -metadata "AIGC=$(printf 'a\033[31mb\302\233c\344\270\255')" &&

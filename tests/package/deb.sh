@@ -9,8 +9,8 @@
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 version=$(sed -n 's/^.define WAN_VERSION_M[AIJNORC]* *//p' "$SRC/wan/wan.h" | paste -sd.)
 out=$tmp/deb root=$tmp/root
-# who builds it: an address that lintian takes for one
-DEBFULLNAME="a test of libwan" DEBEMAIL=nobody@example.org
+# who builds it: an address that lintian takes for one, a name that sed would not
+DEBFULLNAME="a/b & libwan" DEBEMAIL=nobody@example.org
 export DEBFULLNAME DEBEMAIL
 make_deb() { sh "$SRC/tools/make-deb.sh" "$@"; }
 
@@ -40,15 +40,24 @@ check 'the packages are built' built
 
 unpacked()
 {
-    for package in libwan1 libwan-dev wan-tools wan-demo; do
+    for package in libwan1 libwan-dev libwan-mpi wan-tools wan-demo; do
         dpkg-deb -x "$out/${package}_$version"-1_*.deb "$root" || return 1
     done
 }
-check 'they are four' unpacked
+check 'they are five' unpacked
+together()      # as apt install ./*.deb would, if the list of packages is there
+{
+    apt-get -s install "$out"/*.deb > "$tmp/log" 2>&1 || { cat "$tmp/log"; return 1; }
+}
+if [ "$(ls /var/lib/apt/lists 2> /dev/null | wc -l)" -gt 2 ]; then
+    check 'they are installed together' together
+else
+    skip 'they are installed together' 'no list of packages'
+fi
 lib=$(ls -d "$root"/usr/lib/*-linux-gnu* 2> /dev/null)
 check 'each file is where it belongs' test -L "$lib/libwan.so.${version%%.*}" \
     -a -f "$lib/libwan.so.$version" -a -f "$lib/pkgconfig/wan.pc" \
-    -a -f "$root/usr/include/wan.h" -a -f "$root/usr/share/man/man1/wan-info.1.gz" \
+    -a -f "$lib/libwan-mpi.so" -a -f "$root/usr/include/wan.h" -a -f "$root/usr/share/man/man1/wan-info.1.gz" \
     -a -d "$root/usr/share/libwan/demo/t2v"
 check 'the tools run' "$root/usr/bin/wan-info" "$root/usr/share/libwan/demo/t2v"
 
@@ -73,7 +82,16 @@ prepared()
         lacks 'unexpected|local changes' "$tmp/log" &&
         grep -q ff_vf_wan_i2v "$tree/libavfilter/allfilters.c" &&
         has '^CONFIG \+= --enable-libwan' "$tree/debian/rules" &&
-        has '^ libwan-dev,' "$tree/debian/control"
+        has '^ libwan-dev,' "$tree/debian/control" &&
+        has '^ avfilter_graph_set_interrupt_callback@LIBAVFILTER_[0-9]+ @DEB_VERSION@$' \
+            "$tree"/debian/libavfilter*.symbols.in
+}
+# without a network the source that is there is taken
+offline()
+{
+    http_proxy=http://127.0.0.1:1 sh "$SRC/tools/get-ffmpeg.sh" "$1" \
+        "$tmp/ffmpeg-$2/work" --debian > "$tmp/log" 2>&1 &&
+        has "/debian-$1/ffmpeg_$1.*\.dsc$" "$tmp/log"
 }
 for s in 5.1 7.1; do
     case $s in 5.1) debian=12 ;; 7.1) debian=13 ;; esac
@@ -81,6 +99,7 @@ for s in 5.1 7.1; do
     then
         system debian $debian
         check "the source package of Debian $debian" prepared $debian
+        check 'again without a network' offline $s $debian
     else
         skip "the source package of Debian $debian" 'it is not to be had here'
     fi
