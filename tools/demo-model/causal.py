@@ -40,8 +40,8 @@ FIRST = (1000, 900, 800, 700, 600, 500, 400, 300, 200, 100)     # of the first, 
 SHIFT = 3.0
 
 PRESETS = {
-    "cpu": dict(ranks=2, scripts=3000, forced=dict(steps=6000, batch=4, lr=1.5e-3),
-                rolled=dict(steps=2000, batch=4, lr=7e-4)),
+    "cpu": dict(ranks=2, scripts=3000, forced=dict(steps=6000, batch=3, lr=1.5e-3),
+                rolled=dict(steps=2000, batch=3, lr=7e-4)),
     "smoke": dict(ranks=1, scripts=6, forced=dict(steps=2, batch=2, lr=1.5e-3),
                   rolled=dict(steps=2, batch=2, lr=7e-4)),
 }
@@ -163,9 +163,10 @@ def stage_loop(a, name, rolled):
         texts, which = texts_of(a, [a.scripts[i] for i in pick], rng)
         sigma, counted = draw_sigma(*which.shape), torch.ones(which.shape)
         # A little noise on what is looked back on, which is told as clean: the model's own frames have some.
-        clean = roll(a, x0, texts, which, rng) if rolled else x0 + 0.1 * torch.rand(len(x0), 1, 1, 1, 1
-                                                                                     ) * torch.randn_like(x0)
-        mse, loss = loss_of(a, x0, clean, where, sigma, texts, which, train.focus_at(run.progress), counted)
+        with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
+            clean = roll(a, x0, texts, which, rng) if rolled else x0 + 0.1 * torch.rand(len(x0), 1, 1, 1, 1
+                                                                                         ) * torch.randn_like(x0)
+            mse, loss = loss_of(a, x0, clean, where, sigma, texts, which, train.focus_at(run.progress), counted)
         run.backward(loss, mse=mse)
         if Peers.rank == 0 and time.time() - shown > 60 * a.sheet_minutes:
             shown = time.time()
@@ -235,6 +236,7 @@ def main():
     p.add_argument("--again", action="append", default=[], metavar="STAGE=P",
                    help="train a stage on, though it is done, as from that part of its run, 0 to 1")
     p.add_argument("--sheet-minutes", type=float, default=10)
+    p.add_argument("--bf16", action="store_true", help="products in BF16: faster where the processor has them")
     p.add_argument("--ranks", type=int, default=0, help="processes of one thread [the preset's]")
     a = p.parse_args()
     a.minutes, a.again = ({k: float(v) for k, v in (m.split("=") for m in given)} for given in (a.minutes, a.again))
