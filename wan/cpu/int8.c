@@ -122,7 +122,7 @@ typedef struct Result {
     int64_t ld;
 } Result;
 
-static Result at(const Result *to, int64_t row, int64_t col)
+WAN_INLINE Result at(const Result *to, int64_t row, int64_t col)
 {
     Result r = *to;
 
@@ -150,8 +150,10 @@ WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k,
                         sum[l] += a[r * lda + i + q] *
                                   b[i * cols + 4 * (j + l) + q];
             for (int l = 0; l < WAN_BF16_COLS; l++)
-                out.c[l] = (out.add ? out.c[l] : 0) +
-                           (float)sum[l] * (out.scale[0] * out.by[l]);
+                if (out.add)
+                    out.c[l] += (float)sum[l] * (out.scale[0] * out.by[l]);
+                else
+                    out.c[l] = (float)sum[l] * (out.scale[0] * out.by[l]);
         }
 }
 
