@@ -40,8 +40,8 @@ FIRST = (1000, 900, 800, 700, 600, 500, 400, 300, 200, 100)     # of the first, 
 SHIFT = 3.0
 
 PRESETS = {
-    "cpu": dict(ranks=2, scripts=3000, forced=dict(steps=6000, batch=4, lr=1.5e-3),
-                rolled=dict(steps=2000, batch=4, lr=7e-4)),
+    "cpu": dict(ranks=2, scripts=3000, forced=dict(steps=6000, batch=3, lr=1.5e-3),
+                rolled=dict(steps=2000, batch=3, lr=7e-4)),
     "smoke": dict(ranks=1, scripts=6, forced=dict(steps=2, batch=2, lr=1.5e-3),
                   rolled=dict(steps=2, batch=2, lr=7e-4)),
 }
@@ -108,6 +108,14 @@ def texts_of(a, scripts, rng):
     return texts, which
 
 
+def told(which):
+    """How much the frames [B, T] count: four times the first, three times the three behind a switch, which alone have
+    to follow the text; the others could follow the frames before them."""
+    counted = 1 + 2.0 * (which - F.pad(which, (3, 0))[:, :-3])
+    counted[:, 0] = 4
+    return counted
+
+
 def draw_sigma(B, T):
     """Half of the frames get one of the sampler's own, the others any; the first ones any."""
     u = torch.rand(B, T)
@@ -117,36 +125,36 @@ def draw_sigma(B, T):
 
 
 def loss_of(a, x0, clean, where, sigma, texts, which, focus, counted):
-    """The mean square error, and what is to become less; counted [B, T]: the frames that are asked for."""
+    """The mean square error, and what is to become less; counted [B, T]: how much each frame does."""
     noise = torch.randn_like(x0)
     s = sigma[:, None, :, None, None]
     v = a.dit.pairs(clean, (1 - s) * x0 + s * noise, sigma, texts, which)
     error = (v - (noise - x0)).pow(2)
-    weight = (1 + focus * where[:, None].float()) * counted[:, None, :, None, None]
+    weight = focus * where[:, None].float() + 1
+    weight[:, :, 0] += 3            # a background is made up here, later ones are that of before
+    weight = weight * counted[:, None, :, None, None]
     return error.mean(), (error * a.channels * weight).sum() / weight.sum() / error.shape[1]
 
 
+def focus_at(progress):
+    """How much more a cell counts in which the thing is: falling, but a shape is told from its outline alone, which
+    a model without guidance blurs first."""
+    return max(4.0, train.focus_at(progress))
+
+
 @torch.no_grad()
-def roll(a, x0, texts, which, rng):
-    """What the model makes of frames [B, 16, T, H, W]: from a random one on they are its own."""
-    B, _, T, H, W = x0.shape
-    out, stream = x0.clone(), Stream(a.dit, (H, W))
-    begin = int(rng.integers(1, T - 2))
-    for i in range(T - 1):          # nobody looks back on the last
-        text = chosen(texts, which[:, i])
-        if i >= begin:
-            out[:, :, i:i + 1] = stream.make(text, sigmas(STEPS))
-        stream.keep(out[:, :, i:i + 1], text)
-    return out
-
-
-def chosen(texts, which):
-    """Of each sample the text that holds now."""
-    n = max(t[0].shape[1] for t in texts)
-    rows = torch.stack([F.pad(t[0], (0, 0, 0, n - t[0].shape[1])) for t in texts])
-    lengths = torch.stack([t[1] for t in texts])
-    every = torch.arange(len(which))
-    return rows[which, every], lengths[which, every]
+def made(a, x0, texts, which, rounds):
+    """What the model makes of all frames [B, 16, T, H, W] from noised ones, given what it made of those before them in
+    the round before: so deep its faults add up. The scene is still that of x0, which is what comes next then too;
+    frames that a model goes on from by itself drift to where nobody can say what is true."""
+    clean = x0
+    for _ in range(rounds):
+        sigma = torch.tensor(sigmas(STEPS))[torch.randint(2, len(STEPS), which.shape)]
+        sigma[:, 0] = sigmas(STEPS)[-1]         # what nothing else tells has to be seen through the noise
+        s = sigma[:, None, :, None, None]
+        x = (1 - s) * x0 + s * torch.randn_like(x0)
+        clean = x - s * a.dit.pairs(clean, x, sigma, texts, which).float()
+    return clean
 
 
 def stage_loop(a, name, rolled):
@@ -161,11 +169,12 @@ def stage_loop(a, name, rolled):
         pick = rng.integers(0, len(a.latents), c["batch"])
         x0, where = a.latents[pick].float(), a.where[pick]
         texts, which = texts_of(a, [a.scripts[i] for i in pick], rng)
-        sigma, counted = draw_sigma(*which.shape), torch.ones(which.shape)
+        sigma, counted = draw_sigma(*which.shape), told(which)
         # A little noise on what is looked back on, which is told as clean: the model's own frames have some.
-        clean = roll(a, x0, texts, which, rng) if rolled else x0 + 0.1 * torch.rand(len(x0), 1, 1, 1, 1
-                                                                                     ) * torch.randn_like(x0)
-        mse, loss = loss_of(a, x0, clean, where, sigma, texts, which, train.focus_at(run.progress), counted)
+        with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
+            clean = made(a, x0, texts, which, int(rng.integers(1, 4))) if rolled else \
+                x0 + 0.1 * torch.rand(len(x0), 1, 1, 1, 1) * torch.randn_like(x0)
+            mse, loss = loss_of(a, x0, clean, where, sigma, texts, which, focus_at(run.progress), counted)
         run.backward(loss, mse=mse)
         if Peers.rank == 0 and time.time() - shown > 60 * a.sheet_minutes:
             shown = time.time()
@@ -235,6 +244,7 @@ def main():
     p.add_argument("--again", action="append", default=[], metavar="STAGE=P",
                    help="train a stage on, though it is done, as from that part of its run, 0 to 1")
     p.add_argument("--sheet-minutes", type=float, default=10)
+    p.add_argument("--bf16", action="store_true", help="products in BF16: faster where the processor has them")
     p.add_argument("--ranks", type=int, default=0, help="processes of one thread [the preset's]")
     a = p.parse_args()
     a.minutes, a.again = ({k: float(v) for k, v in (m.split("=") for m in given)} for given in (a.minutes, a.again))

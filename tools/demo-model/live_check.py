@@ -11,6 +11,8 @@
         stops       at the switch a motion that is kept ends
         brightens, pales, flattens      by 15 % over the ten minutes
         blurs       over the ten minutes
+        vae MODEL   none, but through the VAE of that model and back: what a transformer without a fault would be
+                    given; the switches alone
 
 This file is part of libwan; see the licence in wan/wan.h.
 """
@@ -77,6 +79,27 @@ def mistaken(script, mistake):
     return frames
 
 
+def through_vae(model):
+    """A function that encodes and decodes frames."""
+    import tempfile
+    import layout
+    import torch
+    import train
+    from modules import Vae
+
+    with tempfile.TemporaryDirectory() as folder:
+        parts = layout.read_t2v(model, os.path.join(folder, "tokenizer"))
+    vae = Vae(**train.SIZES["vae"])
+    vae.load_state_dict(parts["vae"])
+    vae.eval()
+
+    @torch.no_grad()
+    def back(frames):
+        x = vae.decode(vae.encode(train.pixels(frames[None], "cpu"))[0])[0]
+        return ((x.clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    return back
+
+
 FAULTS = {"brightens": lambda c: 1.15 * c,
           "pales": lambda c: c + 0.15 * (c.mean(-1, keepdims=True) - c),
           "flattens": lambda c: c + 0.15 * (c.mean((1, 2), keepdims=True) - c),
@@ -102,20 +125,23 @@ def write_stream(name, mistake):
             clip.tofile(file)
 
 
-def write_frames(folder, mistake):
+def write_frames(folder, mistake, model):
     os.makedirs(folder, exist_ok=True)
     scripts = live.switch_scripts(judge_data.SWITCHES, judge_data.SEED)
+    back = through_vae(model) if model else lambda frames: frames
     for seed, (script, _) in enumerate(scripts, judge_data.FIRST_SWITCH):
-        mistaken(script, mistake).tofile(os.path.join(folder, f"{seed}.rgb"))
-    write_stream(os.path.join(folder, "drift.rgb"), mistake)
+        back(mistaken(script, mistake)).tofile(os.path.join(folder, f"{seed}.rgb"))
+    if not model:
+        write_stream(os.path.join(folder, "drift.rgb"), mistake)
 
 
 def main():
     if sys.argv[1] == "--frames":
         mistake = sys.argv[3] if len(sys.argv) > 3 else None
-        if mistake not in (None, "ignores", "late", "forgets", "stops", *FAULTS):
+        if mistake not in (None, "ignores", "late", "forgets", "stops", "vae", *FAULTS) or \
+                (mistake == "vae") != (len(sys.argv) > 4):
             sys.exit(f"{mistake}: no mistake of these")
-        write_frames(sys.argv[2], mistake)
+        write_frames(sys.argv[2], mistake, sys.argv[4] if mistake == "vae" else None)
         return
     program = sys.argv[1]
     count = int(sys.argv[2]) if len(sys.argv) > 2 else judge_data.SWITCHES

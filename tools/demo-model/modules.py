@@ -579,24 +579,34 @@ class CausalDit(Dit):
         table = self.tables((0, T), (H, W)).repeat(2, 1, 1)
         rows, bias = self.context(texts, which.repeat(1, 2))
         bias = bias.repeat_interleave(P, 2)
-        frame = torch.arange(T)
-        back = (frame[:, None] - frame).clamp(min=-1)           # how far behind the key's frame is
-        seen = torch.zeros(2 * T, 2 * T, dtype=torch.bool)
-        seen[:T, :T] = (back >= 0) & (back < self.window)
-        seen[T:, :T] = (back > 0) & (back < self.window)
-        seen[T:, T:] = back == 0
-        seen = seen.repeat_interleave(P, 0).repeat_interleave(P, 1)
+        # A frame's queries meet those of the window alone: keys of N - 1 frames before it, then of its own.
+        N = self.window
+        before = torch.arange(T)[:, None] + torch.arange(1 - N, 0)         # [T, N - 1]
+        mask = F.pad(before >= 0, (0, 1), value=True).repeat_interleave(P, 1)
+        mask = clean.new_zeros(T, 1, 1, N * P).masked_fill(~mask[:, None, None], -torch.inf)
+        before = before.clamp(min=0)
+
+        def windows(past, own):
+            """Keys or values [B, T P, D] of clean frames and of the frames themselves: [B, T, heads, N P, D / heads]."""
+            past, own = (y.unflatten(1, (T, P)) for y in (past, own))
+            y = torch.cat([past[:, before], own[:, :, None]], 2).flatten(2, 3)
+            return y.unflatten(-1, (self.heads, -1)).transpose(2, 3)
+
+        def attend_from(q, k, v):
+            """Queries [B, T P, D]."""
+            q = q.unflatten(1, (T, P)).unflatten(-1, (self.heads, -1)).transpose(2, 3)
+            y = (torch.matmul(q * q.shape[-1] ** -0.5, k.mT) + mask.to(q.dtype)).softmax(-1)
+            return torch.matmul(y, v).transpose(2, 3).flatten(3).flatten(1, 2)
+
         for i, block in enumerate(self.blocks):
             last = i + 1 == len(self.blocks)
 
             def attend(q, k, v):
-                q, k, v = (split_heads(y, self.heads) for y in (q, k, v))
+                (qc, kc, vc), (qn, kn, vn) = (([y[:, :T * P] for y in (q, k, v)]), ([y[:, T * P:] for y in (q, k, v)]))
+                noisy = attend_from(qn, windows(kc, kn), windows(vc, vn))
                 if last:        # of the clean frames only keys and values are wanted
-                    y = F.scaled_dot_product_attention(q[:, :, T * P:], k, v, seen[T * P:])
-                    y = F.pad(y, (0, 0, T * P, 0))
-                else:
-                    y = F.scaled_dot_product_attention(q, k, v, seen)
-                return join_heads(y)
+                    return torch.cat([torch.zeros_like(noisy), noisy], 1)
+                return torch.cat([attend_from(qc, windows(kc, kc), windows(vc, vc)), noisy], 1)
 
             x = self.layer(block, x, e0, table, attend, rows, bias)
         return self.velocity(x[:, T:], e[:, T:], (H, W))
