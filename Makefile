@@ -46,7 +46,7 @@ OBJS = abi.o wan.o job.o ranks.o ranks_watch.o ranks_threads.o ranks_behind.o ca
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/f32.o cpu/pool.o \
-       cpu/bf16.o cpu/int8.o cpu/linear_rounded.o cpu/attention_bf16.o
+       cpu/bf16.o cpu/int8.o cpu/linear_rounded.o cpu/attention_rounded.o
 
 OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
             cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \

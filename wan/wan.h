@@ -174,7 +174,8 @@ enum WanPrecision {
                              doesn't multiply it: works, slower than F32 */
     WAN_PRECISION_INT8  /**< likewise, but for the matrices of the transformer's
                              blocks: 8 bits with a scale for each token and each
-                             output. CPU alone */
+                             output; and scores of long self-attentions. CPU
+                             alone */
 };
 
 /**

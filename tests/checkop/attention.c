@@ -45,6 +45,16 @@ static void attention_double(double *y, const AttentionCase *c,
         }
 }
 
+/* What rounding q and k adds to the relative error of a score, if that is of a
+ * product of so many independent numbers: where the device has scores in 8 bits
+ * (cpu/attention_rounded.c) each is off by half a step of the largest over 127
+ * at most, which is what a layer's inputs and weights are off by. */
+static double score_tolerance(int64_t keys, int64_t size, int others)
+{
+    return keys >= 1024 && size <= 256 && !others ? int8_tolerance()
+                                                  : product_tolerance();
+}
+
 static void attention_case(const AttentionCase *c)
 {
     const int64_t C = c->heads * c->size;
@@ -60,7 +70,9 @@ static void attention_case(const AttentionCase *c)
     /* an error e of a score is a relative error e of its weight */
     const double score = spread * (c->scale ? c->scale * sqrt(c->size) : 1);
     const double tol = tolerance(c->lk) + product_tolerance() +
-                       score * (tolerance(c->size) + product_tolerance());
+                       score * (tolerance(c->size) + score_tolerance(
+                                    c->lk, c->size,
+                                    c->bias || c->add || c->tail > 1));
 
     attention_double(want, c, &q.ref, &k.ref, &v.ref,
                      c->bias ? &bias.ref : NULL);
@@ -222,40 +234,157 @@ TEST(attention_special)
 
 TEST(attention_denormal)
 {
-    for (int i = 0; i < 3; i++) {
+    for (int n = 0; n < 6; n++) {
+        const int64_t Lk = n / 3 ? 1100 : 70;
+        const int i = n % 3;
         Pair q = pair_fill(pair_out(0, 37, 48), i == 0 ? 1e-39 : 1, 0);
-        Pair k = pair_fill(pair_out(0, 70, 48), i == 1 ? 1e-39 : 1, 0);
-        Pair v = pair_fill(pair_out(0, 70, 48), i == 2 ? 1e-39 : 1, 0);
+        Pair k = pair_fill(pair_out(0, Lk, 48), i == 1 ? 1e-39 : 1, 0);
+        Pair v = pair_fill(pair_out(0, Lk, 48), i == 2 ? 1e-39 : 1, 0);
         Pair y = pair_out(0, 37, 48);
 
         attention_on_both(&y, &q, &k, &v, 2);
         if (i == 2)
             expect_tiny(&y, "values");
         else
-            expect_close(&y, tolerance(70) + product_tolerance(), "%s",
-                         i ? "keys" : "queries");
+            expect_close(&y, tolerance(Lk) + product_tolerance(), "%s of %d",
+                         i ? "keys" : "queries", (int)Lk);
         pair_free(&q), pair_free(&k), pair_free(&v), pair_free(&y);
     }
 }
 
-/* A query's bits don't depend on the others. */
-TEST(attention_rows)
+/* A query's bits don't depend on the others, a head's not on other heads, and
+ * none on the number of threads: so ranks may have some of them each. */
+static void attention_apart(int64_t Lk)
 {
-    Pair q = pair_random(0, 300, 48), k = pair_random(0, 600, 48);
-    Pair v = pair_random(0, 600, 48), y = pair_out(0, 300, 48);
-    Pair some = pair_out(0, 300, 48);
+    const int64_t Lq = 300, D = 24, C = 3 * D;
+    Pair q = pair_random(0, Lq, C), k = pair_random(0, Lk, C);
+    Pair v = pair_random(0, Lk, C), y = pair_out(0, Lq, C);
+    Pair some = pair_out(0, Lq, C);
+    WanDev *more;
 
-    wan_op_attention(dut, &y.dut, &q.dut, &k.dut, &v.dut, .heads = 2);
-    for (int64_t i = 0, n = 1; i < 300; i += n, n = n * 2 + 1) {
-        const int64_t rows = n < 300 - i ? n : 300 - i;
+    wan_op_attention(dut, &y.dut, &q.dut, &k.dut, &v.dut, .heads = 3);
+    for (int64_t i = 0, n = 1; i < Lq; i += n, n = n * 2 + 1) {
+        const int64_t rows = n < Lq - i ? n : Lq - i;
         const WanTensor from = wan_slice(&q.dut, i, rows);
         WanTensor to = wan_slice(&some.dut, i, rows);
 
-        wan_op_attention(dut, &to, &from, &k.dut, &v.dut, .heads = 2);
+        wan_op_attention(dut, &to, &from, &k.dut, &v.dut, .heads = 3);
     }
-    CHECK(!memcmp(y.dut.data, some.dut.data, y.floats * sizeof(float)));
+    CHECKF(!memcmp(y.dut.data, some.dut.data, y.floats * sizeof(float)),
+           "rows, %d keys", (int)Lk);
+    wan_op_fill(dut, &some.dut, 0);
+    for (int64_t h = 0; h < C; h += D) {
+        const WanTensor from = wan_columns(&q.dut, h, D);
+        const WanTensor key = wan_columns(&k.dut, h, D);
+        const WanTensor value = wan_columns(&v.dut, h, D);
+        WanTensor to = wan_columns(&some.dut, h, D);
+
+        wan_op_attention(dut, &to, &from, &key, &value, .heads = 1);
+    }
+    CHECKF(!memcmp(y.dut.data, some.dut.data, y.floats * sizeof(float)),
+           "heads, %d keys", (int)Lk);
+    if (CHECK(wan_dev_open(&more, dut->backend->name, 7, 256 << 20, NULL) ==
+              0)) {
+        wan_op_fill(more, &some.dut, 0);
+        wan_op_attention(more, &some.dut, &q.dut, &k.dut, &v.dut, .heads = 3);
+        CHECKF(!memcmp(y.dut.data, some.dut.data, y.floats * sizeof(float)),
+               "threads, %d keys", (int)Lk);
+        wan_dev_close(&more);
+    }
     pair_free(&q), pair_free(&k), pair_free(&v), pair_free(&y);
     pair_free(&some);
+}
+
+TEST(attention_bits)
+{
+    attention_apart(600);
+    attention_apart(1300);
+    attention_apart(8300);
+}
+
+/* ------------------------------------------------------ scores in 8 bits */
+
+TEST(scores_in_8_bits)
+{
+    static const int64_t lq[] = { 1, 7, 121, 250 };
+    static const int64_t lk[] = { 1024, 1025, 1300, 1791, 8449 };
+    static const int64_t size[] = { 2, 24, 64, 128, 130, 256 };
+
+    for (int i = 0; i < 20; i++)
+        attention_case(&(AttentionCase){ lq[i % 4], lk[i % 5], 1 + i % 3,
+                                         size[i % 6], i % 2 * 9,
+                                         .in_place = i % 7 == 0,
+                                         .scale = i % 9 == 1 ? 0.1f : 0 });
+    attention_case(&(AttentionCase){ 130, 1023, 2, 48, 0 });
+    attention_case(&(AttentionCase){ 90, 1100, 2, 64, 0, .spread = 2 });
+}
+
+/* Keys with a mean far larger than what they differ by, which rounded as it is
+ * would cost them a step of its size over 127. */
+TEST(scores_smoothed)
+{
+    const int64_t Lq = 130, Lk = 1400, D = 64;
+    Pair q = pair_random(0, Lq, D), k = pair_random(0, Lk, D);
+    Pair v = pair_random(0, Lk, D), y = pair_out(0, Lq, D);
+
+    for (int64_t j = 0; j < Lk; j++)
+        for (int64_t c = 0; c < D; c++)
+            pair_set(&k, j, c, wan_row(&k.ref, j)[c] +
+                               (float)(c % 5 - 2) * 16);
+    attention_on_both(&y, &q, &k, &v, 1);
+    expect_close(&y, 32 * (tolerance(Lk) + tolerance(D)) + product_tolerance() +
+                 int8_tolerance(), "smoothed");
+    pair_free(&q), pair_free(&k), pair_free(&v), pair_free(&y);
+}
+
+/* One key and one query with a number so large that little is left of their
+ * others: in columns in which queries and keys are 0, so that it is in no score
+ * itself. Half a step of 100 / 127, by its root of the mean square, is what
+ * scores of 1 are off by: all of one query, and one of each other's. */
+TEST(scores_with_outliers)
+{
+    const int64_t Lq = 130, Lk = 1400, D = 64;
+    const double lost = 100.0 / 127 / sqrt(12);
+    Pair q = pair_random(0, Lq, D), k = pair_random(0, Lk, D);
+    Pair v = pair_random(0, Lk, D), y = pair_out(0, Lq, D);
+
+    for (int64_t i = 0; i < Lq; i++)
+        pair_set(&q, i, 5, 0);
+    for (int64_t j = 0; j < Lk; j++)
+        pair_set(&k, j, 9, 0);
+    pair_set(&q, 77, 9, 100);
+    pair_set(&k, 1111, 5, -100);
+    attention_on_both(&y, &q, &k, &v, 1);
+    expect_close(&y, tolerance(Lk) + product_tolerance() + int8_tolerance() +
+                 lost * (1 / sqrt(Lq) + 1 / sqrt(Lk)), "outliers");
+    pair_free(&q), pair_free(&k), pair_free(&v), pair_free(&y);
+}
+
+/* What is not finite is seen: a query in its row, a key in all rows, since it
+ * is in the mean, a value in its column; other heads are as they were. */
+TEST(scores_special)
+{
+    const float special[] = { NAN, INFINITY, -INFINITY };
+    const int64_t Lq = 9, D = 24, at = D + 5;
+
+    for (int i = 0; i < 18; i++) {
+        const int64_t Lk = i / 9 ? 8300 : 1100;
+        Pair q = pair_random(3, Lq, 3 * D), k = pair_random(0, Lk, 3 * D);
+        Pair v = pair_random(5, Lk, 3 * D), y = pair_out(1, Lq, 3 * D);
+        Pair *in = i % 3 == 0 ? &q : i % 3 == 1 ? &k : &v;
+        int bad = 0;
+
+        pair_set(in, in == &q ? Lq - 2 : Lk - 3, at, special[i / 3 % 3]);
+        wan_op_attention(dut, &y.dut, &q.dut, &k.dut, &v.dut, .heads = 3);
+        for (int64_t r = 0; r < Lq; r++)
+            for (int64_t c = 0; c < 3 * D; c++)
+                bad += !isfinite(dut_get(&y, r, c)) !=
+                       (c / D == 1 && (in == &q ? r == Lq - 2 :
+                                       in == &k || c == at));
+        CHECKF(!bad, "%g in %s of %d: %d", special[i / 3 % 3],
+               in == &q ? "q" : in == &k ? "k" : "v", (int)Lk, bad);
+        pair_free(&q), pair_free(&k), pair_free(&v), pair_free(&y);
+    }
 }
 
 typedef struct RingCase {
@@ -389,8 +518,10 @@ static void ring_case(const RingCase *c)
         CHECKF(err <= sum * 0x1p-46, "ref, block %d: %g", (int)b,
                sqrt(err / sum));
         expect_close(out, (c->rope ? 2 : 1) * tolerance(n * c->tokens) +
-                     2 * tolerance(D) + 2 * product_tolerance(), "block %d of %d frames, ring %d behind "
-                     "%d, rope %d", (int)b, (int)c->block, (int)c->frames,
+                     2 * tolerance(D) + product_tolerance() +
+                     score_tolerance(n * c->tokens, D, 0),
+                     "block %d of %d frames, ring %d behind %d, rope %d",
+                     (int)b, (int)c->block, (int)c->frames,
                      (int)c->sink, c->rope);
         expect_close(&keys, 1e-12, "keys of block %d", (int)b);
         expect_close(&values, 1e-12, "values of block %d", (int)b);
@@ -473,8 +604,14 @@ static void test_attention(void)
         RUN_FEW_BITS(attention_rising_scores);
     else
         RUN(attention_rising_scores);
-    RUN_CPU(attention_rows);
+    RUN_CPU(attention_bits);
     RUN_CPU(attention_special);
     RUN_CPU(attention_denormal);
+    if (dut->backend->precision == WAN_PRECISION_INT8) {
+        RUN(scores_in_8_bits);
+        RUN(scores_smoothed);
+        RUN(scores_with_outliers);
+        RUN(scores_special);
+    }
     RUN(t5_buckets);
 }

@@ -65,6 +65,7 @@ static int check(const char *device, int plain, int products,
     }
     dut_act = dut->backend->act;
     worst_ratio = 0;
+    plain_loops = plain;
     wan_bf16_plain(plain);
     wan_int8_plain(plain);
     printf("# %s%s\n", device, plain ? ", plain loops" : "");
@@ -97,8 +98,12 @@ int main(int argc, char **argv)
     } else if (check("cpu", 0, 0, NULL) < 0 ||
                check("cpu-bf16", 0, 1, NULL) < 0 ||
                check("cpu-int8", 0, 1, "linear") < 0 ||
+               check("cpu-int8", 0, 1, "attention") < 0 ||
+               check("cpu-int8", 0, 1, "ring") < 0 ||
                (wan_bf16_native() && check("cpu-bf16", 1, 1, NULL) < 0) ||
-               (wan_int8_native() && check("cpu-int8", 1, 1, "linear") < 0)) {
+               (wan_int8_native() && (check("cpu-int8", 1, 1, "linear") < 0 ||
+                                      check("cpu-int8", 1, 1,
+                                            "attention") < 0))) {
         return 1;
     }
     return test_end();

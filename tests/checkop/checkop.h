@@ -33,6 +33,7 @@ static WanType dut_act = WAN_F32;   // of the dut's side of a pair
 static double worst_ratio;          // of error to tolerance, over all checks
 static int few_bits;                // pairs and weights have those of BF16
 static int layers_int8;             // may be rounded to it
+static int plain_loops;             // although there are instructions
 
 /* ------------------------------------------------------------- numbers */
 

@@ -411,6 +411,48 @@ TEST(linear_own_products)
     }
 }
 
+/* In 8 bits plain loops give the bits of the processor's instruction. */
+TEST(products_in_8_bits)
+{
+    static const int64_t m[] = { 1, 5, 13, 120 }, k[] = { 1, 67, 130, 1024 };
+    static const int64_t n[] = { 1, 70, 256 };
+
+    for (int i = 0; i < COUNT(m) * COUNT(n); i++) {
+        const int64_t M = m[i % COUNT(m)], N = n[i / COUNT(m)];
+        const int64_t K = k[(i + i / COUNT(m)) % COUNT(k)];
+        const int64_t depth = wan_int8_depth(K), ld = wan_bf16_cols(N);
+        Pair x = pair_random(3, M, K), y = pair_random(0, M, ld);
+        WanTensor w = weight_random(i & 1 ? WAN_BF16 : WAN_F32, 1, N, K);
+        static uint8_t a[2][120 * 1024];
+        static int8_t b[2][256 * 1024];
+        static WanInt8Columns columns[2];
+        static float scale[2][120];
+
+        for (int plain = 0; plain < 2; plain++) {
+            wan_int8_plain(plain);
+            for (int64_t r = 0; r < M; r++)
+                scale[plain][r] = wan_int8_round(a[plain] + r * depth,
+                                                 wan_row(&x.ref, r), K);
+            wan_int8_pack(b[plain], &columns[plain], 0, w.data, w.type, K, N,
+                          K);
+            for (int add = 0; add < 2; add++)
+                wan_int8_product(M, N, depth, a[plain], depth, scale[plain], 1,
+                                 b[plain], &columns[plain], add,
+                                 plain ? y.ref.data : y.dut.data, ld);
+        }
+        wan_int8_plain(plain_loops);
+        CHECK(!memcmp(a[0], a[1], M * depth) &&
+              !memcmp(b[0], b[1], ld * depth) &&
+              !memcmp(scale[0], scale[1], M * sizeof(float)) &&
+              !memcmp(columns[0].sum, columns[1].sum, ld * sizeof(int32_t)) &&
+              !memcmp(columns[0].scale, columns[1].scale, ld * sizeof(float)));
+        CHECKF(!memcmp(y.ref.data, y.dut.data, M * ld * sizeof(float)),
+               "%dx%dx%d", (int)M, (int)N, (int)K);
+        free(w.data);
+        pair_free(&x), pair_free(&y);
+    }
+}
+
 /* The bits of a row whatever rows there are: also where these decide how many
  * columns a tile has. */
 static void same_rows(WanType type, int64_t N, int64_t K, int step)
@@ -555,6 +597,8 @@ static void test_linear(void)
     RUN_INT8(linear_n);
     RUN_CPU(linear_n_bits);
     RUN_CPU(linear_own_products);
+    if (dut->backend->precision == WAN_PRECISION_INT8)
+        RUN(products_in_8_bits);
     RUN_CPU(linear_rows);
     RUN_CPU(linear_threads);
     RUN_CPU(linear_special);

@@ -274,8 +274,8 @@ static const WanOps ops_int8 = {
     .linear_n          = wan_cpu_linear_n_int8,
     .linear_n_fits     = wan_cpu_linear_n_rounded_fits,
     .linear_scratch    = wan_cpu_linear_int8_scratch,
-    .attention         = wan_cpu_attention_bf16,
-    .attention_scratch = wan_cpu_attention_bf16_scratch,
+    .attention         = wan_cpu_attention_int8,
+    .attention_scratch = wan_cpu_attention_int8_scratch,
     .conv              = wan_cpu_conv_bf16,
     .conv_scratch      = wan_cpu_conv_bf16_scratch,
 };

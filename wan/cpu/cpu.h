@@ -148,11 +148,18 @@ void wan_cpu_add_rel_bias(float *s, int64_t ld, int64_t m, int64_t n,
                           int64_t i, int64_t j, const WanTensor *bias,
                           int64_t head, float unit, float *line);
 
-/* attention_bf16.c */
+/* attention_rounded.c: in BF16, or with scores of large self-attentions in 8
+ * bits. */
 void wan_cpu_attention_bf16(WanDev *d, WanTensor *y, const WanTensor *q,
                             const WanTensor *k, const WanTensor *v,
                             const WanAttentionArgs *a);
 int64_t wan_cpu_attention_bf16_scratch(int threads, const WanTensor *q,
+                                       const WanTensor *k,
+                                       const WanAttentionArgs *a);
+void wan_cpu_attention_int8(WanDev *d, WanTensor *y, const WanTensor *q,
+                            const WanTensor *k, const WanTensor *v,
+                            const WanAttentionArgs *a);
+int64_t wan_cpu_attention_int8_scratch(int threads, const WanTensor *q,
                                        const WanTensor *k,
                                        const WanAttentionArgs *a);
 

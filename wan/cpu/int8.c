@@ -16,8 +16,7 @@
 #include "int8.h"
 #include "simd.h"
 
-#define ROWS 96                 // of sums in 32 bits at a time
-#define MOST_COLS 256
+#define ROWS 96                 // that stay in the cache from panel to panel
 
 static int plain;               // although there is better: a test's wish
 
@@ -112,21 +111,49 @@ static void plain_pack(int8_t *b, int cols, const void *w, WanType type,
     }
 }
 
+/* What a product's sums are multiplied by, and where that goes. */
+typedef struct Result {
+    const float *scale;         // of rows, step apart
+    int64_t step;
+    const float *by;            // of columns
+    const int32_t *sum;         // likewise
+    int add;
+    float *c;                   // rows ld apart
+    int64_t ld;
+} Result;
+
+WAN_INLINE Result at(const Result *to, int64_t row, int64_t col)
+{
+    Result r = *to;
+
+    r.scale += row * r.step;
+    r.by += col;
+    r.sum += col;
+    r.c += row * r.ld + col;
+    return r;
+}
+
 WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k,
                                  const uint8_t *a, int64_t lda,
-                                 const int8_t *b, int32_t *c)
+                                 const int8_t *b, const Result *to)
 {
     for (int64_t r = 0; r < m; r++)
         for (int j = 0; j < cols; j += WAN_BF16_COLS) {
-            int32_t sum[WAN_BF16_COLS] = { 0 };
+            const Result out = at(to, r, j);
+            int32_t sum[WAN_BF16_COLS];
 
+            for (int l = 0; l < WAN_BF16_COLS; l++)
+                sum[l] = -128 * out.sum[l];
             for (int64_t i = 0; i < k; i += 4)
                 for (int l = 0; l < WAN_BF16_COLS; l++)
                     for (int q = 0; q < 4; q++)
                         sum[l] += a[r * lda + i + q] *
                                   b[i * cols + 4 * (j + l) + q];
             for (int l = 0; l < WAN_BF16_COLS; l++)
-                c[r * MOST_COLS + j + l] = sum[l];
+                if (out.add)
+                    out.c[l] += (float)sum[l] * (out.scale[0] * out.by[l]);
+                else
+                    out.c[l] = (float)sum[l] * (out.scale[0] * out.by[l]);
         }
 }
 
@@ -244,65 +271,77 @@ NATIVE static void native_pack(int8_t *b, int cols, const void *w,
         pack(b, cols, w, 0, ld, n, k, by, sum);
 }
 
-/* One tile of sums; rows and vectors are constants. */
+/* Of the intrinsic gcc copies each sum and writes it to the stack. */
+NATIVE_INLINE void multiply_add(__m512i *sum, __m512i u8, __m512i s8)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(u8), "v"(s8));
+}
+
+/* One tile of sums; rows and vectors are constants. They begin as what 128 in
+ * each number of a adds, taken off. */
 NATIVE_INLINE void tile(int rows, int vectors, int64_t k, const uint8_t *a,
-                        int64_t lda, const int8_t *b, int32_t *c)
+                        int64_t lda, const int8_t *b, const Result *to)
 {
     __m512i sum[24];
 
 #pragma GCC unroll 24
     for (int i = 0; i < rows * vectors; i++)
-        sum[i] = _mm512_setzero_si512();
+        sum[i] = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(
+            _mm512_loadu_si512(to->sum + 16 * (i % vectors)), 7));
     for (int64_t i = 0; i < k; i += 4, a += 4, b += 64 * vectors) {
         __m512i w[4];
 
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
+        for (int v = 0; v < vectors; v++)
             w[v] = _mm512_loadu_si512(b + 64 * v);
-            /* in a register: gcc would load it again for each row */
-            __asm__("" : "+v"(w[v]));
-        }
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
             int32_t x;
 
             memcpy(&x, a + r * lda, sizeof(x));
 
-            __m512i xr = _mm512_set1_epi32(x);
+            const __m512i xr = _mm512_set1_epi32(x);
 
-            __asm__("" : "+v"(xr));
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
-                sum[r * vectors + v] =
-                    _mm512_dpbusd_epi32(sum[r * vectors + v], xr, w[v]);
+                multiply_add(&sum[r * vectors + v], xr, w[v]);
         }
     }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
-            _mm512_storeu_si512(c + r * MOST_COLS + 16 * v,
-                                sum[r * vectors + v]);
+#pragma GCC unroll 24
+    for (int i = 0; i < rows * vectors; i++) {
+        const int64_t r = i / vectors, v = i % vectors;
+        const __m512 by = _mm512_mul_ps(
+            _mm512_set1_ps(to->scale[r * to->step]),
+            _mm512_loadu_ps(to->by + 16 * v));
+        const __m512 s = _mm512_cvtepi32_ps(sum[i]);
+        float *c = to->c + r * to->ld + 16 * v;
+
+        _mm512_storeu_ps(c, to->add ? _mm512_fmadd_ps(s, by,
+                                                      _mm512_loadu_ps(c))
+                                    : _mm512_mul_ps(s, by));
+    }
 }
 
 /* All rows of a panel of so many vectors. */
 #define PANEL(vectors, most)                                                  \
 NATIVE static void native_panel_##vectors(int64_t m, int64_t k,               \
                                           const uint8_t *a, int64_t lda,      \
-                                          const int8_t *b, int32_t *c)        \
+                                          const int8_t *b, const Result *to)  \
 {                                                                             \
-    for (; m >= most; m -= most, a += most * lda, c += most * MOST_COLS)      \
-        tile(most, vectors, k, a, lda, b, c);                                 \
+    Result c = *to;                                                           \
+                                                                              \
+    for (; m >= most; m -= most, a += most * lda, c = at(&c, most, 0))        \
+        tile(most, vectors, k, a, lda, b, &c);                                \
     if (most > 6 && m >= 6) {                                                 \
-        tile(6, vectors, k, a, lda, b, c);                                    \
-        m -= 6, a += 6 * lda, c += 6 * MOST_COLS;                             \
+        tile(6, vectors, k, a, lda, b, &c);                                   \
+        m -= 6, a += 6 * lda, c = at(&c, 6, 0);                               \
     }                                                                         \
     switch (m) {                                                              \
-    case 1: tile(1, vectors, k, a, lda, b, c); break;                         \
-    case 2: tile(2, vectors, k, a, lda, b, c); break;                         \
-    case 3: tile(3, vectors, k, a, lda, b, c); break;                         \
-    case 4: tile(4, vectors, k, a, lda, b, c); break;                         \
-    case 5: tile(5, vectors, k, a, lda, b, c); break;                         \
+    case 1: tile(1, vectors, k, a, lda, b, &c); break;                        \
+    case 2: tile(2, vectors, k, a, lda, b, &c); break;                        \
+    case 3: tile(3, vectors, k, a, lda, b, &c); break;                        \
+    case 4: tile(4, vectors, k, a, lda, b, &c); break;                        \
+    case 5: tile(5, vectors, k, a, lda, b, &c); break;                        \
     }                                                                         \
 }
 PANEL(4, 6)
@@ -311,13 +350,13 @@ PANEL(2, 12)
 PANEL(1, 12)
 
 static void native_panel(int64_t m, int cols, int64_t k, const uint8_t *a,
-                         int64_t lda, const int8_t *b, int32_t *c)
+                         int64_t lda, const int8_t *b, const Result *to)
 {
     switch (cols / 16) {
-    case 4: native_panel_4(m, k, a, lda, b, c); break;
-    case 3: native_panel_3(m, k, a, lda, b, c); break;
-    case 2: native_panel_2(m, k, a, lda, b, c); break;
-    default: native_panel_1(m, k, a, lda, b, c); break;
+    case 4: native_panel_4(m, k, a, lda, b, to); break;
+    case 3: native_panel_3(m, k, a, lda, b, to); break;
+    case 2: native_panel_2(m, k, a, lda, b, to); break;
+    default: native_panel_1(m, k, a, lda, b, to); break;
     }
 }
 
@@ -394,30 +433,13 @@ int wan_int8_pack(int8_t *b, WanInt8Columns *columns, int at, const void *w,
     return rough;
 }
 
-/* c (+)= (sum - 128 * its column's sum) * both scales */
-WAN_SIMD static void scaled(float *c, const int32_t *sum, int64_t n,
-                            const WanInt8Columns *columns, float scale,
-                            int add)
-{
-    const float *by = columns->scale;
-    const int32_t *s = columns->sum;
-
-    if (add)
-        WAN_APART
-        for (int64_t j = 0; j < n; j++)
-            c[j] += (float)(sum[j] - 128 * s[j]) * (scale * by[j]);
-    else
-        WAN_APART
-        for (int64_t j = 0; j < n; j++)
-            c[j] = (float)(sum[j] - 128 * s[j]) * (scale * by[j]);
-}
-
 void wan_int8_product(int64_t m, int64_t n, int64_t k, const uint8_t *a,
                       int64_t lda, const float *scale, int64_t step,
                       const int8_t *b, const WanInt8Columns *columns, int add,
                       float *c, int64_t ldc)
 {
-    int32_t sum[ROWS * MOST_COLS];
+    const Result to = { scale, step, columns->scale, columns->sum, add, c,
+                        ldc };
     int cols;
 
     for (int64_t r = 0; r < m; r += ROWS) {
@@ -425,12 +447,11 @@ void wan_int8_product(int64_t m, int64_t n, int64_t k, const uint8_t *a,
         const int8_t *panel = b;
 
         for (int64_t from = 0; from < n; from += cols) {
+            const Result part = at(&to, r, from);
+
             cols = wan_bf16_panel(n - from);
-            EITHER(panel, rows, cols, k, a + r * lda, lda, panel, sum + from);
+            EITHER(panel, rows, cols, k, a + r * lda, lda, panel, &part);
             panel += k * cols;
         }
-        for (int64_t i = 0; i < rows; i++)
-            scaled(c + (r + i) * ldc, sum + i * MOST_COLS, wan_bf16_cols(n),
-                   columns, scale[(r + i) * step], add);
     }
 }
