@@ -358,7 +358,7 @@ typedef struct WanContext {
         { "auto", "bf16 where the device has it, else f32", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_PRECISION_AUTO}, .flags = FLAGS, .unit = "precision" }, \
         { "f32",  "nothing is rounded",    0, AV_OPT_TYPE_CONST, {.i64 = WAN_PRECISION_F32},  .flags = FLAGS, .unit = "precision" }, \
         { "bf16", "both factors are rounded to 16 bits", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_PRECISION_BF16}, .flags = FLAGS, .unit = "precision" }, \
-        { "int8", "those of the transformer's blocks to 8", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_PRECISION_INT8}, .flags = FLAGS, .unit = "precision" }, \
+        { "int8", "those of the transformer's blocks and large scores to 8", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_PRECISION_INT8}, .flags = FLAGS, .unit = "precision" }, \
     { "fp8",      "set when a GPU multiplies in 8 bits", OFFSET(fp8), AV_OPT_TYPE_INT, {.i64 = WAN_FP8_AUTO}, WAN_FP8_AUTO, WAN_FP8_ON, FLAGS, .unit = "fp8" }, \
         { "auto", "with matrices that the checkpoint stores so", 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_AUTO}, .flags = FLAGS, .unit = "fp8" }, \
         { "off",  "never",                 0, AV_OPT_TYPE_CONST, {.i64 = WAN_FP8_OFF},  .flags = FLAGS, .unit = "fp8" }, \
