@@ -824,9 +824,9 @@ void wan_condition_encode(WanCondition *c, WanDev *d, int i)
 
 void wan_condition_share(WanCondition *c, WanDev *d)
 {
-    WanTensor *const encoded[] = { &c->input, &c->clip, &c->first };
+    WanTensor *const encoded[] = { &c->input, &c->clip, &c->first, &c->given };
 
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         if (encoded[i]->nb_dims)
             wan_op_share(d, encoded[i]);
 }

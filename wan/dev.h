@@ -232,6 +232,12 @@ static inline WanTeam wan_team(const WanDev *d)
     return (WanTeam){ r ? r->rank / size * size : 0, size };
 }
 
+/* Whether this process does what is not shared: texts, images, pictures. */
+static inline int wan_is_host(const WanDev *d)
+{
+    return !d->ranks || !d->ranks->rank;
+}
+
 /* Which half this rank is in, 0 or 1. */
 static inline int wan_half(const WanDev *d)
 {

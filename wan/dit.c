@@ -449,6 +449,7 @@ static void attend_past(WanDev *d, WanTensor *y, const WanTensor *q,
                           .heads = in->rope->heads,
                           .sink = past->sink * past->tokens,
                           .at = past->at, .held = past->held,
+                          .rows = wan_rope_rows(in->rope),
                           .rope = past->rope.table[0].nb_dims ? &past->rope
                                                               : NULL);
 }

@@ -96,8 +96,24 @@ static void put_image(WanBytes *b, const WanImage *img)
     put(b, img, img ? sizeof(*img) : 0);
 }
 
-/* What ranks don't compute together has videos, controls, first timesteps: it
- * is not sent. */
+static void put_doubles(WanBytes *b, const double *list, int n)
+{
+    put(b, list, list ? n * (int64_t)sizeof(*list) : 0);
+}
+
+/* Room for a clip's frames: the reader says where they are. All are of the
+ * video's size. */
+static void put_clip(WanBytes *b, const WanRequest *r)
+{
+    static const void *const none;
+
+    wan_put(b, &(int64_t){ r->nb_clip * (int64_t)sizeof(none) }, 8);
+    for (int i = 0; i < r->nb_clip; i++)
+        wan_put(b, &none, sizeof(none));
+}
+
+/* What ranks don't compute together has videos and controls: they are not
+ * sent. */
 void wan_put_request(WanBytes *b, const WanRequest *r)
 {
     WanRequest own = *r;
@@ -107,13 +123,14 @@ void wan_put_request(WanBytes *b, const WanRequest *r)
     own.image = own.last_image = NULL;
     own.video = own.clip = NULL;
     own.controls = NULL;
-    own.nb_video = own.nb_clip = own.nb_controls = own.nb_first_timesteps = 0;
+    own.nb_video = own.nb_controls = 0;
     put(b, &own, sizeof(own));
     put_strings(b, r, request_strings, NB(request_strings));
-    put(b, r->timesteps, r->timesteps ? r->nb_timesteps *
-                         (int64_t)sizeof(*r->timesteps) : 0);
+    put_doubles(b, r->timesteps, r->nb_timesteps);
+    put_doubles(b, r->first_timesteps, r->nb_first_timesteps);
     put_image(b, r->image);
     put_image(b, r->last_image);
+    put_clip(b, r);
 }
 
 /* --------------------------------------------------------------- reading */
@@ -191,12 +208,38 @@ static const WanImage *get_image(Reader *r, WanImage *own)
     return own;
 }
 
+static const double *get_doubles(Reader *r, int n)
+{
+    int64_t bytes;
+    const double *list = get(r, &bytes);
+
+    if (list && bytes != n * (int64_t)sizeof(*list))
+        r->bad = 1;
+    return list;
+}
+
+static void get_clip(Reader *r, WanServed *out)
+{
+    WanRequest *rq = &out->request;
+    int64_t bytes;
+    const WanImage **frames = get(r, &bytes);
+
+    if (bytes != rq->nb_clip * (int64_t)sizeof(*frames)) {
+        r->bad = 1;
+        return;
+    }
+    out->frame = (WanImage){ .size = sizeof(out->frame),
+                             .format = WAN_PIX_RGB24, .width = rq->width,
+                             .height = rq->height };
+    for (int i = 0; i < rq->nb_clip; i++)
+        frames[i] = &out->frame;
+    rq->clip = frames;
+}
+
 int wan_served_read(WanServed *out, char *data, int64_t n)
 {
     Reader r = { data, n, 0, 0 };
     const char *cwd;
-    const double *timesteps;
-    int64_t bytes;
 
     get_struct(&r, &out->params, sizeof(out->params));
     cwd = get_string(&r);
@@ -205,13 +248,12 @@ int wan_served_read(WanServed *out, char *data, int64_t n)
     out->params_bytes = r.at;
     get_struct(&r, &out->request, sizeof(out->request));
     get_strings(&r, &out->request, request_strings, NB(request_strings));
-    timesteps = get(&r, &bytes);
-    out->request.timesteps = timesteps;
-    if (timesteps && bytes != out->request.nb_timesteps *
-                              (int64_t)sizeof(*timesteps))
-        r.bad = 1;
+    out->request.timesteps = get_doubles(&r, out->request.nb_timesteps);
+    out->request.first_timesteps = get_doubles(&r,
+                                               out->request.nb_first_timesteps);
     out->request.image = get_image(&r, &out->image[0]);
     out->request.last_image = get_image(&r, &out->image[1]);
+    get_clip(&r, out);
     return r.bad || r.at != n ? WAN_INVALIDDATA : 0;
 }
 

@@ -26,6 +26,7 @@ typedef struct WanServed {
     int64_t params_bytes;       // of the whole: the same, the same model
     WanRequest request;
     WanImage image[2];          // without pixels
+    WanImage frame;             // likewise: each of the clip's
 } WanServed;
 
 /* The way back: 0, or WAN_INVALIDDATA. Bytes stay as long as out. */

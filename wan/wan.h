@@ -603,6 +603,8 @@ typedef struct WanPlan {
     int begin_exchanges;        /**< before the steps */
     double begin_sent_bytes;    /**< that this one sends to others then: what it
                                      encoded of prompts and images */
+    double block_sent_bytes;    /**< of a causal job: in a block, as block_flops;
+                                     its decode_sent_bytes are a block's */
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */
