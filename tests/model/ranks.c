@@ -8,7 +8,7 @@
  * latents after each step and its frames go into a file, which is compared.
  */
 
-#include "model_test.h"
+#include "causal_case.h"
 #include "../ranks.h"
 
 typedef struct Video {
@@ -22,6 +22,14 @@ typedef struct Video {
     int ranks;
     FILE *file;                 // what was made
     int latents;                // of that the latents alone
+    int causal;                 // golden is one of those, or the demo model makes
+                                // one; 2: with positions in the window
+    const char *second;         // prompt, given in the steps of that block
+    int second_block;
+    double at_block;            // bytes sent when the last block was done
+    double more;                // that this one sends beside those of a block;
+                                // below 0: that is not planned
+    int counted;                // blocks whose bytes were held against the plan
 } Video;
 
 /* Bytes that this process' transport has sent. */
@@ -67,12 +75,57 @@ static void keep(void *opaque, const char *name, const WanTensor *t)
 {
     Video *v = opaque;
 
-    if (!strncmp(name, "latents", 7))
+    if (!strncmp(name, "latents", 7) ||
+        (v->causal && strstr(name, ".x0.")) || !strcmp(name, "initial_latent"))
         fwrite(t->data, sizeof(float), wan_count(t), v->file);
+}
+
+/* A prompt that is to be there for the next block, which sends it too, and frames
+ * that are seen again. */
+static void give_prompt(Video *v, WanModel *m, const WanRequest *rq, WanJob *job,
+                        const WanProgress *p)
+{
+    WanRequest other = *rq;
+    WanPlan plan;
+
+    if (!v->second || p->stage != WAN_STAGE_STEPS || p->done != 1 ||
+        p->block_done || p->block != v->second_block)
+        return;
+    other.prompt = v->second;
+    CHECK(wan_job_prompt(job, v->second) == 0);
+    CHECK(wan_plan(&plan, m, &other) == 0);
+    v->more = rq->prompt_switch == WAN_SWITCH_PLAIN ? plan.begin_sent_bytes : -1;
+}
+
+/* To the byte: the first step, and each block that is like the planned one, which
+ * has four frames of each latent one and a block behind it. */
+static void count_block(Video *v, const WanRequest *rq, const WanPlan *plan,
+                        const WanProgress *p)
+{
+    const double block = sent - v->at_block;
+    const int given = rq->image || rq->clip;
+
+    if (rq->causal && !p->block && p->stage == WAN_STAGE_STEPS &&
+        p->done == 1 && !p->block_done && !given && !rq->first_block)
+        CHECKF(sent == plan->begin_sent_bytes + plan->sent_bytes, "%.0f bytes "
+               "sent by the first step, %.0f planned", sent,
+               plan->begin_sent_bytes + plan->sent_bytes);
+    if (!p->block_done)
+        return;
+    const double more = p->block == v->second_block + 1 ? v->more : 0;
+
+    if (p->block > 0 && more >= 0) {
+        CHECKF(block == plan->block_sent_bytes + more, "%.0f bytes sent in "
+               "block %d, %.0f planned", block, (int)p->block,
+               plan->block_sent_bytes + more);
+        v->counted++;
+    }
+    v->at_block = sent;
 }
 
 static void make_request(Video *v, WanModel *m, const WanRequest *rq)
 {
+    WanProgress p = { .stage = WAN_STAGE_TEXT };
     WanPlan plan;
     WanJob *job;
     int ret;
@@ -82,13 +135,15 @@ static void make_request(Video *v, WanModel *m, const WanRequest *rq)
     if (!CHECK(wan_job_open(&job, m, rq) == 0))
         return;
     wan_job_tap(job, keep, v);
-    sent = 0;
+    sent = v->at_block = v->more = v->counted = 0;
     uint8_t *rgb = malloc(3 * rq->width * rq->height);
     const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
                            .width = rq->width, .height = rq->height,
                            .data = { rgb }, .stride = { 3 * rq->width } };
 
-    while ((ret = wan_job_step(job, NULL)) >= 0) {
+    while ((ret = wan_job_step(job, &p)) >= 0) {
+        give_prompt(v, m, rq, job, &p);
+        count_block(v, rq, &plan, &p);
         while ((ret = wan_job_frame(job, &img)) >= 0)
             if (!v->latents)
                 fwrite(rgb, 3 * rq->width, rq->height, v->file);
@@ -99,7 +154,7 @@ static void make_request(Video *v, WanModel *m, const WanRequest *rq)
     /* to the byte, where all steps are the same */
     const double planned = plan.begin_sent_bytes + plan.decode_sent_bytes +
                            rq->steps * plan.sent_bytes;
-    CHECKF(rq->cache || sent == planned, "%.0f bytes sent, %.0f planned, %.0f "
+    CHECKF(rq->cache || rq->causal || sent == planned, "%.0f bytes sent, %.0f planned, %.0f "
            "of them before the steps", sent, planned, plan.begin_sent_bytes);
     free(rgb);
     wan_job_close(&job);
@@ -120,6 +175,51 @@ static void make_golden(Video *v, WanModel *m)
     make_request(v, m, &rq);
     cJSON_Delete(a);
     golden_close(&g);
+}
+
+static void make_causal(Video *v, WanModel *m)
+{
+    CausalCase c;
+
+    causal_open(&c, v->golden);
+    causal_request(&c, m);
+    const int at = causal_switch_at(&c), block = c.rq.block;
+
+    if (at >= 0) {
+        v->second = causal_prompt(&c, 1);
+        v->second_block = (at + block - 1) / block - 1;
+    }
+    make_request(v, m, &c.rq);
+    CHECK(v->counted || c.rq.image || c.rq.clip || c.rq.frames < 30);
+    v->second = NULL;
+    causal_close(&c);
+}
+
+/* The demo model, whose heads come in groups, block by block: what it shows is of
+ * no matter. */
+static void make_causal_demo(Video *v, WanModel *m)
+{
+    static const double steps[] = { 1000, 500 };
+    WanRequest rq;
+
+    wan_request_default(&rq, m);
+    CHECK(wan_request_preset(&rq, m, "self-forcing") == 0);
+    rq.prompt = "a red ball";
+    rq.width = rq.height = 64;
+    rq.frames = 21;
+    rq.block = 1;
+    rq.window = 3;
+    rq.sink = 1;
+    rq.positions = v->causal > 1 ? WAN_POSITIONS_WINDOW
+                                 : WAN_POSITIONS_ABSOLUTE;
+    rq.prompt_switch = WAN_SWITCH_RECACHE;
+    rq.timesteps = steps;
+    rq.nb_timesteps = 2;
+    rq.steps = 2;
+    v->second = "a boat";
+    v->second_block = 3;
+    make_request(v, m, &rq);
+    CHECK(v->counted == 3);
 }
 
 /* Ratios by which the branches skip other steps. */
@@ -158,7 +258,11 @@ static void make_low(Video *v, WanModel *m)
 
 static void make(Video *v, WanModel *m)
 {
-    if (v->golden)
+    if (v->causal && v->demo)
+        make_causal_demo(v, m);
+    else if (v->causal)
+        make_causal(v, m);
+    else if (v->golden)
         make_golden(v, m);
     else
         make_low(v, m);
@@ -261,6 +365,18 @@ static int open_video(WanJob **job, WanModel *m, int processes)
     return CHECK(wan_job_open(job, m, &rq) == 0);
 }
 
+static void skip_frames(WanJob *job, const WanRequest *rq)
+{
+    uint8_t *rgb = malloc(3 * rq->width * rq->height);
+    const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                           .width = rq->width, .height = rq->height,
+                           .data = { rgb }, .stride = { 3 * rq->width } };
+
+    while (wan_job_frame(job, &img) >= 0)
+        continue;
+    free(rgb);
+}
+
 /* A clip is cancelled in its steps, the next one is closed there, the third has
  * all of its steps. */
 static int cancels(WanTransport *t, void *arg)
@@ -289,6 +405,45 @@ static int cancels(WanTransport *t, void *arg)
     return test_failures != 0;
 }
 
+/* The same with scenes without end: one is cancelled in its second block, the next
+ * is closed there, the third has an end. */
+static int cancels_scenes(WanTransport *t, void *arg)
+{
+    WanProgress p;
+    WanRanks *r;
+    WanModel *m;
+    WanJob *job;
+
+    (void)arg;
+    if (!CHECK(meet(&r, t, 1) == 0))
+        return 1;
+    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
+    for (int scene = 0; scene < 3; scene++) {
+        WanRequest rq = small_video(m);
+
+        CHECK(wan_request_preset(&rq, m, "causal-forcing-frame") == 0);
+        rq.frames = scene < 2 ? 0 : 9;
+        rq.window = 4;
+        if (!CHECK(wan_job_open(&job, m, &rq) == 0))
+            break;
+        p = (WanProgress){ .stage = WAN_STAGE_TEXT };
+        do {
+            CHECK(wan_job_step(job, &p) == 0);
+            skip_frames(job, &rq);
+        } while (scene < 2 ? p.block < 1 || p.stage != WAN_STAGE_STEPS
+                           : p.stage != WAN_STAGE_DONE);
+        if (!scene) {
+            wan_job_cancel(job);
+            CHECK(wan_job_step(job, &p) == WAN_CANCELLED);
+        }
+        CHECK(m->said == 1 && !r->quit && !r->broken);
+        wan_job_close(&job);
+    }
+    wan_model_close(&m);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
 /* The exit status of each is 0. */
 static void all_end(int size, RanksMain host, RanksMain other)
 {
@@ -303,6 +458,12 @@ TEST(cancelled)
 {
     all_end(2, cancels, serve);
     all_end(3, cancels, serve);
+}
+
+TEST(causal_cancelled)
+{
+    all_end(2, cancels_scenes, serve);
+    all_end(3, cancels_scenes, serve);
 }
 
 /* One exchange of 8 bytes with everybody. */
@@ -611,6 +772,46 @@ TEST(experts)
               "cpu", 0);
 }
 
+/* Block by block: the ring of keys and values is that of a rank's heads, or, where
+ * two can't be divided by them, is all; positions, prompts, what it begins with. */
+static void causal(const char *name, const char *folder)
+{
+    char golden[64];
+
+    snprintf(golden, sizeof(golden), "causal-%s.safetensors", name);
+    same_bits_by((const int[]){ 2, 3, 4, 0 },
+                 (Video){ .golden = golden, .folder = folder, .device = "cpu",
+                          .causal = 1 });
+}
+
+TEST(causal_blocks)
+{
+    causal("sf7", "tiny/wan-t2v");
+    causal("window-odd", "tiny/wan-t2v");
+    causal("hd128", "tiny/wan-t2v-hd128");
+    causal("infinity", "tiny/wan-t2v");
+}
+TEST(causal_frames)
+{
+    causal("frame1-window", "tiny/wan-t2v");
+    causal("first-chunk", "tiny/wan-t2v");
+    causal("first1", "tiny/wan-t2v");
+}
+TEST(causal_prompts)
+{
+    causal("switch-plain", "tiny/wan-t2v");
+    causal("switch-recache", "tiny/wan-t2v");
+    causal("switch-recache-early", "tiny/wan-t2v");
+    causal("switch-recache-resetsink", "tiny/wan-t2v");
+    causal("infinity-switch", "tiny/wan-t2v");
+}
+TEST(causal_begun)
+{
+    causal("image", "tiny/wan-t2v");
+    causal("image-first1", "tiny/wan-t2v");
+    causal("clip", "tiny/wan-t2v");
+}
+
 /* Rounded products: a row's bits don't depend on the others either. */
 TEST(bf16)
 {
@@ -648,15 +849,24 @@ TEST(few_rows)
 
 /* Two or three of the demo's six heads for each rank of a team, in as many
  * groups: the tiny models have two heads in all. */
-TEST(grouped_heads)
+static void demo_bits(const int *ranks, int causal)
 {
     const char *root = getenv("SRC");
     char path[4096];
 
     snprintf(path, sizeof(path), "%s/share/demo/t2v", root ? root : ".");
-    same_bits_by((const int[]){ 3, 4, 6, 0 },
-                 (Video){ .folder = "the demo", .device = "cpu",
-                          .demo = path });
+    same_bits_by(ranks, (Video){ .folder = "the demo", .device = "cpu",
+                                 .demo = path, .causal = causal });
+}
+
+TEST(grouped_heads)
+{
+    demo_bits((const int[]){ 3, 4, 6, 0 }, 0);
+}
+TEST(causal_grouped_heads)
+{
+    demo_bits((const int[]){ 2, 3, 4, 0 }, 1);
+    demo_bits((const int[]){ 2, 3, 4, 0 }, 2);
 }
 
 /* -------------------------------------------------------------- precision */
@@ -786,6 +996,45 @@ TEST(plan)
     wan_model_close(&m);
 }
 
+/* What one of some ranks needs of a scene without end. */
+static WanPlan scene(WanModel *m, int rank, int ranks, int prompt_switch)
+{
+    WanRanks planned = { .rank = rank, .size = ranks };
+    WanRequest rq;
+    WanPlan p;
+
+    wan_request_default(&rq, m);
+    CHECK(wan_request_preset(&rq, m, "self-forcing") == 0);
+    rq.width = rq.height = 128;
+    rq.frames = 0;
+    rq.window = 12;
+    rq.prompt_switch = prompt_switch;
+    m->ranks = ranks > 1 ? &planned : NULL;
+    CHECK(wan_plan(&p, m, &rq) == 0 && p.processes == ranks);
+    m->ranks = NULL;
+    return p;
+}
+
+/* Keys and values of a rank's heads: of two, a half each; by three they can't be
+ * divided. */
+TEST(causal_plan)
+{
+    WanModel *m = open_tiny("tiny/wan-t2v", "cpu");
+    const WanPlan one = scene(m, 0, 1, 0), two = scene(m, 0, 2, 0);
+    const WanPlan other = scene(m, 1, 2, 0), three = scene(m, 1, 3, 0);
+
+    CHECK(!one.sent_bytes && !one.block_sent_bytes && !one.begin_sent_bytes);
+    CHECK(two.cache_bytes == one.cache_bytes / 2 &&
+          other.cache_bytes == one.cache_bytes / 2);
+    CHECK(three.cache_bytes == one.cache_bytes);
+    CHECK(two.work_bytes < one.work_bytes && other.work_bytes < two.work_bytes &&
+          three.work_bytes < one.work_bytes);
+    CHECK(scene(m, 1, 2, 1).work_bytes > other.work_bytes);
+    CHECK(two.block_sent_bytes > 4 * two.sent_bytes + two.decode_sent_bytes);
+    CHECK(two.decode_flops + other.decode_flops == one.decode_flops);
+    wan_model_close(&m);
+}
+
 /* On a device where the bits of a product depend on its rows: two processes, on
  * cards one each, are as near to one as a golden is. */
 TEST(near)
@@ -835,17 +1084,24 @@ int main(int argc, char **argv)
     RUN(ti2v_image);
     RUN(experts);
     RUN(magcache);
+    RUN(causal_blocks);
+    RUN(causal_frames);
+    RUN(causal_prompts);
+    RUN(causal_begun);
     RUN(bf16);
     RUN(int8);
     RUN(mixed_processors);
     RUN(few_rows);
     RUN(grouped_heads);
+    RUN(causal_grouped_heads);
     RUN(cancelled);
+    RUN(causal_cancelled);
     RUN(quit_in_place_of_a_note);
     RUN(cancelled_while_it_waits);
     RUN(interrupted_while_it_opens);
     RUN(lora);
     RUN(vace);
     RUN(plan);
+    RUN(causal_plan);
     return test_end();
 }

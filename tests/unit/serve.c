@@ -84,7 +84,10 @@ TEST(no_pointer_of_the_host)
 
     fill(&p, sizeof(p));
     fill(&r, sizeof(r));
-    r.nb_timesteps = 1;
+    r.nb_timesteps = r.nb_first_timesteps = 1;
+    r.nb_clip = 2;
+    r.width = 48;
+    r.height = 32;
     fill(target.image.data, sizeof(target.image.data));
     wan_put_params(&b, &p);
     wan_put_request(&b, &r);
@@ -99,7 +102,14 @@ TEST(no_pointer_of_the_host)
     CHECK(!strcmp(out.params.model2, target.text));
     CHECK(!strcmp(out.request.preset, target.text));
     CHECK(*out.request.timesteps == target.list);
+    CHECK(*out.request.first_timesteps == target.list);
     CHECK(out.request.image == &out.image[0]);
+    for (int i = 0; i < 2; i++) {
+        const WanImage *frame = out.request.clip[i];
+
+        CHECK(frame->width == 48 && frame->height == 32 && !frame->data[0]);
+        CHECK(frame->size == sizeof(*frame));
+    }
     /* nor in the bytes, so that the same model is told by them */
     memset(&p, 0, sizeof(p));
     p.path = target.text;
