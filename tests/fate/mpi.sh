@@ -42,14 +42,21 @@ if "$mpirun" --version 2> /dev/null | grep -q HYDRA; then shield='setsid -fw'; f
 
 # The others read what the launcher's standard input is.
 graph() { source_of "prompt=a ball:frames=5:size=64x64:seed=1:device=cpu:threads=1:$1" "${2-}"; }
+# film OUT PROCESSES SOURCE [ARGUMENT...]
+film()
+{
+    film_out=$1 film_n=$2 film_source=$3
+    shift 3
+    set -- "$ffmpeg" -nostdin -hide_banner -nostats -xerror -y -f lavfi -i "$film_source" "$@" -f framemd5 "$film_out"
+    [ "$film_n" -eq 1 ] || set -- "$mpirun" -n 1 "$@" : -n $((film_n - 1)) "$worker"
+    "$@" < /dev/null 2> "$tmp/log"
+}
 # clip OUT PROCESSES OPTIONS [FOLDER]
 clip()
 {
     clip_out=$1 clip_n=$2
     shift 2
-    set -- "$ffmpeg" -nostdin -hide_banner -nostats -xerror -y -f lavfi -i "$(graph "$@")" -f framemd5 "$clip_out"
-    [ "$clip_n" -eq 1 ] || set -- "$mpirun" -n 1 "$@" : -n $((clip_n - 1)) "$worker"
-    "$@" < /dev/null 2> "$tmp/log"
+    film "$clip_out" "$clip_n" "$(graph "$@")"
 }
 same() { clip "$tmp/$1.md5" "$1" "$2" "${3-}" && cmp "$tmp/1.md5" "$tmp/$1.md5" || { cat "$tmp/log"; return 1; }; }
 
@@ -60,6 +67,38 @@ for n in 2 3 4; do
     check "$n processes: the same bits" same $n steps=2
 done
 check 'it says how many' grep -q 'clip over 4 processes on 1 machine' "$tmp/log"
+
+# ---- causal videos: the same bits, whatever prompts come while they are made
+
+looking_back="prompt=a cat:size=48x32:seed=5:device=cpu:threads=1:causal=1:preset=self-forcing"
+# by NAME PROCESSES SOURCE [ARGUMENT...]: the same as by one, which is made first
+by()
+{
+    by_name=$1 by_n=$2
+    shift 2
+    film "$tmp/$by_name.$by_n" "$by_n" "$@" || { cat "$tmp/log"; return 1; }
+    cmp "$tmp/$by_name.1" "$tmp/$by_name.$by_n" || return 1
+    [ "$by_n" -eq 1 ] || grep -q "clip over $by_n processes on 1 machine" "$tmp/log"
+}
+blocks() { by blocks "$1" "$(source_of "$looking_back:frames=33:window=6:sink=1")"; }
+single() { by single "$1" "$(source_of "$looking_back:frames=21:block=1:window=4:sink=1:positions=window")"; }
+# cut short in its fifth block; two prompts come in its first one and its second
+scene()
+{
+    by scene "$1" "$(source_of "$looking_back:clips=0:ahead=0:window=6:sink=1:switch=$2"),sendcmd=c='0.1 wan_t2v prompt dog; 0.9 wan_t2v prompt cow'" \
+        -frames:v 50
+}
+extended()
+{
+    by extended "$1" "testsrc2=s=48x32:r=16,format=yuv420p,trim=end_frame=24,wan_i2v=model=$(quote "$tiny/wan-t2v"):$looking_back:mode=extend:frames=9:window=9"
+}
+for n in 1 2 3; do
+    check "a causal clip by $n" blocks $n
+    check "frame by frame, by $n" single $n
+    check "a scene without end whose prompt changes, by $n" scene $n recache
+    check "a clip that goes on, by $n" extended $n
+done
+check 'a prompt changes without looking again' eval 'rm "$tmp"/scene.*; scene 1 plain && scene 2 plain'
 
 # ---- cut short, and made alone: all exit statuses are 0
 
@@ -126,13 +165,14 @@ fi
 workers() { pgrep -f "^$worker --threads 1 --device cpu"; }
 ffmpegs() { pgrep -f "^$ffmpeg .*$tmp/"; }
 plays() { [ "$(frames "$1" 2> /dev/null)" -gt 0 ] 2> /dev/null; }
-# start OUT: clips without end, of which OUT has frames; $launcher. Each is on the
-# disk when it is there, however ffmpeg ends.
+# start OUT [SOURCE]: clips without end, of which OUT has frames; $launcher. Each is
+# on the disk when it is there, however ffmpeg ends.
 start()
 {
+    start_source=${2-$(graph clips=0:ahead=0:steps=50)}
     : > "$tmp/log"              # not the last one's
     rm -f "$1"
-    "$mpirun" -n 1 $shield "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$(graph clips=0:ahead=0:steps=50)" \
+    "$mpirun" -n 1 $shield "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$start_source" \
         -c:v ffv1 -cluster_time_limit 1 -flush_packets 1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
     launcher=$!
     while kill -0 $launcher 2> /dev/null && ! plays "$1"; do sleep 0.1; done
@@ -185,6 +225,14 @@ while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     check 'what there was of the clip can be played' plays "$tmp/killed.mkv"
     check 'no shared memory is left' freed
 done
+start "$tmp/scene.mkv" "$(source_of "$looking_back:clips=0:ahead=0:window=6")"
+choose 1
+kill -9 "$pid"
+over
+report $? "rank $victim of a scene without end is killed, all end" "$tmp/log"
+wait $launcher 2> /dev/null
+check 'who it was is said' who
+check 'what there was of the scene can be played' plays "$tmp/scene.mkv"
 start "$tmp/stopped.mkv"
 kill -INT "$(pgrep -f "^$ffmpeg.*$tmp/stopped.mkv")"
 over
