@@ -89,6 +89,40 @@ check 'with VACE: the same bits' together vace 8 -f lavfi -i "$input" -vf "wan_v
 check 'with VACE from a picture: the same bits' together picture 5 -f lavfi \
     -i "wan_t2v=$vace:$asked:steps=2:size=64x64:reference=$(quote "$tmp/picture.png")"
 
+# Two machines, played by one with two names: what goes between them goes over TCP
+# and in pieces, of which a clip of this size has some.
+cat > "$tmp/agent" <<'END'
+#!/bin/sh
+# in place of ssh: HOST COMMAND...
+shift
+exec unshare -u sh -c "hostname far; $*"
+END
+chmod +x "$tmp/agent"
+far()           # OUT PROCESSES: half of them on the other machine
+{
+    set -- "$1" "$2" "$ffmpeg" -nostdin -hide_banner -nostats -xerror -y -f lavfi -i "$(graph steps=1:size=256x256)" -f framemd5 "$1"
+    if [ "$2" -eq 1 ]; then
+        shift 2
+        "$@" < /dev/null 2> "$tmp/log"
+        return
+    fi
+    far_n=$2
+    shift 2
+    "$mpirun" --mca plm_rsh_agent "$tmp/agent" --mca btl self,tcp --mca btl_tcp_if_include lo --mca oob_tcp_if_include lo \
+        --host 127.0.0.1 -n 1 "$@" : --host 127.0.0.2:$((far_n - 1)) -n $((far_n - 1)) "$worker" < /dev/null 2> "$tmp/log"
+}
+apart()
+{
+    far "$tmp/far.1" 1 && far "$tmp/far.2" 2 && far "$tmp/far.3" 3 && cmp "$tmp/far.1" "$tmp/far.2" &&
+        cmp "$tmp/far.1" "$tmp/far.3" && grep -q 'clip over 3 processes on 2 machines' "$tmp/log" ||
+        { cat "$tmp/log"; return 1; }
+}
+if [ -z "$shield" ] && unshare -u true 2> /dev/null; then
+    check 'two machines: the same bits' apart
+else
+    skip 'two machines: the same bits' "no second name can be had here, or it is MPICH's launcher"
+fi
+
 # ---- cut short, and made alone: all exit statuses are 0
 
 cut() { "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph clips=0:ahead=0:steps=3)" "$@" -f null - : -n 2 "$worker"; }
