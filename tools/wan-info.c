@@ -623,10 +623,6 @@ static int show_ranks(WanModel *m, const WanRequest *r, const WanPlan *one,
     m->ranks = own;
     if (ret < 0)
         return ret;
-    if (host.processes < n) {
-        printf("by one of %d ranks: the others have no part in such a clip\n", n);
-        return 0;
-    }
     printf("by %d ranks\n", n);
     show_rank("the first", &host);
     if (n > 1)

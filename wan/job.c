@@ -283,25 +283,24 @@ static int64_t tokens_of(const WanRequest *r, const WanModel *m)
            (r->width / m->info.size_multiple);
 }
 
-/* The ranks that compute such a request; NULL: this process alone, as what may
- * have frames of a video, which the others are not given. */
-static WanRanks *ranks_for(const WanModel *m, const WanRequest *r)
+/* The ranks that compute a model's jobs; NULL: this process alone, as after they
+ * were told to quit. */
+static WanRanks *ranks_for(const WanModel *m)
 {
-    if (!m->ranks || __atomic_load_n(&m->ranks->quit, __ATOMIC_RELAXED))
-        return NULL;
-    return r->video || m->info.task == WAN_TASK_VACE ? NULL : m->ranks;
+    return m->ranks && __atomic_load_n(&m->ranks->quit, __ATOMIC_RELAXED)
+           ? NULL : m->ranks;
 }
 
 /* Threads of such a job: where the ranks don't compute it, all of the machine's
  * cores are free for it. */
-static int threads_for(const WanModel *m, const WanRequest *r)
+static int threads_for(const WanModel *m)
 {
-    return m->ranks && !ranks_for(m, r) ? m->threads_alone : m->threads;
+    return m->ranks && !ranks_for(m) ? m->threads_alone : m->threads;
 }
 
 static int check_request(const WanRequest *r, const WanModel *m)
 {
-    const WanRanks *ranks = ranks_for(m, r);
+    const WanRanks *ranks = ranks_for(m);
     const int k = m->info.size_multiple, max = m->info.size_max;
 
     if (!r->prompt)
@@ -1121,7 +1120,8 @@ static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
 
     *bytes = out->work_bytes;
     if (!j->pager) {                // images wait in the same memory
-        out->work_bytes += wan_condition_bytes(&j->condition);
+        if (is_host(j))
+            out->work_bytes += wan_condition_bytes(&j->condition);
         if (j->rq.preview)
             out->work_bytes += wan_preview_bytes(j->rq.width, j->rq.height);
         return 0;
@@ -1221,8 +1221,8 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if (!(j = calloc(1, sizeof(*j))))
         return wan_error_memory(&m->log, "job", "its plan");
     j->model = (WanModel *)m;       // not changed, not freed
-    j->ranks = ranks_for(m, &rq);
-    j->threads = threads_for(m, &rq);
+    j->ranks = ranks_for(m);
+    j->threads = threads_for(m);
     j->rq = rq;
     wan_condition_init(&j->condition, m, &rq);
     j->nb_ids[COND] = j->nb_ids[UNCOND] = WAN_TEXT_LEN;
@@ -1388,19 +1388,6 @@ static int check_memory(const WanJob *j, const WanPlan *p)
     return 0;
 }
 
-/* Why the ranks have no part in a request that ranks_for() has none for. */
-static const char *why_alone(const WanRanks *ranks, const WanRequest *r)
-{
-    if (__atomic_load_n(&ranks->quit, __ATOMIC_RELAXED))
-        return "the processes beside this one were told to quit when a clip "
-               "was cancelled: this one goes on alone";
-    if (r->video)
-        return "clips from a video are made by one process: those beside it "
-               "wait";
-    return "clips of VACE models are made by one process: those beside it "
-           "wait";
-}
-
 /* The ranks of the model, unless they have a job: then this process computes
  * alone. The others get the request. */
 static int take_ranks(WanJob *j, const WanRequest *r)
@@ -1411,8 +1398,9 @@ static int take_ranks(WanJob *j, const WanRequest *r)
 
     if (!m->ranks)
         return 0;
-    if (!ranks_for(m, r)) {
-        j->alone = why_alone(m->ranks, r);
+    if (!ranks_for(m)) {
+        j->alone = "the processes beside this one were told to quit when a clip "
+                   "was cancelled: this one goes on alone";
         return 0;
     }
     if (m->ranks->broken)
@@ -1502,7 +1490,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->model = wan_model_ref(m);
     j->rq = *r;
     j->rq.prompt = j->rq.negative_prompt = NULL;
-    j->threads = threads_for(m, r);
+    j->threads = threads_for(m);
 
     j->rq.controls = NULL;
     wan_condition_init(&j->condition, m, r);

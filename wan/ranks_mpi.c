@@ -21,6 +21,7 @@
 enum { TAG_NOTE = 1, TAG_DATA, TAG_SIGN, TAG_LAST };
 
 #define PIECE (1 << 30)         // bytes
+#define PIECE_FAR (60 << 10)    // to another machine, see below
 #define EAGER 20000             // looks before the first nap
 #define LOOKS 2000              // between two questions whether all live
 
@@ -33,7 +34,16 @@ typedef struct Mpi {
                                 // must not go on with it
     MPI_Request sign[WAN_MAX_RANKS];    // under way to each: one, as who is
     uint8_t own[WAN_MAX_RANKS];         // silent may take none
+    uint8_t near[WAN_MAX_RANKS];        // it shares memory with this one
 } Mpi;
+
+/* Of what goes at once to that rank or from it. Open MPI asks the receiver of
+ * more than 64 KB over TCP to fetch it, and then moves one direction after the
+ * other: half of what a link carries. Both sides cut alike. */
+static int64_t piece(const Mpi *m, int rank)
+{
+    return rank < WAN_MAX_RANKS && m->near[rank] ? PIECE : PIECE_FAR;
+}
 
 static int tell(WanTransport *t, int rank, const WanNote *note)
 {
@@ -84,13 +94,13 @@ static void beat(WanTransport *t, uint8_t sign, uint8_t *from)
 }
 
 /* The pieces of parcels from or to the others. */
-static int64_t pieces(const WanTransport *t, const WanParcel *p)
+static int64_t pieces(const Mpi *m, const WanParcel *p)
 {
     int64_t n = 0;
 
-    for (int q = 0; q < t->size; q++)
-        if (q != t->rank)
-            n += (p[q].bytes + PIECE - 1) / PIECE;
+    for (int q = 0; q < m->t.size; q++)
+        if (q != m->t.rank)
+            n += (p[q].bytes + piece(m, q) - 1) / piece(m, q);
     return n;
 }
 
@@ -103,11 +113,13 @@ static int64_t begin(Mpi *m, MPI_Request *req, const WanParcel *p, int send)
         /* everybody begins with another, so that none gets all at once */
         const int q = (m->t.rank + (send ? i : m->t.size - i)) % m->t.size;
 
+        const int64_t most = piece(m, q);
+
         if (q == m->t.rank)
             continue;
-        for (int64_t at = 0; at < p[q].bytes; at += PIECE) {
+        for (int64_t at = 0; at < p[q].bytes; at += most) {
             const int64_t left = p[q].bytes - at;
-            const int bytes = left < PIECE ? (int)left : PIECE;
+            const int bytes = (int)(left < most ? left : most);
             char *data = (char *)p[q].data + at;
 
             if (send ? MPI_Isend(data, bytes, MPI_BYTE, q, TAG_DATA, m->comm,
@@ -126,7 +138,7 @@ static int exchange(WanTransport *t, const WanParcel *out, const WanParcel *in,
 {
     const struct timespec nap = { 0, 100000 };
     Mpi *m = (Mpi *)t;
-    const int64_t most = pieces(t, in) + pieces(t, out);
+    const int64_t most = pieces(m, in) + pieces(m, out);
     MPI_Request *req = malloc((most + 1) * sizeof(*req));
     MPI_Status *status = malloc((most + 1) * sizeof(*status));
     int64_t gets, puts = 0;
@@ -204,6 +216,29 @@ static void end(WanTransport *t, int ordered)
     free(m);
 }
 
+/* Who shares memory with this one; unknown: nobody. */
+static void find_near(Mpi *m)
+{
+    const int size = m->t.size < WAN_MAX_RANKS ? m->t.size : WAN_MAX_RANKS;
+    MPI_Comm shared;
+    MPI_Group here, all;
+
+    if (MPI_Comm_split_type(m->comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL,
+                            &shared))
+        return;
+    MPI_Comm_group(shared, &here);
+    MPI_Comm_group(m->comm, &all);
+    for (int q = 0; q < size; q++) {
+        int its = MPI_UNDEFINED;
+
+        m->near[q] = !MPI_Group_translate_ranks(all, 1, &q, here, &its) &&
+                     its != MPI_UNDEFINED;
+    }
+    MPI_Group_free(&here);
+    MPI_Group_free(&all);
+    MPI_Comm_free(&shared);
+}
+
 __attribute__((visibility("default")))
 WanTransport *wan_transport_mpi(char *why, size_t size)
 {
@@ -237,6 +272,7 @@ WanTransport *wan_transport_mpi(char *why, size_t size)
     }
     MPI_Comm_rank(m->comm, &m->t.rank);
     MPI_Comm_size(m->comm, &m->t.size);
+    find_near(m);
     m->t.tell = tell;
     m->t.hear = hear;
     m->t.exchange = exchange;

@@ -101,19 +101,57 @@ static void put_doubles(WanBytes *b, const double *list, int n)
     put(b, list, list ? n * (int64_t)sizeof(*list) : 0);
 }
 
-/* Room for a clip's frames: the reader says where they are. All are of the
- * video's size. */
-static void put_clip(WanBytes *b, const WanRequest *r)
+/* A control as this library knows it, which a request that was checked has. */
+static WanControl control_of(const WanRequest *r, int i)
 {
-    static const void *const none;
+    WanControl own = { .size = 0 };
 
-    wan_put(b, &(int64_t){ r->nb_clip * (int64_t)sizeof(none) }, 8);
-    for (int i = 0; i < r->nb_clip; i++)
-        wan_put(b, &none, sizeof(none));
+    wan_abi_in(&own, sizeof(own), r->controls[i], WAN_CONTROL_LEAST,
+               "WanControl", &(WanLog){ 0 });
+    return own;
 }
 
-/* What ranks don't compute together has videos and controls: they are not
- * sent. */
+static void longer(int64_t *most, const void *list, int n)
+{
+    if (list && n > *most)
+        *most = n;
+}
+
+/* Which lists of images a request can have: video, clip, and three of each
+ * control. */
+enum { HAS_CONTROLS = 2, HAS = HAS_CONTROLS + 3 * WAN_CONTROLS };
+
+/* Which there are, in the order of get_lists(); and room for the longest, which
+ * whoever reads it makes all of them. */
+static void put_lists(WanBytes *b, const WanRequest *r)
+{
+    uint8_t has[HAS] = { r->video != NULL, r->clip != NULL };
+    int64_t most = 0;
+    void *room;
+
+    longer(&most, r->video, r->nb_video);
+    longer(&most, r->clip, r->nb_clip);
+    for (int i = 0; i < r->nb_controls; i++) {
+        WanControl own = control_of(r, i);
+        uint8_t *of = &has[HAS_CONTROLS + 3 * i];
+
+        longer(&most, own.video, own.nb_frames);
+        longer(&most, own.mask, own.nb_frames);
+        longer(&most, own.references, own.nb_references);
+        of[0] = own.video != NULL;
+        of[1] = own.mask != NULL;
+        of[2] = own.references != NULL;
+        own.video = own.mask = own.references = NULL;
+        put(b, &own, sizeof(own));
+    }
+    put(b, has, sizeof(has));
+    if (!(room = calloc(most + 1, sizeof(void *))))
+        b->failed = 1;
+    else
+        put(b, room, most * (int64_t)sizeof(void *));
+    free(room);
+}
+
 void wan_put_request(WanBytes *b, const WanRequest *r)
 {
     WanRequest own = *r;
@@ -123,14 +161,13 @@ void wan_put_request(WanBytes *b, const WanRequest *r)
     own.image = own.last_image = NULL;
     own.video = own.clip = NULL;
     own.controls = NULL;
-    own.nb_video = own.nb_controls = 0;
     put(b, &own, sizeof(own));
     put_strings(b, r, request_strings, NB(request_strings));
     put_doubles(b, r->timesteps, r->nb_timesteps);
     put_doubles(b, r->first_timesteps, r->nb_first_timesteps);
     put_image(b, r->image);
     put_image(b, r->last_image);
-    put_clip(b, r);
+    put_lists(b, r);
 }
 
 /* --------------------------------------------------------------- reading */
@@ -218,22 +255,49 @@ static const double *get_doubles(Reader *r, int n)
     return list;
 }
 
-static void get_clip(Reader *r, WanServed *out)
+/* The list for n images, if there was one. */
+static const WanImage *const *list_for(Reader *r, const WanImage *const *list,
+                                       int64_t most, int has, int n)
+{
+    if (!has)
+        return NULL;
+    r->bad |= n < 0 || n > most;
+    return list;
+}
+
+static void get_lists(Reader *r, WanServed *out)
 {
     WanRequest *rq = &out->request;
-    int64_t bytes;
-    const WanImage **frames = get(r, &bytes);
+    uint8_t has[HAS] = { 0 };
+    const WanImage **list;
+    int64_t most;
 
-    if (bytes != rq->nb_clip * (int64_t)sizeof(*frames)) {
+    if (rq->nb_controls < 0 || rq->nb_controls > WAN_CONTROLS) {
         r->bad = 1;
         return;
     }
-    out->frame = (WanImage){ .size = sizeof(out->frame),
-                             .format = WAN_PIX_RGB24, .width = rq->width,
-                             .height = rq->height };
-    for (int i = 0; i < rq->nb_clip; i++)
-        frames[i] = &out->frame;
-    rq->clip = frames;
+    for (int i = 0; i < rq->nb_controls; i++) {
+        out->controls[i] = &out->control[i];
+        get_struct(r, &out->control[i], sizeof(out->control[i]));
+    }
+    rq->controls = rq->nb_controls ? out->controls : NULL;
+    get_struct(r, has, sizeof(has));
+    list = get(r, &most);
+    most /= (int64_t)sizeof(*list);
+    out->any = (WanImage){ .size = sizeof(out->any), .format = WAN_PIX_RGB24,
+                           .width = rq->width, .height = rq->height };
+    for (int64_t i = 0; i < most; i++)
+        list[i] = &out->any;
+    rq->video = list_for(r, list, most, has[0], rq->nb_video);
+    rq->clip = list_for(r, list, most, has[1], rq->nb_clip);
+    for (int i = 0; i < rq->nb_controls; i++) {
+        WanControl *c = &out->control[i];
+        const uint8_t *of = &has[HAS_CONTROLS + 3 * i];
+
+        c->video = list_for(r, list, most, of[0], c->nb_frames);
+        c->mask = list_for(r, list, most, of[1], c->nb_frames);
+        c->references = list_for(r, list, most, of[2], c->nb_references);
+    }
 }
 
 int wan_served_read(WanServed *out, char *data, int64_t n)
@@ -253,7 +317,7 @@ int wan_served_read(WanServed *out, char *data, int64_t n)
                                                out->request.nb_first_timesteps);
     out->request.image = get_image(&r, &out->image[0]);
     out->request.last_image = get_image(&r, &out->image[1]);
-    get_clip(&r, out);
+    get_lists(&r, out);
     return r.bad || r.at != n ? WAN_INVALIDDATA : 0;
 }
 

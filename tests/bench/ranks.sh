@@ -11,7 +11,9 @@
 #   LAYERS    of the transformer's 30; 6, since a step of all takes minutes
 #   WxH       480x272, FRAMES 17
 #
-# LINK: its Gbit/s and ms, one way ["10 1"]. OLD: another build with its
+# LINK: its Gbit/s and ms, one way ["10 1"]; of 0 ms the kernel plays it, which takes
+# less of two cores than link.c, who reach 4 Gbit/s each way with that. PRECISION: the
+# model's, as it chooses by itself else. OLD: another build with its
 # tests/bench/stages, whose ranks run in turn with these. The checkpoint of random weights is
 # kept in BUILD/bench (3.5 GB).
 #
@@ -49,6 +51,7 @@ done
 for build in "$B" "${OLD:-$B}"; do      # it is looked for beside the program
     ln -sf ../../lib/libwan-mpi.so "$build/tests/bench/" || exit 1
 done
+precision=${PRECISION:+--precision=$PRECISION}
 set -- ${LINK:-10 1}
 gbit=$1 ms=$2
 
@@ -90,7 +93,7 @@ over_link()
 run() { "$@" < /dev/null > "$tmp/out" 2> "$tmp/log" || { cat "$tmp/log" >&2; exit 1; }; }
 
 # A clip: WxH FRAMES STEPS GUIDANCE CHUNKS.
-stages() { host="$1/tests/bench/stages $model $3 $4 $5 $2 $6 $7" other="$1/bin/wan-worker --threads 1"; }
+stages() { host="$1/tests/bench/stages $precision $model $3 $4 $5 $2 $6 $7" other="$1/bin/wan-worker --threads 1"; }
 one() { stages "$B" 2 "$@"; $host; }
 two() { stages "$B" 1 "$@"; together; }
 apart() { stages "$B" 1 "$@"; over_link; }
@@ -102,7 +105,15 @@ seconds() { awk -F'|' -v s="$1" '$2 ~ s { v = $6 + 0 ? $6 : $5 } END { print v +
 counted() { ip netns exec "$1" cat /sys/class/net/wan0/statistics/tx_bytes; }
 median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
-if ip netns add $near 2> "$tmp/log" && ip netns add $RANKS_FAR 2>> "$tmp/log"; then
+wire()          # NAMESPACE ADDRESS: shape its end
+{
+    ip -n $1 link set lo up && ip -n $1 addr add $2/24 dev wan0 && ip -n $1 link set wan0 up &&
+        tc -n $1 qdisc add dev wan0 root tbf rate ${gbit}gbit burst 2mb latency 20ms
+}
+if ip netns add $near 2> "$tmp/log" && ip netns add $RANKS_FAR 2>> "$tmp/log" && [ "$ms" = 0 ]; then
+    { ip link add wan0 netns $near type veth peer name wan0 netns $RANKS_FAR &&
+        wire $near 10.77.0.1 && wire $RANKS_FAR 10.77.0.2 && echo up > "$tmp/up"; } 2>> "$tmp/log"
+elif [ -e /var/run/netns/$RANKS_FAR ]; then
     "$link" $near $RANKS_FAR $gbit $ms > "$tmp/up" 2> "$tmp/log" & carrier=$!
     until grep -q up "$tmp/up" 2> /dev/null; do
         kill -0 $carrier 2> /dev/null || break
@@ -155,7 +166,7 @@ row "decoding 4 frames" decode
 
 planned()       # FRAMES GUIDANCE [SPEED]
 {
-    "$B/bin/wan-info" "$model" --size "$size" --frames $1 --steps 1 --guidance $2 --ranks 2 ${3:+--speed $3}
+    "$B/bin/wan-info" "$model" $precision --size "$size" --frames $1 --steps 1 --guidance $2 --ranks 2 ${3:+--speed $3}
 }
 # Halves of one process's rate, and 10 GB/s of memory, which is little here.
 for guidance in 5 1; do
