@@ -59,12 +59,17 @@ WAN_SIMD static uint32_t plain_largest(const float *src, int64_t k)
     return most;
 }
 
+/* No number is above 127, but a product that is looked at is not fused with the
+ * sum that rounds it: the bits are those of machines that fuse nothing. */
 WAN_SIMD static void plain_round(uint8_t *dst, const float *src, int64_t k,
                                  float by)
 {
     WAN_APART
-    for (int64_t i = 0; i < k; i++)
-        dst[i] = (uint8_t)(whole(src[i] * by) + 128);
+    for (int64_t i = 0; i < k; i++) {
+        const float f = src[i] * by;
+
+        dst[i] = (uint8_t)(whole(wan_choose(f > 127, 127, f)) + 128);
+    }
 }
 
 static float number(const void *w, WanType type, int64_t at)
