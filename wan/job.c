@@ -273,15 +273,13 @@ static int64_t tokens_of(const WanRequest *r, const WanModel *m)
            (r->width / m->info.size_multiple);
 }
 
-/* The ranks that compute such a request; NULL: this process alone, as what may
- * have frames of a video, which the others are not given, and causal videos,
- * whose past they do not share. */
+/* The ranks that compute such a request; NULL: this process alone, as causal
+ * videos, whose past the others do not share. */
 static WanRanks *ranks_for(const WanModel *m, const WanRequest *r)
 {
     if (!m->ranks || __atomic_load_n(&m->ranks->quit, __ATOMIC_RELAXED))
         return NULL;
-    return r->video || r->causal || m->info.task == WAN_TASK_VACE ? NULL
-                                                                  : m->ranks;
+    return r->causal ? NULL : m->ranks;
 }
 
 /* Threads of such a job: where the ranks don't compute it, all of the machine's
@@ -1077,7 +1075,8 @@ static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
 
     *bytes = out->work_bytes;
     if (!j->pager) {                // images wait in the same memory
-        out->work_bytes += wan_condition_bytes(&j->condition);
+        if (is_host(j))
+            out->work_bytes += wan_condition_bytes(&j->condition);
         if (j->rq.preview)
             out->work_bytes += wan_preview_bytes(j->rq.width, j->rq.height);
         return 0;
@@ -1345,18 +1344,12 @@ static int check_memory(const WanJob *j, const WanPlan *p)
 }
 
 /* Why the ranks have no part in a request that ranks_for() has none for. */
-static const char *why_alone(const WanRanks *ranks, const WanRequest *r)
+static const char *why_alone(const WanRanks *ranks)
 {
     if (__atomic_load_n(&ranks->quit, __ATOMIC_RELAXED))
         return "the processes beside this one were told to quit when a clip "
                "was cancelled: this one goes on alone";
-    if (r->causal)
-        return "causal videos are made by one process: those beside it wait";
-    if (r->video)
-        return "clips from a video are made by one process: those beside it "
-               "wait";
-    return "clips of VACE models are made by one process: those beside it "
-           "wait";
+    return "causal videos are made by one process: those beside it wait";
 }
 
 /* The ranks of the model, unless they have a job: then this process computes
@@ -1370,7 +1363,7 @@ static int take_ranks(WanJob *j, const WanRequest *r)
     if (!m->ranks)
         return 0;
     if (!ranks_for(m, r)) {
-        j->alone = why_alone(m->ranks, r);
+        j->alone = why_alone(m->ranks);
         return 0;
     }
     if (m->ranks->broken)

@@ -42,15 +42,17 @@ if "$mpirun" --version 2> /dev/null | grep -q HYDRA; then shield='setsid -fw'; f
 
 # The others read what the launcher's standard input is.
 graph() { source_of "prompt=a ball:frames=5:size=64x64:seed=1:device=cpu:threads=1:$1" "${2-}"; }
-# clip OUT PROCESSES OPTIONS [FOLDER]
-clip()
+# by OUT PROCESSES ARGUMENT...: framemd5 of what ffmpeg makes with these
+by()
 {
-    clip_out=$1 clip_n=$2
+    by_out=$1 by_n=$2
     shift 2
-    set -- "$ffmpeg" -nostdin -hide_banner -nostats -xerror -y -f lavfi -i "$(graph "$@")" -f framemd5 "$clip_out"
-    [ "$clip_n" -eq 1 ] || set -- "$mpirun" -n 1 "$@" : -n $((clip_n - 1)) "$worker"
+    set -- "$ffmpeg" -nostdin -hide_banner -nostats -xerror -y "$@" -f framemd5 "$by_out"
+    [ "$by_n" -eq 1 ] || set -- "$mpirun" -n 1 "$@" : -n $((by_n - 1)) "$worker"
     "$@" < /dev/null 2> "$tmp/log"
 }
+# clip OUT PROCESSES OPTIONS [FOLDER]
+clip() { clip_out=$1 clip_n=$2; shift 2; by "$clip_out" "$clip_n" -f lavfi -i "$(graph "$@")"; }
 same() { clip "$tmp/$1.md5" "$1" "$2" "${3-}" && cmp "$tmp/1.md5" "$tmp/$1.md5" || { cat "$tmp/log"; return 1; }; }
 
 # ---- the same bits
@@ -60,6 +62,32 @@ for n in 2 3 4; do
     check "$n processes: the same bits" same $n steps=2
 done
 check 'it says how many' grep -q 'clip over 4 processes on 1 machine' "$tmp/log"
+
+# together NAME FRAMES ARGUMENT...: so many frames, by two and three processes those by
+# one, of which none is made alone
+together()
+{
+    together_name=$1 together_frames=$2
+    shift 2
+    for n in 1 2 3; do
+        by "$tmp/$together_name.$n" $n "$@" &&
+            [ "$(grep -c '^0,' "$tmp/$together_name.$n")" -eq "$together_frames" ] &&
+            cmp "$tmp/$together_name.1" "$tmp/$together_name.$n" &&
+            { [ $n -eq 1 ] || grep -q "clip over $n processes" "$tmp/log"; } &&
+            ! grep 'made by one process' "$tmp/log" || { cat "$tmp/log"; return 1; }
+    done
+}
+input='testsrc2=s=64x64:r=10,trim=end_frame=8'
+asked="prompt=a ball:frames=5:seed=1:device=cpu:threads=1"
+rest=$(quote "$tiny/wan-t2v")
+rest=text_encoder=$rest:tokenizer=$rest:vae=$rest
+vace=model=$(quote "$tiny/wan-vace"):$rest
+check 'a video drawn again, two windows: the same bits' together v2v 8 -f lavfi -i "$input" \
+    -vf "wan_v2v=model=$(quote "$tiny/wan-t2v"):$asked:steps=4:strength=0.5"
+check 'with VACE: the same bits' together vace 8 -f lavfi -i "$input" -vf "wan_v2v=$vace:$asked:steps=2"
+"$ffmpeg" -nostdin -v error -y -f lavfi -i testsrc2=s=40x64 -frames:v 1 "$tmp/picture.png"
+check 'with VACE from a picture: the same bits' together picture 5 -f lavfi \
+    -i "wan_t2v=$vace:$asked:steps=2:size=64x64:reference=$(quote "$tmp/picture.png")"
 
 # Two machines, played by one with two names: what goes between them goes over TCP
 # and in pieces, of which a clip of this size has some.
@@ -102,11 +130,11 @@ check 'a clip is cut short by -frames' cut -frames:v 7
 check 'by -t' cut -t 0.4
 made_alone()
 {
-    "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph "clips=2:steps=1:text_encoder=$(quote "$tiny/wan-t2v"):tokenizer=$(
-        quote "$tiny/wan-t2v"):vae=$(quote "$tiny/wan-t2v")" wan-vace)" -f null - : -n 1 "$worker" > "$tmp/log" 2>&1 || return 1
-    [ "$(said 'clips of VACE models are made by one process')" -eq 1 ] && ! grep -q 'clip over' "$tmp/log"
+    "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph clips=2:preset=self-forcing:frames=9)" -f null - : -n 1 "$worker" \
+        > "$tmp/log" 2>&1 || return 1
+    [ "$(said 'causal videos are made by one process')" -eq 1 ] && ! grep -q 'clip over' "$tmp/log"
 }
-check 'clips of VACE are made alone, which is said once' made_alone
+check 'causal videos are made alone, which is said once' made_alone
 
 # ---- started wrongly
 

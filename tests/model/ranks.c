@@ -19,6 +19,7 @@ typedef struct Video {
     int tiny_vae;               // TAEHV in place of the folder's
     int automatic;              // precision: of the device that is named
     const char *demo;           // the demo model's folder in place of another
+    int twice;                  // VACE: the control once more
     int ranks;
     FILE *file;                 // what was made
     int latents;                // of that the latents alone
@@ -73,9 +74,10 @@ static void keep(void *opaque, const char *name, const WanTensor *t)
 
 static void make_request(Video *v, WanModel *m, const WanRequest *rq)
 {
+    WanProgress p;
     WanPlan plan;
     WanJob *job;
-    int ret;
+    int steps = 0, ret;
 
     CHECK(wan_plan(&plan, m, rq) == 0 && plan.processes == v->ranks);
     CHECK((plan.sent_bytes > 0) == (v->ranks > 1));
@@ -88,7 +90,9 @@ static void make_request(Video *v, WanModel *m, const WanRequest *rq)
                            .width = rq->width, .height = rq->height,
                            .data = { rgb }, .stride = { 3 * rq->width } };
 
-    while ((ret = wan_job_step(job, NULL)) >= 0) {
+    while ((ret = wan_job_step(job, &p)) >= 0) {
+        if (p.stage == WAN_STAGE_STEPS)
+            steps = p.total;
         while ((ret = wan_job_frame(job, &img)) >= 0)
             if (!v->latents)
                 fwrite(rgb, 3 * rq->width, rq->height, v->file);
@@ -98,7 +102,7 @@ static void make_request(Video *v, WanModel *m, const WanRequest *rq)
     CHECKF(ret == WAN_EOF, "ended with %s", wan_strerror(ret));
     /* to the byte, where all steps are the same */
     const double planned = plan.begin_sent_bytes + plan.decode_sent_bytes +
-                           rq->steps * plan.sent_bytes;
+                           steps * plan.sent_bytes;
     CHECKF(rq->cache || sent == planned, "%.0f bytes sent, %.0f planned, %.0f "
            "of them before the steps", sent, planned, plan.begin_sent_bytes);
     free(rgb);
@@ -110,14 +114,25 @@ static void make_golden(Video *v, WanModel *m)
     Golden *g = golden_open(v->golden);
     cJSON *a = golden_meta(g, "arguments");
     WanImage image[2] = { { 0 } };
+    GoldenControl control = { 0 };
+    GoldenVideo video = { 0 };
     WanRequest rq;
 
     golden_images(image, g);
     golden_request(&rq, m, g, a, image);
+    if (wan_model_info(m)->task == WAN_TASK_VACE) {
+        golden_control(&control, g, a);
+        control.list[1] = control.list[0];
+        rq.controls = control.list;
+        rq.nb_controls = 1 + v->twice;
+    } else {
+        golden_video(&video, &rq, g, a);
+    }
     rq.cache = v->cache;
     rq.cache_threshold = v->cache ? 1 : 0;
     rq.cache_retain = v->cache ? 1 : 0;
     make_request(v, m, &rq);
+    golden_control_free(&control);
     cJSON_Delete(a);
     golden_close(&g);
 }
@@ -493,8 +508,8 @@ TEST(lora)
     all_end(2, other_lora, serve);
 }
 
-/* A VACE model's clips are the host's alone, with all of the cores. They may
- * have fewer tokens than there are processes. */
+/* Causal videos are the host's alone, with all of the cores. They may have fewer
+ * tokens than there are processes. */
 static int alone(WanTransport *t, void *arg)
 {
     WanRequest rq;
@@ -504,23 +519,26 @@ static int alone(WanTransport *t, void *arg)
 
     (void)arg;
     CHECK(meet(&r, t, 1) == 0);
-    m = open_tiny_of("tiny/wan-vace", "cpu", r);
-    for (int clip = 0; clip < 2 && open_video(&job, m, 1); clip++) {
+    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
+    rq = small_video(m);
+    CHECK(wan_request_preset(&rq, m, "self-forcing") == 0 && rq.causal);
+    rq.frames = 9;
+    for (int clip = 0; clip < 2; clip++) {
+        if (!CHECK(wan_job_open(&job, m, &rq) == 0))
+            break;
         CHECK(wan_job_step(job, NULL) == 0);
         wan_job_close(&job);
     }
     CHECK(m->said == 2 && m->threads == 2 && m->threads_alone == 2);
-    wan_request_default(&rq, m);
-    rq.prompt = "x";
     rq.width = rq.height = 16;
-    rq.frames = 1;
+    rq.frames = rq.block = 1;
     CHECK(wan_request_check(&rq, m) == 0);
     wan_model_close(&m);
     wan_ranks_close(&r);
     return test_failures != 0;
 }
 
-TEST(vace)
+TEST(causal)
 {
     all_end(2, alone, serve);
 }
@@ -611,11 +629,56 @@ TEST(experts)
               "cpu", 0);
 }
 
+/* Control videos, masks, references in front of the latent; several contexts; no
+ * control at all. */
+#define VACE(name) "pipeline-vace-" name ".safetensors", "tiny/wan-vace"
+TEST(vace_ref) { same_bits(VACE("inpaint-dpm5"), "ref", 0); }
+TEST(vace_control) { same_bits(VACE("control-unipc4"), "cpu", 0); }
+TEST(vace_inpaint) { same_bits(VACE("inpaint-dpm5"), "cpu", 0); }
+TEST(vace_references) { same_bits(VACE("ref-unipc3"), "cpu", 0); }
+TEST(vace_extend) { same_bits(VACE("extend-unipc4"), "cpu", 0); }
+TEST(vace_easycache)
+{
+    same_bits(VACE("control-unipc4"), "cpu", WAN_CACHE_EASY);
+}
+TEST(vace_several)
+{
+    same_bits_by((const int[]){ 2, 3, 0 },
+                 (Video){ .golden = "pipeline-vace-inpaint-dpm5.safetensors",
+                          .folder = "tiny/wan-vace", .device = "cpu",
+                          .twice = 1 });
+}
+TEST(vace_few_rows)
+{
+    same_bits_by((const int[]){ 3, 6, 0 },
+                 (Video){ .folder = "tiny/wan-vace", .device = "cpu" });
+}
+
+/* From a video: its latent goes to all, who make the last of the steps. */
+TEST(v2v_ref)
+{
+    same_bits("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", "ref", 0);
+}
+TEST(v2v)
+{
+    same_bits("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", "cpu", 0);
+}
+TEST(v2v_dpm)
+{
+    same_bits("pipeline-v2v-dpm8.safetensors", "tiny/wan-t2v", "cpu", 0);
+}
+TEST(v2v_experts)
+{
+    same_bits("pipeline-v2v-a14b-unipc8.safetensors", "tiny/wan22-t2v-a14b",
+              "cpu", 0);
+}
+
 /* Rounded products: a row's bits don't depend on the others either. */
 TEST(bf16)
 {
     same_bits("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "cpu-bf16", 0);
     same_bits("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", "cpu-bf16", 0);
+    same_bits(VACE("inpaint-dpm5"), "cpu-bf16", 0);
 }
 TEST(int8)
 {
@@ -786,6 +849,58 @@ TEST(plan)
     wan_model_close(&m);
 }
 
+/* Of a video, or of VACE: what a step sends is not more, pixels are the host's,
+ * the others have their latent and no work with it. */
+TEST(plan_encoded)
+{
+    static const char *const folder[] = { "tiny/wan-t2v", "tiny/wan-vace" };
+    const double latent = 4. * WAN_LATENT_CHANNELS * 3 * 16 * 16;
+    const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                           .width = 128, .height = 128 };
+    const WanImage *frames[9];
+    WanControl control = { .size = sizeof(control), .video = frames,
+                           .mask = frames, .nb_frames = 9 };
+    const WanControl *controls[] = { &control };
+
+    for (int i = 0; i < 9; i++)
+        frames[i] = &img;
+    for (int vace = 0; vace < 2; vace++) {
+        const double encoded = vace ? 6 * latent : latent;  // 96 channels
+        WanModel *m = open_tiny(folder[vace], "cpu");
+        WanRanks ranks = { .rank = 1, .size = 2 };
+        WanPlan without, one, host, p;
+        WanRequest rq;
+
+        wan_request_default(&rq, m);
+        rq.width = rq.height = 128;
+        rq.frames = 9;
+        rq.strength = 1;
+        rq.controls = controls;
+        rq.nb_controls = vace;
+        control.scale = 0;
+        m->ranks = &ranks;
+        CHECK(wan_plan(&without, m, &rq) == 0);
+        control.scale = 1;
+        rq.video = vace ? NULL : frames;
+        rq.nb_video = vace ? 0 : 9;
+        CHECK(wan_plan(&p, m, &rq) == 0 && p.processes == 2);
+        ranks.rank = 0;
+        CHECK(wan_plan(&host, m, &rq) == 0);
+        m->ranks = NULL;
+        CHECK(wan_plan(&one, m, &rq) == 0 && one.image_flops > 0);
+        CHECK(p.image_flops == 0 && host.image_flops == one.image_flops);
+        CHECK(p.sent_bytes == latent && host.sent_bytes == latent);
+        CHECKF(p.begin_sent_bytes - without.begin_sent_bytes ==
+               encoded / 2, "%s: %g bytes before the steps", folder[vace],
+               p.begin_sent_bytes);
+        CHECKF(vace ? p.work_bytes < host.work_bytes :
+               p.work_bytes <= without.work_bytes + encoded,
+               "%s: %lld bytes of work, %lld without", folder[vace],
+               (long long)p.work_bytes, (long long)without.work_bytes);
+        wan_model_close(&m);
+    }
+}
+
 /* On a device where the bits of a product depend on its rows: two processes, on
  * cards one each, are as near to one as a golden is. */
 TEST(near)
@@ -834,6 +949,18 @@ int main(int argc, char **argv)
     RUN(ti2v);
     RUN(ti2v_image);
     RUN(experts);
+    RUN(vace_ref);
+    RUN(vace_control);
+    RUN(vace_inpaint);
+    RUN(vace_references);
+    RUN(vace_extend);
+    RUN(vace_easycache);
+    RUN(vace_several);
+    RUN(vace_few_rows);
+    RUN(v2v_ref);
+    RUN(v2v);
+    RUN(v2v_dpm);
+    RUN(v2v_experts);
     RUN(magcache);
     RUN(bf16);
     RUN(int8);
@@ -845,7 +972,8 @@ int main(int argc, char **argv)
     RUN(cancelled_while_it_waits);
     RUN(interrupted_while_it_opens);
     RUN(lora);
-    RUN(vace);
+    RUN(causal);
     RUN(plan);
+    RUN(plan_encoded);
     return test_end();
 }
