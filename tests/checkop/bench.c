@@ -111,7 +111,8 @@ static void bench_linear(int64_t m, int64_t n, int64_t k)
     WanTensor bias = bench_tensor(n), gate = bench_tensor(n);
     WanTensor w32 = bench_tensor(n, k);
     WanTensor w16 = weight_random(WAN_BF16, 1, 1, 1);
-    WanTensor w8 = weight_random(WAN_Q8_0, 1, n, k);
+    WanTensor w8 = wan_tensor_of(malloc(wan_type_bytes(WAN_Q8_0, n * k)),
+                                 WAN_Q8_0, n, k);
     const double flops = 2.0 * m * n * k;
     Timing plain = timing_none, best[COUNT(kind)];
     Timing base;
@@ -123,6 +124,7 @@ static void bench_linear(int64_t m, int64_t n, int64_t k)
     for (int64_t i = 0; i < n * k; i++)
         ((uint16_t *)w16.data)[i] = wan_f32_to_bf16(((float *)w32.data)[i]);
 
+    wan_from_f32(w8.data, WAN_Q8_0, w32.data, n * k);
     for (int i = 0; i < COUNT(kind); i++)
         best[i] = timing_none;
     for (int pass = 0; pass < 4; pass++) {
