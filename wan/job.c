@@ -1744,11 +1744,17 @@ void wan_job_cancel(WanJob *j)
 static void say_int8(const WanJob *j)
 {
     const WanDev *d = j->dev;
+    char exact[96] = "";
 
-    if (d && d->int8.columns)
-        wan_log(&j->model->log, WAN_LOG_INFO, "int8: %.3g %% of the columns of "
-                "weights stayed in bf16, as they would have lost over 5 %%",
-                100.0 * d->int8.rough / d->int8.columns);
+    if (!d || !d->int8.columns)
+        return;
+    if (d->int8.exact)
+        snprintf(exact, sizeof(exact), "; %.3g %% were multiplied as they are, "
+                 "in Q8_0, and lost nothing",
+                 100.0 * d->int8.exact / d->int8.columns);
+    wan_log(&j->model->log, WAN_LOG_INFO, "int8: %.3g %% of the columns of "
+            "weights stayed in bf16, as they would have lost over 5 %%%s",
+            100.0 * d->int8.rough / d->int8.columns, exact);
 }
 
 void wan_job_close(WanJob **jp)
