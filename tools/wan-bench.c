@@ -476,7 +476,7 @@ static void look_back(Bench *b, Places *p)
     wan_kvcache_init(&b->past, b->o.window, 0, (int64_t)(b->o.width / side) *
                      (b->o.height / side));
     wan_kvcache_reserve(&b->past, b->d, b->dit.config.layers,
-                        b->dit.config.dim);
+                        b->dit.config.heads, b->dit.config.dim);
     for (int64_t i = 0; i <= b->o.window; i += CAUSAL)
         wan_kvcache_place(&b->past, i, CAUSAL);
     if (!p->plan) {

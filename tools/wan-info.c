@@ -512,6 +512,10 @@ static void show_rank(const char *who, const WanPlan *p)
            p->sent_bytes / 1e9);
     printf("%16sdecode %.4g TFLOP, %.4g GB sent\n", "", p->decode_flops / 1e12,
            p->decode_sent_bytes / 1e9);
+    if (p->block)
+        printf("%16sa block %.4g TFLOP, %.4g GB sent; %.3f GB of the work are "
+               "keys and values\n", "", p->block_flops / 1e12,
+               p->block_sent_bytes / 1e9, p->cache_bytes / 1e9);
     printf("%16sbefore the steps %.4g GB sent\n", "",
            p->begin_sent_bytes / 1e9);
 }
@@ -534,6 +538,10 @@ static void most(WanPlan *a, const WanPlan *b)
     MOST(behind_bytes);
     MOST(behind_flops);
     MOST(behind_exchanges);
+    MOST(block);
+    MOST(block_flops);
+    MOST(block_sent_bytes);
+    MOST(cache_bytes);
 #undef MOST
 }
 
@@ -569,11 +577,12 @@ static double hidden(const Speed *s, const WanPlan *p)
     return moves < computes ? moves : computes;
 }
 
-/* The host encodes texts alone, with its own speed. */
+/* The host encodes texts alone, with its own speed. Of a causal video it is what a
+ * block's steps and its decoding take. */
 static void predict(const Speed *s, const WanRequest *r, const WanPlan *one,
                     const WanPlan *most, int n)
 {
-    const double text = one->text_flops + one->image_flops;
+    const double text = r->causal ? 0 : one->text_flops + one->image_flops;
     const double alone = text + r->steps * one->step_flops + one->decode_flops;
     const double step = part(s, "predicted", "a step", most->step_flops,
                              most->sent_bytes, most->exchanges,
@@ -585,9 +594,9 @@ static void predict(const Speed *s, const WanRequest *r, const WanPlan *one,
     const double of_step = one->step_flops / s->flops / step;
     const double of_clip = alone / s->flops / whole;
 
-    printf("%16sa step %.2f times as fast as by one, %.2f of %d; the clip "
-           "%.2f times, %.2f\n", "", of_step, of_step / n, n, of_clip,
-           of_clip / n);
+    printf("%16sa step %.2f times as fast as by one, %.2f of %d; the %s "
+           "%.2f times, %.2f\n", "", of_step, of_step / n, n,
+           r->causal ? "block" : "clip", of_clip, of_clip / n);
 }
 
 /* One clip over several processes or cards: the host, and the most that any of
@@ -614,10 +623,6 @@ static int show_ranks(WanModel *m, const WanRequest *r, const WanPlan *one,
     m->ranks = own;
     if (ret < 0)
         return ret;
-    if (host.processes < n) {
-        printf("by one of %d ranks: the others have no part in such a clip\n", n);
-        return 0;
-    }
     printf("by %d ranks\n", n);
     show_rank("the first", &host);
     if (n > 1)

@@ -88,3 +88,20 @@ int wan_codec_bind(WanCodec *c, const WanVaeConfig *config, int encoder,
     c->zero = wan_codec_constant(b, 3, zero, NULL);
     return c->family->bind(c->net, config, encoder, b);
 }
+
+void wan_codec_decode_together(WanDev *d, WanTensor *rgb, const WanCodec *c,
+                               WanCodecStream *s, const WanTensor *latent)
+{
+    const int64_t rows = wan_codec_share(d, s, s->rows).n;
+    const WanMark mark = wan_mark(d);
+    WanTensor own = *rgb;
+
+    if (s->rows)
+        own = wan_tmp(d, rgb->dim[0], rows * c->family->stride, rgb->dim[2], 3);
+    wan_codec_decode(d, &own, c, s, latent);
+    wan_op_finite(d, &own, "decoded chunk %lld: a pixel",
+                  (long long)s->frames);
+    if (s->rows)
+        wan_op_collect(d, rgb, &own, s->rows);
+    wan_release(d, mark);
+}

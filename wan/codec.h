@@ -149,6 +149,15 @@ static inline void wan_codec_decode(WanDev *d, WanTensor *rgb,
     c->family->decode(d, rgb, c->net, s, latent);
 }
 
+/**
+ * The same by all ranks that the stream's rows say, each its rows of the frame:
+ * the host gets them all.
+ *
+ * @param rgb whole; of a rank that is not the host a shape alone
+ */
+void wan_codec_decode_together(WanDev *d, WanTensor *rgb, const WanCodec *c,
+                               WanCodecStream *s, const WanTensor *latent);
+
 /* The same for encoding pixels of H x W. */
 static inline void wan_codec_begin_encode(WanDev *d, WanCodecStream *s,
                                           const WanCodec *c, int64_t H,

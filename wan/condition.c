@@ -824,11 +824,14 @@ void wan_condition_encode(WanCondition *c, WanDev *d, int i)
 
 void wan_condition_share(WanCondition *c, WanDev *d)
 {
-    WanTensor *const encoded[] = { &c->input, &c->clip, &c->first };
+    WanTensor *const encoded[] = { &c->input, &c->clip, &c->first, &c->start,
+                                   &c->given };
 
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; i < sizeof(encoded) / sizeof(*encoded); i++)
         if (encoded[i]->nb_dims)
             wan_op_share(d, encoded[i]);
+    for (int k = 0; k < c->vace.nb; k++)
+        wan_op_share(d, &c->vace.context[k].context);
 }
 
 void wan_condition_begin_steps(WanCondition *c, WanDev *d, const WanDit *dit)

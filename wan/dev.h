@@ -123,10 +123,11 @@ struct WanDev {
     int exchanges;                  // with them
     WanUnseen behind;               // of these, and of the work
 
-    struct { int64_t columns, rough; } int8;    // so far, atomic: columns of
-                                    // weights in 8 bits, a thousand inputs of
+    struct { int64_t columns, rough, exact; } int8; // so far, atomic: columns
+                                    // of weights in 8 bits, a thousand inputs of
                                     // each counted as one; those that would lose
-                                    // too much, see cpu/int8.h
+                                    // too much; those that are not rounded, see
+                                    // cpu/int8.h
 
     double flops;                   // 2 x multiply-adds of all ops so far
     double bytes;                   // of their operands, each once
@@ -230,6 +231,12 @@ static inline WanTeam wan_team(const WanDev *d)
     const int size = r ? r->size >> d->halves : 1;
 
     return (WanTeam){ r ? r->rank / size * size : 0, size };
+}
+
+/* Whether this process does what is not shared: texts, images, pictures. */
+static inline int wan_is_host(const WanDev *d)
+{
+    return !d->ranks || !d->ranks->rank;
 }
 
 /* Which half this rank is in, 0 or 1. */

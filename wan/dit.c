@@ -449,6 +449,7 @@ static void attend_past(WanDev *d, WanTensor *y, const WanTensor *q,
                           .heads = in->rope->heads,
                           .sink = past->sink * past->tokens,
                           .at = past->at, .held = past->held,
+                          .rows = wan_rope_rows(in->rope),
                           .rope = past->rope.table[0].nb_dims ? &past->rope
                                                               : NULL);
 }
@@ -775,7 +776,7 @@ static void run_block(WanDev *d, const Run *r, int i, int context,
 }
 
 /* c = Wbefore embed(context) + x, for x before the first block: as yet the same
- * for all branches */
+ * for all branches. Of the context, which is on all ranks, its own rows. */
 static void begin_side(WanDev *d, Run *r, int k)
 {
     const WanDit *m = r->in->dit;
@@ -785,12 +786,16 @@ static void begin_side(WanDev *d, Run *r, int k)
     for (int b = 0; b < r->n; b++)
         c[b] = wan_tmp_like(d, x);
     const WanMark mark = wan_mark(d);
-    WanTensor patches = wan_tmp_act(d, wan_rows(x), 4 * WAN_VACE_CHANNELS);
-    WanTensor tokens = wan_tmp_act(d, wan_rows(x), wan_cols(x));
+    const WanShare own = wan_share(d, tokens_of(r->in));
+    WanTensor patches = wan_tmp_act(d, tokens_of(r->in),
+                                    4 * WAN_VACE_CHANNELS);
+    WanTensor tokens = wan_tmp_act(d, own.n, wan_cols(x));
 
     wan_section(d, "VACE patches");
-    wan_op_patchify(d, &patches, &r->in->vace[k].context, 2);
-    wan_op_linear(d, &tokens, &patches, &m->vace.patch_embedding);  // [L, D]
+    wan_op_patchify(d, &patches, &r->in->vace[k].context, 2);   // [L, 384]
+    const WanTensor mine = wan_slice(&patches, own.first, own.n);
+    wan_op_linear(d, &tokens, &mine,
+                  &m->vace.patch_embedding);                    // [own, D]
     wan_tap(d, &tokens, "vace_tokens");
     wan_op_linear(d, &c[0], &tokens, &m->vace.before_proj);
     wan_tap(d, &c[0], "vace_blocks.0.before_proj");

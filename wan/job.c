@@ -267,33 +267,40 @@ static int latent_frames(const WanRequest *r)
     return (r->frames - 1) / WAN_TIME_STRIDE + 1;
 }
 
+/* Latent frames of it, of a causal job. */
+static int shortest_block(const WanRequest *r)
+{
+    return r->first_block && r->first_block < r->block ? r->first_block
+                                                       : r->block;
+}
+
+/* Of a pass of the transformer, of a causal job the shortest. */
 static int64_t tokens_of(const WanRequest *r, const WanModel *m)
 {
-    return (int64_t)latent_frames(r) * (r->height / m->info.size_multiple) *
+    const int T = r->causal ? shortest_block(r) : latent_frames(r);
+
+    return (int64_t)T * (r->height / m->info.size_multiple) *
            (r->width / m->info.size_multiple);
 }
 
-/* The ranks that compute such a request; NULL: this process alone, as what may
- * have frames of a video, which the others are not given, and causal videos,
- * whose past they do not share. */
-static WanRanks *ranks_for(const WanModel *m, const WanRequest *r)
+/* The ranks that compute a model's jobs; NULL: this process alone, as after they
+ * were told to quit. */
+static WanRanks *ranks_for(const WanModel *m)
 {
-    if (!m->ranks || __atomic_load_n(&m->ranks->quit, __ATOMIC_RELAXED))
-        return NULL;
-    return r->video || r->causal || m->info.task == WAN_TASK_VACE ? NULL
-                                                                  : m->ranks;
+    return m->ranks && __atomic_load_n(&m->ranks->quit, __ATOMIC_RELAXED)
+           ? NULL : m->ranks;
 }
 
 /* Threads of such a job: where the ranks don't compute it, all of the machine's
  * cores are free for it. */
-static int threads_for(const WanModel *m, const WanRequest *r)
+static int threads_for(const WanModel *m)
 {
-    return m->ranks && !ranks_for(m, r) ? m->threads_alone : m->threads;
+    return m->ranks && !ranks_for(m) ? m->threads_alone : m->threads;
 }
 
 static int check_request(const WanRequest *r, const WanModel *m)
 {
-    const WanRanks *ranks = ranks_for(m, r);
+    const WanRanks *ranks = ranks_for(m);
     const int k = m->info.size_multiple, max = m->info.size_max;
 
     if (!r->prompt)
@@ -331,16 +338,19 @@ static int check_request(const WanRequest *r, const WanModel *m)
     if (r->rng_threads < 256 || r->rng_threads % 256)
         return bad(m, "rng_threads", "%d; a positive multiple of 256 can be",
                    r->rng_threads);
-    if (ranks && tokens_of(r, m) < ranks->size)
-        return bad(m, "size", "%dx%d, %d frames are %lld tokens, too few for "
-                   "%d processes", r->width, r->height, r->frames,
-                   (long long)tokens_of(r, m), ranks->size);
     WanStepCache cache;
     int ret;
 
     if ((ret = wan_stream_check(r, m)) < 0 ||
         (ret = wan_condition_check(r, m)) < 0)
         return ret;
+    if (ranks && tokens_of(r, m) < ranks->size)
+        return bad(m, "size", r->causal ? "%dx%d, a block of %d latent frames, "
+                   "are %lld tokens, too few for %d processes"
+                   : "%dx%d, %d frames are %lld tokens, too few for %d "
+                   "processes", r->width, r->height,
+                   r->causal ? shortest_block(r) : r->frames,
+                   (long long)tokens_of(r, m), ranks->size);
     return wan_stepcache_init(&cache, r, &m->info, &m->log);
 }
 
@@ -713,26 +723,13 @@ static void begin_decode(WanJob *j)
         (j->dev, &j->stream, &j->model->vae, x->dim[2], x->dim[3]);
 }
 
-/* By all ranks, if there are some, each its rows of every frame; the host gets
- * them all. */
 static void decode(WanJob *j)
 {
-    WanDev *d = j->dev;
-    WanCodecStream *s = &j->stream;
-    const int n = s->frames ? WAN_TIME_STRIDE : 1;
-    const int64_t rows = wan_codec_share(d, s, s->rows).n;
-    const WanMark mark = wan_mark(d);
-    WanTensor rgb = wan_slice(&j->rgb, 0, n), own = rgb;
+    const int n = j->stream.frames ? WAN_TIME_STRIDE : 1;
+    WanTensor rgb = wan_slice(&j->rgb, 0, n);
 
-    if (s->rows)
-        own = wan_tmp(d, n, rows * j->model->vae.family->stride, j->rq.width,
-                      3);
-    wan_codec_decode(d, &own, &j->model->vae, s, &j->solver[WAN_S_X]);
-    wan_op_finite(d, &own, "decoded chunk %lld: a pixel",
-                  (long long)s->frames);
-    if (s->rows)
-        wan_op_collect(d, &rgb, &own, s->rows);
-    wan_release(d, mark);
+    wan_codec_decode_together(j->dev, &rgb, &j->model->vae, &j->stream,
+                              &j->solver[WAN_S_X]);
     j->frames_ready = is_host(j) ? n : 0;
     j->frames_given = 0;
 }
@@ -930,7 +927,7 @@ static void blocks_begin(WanJob *j)
 {
     wan_dev_stage(j->dev, WAN_STAGE_TEXT);
     j->text[COND] = wan_tmp(j->dev, WAN_TEXT_LEN, j->model->info.text_dim);
-    wan_stream_reserve(&j->blocks, j->dev);
+    wan_stream_reserve(&j->blocks, j->dev, decodes_together(j));
     wan_condition_reserve(&j->condition, j->dev, &j->blocks.x);
     j->rgb = j->blocks.rgb;
 }
@@ -941,10 +938,41 @@ static void blocks_text(WanJob *j)
 
     wan_dev_stage(j->dev, WAN_STAGE_TEXT);
     j->text[COND] = wan_slice(&room, 0, j->nb_ids[COND]);
-    take_texts(j, COND, COND + 1);
+    if (is_host(j))
+        take_texts(j, COND, COND + 1);
     wan_stream_text(&j->blocks, &j->text[COND]);
     j->text[COND] = room;
     j->switching = 0;
+}
+
+/* What the host has encoded goes to all, before it is used: a prompt, and at the
+ * start what the video goes on from. */
+static void blocks_share(WanJob *j)
+{
+    WanStream *s = &j->blocks;
+
+    if (!s->text.nb_dims)
+        return;
+    wan_op_share(j->dev, &s->text);
+    if (s->pos == s->start)
+        wan_condition_share(&j->condition, j->dev);
+}
+
+/* Whether another prompt comes before the block that begins: the host tells the
+ * others how many tokens it has, 0: it stays. */
+static int blocks_switch(WanJob *j)
+{
+    WanDev *d = j->dev;
+    int64_t n = j->switching ? j->nb_ids[COND] : 0;
+    int ret;
+
+    if (j->ranks && !wan_dev_error(d) &&
+        (ret = wan_ranks_hand_out(j->ranks, &n, sizeof(n), "a prompt",
+                                  &d->cancel)) < 0)
+        wan_dev_end(d, ret);
+    if (!is_host(j) && n)
+        j->nb_ids[COND] = (int)n;
+    return n != 0;
 }
 
 /* Frames that nobody asked for are not handed out. */
@@ -955,23 +983,28 @@ static void blocks_decode(WanJob *j)
     const int drop = s->drop < n ? s->drop : n;
 
     s->drop -= drop;
-    j->frames_ready = n;
-    j->frames_given = drop;
+    j->frames_ready = is_host(j) ? n : 0;
+    j->frames_given = is_host(j) ? drop : 0;
 }
 
 static int blocks_units(const WanJob *j, enum WanStage stage)
 {
     switch (stage) {
     case WAN_STAGE_TEXT:    return 1;
-    case WAN_STAGE_IMAGE:   return j->blocks.codec.frames
+    case WAN_STAGE_IMAGE:   return j->blocks.codec.frames || !is_host(j)
                                    ? 0 : wan_condition_units(&j->condition);
     case WAN_STAGE_DONE:    return 0;
+    case WAN_STAGE_DECODE:  if (!is_host(j) && !decodes_together(j))
+                                return 0;
+                            /* fall through */
     default:                return wan_stream_units(&j->blocks, stage);
     }
 }
 
 static void blocks_work(WanJob *j, enum WanStage stage)
 {
+    if (stage >= WAN_STAGE_STEPS)
+        blocks_share(j);
     switch (stage) {
     case WAN_STAGE_TEXT:
         if (!j->rgb.nb_dims)
@@ -995,9 +1028,11 @@ static void blocks_work(WanJob *j, enum WanStage stage)
 
 static enum WanStage blocks_next(WanJob *j, enum WanStage stage)
 {
-    return stage < WAN_STAGE_STEPS ? stage + 1
-                                   : wan_stream_next(&j->blocks, j->dev, stage,
-                                                     j->switching);
+    const enum WanStage next = stage < WAN_STAGE_STEPS ? stage + 1
+                               : wan_stream_next(&j->blocks, j->dev, stage);
+
+    return stage == WAN_STAGE_STEPS && next == stage && blocks_switch(j)
+           ? WAN_STAGE_TEXT : next;
 }
 
 /* The prompt may become the longest there is, while all the rest is there. */
@@ -1009,23 +1044,31 @@ static void blocks_plan(WanJob *j, WanPlan *out)
     double before;
 
     blocks_begin(j);
-    const WanTensor room = j->text[COND];
+    const WanTensor room = j->text[COND], text = wan_slice(&room, 0, n);
 
     j->nb_ids[COND] = WAN_TEXT_LEN;
-    encode_texts(j, COND, COND + 1);
+    if (is_host(j))
+        encode_texts(j, COND, COND + 1);
     j->nb_ids[COND] = n;
     before = d->flops;
     d->pager = NULL;                // noted once
-    j->text[COND] = wan_slice(&room, 0, n);
-    encode_texts(j, COND, COND + 1);
+    j->text[COND] = text;
+    if (is_host(j))
+        encode_texts(j, COND, COND + 1);
     d->pager = pager;
     out->text_flops = d->flops - before;
     before = d->flops;
-    for (int i = 0; i < wan_condition_units(&j->condition); i++)
+    for (int i = 0; i < wan_condition_units(&j->condition) && is_host(j); i++)
         wan_condition_encode(&j->condition, d, i);
     out->image_flops = d->flops - before;
+    wan_stream_text(&j->blocks, &text);
+    blocks_share(j);
+    out->begin_sent_bytes = d->sent;
+    out->begin_exchanges = d->exchanges;
     wan_stream_text(&j->blocks, &room);
-    wan_stream_plan(&j->blocks, d, out);
+    wan_stream_plan(&j->blocks, d, is_host(j) || decodes_together(j), out);
+    if (j->ranks && is_host(j))     // whether the prompt is another one
+        out->block_sent_bytes += (j->ranks->size - 1.) * sizeof(int64_t);
 }
 
 static const Recipe blocks = { blocks_latents, blocks_plan, blocks_units,
@@ -1077,7 +1120,8 @@ static int plan_weights(WanPlan *out, WanJob *j, int64_t *bytes)
 
     *bytes = out->work_bytes;
     if (!j->pager) {                // images wait in the same memory
-        out->work_bytes += wan_condition_bytes(&j->condition);
+        if (is_host(j))
+            out->work_bytes += wan_condition_bytes(&j->condition);
         if (j->rq.preview)
             out->work_bytes += wan_preview_bytes(j->rq.width, j->rq.height);
         return 0;
@@ -1177,8 +1221,8 @@ int wan_plan_trace(WanPlan *out, const WanModel *m, const WanRequest *r,
     if (!(j = calloc(1, sizeof(*j))))
         return wan_error_memory(&m->log, "job", "its plan");
     j->model = (WanModel *)m;       // not changed, not freed
-    j->ranks = ranks_for(m, &rq);
-    j->threads = threads_for(m, &rq);
+    j->ranks = ranks_for(m);
+    j->threads = threads_for(m);
     j->rq = rq;
     wan_condition_init(&j->condition, m, &rq);
     j->nb_ids[COND] = j->nb_ids[UNCOND] = WAN_TEXT_LEN;
@@ -1344,21 +1388,6 @@ static int check_memory(const WanJob *j, const WanPlan *p)
     return 0;
 }
 
-/* Why the ranks have no part in a request that ranks_for() has none for. */
-static const char *why_alone(const WanRanks *ranks, const WanRequest *r)
-{
-    if (__atomic_load_n(&ranks->quit, __ATOMIC_RELAXED))
-        return "the processes beside this one were told to quit when a clip "
-               "was cancelled: this one goes on alone";
-    if (r->causal)
-        return "causal videos are made by one process: those beside it wait";
-    if (r->video)
-        return "clips from a video are made by one process: those beside it "
-               "wait";
-    return "clips of VACE models are made by one process: those beside it "
-           "wait";
-}
-
 /* The ranks of the model, unless they have a job: then this process computes
  * alone. The others get the request. */
 static int take_ranks(WanJob *j, const WanRequest *r)
@@ -1369,8 +1398,9 @@ static int take_ranks(WanJob *j, const WanRequest *r)
 
     if (!m->ranks)
         return 0;
-    if (!ranks_for(m, r)) {
-        j->alone = why_alone(m->ranks, r);
+    if (!ranks_for(m)) {
+        j->alone = "the processes beside this one were told to quit when a clip "
+                   "was cancelled: this one goes on alone";
         return 0;
     }
     if (m->ranks->broken)
@@ -1460,7 +1490,7 @@ static int job_open(WanJob **out, WanModel *m, const WanRequest *asked,
     j->model = wan_model_ref(m);
     j->rq = *r;
     j->rq.prompt = j->rq.negative_prompt = NULL;
-    j->threads = threads_for(m, r);
+    j->threads = threads_for(m);
 
     j->rq.controls = NULL;
     wan_condition_init(&j->condition, m, r);
@@ -1714,11 +1744,17 @@ void wan_job_cancel(WanJob *j)
 static void say_int8(const WanJob *j)
 {
     const WanDev *d = j->dev;
+    char exact[96] = "";
 
-    if (d && d->int8.columns)
-        wan_log(&j->model->log, WAN_LOG_INFO, "int8: %.3g %% of the columns of "
-                "weights stayed in bf16, as they would have lost over 5 %%",
-                100.0 * d->int8.rough / d->int8.columns);
+    if (!d || !d->int8.columns)
+        return;
+    if (d->int8.exact)
+        snprintf(exact, sizeof(exact), "; %.3g %% were multiplied as they are, "
+                 "in Q8_0, and lost nothing",
+                 100.0 * d->int8.exact / d->int8.columns);
+    wan_log(&j->model->log, WAN_LOG_INFO, "int8: %.3g %% of the columns of "
+            "weights stayed in bf16, as they would have lost over 5 %%%s",
+            100.0 * d->int8.rough / d->int8.columns, exact);
 }
 
 void wan_job_close(WanJob **jp)

@@ -50,10 +50,13 @@ void wan_kvcache_place(WanKvCache *c, int64_t first, int n)
     c->rope.grid[0] = wan_kvcache_held(c);
 }
 
-void wan_kvcache_reserve(WanKvCache *c, WanDev *d, int layers, int64_t D)
+void wan_kvcache_reserve(WanKvCache *c, WanDev *d, int layers, int heads,
+                         int64_t D)
 {
-    c->k = wan_tmp_act(d, layers, c->window * c->tokens, D);
-    c->v = wan_tmp_act(d, layers, c->window * c->tokens, D);
+    const int64_t width = wan_ring_width(d, heads, D);
+
+    c->k = wan_tmp_act(d, layers, c->window * c->tokens, width);
+    c->v = wan_tmp_act(d, layers, c->window * c->tokens, width);
 }
 
 WanTensor wan_kvcache_layer(const WanTensor *all, int layer)

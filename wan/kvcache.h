@@ -25,7 +25,8 @@ typedef struct WanKvCache {
     int frames;
     int64_t at, held;           // in rows, as wan_op_ring_attention() has them
 
-    WanTensor k, v;             // [layers, window * tokens, D], activations
+    WanTensor k, v;             // [layers, window * tokens, D], activations; of
+                                // ranks those of its heads: wan_ring_width()
     /* Positions relative to the window: keys are kept unturned, and this turns
      * those that are held. table[0] is NULL: keys are kept turned. */
     WanRope rope;
@@ -52,7 +53,8 @@ int wan_kvcache_held(const WanKvCache *c);
 int wan_kvcache_rank(const WanKvCache *c, int slot);
 
 /* Memory of all layers from the arena. */
-void wan_kvcache_reserve(WanKvCache *c, WanDev *d, int layers, int64_t D);
+void wan_kvcache_reserve(WanKvCache *c, WanDev *d, int layers, int heads,
+                         int64_t D);
 
 /* Keys and values of a layer, [window * tokens, D]. */
 WanTensor wan_kvcache_layer(const WanTensor *all, int layer);

@@ -30,7 +30,7 @@ struct WanModel {
     struct WanCards *cards;     // whose they are, if they are threads of ours
     int (*interrupted)(void *opaque);   // the caller's, while it waits for them
     void *interrupted_opaque;
-    int threads_alone;          // beside ranks, of a job they don't share
+    int threads_alone;          // of a job that it makes when the others quit
     int said;                   // atomic: bits of what job.c says once
     WanBytes given;             // to the host: what it was opened with
     WanModelInfo info;
@@ -92,7 +92,7 @@ static inline const WanWeights *wan_model_expert_file(const WanModel *m,
 
 /* Jobs of this model are those of some ranks, which outlive it. Threads, if
  * none were asked for, become this process' share of the machine's cores, but
- * for jobs that it makes alone.
+ * for jobs that it makes when the others were told to quit.
  * p: of the host, what it was opened with; else NULL. 0, or WAN_ERR(ENOMEM). */
 int wan_model_join(WanModel *m, WanRanks *ranks, const WanModelParams *p);
 

@@ -551,10 +551,14 @@ static void unpack(WanDev *d, WanTensor *y, int64_t at, const WanTensor *packed)
 typedef struct Heads {
     WanDev *d;
     WanTensor *y;
-    const WanTensor *x[3];      // queries, keys, values: own rows
+    const WanTensor *x[3];      // queries, keys, values: own rows; queries may
+                                // be NULL where there is a ring
     WanAttentionArgs a;         // of all its heads
+    const WanRing *ring;        // they are attended to with kept keys and
+    WanTensor *kept[2];         // values, of its heads; NULL: by themselves
     int divided;                // it has some heads of all queries, else all
                                 // of its own
+    int first;                  // of x that is moved
     int groups;
     int64_t width;              // of a head
     WanTensor room[2][3];       // x of all rows, of a group and of the next
@@ -623,14 +627,14 @@ static WanTensor take_packed(const Heads *h, const WanTensor *x)
 /* With one group alone what is packed is there one after the other. */
 static void take_rooms(Heads *h)
 {
-    for (int i = !h->divided; i < 3; i++) {
+    for (int i = h->first; i < 3; i++) {
         h->room[0][i] = take_room(h, h->x[i], h->a.rows);
         if (h->groups > 1)
             h->room[1][i] = take_room(h, h->x[i], h->a.rows);
         if (h->groups > 1 && h->divided)
             h->packed[i] = take_packed(h, h->x[i]);
     }
-    if (h->groups > 1 && h->divided)
+    if (h->groups > 1 && !h->first)
         h->back = take_packed(h, h->y);
 }
 
@@ -646,7 +650,7 @@ static void fetch(Heads *h, int g)
 {
     WanDev *d = h->d;
 
-    for (int i = !h->divided; i < 3; i++) {
+    for (int i = h->first; i < 3; i++) {
         const WanTensor whole = room_for(h, &h->room[g % 2][i], g);
         const WanMark mark = wan_mark(d);
 
@@ -672,6 +676,27 @@ static void fetch(Heads *h, int g)
     }
 }
 
+/* With what is kept of the heads of group g, and the block becomes part of it. */
+static void attend_ring(Heads *h, int g, WanTensor *y, const WanTensor *q,
+                        const WanTensor *k, const WanTensor *v)
+{
+    WanTensor keys = wan_columns(h->kept[0], columns_at(h, g), columns_of(h, g));
+    WanTensor values = wan_columns(h->kept[1], columns_at(h, g),
+                                   columns_of(h, g));
+    WanRing a = *h->ring;
+    WanRope rope;
+
+    a.rows = 0;
+    a.scale = h->a.scale;
+    a.heads = first_head(h, g + 1) - first_head(h, g);
+    if (a.rope) {
+        rope = *a.rope;
+        rope.heads = a.heads;
+        a.rope = &rope;
+    }
+    wan_op_ring_attention_(h->d, y, q, k, v, &keys, &values, a);
+}
+
 static void attend(Heads *h, int g)
 {
     const WanTensor *room = h->room[g % 2];
@@ -681,13 +706,16 @@ static void attend(Heads *h, int g)
 
     a.rows = 0;
     a.heads = first_head(h, g + 1) - first_head(h, g);
-    if (h->divided) {
+    if (!h->first) {
         q = y = room_for(h, &room[0], g);
-    } else {
+    } else if (h->x[0]) {
         q = wan_columns(h->x[0], columns_at(h, g), columns_of(h, g));
         y = wan_columns(h->y, columns_at(h, g), columns_of(h, g));
     }
-    wan_op_attention_(h->d, &y, &q, &k, &v, a);
+    if (h->ring)
+        attend_ring(h, g, h->x[0] ? &y : NULL, h->x[0] ? &q : NULL, &k, &v);
+    else
+        wan_op_attention_(h->d, &y, &q, &k, &v, a);
 }
 
 /* What a group gave goes to whom the rows are; with take_back() they have it. */
@@ -727,39 +755,49 @@ static void attend_meanwhile(Heads *h, int g)
     h->moves = 0;
 }
 
+static void attend_groups(Heads *h)
+{
+    take_rooms(h);
+    fetch(h, 0);
+    make_moves(h);
+    for (int g = 0; g < h->groups; g++) {
+        const int gives = !h->first && g > 0;
+
+        if (gives)
+            give(h, g - 1);
+        if (g + 1 < h->groups)
+            fetch(h, g + 1);
+        attend_meanwhile(h, g);
+        if (gives)
+            take_back(h, g - 1);
+    }
+    if (!h->first) {
+        if (h->groups == 1)
+            h->back = take_packed(h, h->y);
+        give(h, h->groups - 1);
+        make_moves(h);
+        take_back(h, h->groups - 1);
+    }
+}
+
+/* Attention of ranks to the rows of all; with a ring to what is kept too, then y
+ * and q may be NULL. */
 static void attention_of_ranks(WanDev *d, WanTensor *y, const WanTensor *q,
                                const WanTensor *k, const WanTensor *v,
-                               WanAttentionArgs a)
+                               WanAttentionArgs a, const WanRing *ring,
+                               WanTensor *keys, WanTensor *values)
 {
     const int P = wan_team(d).size;
     const Inner in = inner_begin(d);
-    Heads h = { .d = d, .y = y, .x = { q, k, v }, .a = a,
+    Heads h = { .d = d, .y = y, .x = { q, k, v }, .a = a, .ring = ring,
+                .kept = { keys, values },
                 .divided = a.heads % P == 0 && a.lot == 1,
-                .width = wan_cols(q) / a.heads };
+                .width = wan_cols(k) / a.heads };
 
+    h.first = !h.divided || !q;
     h.a.heads /= h.divided ? P : 1;
     h.groups = groups_of(d, &h);
-    take_rooms(&h);
-    fetch(&h, 0);
-    make_moves(&h);
-    for (int g = 0; g < h.groups; g++) {
-        const int gives = h.divided && g > 0;
-
-        if (gives)
-            give(&h, g - 1);
-        if (g + 1 < h.groups)
-            fetch(&h, g + 1);
-        attend_meanwhile(&h, g);
-        if (gives)
-            take_back(&h, g - 1);
-    }
-    if (h.divided) {
-        if (h.groups == 1)
-            h.back = take_packed(&h, y);
-        give(&h, h.groups - 1);
-        make_moves(&h);
-        take_back(&h, h.groups - 1);
-    }
+    attend_groups(&h);
     inner_end(d, in);
 }
 
@@ -867,7 +905,7 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
     trace(d, "attention", y, q, k, opt);
     d->flops += 4 * lq * lk * c;
     if (split) {
-        attention_of_ranks(d, y, q, k, v, a);
+        attention_of_ranks(d, y, q, k, v, a, NULL, NULL, NULL);
         return;
     }
 
@@ -877,6 +915,13 @@ void wan_op_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
         return;
     CALL(d, attention, y, q, k, v, &a);
     scratch_end(d, mark);
+}
+
+int64_t wan_ring_width(const WanDev *d, int heads, int64_t C)
+{
+    const int P = wan_team(d).size;
+
+    return heads % P ? C : C / P;
 }
 
 static int rope_fits(const WanTensor *x, const WanRope *r)
@@ -938,19 +983,23 @@ void wan_op_ring_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
                             WanTensor *keys, WanTensor *values, WanRing a)
 {
     const WanOps *ops = d->backend->ops;
-    const int64_t n = wan_rows(k), R = wan_rows(keys), C = wan_cols(keys);
-    char opt[96];
+    const int split = a.rows && wan_team(d).size > 1;
+    const int64_t n = a.rows ? a.rows : wan_rows(k), R = wan_rows(keys);
+    const int64_t C = wan_cols(k);
+    char opt[128];
     WanMark mark;
 
     if (!ready(d))
         return;
     REQUIRE(d, "ring_attention", same_matrix(k, v) && are_values(d, k, v));
     REQUIRE(d, "ring_attention", same_matrix(keys, values) &&
-            are_values(d, keys, values) && keys->pitch == C &&
-            values->pitch == C);
+            are_values(d, keys, values));
     REQUIRE(d, "ring_attention", keys->nb_dims == 2 && k->nb_dims == 2 &&
             values->nb_dims == 2 && v->nb_dims == 2);
-    REQUIRE(d, "ring_attention", wan_cols(k) == C && n > 0);
+    REQUIRE(d, "ring_attention", n > 0 && wan_cols(keys) ==
+            (split ? wan_ring_width(d, a.heads, C) : C));
+    REQUIRE(d, "ring_attention", !a.rows || wan_rows(k) ==
+            wan_share(d, a.rows).n);
     REQUIRE(d, "ring_attention", a.heads > 0 && C % a.heads == 0);
     REQUIRE(d, "ring_attention", a.sink >= 0 && a.at >= 0 && a.at < R &&
             a.held > 0 && a.held <= R);
@@ -959,7 +1008,8 @@ void wan_op_ring_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
     REQUIRE(d, "ring_attention", !y == !q);
     REQUIRE(d, "ring_attention", !q || (same_matrix(y, q) &&
             are_values(d, y, q) && wan_cols(q) == C));
-    if (a.rope) {
+    REQUIRE(d, "ring_attention", !split || !q || wan_rows(q) == wan_rows(k));
+    if (a.rope && !split) {
         const WanTensor held = wan_slice(keys, 0, a.held);
 
         REQUIRE(d, "ring_attention", rope_fits(&held, a.rope));
@@ -968,8 +1018,19 @@ void wan_op_ring_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
         a.scale = (float)(1 / sqrt((double)C / a.heads));
     snprintf(opt, sizeof(opt), "heads %d held %lld%s%s", a.heads,
              (long long)a.held, a.rope ? " rope" : "", q ? "" : " keep");
+    if (split)
+        snprintf(opt + strlen(opt), sizeof(opt) - strlen(opt), " of %lld rows "
+                 "by %d ranks", (long long)a.rows, wan_team(d).size);
     trace(d, "ring_attention", q ? y : keys, q ? q : k, keys, opt);
     d->flops += q ? 4. * wan_rows(q) * a.held * C : 0;
+    if (split) {
+        attention_of_ranks(d, y, q, k, v,
+                           (WanAttentionArgs){ .heads = a.heads, .lot = 1,
+                                               .rows = a.rows,
+                                               .scale = a.scale },
+                           &a, keys, values);
+        return;
+    }
 
     if (!ops->ring_attention) {
         ring_composed(d, y, q, k, v, keys, values, &a);

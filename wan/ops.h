@@ -108,6 +108,8 @@ typedef struct WanRing {
     int64_t held;           // rows that are attended to, the block's among them
     const struct WanRope *rope; // what turns keys as they are read, a grid of
                             // held rows; NULL: they are kept as they are read
+    int64_t rows;           // of the block, of which q, k and v are this rank's;
+                            // 0: they are whole
 } WanRing;
 
 /**
@@ -126,6 +128,10 @@ typedef struct WanRing {
 void wan_op_ring_attention_(WanDev *d, WanTensor *y, const WanTensor *q,
                             const WanTensor *k, const WanTensor *v,
                             WanTensor *keys, WanTensor *values, WanRing a);
+
+/* Columns that a rank keeps of keys and values of C, in so many heads: all, where
+ * it is alone. */
+int64_t wan_ring_width(const WanDev *d, int heads, int64_t C);
 
 /* T5's bucket of key position - query position, 0 to 31 (spec/text: 16 for
  * keys behind, exact below 8, logarithmic to 91). */

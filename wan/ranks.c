@@ -517,6 +517,18 @@ int wan_ranks_agree(WanRanks *r, const void *value, int bytes,
     return 0;
 }
 
+int wan_ranks_hand_out(WanRanks *r, void *value, int64_t bytes,
+                       const char *what, const int *cancel)
+{
+    WanParcel out[WAN_MAX_RANKS] = { { 0 } }, in[WAN_MAX_RANKS] = { { 0 } };
+
+    for (int q = 1; q < r->size && !r->rank; q++)
+        out[q] = (WanParcel){ value, bytes };
+    if (r->rank)
+        in[0] = (WanParcel){ value, bytes };
+    return wan_ranks_exchange(r, out, in, what, cancel);
+}
+
 /* --------------------------------------------------------------- meeting */
 
 static void describe(WanRankInfo *me, int host)

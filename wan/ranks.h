@@ -177,6 +177,10 @@ void wan_ranks_end(WanRanks *r, int error, const char *text);
 int wan_ranks_agree(WanRanks *r, const void *value, int bytes,
                     const char *what, const int *cancel);
 
+/** value, of so many bytes, becomes rank 0's on all; as the exchange. */
+int wan_ranks_hand_out(WanRanks *r, void *value, int64_t bytes,
+                       const char *what, const int *cancel);
+
 /**
  * Exchange: out[q] goes to rank q, in[q] comes from it; own parcels are
  * copied. Logs what went wrong.

@@ -96,8 +96,62 @@ static void put_image(WanBytes *b, const WanImage *img)
     put(b, img, img ? sizeof(*img) : 0);
 }
 
-/* What ranks don't compute together has videos, controls, first timesteps: it
- * is not sent. */
+static void put_doubles(WanBytes *b, const double *list, int n)
+{
+    put(b, list, list ? n * (int64_t)sizeof(*list) : 0);
+}
+
+/* A control as this library knows it, which a request that was checked has. */
+static WanControl control_of(const WanRequest *r, int i)
+{
+    WanControl own = { .size = 0 };
+
+    wan_abi_in(&own, sizeof(own), r->controls[i], WAN_CONTROL_LEAST,
+               "WanControl", &(WanLog){ 0 });
+    return own;
+}
+
+static void longer(int64_t *most, const void *list, int n)
+{
+    if (list && n > *most)
+        *most = n;
+}
+
+/* Which lists of images a request can have: video, clip, and three of each
+ * control. */
+enum { HAS_CONTROLS = 2, HAS = HAS_CONTROLS + 3 * WAN_CONTROLS };
+
+/* Which there are, in the order of get_lists(); and room for the longest, which
+ * whoever reads it makes all of them. */
+static void put_lists(WanBytes *b, const WanRequest *r)
+{
+    uint8_t has[HAS] = { r->video != NULL, r->clip != NULL };
+    int64_t most = 0;
+    void *room;
+
+    longer(&most, r->video, r->nb_video);
+    longer(&most, r->clip, r->nb_clip);
+    for (int i = 0; i < r->nb_controls; i++) {
+        WanControl own = control_of(r, i);
+        uint8_t *of = &has[HAS_CONTROLS + 3 * i];
+
+        longer(&most, own.video, own.nb_frames);
+        longer(&most, own.mask, own.nb_frames);
+        longer(&most, own.references, own.nb_references);
+        of[0] = own.video != NULL;
+        of[1] = own.mask != NULL;
+        of[2] = own.references != NULL;
+        own.video = own.mask = own.references = NULL;
+        put(b, &own, sizeof(own));
+    }
+    put(b, has, sizeof(has));
+    if (!(room = calloc(most + 1, sizeof(void *))))
+        b->failed = 1;
+    else
+        put(b, room, most * (int64_t)sizeof(void *));
+    free(room);
+}
+
 void wan_put_request(WanBytes *b, const WanRequest *r)
 {
     WanRequest own = *r;
@@ -107,13 +161,13 @@ void wan_put_request(WanBytes *b, const WanRequest *r)
     own.image = own.last_image = NULL;
     own.video = own.clip = NULL;
     own.controls = NULL;
-    own.nb_video = own.nb_clip = own.nb_controls = own.nb_first_timesteps = 0;
     put(b, &own, sizeof(own));
     put_strings(b, r, request_strings, NB(request_strings));
-    put(b, r->timesteps, r->timesteps ? r->nb_timesteps *
-                         (int64_t)sizeof(*r->timesteps) : 0);
+    put_doubles(b, r->timesteps, r->nb_timesteps);
+    put_doubles(b, r->first_timesteps, r->nb_first_timesteps);
     put_image(b, r->image);
     put_image(b, r->last_image);
+    put_lists(b, r);
 }
 
 /* --------------------------------------------------------------- reading */
@@ -191,12 +245,65 @@ static const WanImage *get_image(Reader *r, WanImage *own)
     return own;
 }
 
+static const double *get_doubles(Reader *r, int n)
+{
+    int64_t bytes;
+    const double *list = get(r, &bytes);
+
+    if (list && bytes != n * (int64_t)sizeof(*list))
+        r->bad = 1;
+    return list;
+}
+
+/* The list for n images, if there was one. */
+static const WanImage *const *list_for(Reader *r, const WanImage *const *list,
+                                       int64_t most, int has, int n)
+{
+    if (!has)
+        return NULL;
+    r->bad |= n < 0 || n > most;
+    return list;
+}
+
+static void get_lists(Reader *r, WanServed *out)
+{
+    WanRequest *rq = &out->request;
+    uint8_t has[HAS] = { 0 };
+    const WanImage **list;
+    int64_t most;
+
+    if (rq->nb_controls < 0 || rq->nb_controls > WAN_CONTROLS) {
+        r->bad = 1;
+        return;
+    }
+    for (int i = 0; i < rq->nb_controls; i++) {
+        out->controls[i] = &out->control[i];
+        get_struct(r, &out->control[i], sizeof(out->control[i]));
+    }
+    rq->controls = rq->nb_controls ? out->controls : NULL;
+    get_struct(r, has, sizeof(has));
+    list = get(r, &most);
+    most /= (int64_t)sizeof(*list);
+    out->any = (WanImage){ .size = sizeof(out->any), .format = WAN_PIX_RGB24,
+                           .width = rq->width, .height = rq->height };
+    for (int64_t i = 0; i < most; i++)
+        list[i] = &out->any;
+    rq->video = list_for(r, list, most, has[0], rq->nb_video);
+    rq->clip = list_for(r, list, most, has[1], rq->nb_clip);
+    for (int i = 0; i < rq->nb_controls; i++) {
+        WanControl *c = &out->control[i];
+        const uint8_t *of = &has[HAS_CONTROLS + 3 * i];
+
+        c->video = list_for(r, list, most, of[0], c->nb_frames);
+        c->mask = list_for(r, list, most, of[1], c->nb_frames);
+        c->references = list_for(r, list, most, of[2], c->nb_references);
+    }
+}
+
 int wan_served_read(WanServed *out, char *data, int64_t n)
 {
     Reader r = { data, n, 0, 0 };
     const char *cwd;
-    const double *timesteps;
-    int64_t bytes;
 
     get_struct(&r, &out->params, sizeof(out->params));
     cwd = get_string(&r);
@@ -205,13 +312,12 @@ int wan_served_read(WanServed *out, char *data, int64_t n)
     out->params_bytes = r.at;
     get_struct(&r, &out->request, sizeof(out->request));
     get_strings(&r, &out->request, request_strings, NB(request_strings));
-    timesteps = get(&r, &bytes);
-    out->request.timesteps = timesteps;
-    if (timesteps && bytes != out->request.nb_timesteps *
-                              (int64_t)sizeof(*timesteps))
-        r.bad = 1;
+    out->request.timesteps = get_doubles(&r, out->request.nb_timesteps);
+    out->request.first_timesteps = get_doubles(&r,
+                                               out->request.nb_first_timesteps);
     out->request.image = get_image(&r, &out->image[0]);
     out->request.last_image = get_image(&r, &out->image[1]);
+    get_lists(&r, out);
     return r.bad || r.at != n ? WAN_INVALIDDATA : 0;
 }
 

@@ -6,7 +6,8 @@
  * A request as bytes: the parameters its model was opened with, the folder they
  * count from, and the request. All ranks are of one version, so structs go as
  * they lie in memory, their strings and lists behind them. Pixels of images
- * don't go: rank 0 encodes them.
+ * don't go: rank 0 encodes them. Nor do the sizes of a video's frames and of
+ * references, on which nothing depends: there are as many, and all are one.
  */
 
 #ifndef WAN_SERVE_H
@@ -26,6 +27,9 @@ typedef struct WanServed {
     int64_t params_bytes;       // of the whole: the same, the same model
     WanRequest request;
     WanImage image[2];          // without pixels
+    WanControl control[WAN_CONTROLS];
+    const WanControl *controls[WAN_CONTROLS];
+    WanImage any;               // each of the frames and references
 } WanServed;
 
 /* The way back: 0, or WAN_INVALIDDATA. Bytes stay as long as out. */

@@ -218,7 +218,7 @@ void wan_stream_free(WanStream *s)
     s->times = NULL;
 }
 
-void wan_stream_reserve(WanStream *s, WanDev *d)
+void wan_stream_reserve(WanStream *s, WanDev *d, int rows)
 {
     const WanDitConfig *c = &s->model->dit.config;
     const WanCodec *vae = &s->model->vae;
@@ -231,16 +231,21 @@ void wan_stream_reserve(WanStream *s, WanDev *d)
     if (s->recache)
         s->past = wan_tmp(d, C, s->window, h, w);
     wan_section(d, "keys and values");
-    wan_kvcache_reserve(&s->cache, d, c->layers, c->dim);
+    wan_kvcache_reserve(&s->cache, d, c->layers, c->heads, c->dim);
     wan_dit_rope(d, &s->rope, c, n, (int)h / 2, (int)w / 2);
     if (s->relative) {
         s->slots = wan_tmp(d, s->window, 2 * s->rope.pairs[0]);
         s->cache.rope = s->rope;
+        s->cache.rope.first = 0;        // what is held is whole
         s->cache.rope.table[0] = s->slots;
     }
     wan_dit_text_reserve(d, &s->context, &s->model->dit);
-    s->rgb = wan_tmp(d, WAN_TIME_STRIDE, s->height, s->width, 3);
-    wan_codec_begin_decode(d, &s->codec, vae, h, w);
+    s->rgb = wan_is_host(d)
+             ? wan_tmp(d, WAN_TIME_STRIDE, s->height, s->width, 3)
+             : wan_tensor_of(NULL, WAN_F32, WAN_TIME_STRIDE, s->height,
+                             s->width, 3);
+    (rows ? wan_codec_begin_rows : wan_codec_begin_decode)(d, &s->codec, vae, h,
+                                                           w);
     s->codec.frames = s->pos;
 }
 
@@ -306,6 +311,7 @@ static WanRope place(WanStream *s, WanDev *d, int64_t first, int n)
 
     wan_kvcache_place(c, first, n);
     rope.grid[0] = n;
+    rope.first = wan_share(d, wan_rope_rows(&rope)).first;
     rope.table[0] = wan_slice(&s->rope.table[0], 0, n);
     for (int i = 0; i < n; i++)
         s->times[i] = s->relative
@@ -522,9 +528,7 @@ int wan_stream_decode(WanStream *s, WanDev *d, int i, const WanTensor *given)
     if (is_given(s))
         copy_frame(d, &x, i, given, s->pos + i);
     s->codec.first = s->pos;
-    wan_codec_decode(d, &rgb, &s->model->vae, &s->codec, &x);
-    wan_op_finite(d, &rgb, "decoded chunk %lld: a pixel",
-                  (long long)s->codec.frames);
+    wan_codec_decode_together(d, &rgb, &s->model->vae, &s->codec, &x);
     return n;
 }
 
@@ -541,51 +545,57 @@ static void next_block(WanStream *s)
     s->keeping = s->turned = 0;
 }
 
-/* The last block's clean pass is for tests alone. */
+/* The last block's clean pass is for tests alone, and not with ranks: the others
+ * don't know whether there is one. */
 enum WanStage wan_stream_next(WanStream *s, const WanDev *d,
-                              enum WanStage stage, int switching)
+                              enum WanStage stage)
 {
     if (stage == WAN_STAGE_STEPS && !s->keeping)
         return WAN_STAGE_DECODE;
-    if (is_last(s) && (s->keeping || !d->tap))
+    if (is_last(s) && (s->keeping || !d->tap || d->ranks))
         return WAN_STAGE_DONE;
     if (stage == WAN_STAGE_DECODE) {
         s->keeping = 1;
         return WAN_STAGE_STEPS;
     }
     next_block(s);
-    return switching ? WAN_STAGE_TEXT : WAN_STAGE_STEPS;
+    return WAN_STAGE_STEPS;
 }
 
 /* ----------------------------------------------------------------- plan */
 
-static double flops_of_step(WanStream *s, WanDev *d, int i)
-{
-    const double before = d->flops;
-
-    wan_stream_step(s, d, i);
-    return d->flops - before;
-}
-
-void wan_stream_plan(WanStream *s, WanDev *d, WanPlan *out)
+void wan_stream_plan(WanStream *s, WanDev *d, int decodes, WanPlan *out)
 {
     const WanStream now = *s;
     const int blocks = (s->window + s->block - 1) / s->block;
-    double before;
+    WanDev before;
 
     seek(s, s->first_block + (int64_t)blocks * s->block);
     if (looks_again(s))
         wan_stream_step(s, d, 0);
     enter(s, d);
     wan_dev_repeat(d);
-    out->step_flops = flops_of_step(s, d, looks_again(s));
-    before = d->flops;
-    for (int i = 0; i < s->n; i++)
+    before = *d;
+    wan_stream_step(s, d, looks_again(s));
+    out->step_flops = d->flops - before.flops;
+    out->sent_bytes = d->sent - before.sent;
+    out->exchanges = d->exchanges - before.exchanges;
+    out->behind_bytes = d->behind.sent - before.behind.sent;
+    out->behind_flops = d->behind.flops - before.behind.flops;
+    out->behind_exchanges = d->behind.exchanges - before.behind.exchanges;
+    before = *d;
+    for (int i = 0; i < s->n && decodes; i++)
         wan_stream_decode(s, d, i, NULL);
-    out->decode_flops = d->flops - before;
+    out->decode_flops = d->flops - before.flops;
+    out->decode_sent_bytes = d->sent - before.sent;
+    out->decode_exchanges = d->exchanges - before.exchanges;
+    before = *d;
     s->keeping = 1;
+    wan_stream_step(s, d, 0);
     out->block_flops = s->steps.steps * out->step_flops + out->decode_flops +
-                       flops_of_step(s, d, 0);
+                       d->flops - before.flops;
+    out->block_sent_bytes = s->steps.steps * out->sent_bytes +
+                            out->decode_sent_bytes + d->sent - before.sent;
     out->cache_bytes = 2 * wan_type_bytes(s->cache.k.type,
                                           wan_count(&s->cache.k));
     out->window = s->window;

@@ -58,7 +58,8 @@ typedef struct WanStream {
     WanTensor slots;                // rotary table of held frames, if relative
     WanKvCache cache;
     WanCodecStream codec;
-    WanTensor rgb;                  // [4, H, W, 3] of the last latent frame
+    WanTensor rgb;                  // [4, H, W, 3] of the last latent frame; of
+                                    // ranks but the host a shape alone
 } WanStream;
 
 /**
@@ -77,17 +78,18 @@ int wan_stream_check(const WanRequest *r, const WanModel *m);
 int wan_stream_init(WanStream *s, const WanModel *m, const WanRequest *r);
 void wan_stream_free(WanStream *s);
 
-/* All memory that it needs besides that of a running pass. */
-void wan_stream_reserve(WanStream *s, WanDev *d);
+/* All memory that it needs besides that of a running pass. rows: all ranks
+ * decode, if there are some, each its rows of every frame. */
+void wan_stream_reserve(WanStream *s, WanDev *d, int rows);
 
 /* The text of the block that begins now, and of those behind it. It must stay
  * where it is until the next unit is done. */
 void wan_stream_text(WanStream *s, const WanTensor *text);
 
-/* Behind that stage, WAN_STAGE_STEPS or _DECODE; switching: a prompt waits,
- * which is a WAN_STAGE_TEXT between blocks. */
+/* Behind that stage, WAN_STAGE_STEPS or _DECODE. Steps behind steps are those of
+ * another block, before which there may be another text. */
 enum WanStage wan_stream_next(WanStream *s, const WanDev *d,
-                              enum WanStage stage, int switching);
+                              enum WanStage stage);
 
 /* Units of either stage, 0: none. */
 int wan_stream_units(const WanStream *s, enum WanStage stage);
@@ -99,7 +101,7 @@ void wan_stream_step(WanStream *s, WanDev *d, int i);
  * Decode latent frame i of the block.
  *
  * @param given what the video begins with, [channels, s->given, h, w]
- * @return pixel frames in s->rgb
+ * @return pixel frames in s->rgb, at the host
  */
 int wan_stream_decode(WanStream *s, WanDev *d, int i, const WanTensor *given);
 
@@ -108,8 +110,8 @@ int wan_stream_decode(WanStream *s, WanDev *d, int i, const WanTensor *given);
 void wan_stream_start(WanStream *s, int64_t pos);
 
 /* One block of each kind of pass with a full window, on a plan's device: what
- * the job needs at most. Flops of a step, a latent frame's decoding and of all
- * of a block are added to out. */
-void wan_stream_plan(WanStream *s, WanDev *d, WanPlan *out);
+ * the job needs at most. Work and bytes sent of a step, a block's decoding, if it
+ * decodes, and of all of a block are added to out. */
+void wan_stream_plan(WanStream *s, WanDev *d, int decodes, WanPlan *out);
 
 #endif /* WAN_STREAM_H */

@@ -240,9 +240,8 @@ typedef struct WanModelParams {
     void *interrupted_opaque;
     enum WanVaeScale vae_scale; /**< since 1.1, as all that follows */
     /** 1: if an MPI launcher started this process with wan-workers beside it,
-     *  they compute jobs together, but for those of VACE models, with video,
-     *  and causal ones; see docs/cluster.md. Else, and with 0, this process
-     *  computes alone. With 1 interrupted is polled in wan_job_open() too while
+     *  they compute jobs together, see docs/cluster.md. Else, and with 0, this
+     *  process computes alone. With 1 interrupted is polled in wan_job_open() too while
      *  that waits for the others, and ends it: it must live as the model. */
     int processes;
     /** The low-noise one of Wan 2.2's two experts, where path leads
@@ -603,6 +602,8 @@ typedef struct WanPlan {
     int begin_exchanges;        /**< before the steps */
     double begin_sent_bytes;    /**< that this one sends to others then: what it
                                      encoded of prompts and images */
+    double block_sent_bytes;    /**< of a causal job: in a block, as block_flops;
+                                     its decode_sent_bytes are a block's */
 } WanPlan;
 
 /** Fill r with the defaults of the model; prompt stays NULL. */

@@ -105,14 +105,16 @@ static void bench_linear(int64_t m, int64_t n, int64_t k)
     static const struct { WanType type; int full; const char *name; } kind[] = {
         { WAN_F32, 0, "f32" }, { WAN_F32, 1, "f32 bias gelu" },
         { WAN_BF16, 0, "bf16" }, { WAN_BF16, 1, "bf16 bias gate add" },
+        { WAN_Q8_0, 0, "q8_0" },
     };
     WanTensor x = bench_tensor(m, k), y = bench_tensor(m, n);
     WanTensor bias = bench_tensor(n), gate = bench_tensor(n);
     WanTensor w32 = bench_tensor(n, k);
     WanTensor w16 = weight_random(WAN_BF16, 1, 1, 1);
+    WanTensor w8 = wan_tensor_of(malloc(wan_type_bytes(WAN_Q8_0, n * k)),
+                                 WAN_Q8_0, n, k);
     const double flops = 2.0 * m * n * k;
-    Timing plain = timing_none, best[4] = { timing_none, timing_none,
-                                            timing_none, timing_none };
+    Timing plain = timing_none, best[COUNT(kind)];
     Timing base;
     char name[80];
 
@@ -122,13 +124,17 @@ static void bench_linear(int64_t m, int64_t n, int64_t k)
     for (int64_t i = 0; i < n * k; i++)
         ((uint16_t *)w16.data)[i] = wan_f32_to_bf16(((float *)w32.data)[i]);
 
+    wan_from_f32(w8.data, WAN_Q8_0, w32.data, n * k);
+    for (int i = 0; i < COUNT(kind); i++)
+        best[i] = timing_none;
     for (int pass = 0; pass < 4; pass++) {
         Timing t;
 
         time_sgemm(&plain, m, n, k, x.data, w32.data, y.data);
         for (int i = 0; i < COUNT(kind); i++) {
-            const WanLinear w = { .weight = kind[i].type == WAN_F32 ? w32
-                                                                    : w16,
+            const WanLinear w = { .weight = kind[i].type == WAN_F32 ? w32 :
+                                            kind[i].type == WAN_BF16 ? w16
+                                                                     : w8,
                                   .bias = kind[i].full ? bias
                                                        : (WanTensor){ 0 },
                                   .least = WAN_PRECISION_INT8 };
@@ -153,7 +159,7 @@ static void bench_linear(int64_t m, int64_t n, int64_t k)
         bench_line(name, flops, best[i], base);
     }
     free(x.data), free(y.data), free(bias.data), free(gate.data);
-    free(w32.data), free(w16.data);
+    free(w32.data), free(w16.data), free(w8.data);
 }
 
 /* The sgemm that attention and conv are measured by, once more, now. */

@@ -226,9 +226,19 @@ static inline WanTensor weight_make(WanType type, double scale, int nb_dims,
 {
     WanTensor t = wan_tensor(NULL, type, nb_dims, dim);
     const int64_t n = wan_count(&t);
-    char *p = malloc(n * wan_type_size(type) + 1);
+    const int blocks = wan_type_block(type) > 1;
+    char *p = malloc(wan_type_bytes(type, n) + !blocks);
 
     t.data = p;
+    if (blocks) {
+        float *f = malloc(n * sizeof(*f));
+
+        for (int64_t i = 0; i < n; i++)
+            f[i] = (float)(random_normal() * scale);
+        wan_from_f32(p, type, f, n);
+        free(f);
+        return t;
+    }
     for (int64_t i = 0; i < n; i++) {
         const float f = to_few_bits((float)(random_normal() * scale));
         const uint16_t h = type == WAN_BF16 ? wan_f32_to_bf16(f)

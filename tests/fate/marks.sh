@@ -158,7 +158,7 @@ check 'copied from container to container' copied
 again()     # the decoder hands the message on, the encoder writes it
 {
     written 1 again.h264 -c:v libx264 &&
-        good -i "$tmp/again.h264" -vf scale=48:48 -c:v "$1" "$tmp/again.ts" &&
+        good -i "$tmp/again.h264" -vf scale=96:96 -c:v "$1" "$tmp/again.ts" &&
         good -i "$tmp/again.ts" -c:v "$1" "$tmp/again.$2" &&
         good -i "$tmp/again.$2" -c:v libx264 "$tmp/again.mkv" &&
         marks "$tmp/again.mkv" && has "$sei" "$tmp/marks"

@@ -42,15 +42,17 @@ if "$mpirun" --version 2> /dev/null | grep -q HYDRA; then shield='setsid -fw'; f
 
 # The others read what the launcher's standard input is.
 graph() { source_of "prompt=a ball:frames=5:size=64x64:seed=1:device=cpu:threads=1:$1" "${2-}"; }
-# clip OUT PROCESSES OPTIONS [FOLDER]
-clip()
+# by OUT PROCESSES ARGUMENT...: framemd5 of what ffmpeg makes with these
+by()
 {
-    clip_out=$1 clip_n=$2
+    by_out=$1 by_n=$2
     shift 2
-    set -- "$ffmpeg" -nostdin -hide_banner -nostats -xerror -y -f lavfi -i "$(graph "$@")" -f framemd5 "$clip_out"
-    [ "$clip_n" -eq 1 ] || set -- "$mpirun" -n 1 "$@" : -n $((clip_n - 1)) "$worker"
+    set -- "$ffmpeg" -nostdin -hide_banner -nostats -xerror -y "$@" -f framemd5 "$by_out"
+    [ "$by_n" -eq 1 ] || set -- "$mpirun" -n 1 "$@" : -n $((by_n - 1)) "$worker"
     "$@" < /dev/null 2> "$tmp/log"
 }
+# clip OUT PROCESSES OPTIONS [FOLDER]
+clip() { clip_out=$1 clip_n=$2; shift 2; by "$clip_out" "$clip_n" -f lavfi -i "$(graph "$@")"; }
 same() { clip "$tmp/$1.md5" "$1" "$2" "${3-}" && cmp "$tmp/1.md5" "$tmp/$1.md5" || { cat "$tmp/log"; return 1; }; }
 
 # ---- the same bits
@@ -60,6 +62,45 @@ for n in 2 3 4; do
     check "$n processes: the same bits" same $n steps=2
 done
 check 'it says how many' grep -q 'clip over 4 processes on 1 machine' "$tmp/log"
+
+# together NAME FRAMES ARGUMENT...: so many frames, by two and three processes those by
+# one, of which none is made alone
+together()
+{
+    together_name=$1 together_frames=$2
+    shift 2
+    for n in 1 2 3; do
+        by "$tmp/$together_name.$n" $n "$@" &&
+            [ "$(grep -c '^0,' "$tmp/$together_name.$n")" -eq "$together_frames" ] &&
+            cmp "$tmp/$together_name.1" "$tmp/$together_name.$n" &&
+            { [ $n -eq 1 ] || grep -q "clip over $n processes" "$tmp/log"; } &&
+            ! grep -e 'made alone' -e 'goes on alone' "$tmp/log" || { cat "$tmp/log"; return 1; }
+    done
+}
+input='testsrc2=s=64x64:r=10,trim=end_frame=8'
+asked="prompt=a ball:frames=5:seed=1:device=cpu:threads=1"
+rest=$(quote "$tiny/wan-t2v")
+rest=text_encoder=$rest:tokenizer=$rest:vae=$rest
+vace=model=$(quote "$tiny/wan-vace"):$rest
+check 'a video drawn again, two windows: the same bits' together v2v 8 -f lavfi -i "$input" \
+    -vf "wan_v2v=model=$(quote "$tiny/wan-t2v"):$asked:steps=4:strength=0.5"
+check 'with VACE: the same bits' together vace 8 -f lavfi -i "$input" -vf "wan_v2v=$vace:$asked:steps=2"
+"$ffmpeg" -nostdin -v error -y -f lavfi -i testsrc2=s=40x64 -frames:v 1 "$tmp/picture.png"
+check 'with VACE from a picture: the same bits' together picture 5 -f lavfi \
+    -i "wan_t2v=$vace:$asked:steps=2:size=64x64:reference=$(quote "$tmp/picture.png")"
+
+
+# Causal videos, whatever prompts come while they are made: two come in the first
+# block and the second of a scene without end, which is cut short in its fifth.
+trained="model=$(quote "$tiny/wan-t2v"):prompt=a cat:size=48x32:seed=5:device=cpu:threads=1:causal=1:preset=self-forcing"
+scene() { printf %s "wan_t2v=$trained:clips=0:ahead=0:window=6:sink=1:switch=$1,sendcmd=c='0.1 wan_t2v prompt dog; 0.9 wan_t2v prompt cow'"; }
+check 'a causal clip: the same bits' together blocks 33 -f lavfi -i "wan_t2v=$trained:frames=33:window=6:sink=1"
+check 'frame by frame' together single 21 -f lavfi -i "wan_t2v=$trained:frames=21:block=1:window=4:sink=1:positions=window"
+check 'without end, prompts change' together plain 50 -f lavfi -i "$(scene plain)" -frames:v 50
+check 'and what is held is seen again' together recache 50 -f lavfi -i "$(scene recache)" -frames:v 50
+check 'a prompt makes other frames' eval '! cmp -s "$tmp/plain.1" "$tmp/recache.1"'
+check 'it goes on from a clip' together extended 32 -f lavfi -i "testsrc2=s=48x32:r=16,format=yuv420p,trim=end_frame=24" \
+    -vf "wan_i2v=$trained:mode=extend:frames=9:window=9"
 
 # Two machines, played by one with two names: what goes between them goes over TCP
 # and in pieces, of which a clip of this size has some.
@@ -95,19 +136,11 @@ else
     skip 'two machines: the same bits' "no second name can be had here, or it is MPICH's launcher"
 fi
 
-# ---- cut short, and made alone: all exit statuses are 0
+# ---- cut short: all exit statuses are 0
 
 cut() { "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph clips=0:ahead=0:steps=3)" "$@" -f null - : -n 2 "$worker"; }
 check 'a clip is cut short by -frames' cut -frames:v 7
 check 'by -t' cut -t 0.4
-made_alone()
-{
-    "$mpirun" -n 1 "$ffmpeg" -nostdin -xerror -f lavfi -i "$(graph "clips=2:steps=1:text_encoder=$(quote "$tiny/wan-t2v"):tokenizer=$(
-        quote "$tiny/wan-t2v"):vae=$(quote "$tiny/wan-t2v")" wan-vace)" -f null - : -n 1 "$worker" > "$tmp/log" 2>&1 || return 1
-    [ "$(said 'clips of VACE models are made by one process')" -eq 1 ] && ! grep -q 'clip over' "$tmp/log"
-}
-check 'clips of VACE are made alone, which is said once' made_alone
-
 # ---- started wrongly
 
 refused()       # PATTERN COMMAND...
@@ -160,13 +193,14 @@ fi
 workers() { pgrep -f "^$worker --threads 1 --device cpu"; }
 ffmpegs() { pgrep -f "^$ffmpeg .*$tmp/"; }
 plays() { [ "$(frames "$1" 2> /dev/null)" -gt 0 ] 2> /dev/null; }
-# start OUT: clips without end, of which OUT has frames; $launcher. Each is on the
-# disk when it is there, however ffmpeg ends.
+# start OUT [SOURCE]: clips without end, of which OUT has frames; $launcher. Each is
+# on the disk when it is there, however ffmpeg ends.
 start()
 {
+    start_source=${2-$(graph clips=0:ahead=0:steps=50)}
     : > "$tmp/log"              # not the last one's
     rm -f "$1"
-    "$mpirun" -n 1 $shield "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$(graph clips=0:ahead=0:steps=50)" \
+    "$mpirun" -n 1 $shield "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$start_source" \
         -c:v ffv1 -cluster_time_limit 1 -flush_packets 1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
     launcher=$!
     while kill -0 $launcher 2> /dev/null && ! plays "$1"; do sleep 0.1; done
@@ -219,6 +253,14 @@ while [ $((k += 1)) -le "${KILLS:-2}" ]; do
     check 'what there was of the clip can be played' plays "$tmp/killed.mkv"
     check 'no shared memory is left' freed
 done
+start "$tmp/scene.mkv" "wan_t2v=$trained:clips=0:ahead=0:window=6"
+choose 1
+kill -9 "$pid"
+over
+report $? "rank $victim of a scene without end is killed, all end" "$tmp/log"
+wait $launcher 2> /dev/null
+check 'who it was is said' who
+check 'what there was of the scene can be played' plays "$tmp/scene.mkv"
 start "$tmp/stopped.mkv"
 kill -INT "$(pgrep -f "^$ffmpeg.*$tmp/stopped.mkv")"
 over

@@ -89,7 +89,7 @@ rates()
     done > "$tmp/wanted"
     same "$(sed -n 's/^\(cpu[a-z0-9-]*\), [0-9]* threads; .*/\1/p' "$tmp/rates" | tr '\n' ' ')" \
         "cpu $(tr '\n' ' ' < "$tmp/wanted")" &&
-        same "$(grep -c '^  linear .* GFLOP/s ' "$tmp/rates")" $((12 * (1 + $(wc -l < "$tmp/wanted"))))
+        same "$(grep -c '^  linear .* GFLOP/s ' "$tmp/rates")" $((15 * (1 + $(wc -l < "$tmp/wanted"))))
 }
 checkop=$B/tests/checkop/checkop
 need "$checkop"

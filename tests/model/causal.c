@@ -8,119 +8,35 @@
  * the mistakes that were planted in them changed 6e-4.
  */
 
+#include "causal_case.h"
 #include "kvcache.h"
-#include "model_test.h"
 
 #define LIMIT 2e-6              // 4e-6 through the VAE's encoder
-#define MAX_CLIP 64
 
 /* A golden's run. */
 typedef struct Run {
-    Golden *golden;
-    cJSON *what;                // the metadata's "case"
+    CausalCase c;
     WanModel *model;
-    WanRequest rq;
-    double timesteps[2][8];     // and of the first block
-    WanImage frame[MAX_CLIP];   // what it goes on from
-    const WanImage *clip[MAX_CLIP];
     double limit, worst;
     int seen;                   // tensors that were held against the golden's
     int contexts;
     int64_t noises;             // latent frames of noise
 } Run;
 
-static int list_of(double out[8], const cJSON *list)
-{
-    const cJSON *v;
-    int n = 0;
-
-    cJSON_ArrayForEach(v, list)
-        out[n++] = v->valuedouble;
-    return n;
-}
-
-static int asks_for(const Run *r, const char *key)
-{
-    return cJSON_IsTrue(cJSON_GetObjectItem(r->what, key));
-}
-
-static void read_pixels(Run *r)
-{
-    const GoldenTensor *t = golden_look(r->golden, "pixels");
-    const int64_t size = t ? t->dim[1] * t->dim[2] * 3 : 0;
-
-    for (int i = 0; t && i < t->dim[0]; i++) {
-        r->frame[i] = (WanImage){ .size = sizeof(WanImage),
-                                  .format = WAN_PIX_RGB24,
-                                  .width = (int)t->dim[2],
-                                  .height = (int)t->dim[1],
-                                  .data = { (void *)(t->raw + i * size) },
-                                  .stride = { 3 * t->dim[2] } };
-        r->clip[i] = &r->frame[i];
-    }
-    if (t && t->dim[0] == 1)
-        r->rq.image = r->frame;
-    if (t && t->dim[0] > 1) {
-        r->rq.clip = r->clip;
-        r->rq.nb_clip = (int)t->dim[0];
-    }
-}
-
 static void run_open(Run *r, const char *name, const char *device)
 {
-    const cJSON *hw, *shift, *warp;
-    WanRequest *rq = &r->rq;
-
-    *r = (Run){ .golden = golden_open(name) };
-    r->what = golden_meta(r->golden, "case");
-    r->model = open_tiny(!strcmp(golden_meta_string(r->golden, "dit"),
-                                 "wan-t2v") ? "tiny/wan-t2v"
-                                            : "tiny/wan-t2v-hd128", device);
-    hw = cJSON_GetObjectItem(r->what, "hw");
-    shift = cJSON_GetObjectItem(r->what, "shift");
-    warp = cJSON_GetObjectItem(r->what, "warp");
-    wan_request_default(rq, r->model);
-    CHECK(wan_request_preset(rq, r->model, "self-forcing") == 0);
-    CHECK(rq->causal && rq->block == 3 && rq->steps == 4 && rq->warp);
-    rq->prompt = cJSON_GetObjectItem(r->what, "prompts")->child->valuestring;
-    rq->seed = golden_number(r->what, "seed", 0);
-    rq->rng = WAN_RNG_CPU;
-    rq->height = 8 * hw->child->valueint;
-    rq->width = 8 * hw->child->next->valueint;
-    rq->block = golden_number(r->what, "block", 0);
-    rq->first_block = asks_for(r, "independent");
-    rq->window = golden_number(r->what, "local", 0);
-    rq->sink = golden_number(r->what, "sink", 0);
-    rq->positions = asks_for(r, "infinity") ? WAN_POSITIONS_WINDOW
-                                            : WAN_POSITIONS_ABSOLUTE;
-    rq->prompt_switch = cJSON_GetObjectItem(r->what, "switch") &&
-                        !asks_for(r, "plain_switch") ? WAN_SWITCH_RECACHE
-                                                     : WAN_SWITCH_PLAIN;
-    rq->sink_reset = cJSON_IsFalse(cJSON_GetObjectItem(r->what,
-                                                       "global_sink"));
-    rq->frames = 1 + 4 * (golden_number(r->what, "frames", 0) +
-                          golden_number(r->what, "initial", 0) - 1);
-    if (shift)
-        rq->shift = shift->valuedouble;
-    if (warp)
-        rq->warp = cJSON_IsTrue(warp);
-    if ((rq->nb_timesteps = list_of(r->timesteps[0], cJSON_GetObjectItem(
-                                        r->what, "steps")))) {
-        rq->timesteps = r->timesteps[0];
-        rq->steps = rq->nb_timesteps;
-    }
-    if ((rq->nb_first_timesteps = list_of(r->timesteps[1], cJSON_GetObjectItem(
-                                              r->what, "first_steps"))))
-        rq->first_timesteps = r->timesteps[1];
-    read_pixels(r);
-    r->limit = limit_on(device, rq->image || rq->clip ? 2 * LIMIT : LIMIT);
+    *r = (Run){ .model = NULL };
+    causal_open(&r->c, name);
+    r->model = open_tiny(causal_folder(&r->c), device);
+    causal_request(&r->c, r->model);
+    r->limit = limit_on(device, r->c.rq.image || r->c.rq.clip ? 2 * LIMIT
+                                                              : LIMIT);
 }
 
 static void run_close(Run *r)
 {
     wan_model_close(&r->model);
-    cJSON_Delete(r->what);
-    golden_close(&r->golden);
+    causal_close(&r->c);
 }
 
 /* [channels, frames, h, w] in the goldens' order, frame by frame. */
@@ -156,21 +72,21 @@ static void check_taps(void *opaque, const char *name, const WanTensor *t)
 
     if (!strcmp(name, "context")) {
         snprintf(context, sizeof(context), "context%d", r->contexts++);
-        g = golden_find(r->golden, context);
+        g = golden_find(r->c.golden, context);
         hold_against(r, context, t->data, wan_count(t), g, 0);
         return;
     }
     if (sscanf(name, "block%*d.noise%n", &n) == 0 && n && !name[n]) {
         float *v = by_frames(t);
 
-        g = golden_find(r->golden, "noise");
+        g = golden_find(r->c.golden, "noise");
         hold_against(r, name, v, wan_count(t), g,
                      r->noises * wan_count(t) / t->dim[1]);
         r->noises += t->dim[1];
         free(v);
         return;
     }
-    if (!(g = golden_look(r->golden, name)))
+    if (!(g = golden_look(r->c.golden, name)))
         return;
     r->seen++;
     if (t->nb_dims == 4) {
@@ -214,14 +130,6 @@ static int bytes_off(const GoldenTensor *u8, int i, const uint8_t *rgb)
     return off;
 }
 
-/* When the prompt changes: the frame where it is asked for. */
-static int switch_at(const Run *r)
-{
-    const cJSON *at = cJSON_GetObjectItem(r->what, "switch");
-
-    return at ? at->child->valueint : -1;
-}
-
 static void golden_run(const char *name, const char *device)
 {
     Run r;
@@ -230,36 +138,33 @@ static void golden_run(const char *name, const char *device)
     int ret = 0, frames = 0, off = 0, asked = 0;
 
     run_open(&r, name, device);
-    const GoldenTensor *u8 = golden_look(r.golden, "frames_u8");
-    const int bytes = r.rq.width * r.rq.height * 3;
+    const GoldenTensor *u8 = golden_look(r.c.golden, "frames_u8");
+    const int bytes = r.c.rq.width * r.c.rq.height * 3;
     uint8_t *rgb = malloc(bytes);
     WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
-                     .width = r.rq.width, .height = r.rq.height,
-                     .data = { rgb }, .stride = { 3 * r.rq.width } };
+                     .width = r.c.rq.width, .height = r.c.rq.height,
+                     .data = { rgb }, .stride = { 3 * r.c.rq.width } };
 
-    if (CHECK(wan_job_open(&job, r.model, &r.rq) == 0)) {
+    if (CHECK(wan_job_open(&job, r.model, &r.c.rq) == 0)) {
         wan_job_tap(job, check_taps, &r);
         while ((ret = wan_job_step(job, &p)) >= 0 && p.stage != WAN_STAGE_DONE) {
             /* it is there when the block that begins there or behind begins */
-            if (!asked && switch_at(&r) >= 0 && p.stage == WAN_STAGE_STEPS &&
-                (p.block + 1) * r.rq.block >= switch_at(&r)) {
-                const cJSON *all = cJSON_GetObjectItem(r.what, "prompts");
-
-                CHECK(wan_job_prompt(job, all->child->next->valuestring) == 0);
+            if (!asked && causal_switches(&r.c, &p)) {
+                CHECK(wan_job_prompt(job, causal_prompt(&r.c, 1)) == 0);
                 asked = 1;
             }
             while (wan_job_frame(job, &img) >= 0)
                 off += u8 ? bytes_off(u8, frames++, rgb) : (frames++, 0);
         }
-        CHECKF(ret == 0 && frames == r.rq.frames, "%d frames, %s", frames,
+        CHECKF(ret == 0 && frames == r.c.rq.frames, "%d frames, %s", frames,
                wan_strerror(ret));
         CHECK(wan_job_frame(job, &img) == WAN_EOF);
         wan_job_close(&job);
     }
-    CHECKF(r.seen == shown(r.golden), "%s: %d tensors seen of %d", name,
-           r.seen, shown(r.golden));
-    CHECK(r.contexts == 1 + (switch_at(&r) >= 0));
-    CHECK(r.noises == golden_find(r.golden, "noise")->dim[0]);
+    CHECKF(r.seen == shown(r.c.golden), "%s: %d tensors seen of %d", name,
+           r.seen, shown(r.c.golden));
+    CHECK(r.contexts == 1 + (causal_switch_at(&r.c) >= 0));
+    CHECK(r.noises == golden_find(r.c.golden, "noise")->dim[0]);
     CHECKF(!u8 || off < 0.005 * u8->n, "%d bytes are a level off", off);
     printf("# %s on %s: largest relative L2 %.2e; %d bytes a level off\n",
            name, device, r.worst, off);

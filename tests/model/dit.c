@@ -440,6 +440,7 @@ int main(int argc, char **argv)
     RUN(vace_diffusers);
     RUN_REF(gguf_q8_0_ref);
     RUN(gguf_q8_0_cpu);
+    RUN_ROUNDED(gguf_q8_0_cpu);
     RUN_REF(gguf_q4_k_ref);
     RUN(gguf_q4_k_cpu);
     RUN_ROUNDED(gguf_q4_k_cpu);

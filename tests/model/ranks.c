@@ -8,7 +8,7 @@
  * latents after each step and its frames go into a file, which is compared.
  */
 
-#include "model_test.h"
+#include "causal_case.h"
 #include "../ranks.h"
 
 typedef struct Video {
@@ -19,9 +19,18 @@ typedef struct Video {
     int tiny_vae;               // TAEHV in place of the folder's
     int automatic;              // precision: of the device that is named
     const char *demo;           // the demo model's folder in place of another
+    int twice;                  // VACE: the control once more
     int ranks;
     FILE *file;                 // what was made
     int latents;                // of that the latents alone
+    int causal;                 // golden is one of those, or the demo model makes
+                                // one; 2: with positions in the window
+    const char *second;         // prompt, given in the steps of that block
+    int second_block;
+    double at_block;            // bytes sent when the last block was done
+    double more;                // that this one sends beside those of a block;
+                                // below 0: that is not planned
+    int counted;                // blocks whose bytes were held against the plan
 } Video;
 
 /* Bytes that this process' transport has sent. */
@@ -67,28 +76,77 @@ static void keep(void *opaque, const char *name, const WanTensor *t)
 {
     Video *v = opaque;
 
-    if (!strncmp(name, "latents", 7))
+    if (!strncmp(name, "latents", 7) ||
+        (v->causal && strstr(name, ".x0.")) || !strcmp(name, "initial_latent"))
         fwrite(t->data, sizeof(float), wan_count(t), v->file);
+}
+
+/* A prompt that is to be there for the next block, which sends it too, and frames
+ * that are seen again. */
+static void give_prompt(Video *v, WanModel *m, const WanRequest *rq, WanJob *job,
+                        const WanProgress *p)
+{
+    WanRequest other = *rq;
+    WanPlan plan;
+
+    if (!v->second || p->stage != WAN_STAGE_STEPS || p->done != 1 ||
+        p->block_done || p->block != v->second_block)
+        return;
+    other.prompt = v->second;
+    CHECK(wan_job_prompt(job, v->second) == 0);
+    CHECK(wan_plan(&plan, m, &other) == 0);
+    v->more = rq->prompt_switch == WAN_SWITCH_PLAIN ? plan.begin_sent_bytes : -1;
+}
+
+/* To the byte: the first step, and each block that is like the planned one, which
+ * has four frames of each latent one and a block behind it. */
+static void count_block(Video *v, const WanRequest *rq, const WanPlan *plan,
+                        const WanProgress *p)
+{
+    const double block = sent - v->at_block;
+    const int given = rq->image || rq->clip;
+
+    if (rq->causal && !p->block && p->stage == WAN_STAGE_STEPS &&
+        p->done == 1 && !p->block_done && !given && !rq->first_block)
+        CHECKF(sent == plan->begin_sent_bytes + plan->sent_bytes, "%.0f bytes "
+               "sent by the first step, %.0f planned", sent,
+               plan->begin_sent_bytes + plan->sent_bytes);
+    if (!p->block_done)
+        return;
+    const double more = p->block == v->second_block + 1 ? v->more : 0;
+
+    if (p->block > 0 && more >= 0) {
+        CHECKF(block == plan->block_sent_bytes + more, "%.0f bytes sent in "
+               "block %d, %.0f planned", block, (int)p->block,
+               plan->block_sent_bytes + more);
+        v->counted++;
+    }
+    v->at_block = sent;
 }
 
 static void make_request(Video *v, WanModel *m, const WanRequest *rq)
 {
+    WanProgress p = { .stage = WAN_STAGE_TEXT };
     WanPlan plan;
     WanJob *job;
-    int ret;
+    int steps = 0, ret;
 
     CHECK(wan_plan(&plan, m, rq) == 0 && plan.processes == v->ranks);
     CHECK((plan.sent_bytes > 0) == (v->ranks > 1));
     if (!CHECK(wan_job_open(&job, m, rq) == 0))
         return;
     wan_job_tap(job, keep, v);
-    sent = 0;
+    sent = v->at_block = v->more = v->counted = 0;
     uint8_t *rgb = malloc(3 * rq->width * rq->height);
     const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
                            .width = rq->width, .height = rq->height,
                            .data = { rgb }, .stride = { 3 * rq->width } };
 
-    while ((ret = wan_job_step(job, NULL)) >= 0) {
+    while ((ret = wan_job_step(job, &p)) >= 0) {
+        give_prompt(v, m, rq, job, &p);
+        count_block(v, rq, &plan, &p);
+        if (p.stage == WAN_STAGE_STEPS)
+            steps = p.total;
         while ((ret = wan_job_frame(job, &img)) >= 0)
             if (!v->latents)
                 fwrite(rgb, 3 * rq->width, rq->height, v->file);
@@ -98,8 +156,8 @@ static void make_request(Video *v, WanModel *m, const WanRequest *rq)
     CHECKF(ret == WAN_EOF, "ended with %s", wan_strerror(ret));
     /* to the byte, where all steps are the same */
     const double planned = plan.begin_sent_bytes + plan.decode_sent_bytes +
-                           rq->steps * plan.sent_bytes;
-    CHECKF(rq->cache || sent == planned, "%.0f bytes sent, %.0f planned, %.0f "
+                           steps * plan.sent_bytes;
+    CHECKF(rq->cache || rq->causal || sent == planned, "%.0f bytes sent, %.0f planned, %.0f "
            "of them before the steps", sent, planned, plan.begin_sent_bytes);
     free(rgb);
     wan_job_close(&job);
@@ -110,16 +168,72 @@ static void make_golden(Video *v, WanModel *m)
     Golden *g = golden_open(v->golden);
     cJSON *a = golden_meta(g, "arguments");
     WanImage image[2] = { { 0 } };
+    GoldenControl control = { 0 };
+    GoldenVideo video = { 0 };
     WanRequest rq;
 
     golden_images(image, g);
     golden_request(&rq, m, g, a, image);
+    if (wan_model_info(m)->task == WAN_TASK_VACE) {
+        golden_control(&control, g, a);
+        control.list[1] = control.list[0];
+        rq.controls = control.list;
+        rq.nb_controls = 1 + v->twice;
+    } else {
+        golden_video(&video, &rq, g, a);
+    }
     rq.cache = v->cache;
     rq.cache_threshold = v->cache ? 1 : 0;
     rq.cache_retain = v->cache ? 1 : 0;
     make_request(v, m, &rq);
+    golden_control_free(&control);
     cJSON_Delete(a);
     golden_close(&g);
+}
+
+static void make_causal(Video *v, WanModel *m)
+{
+    CausalCase c;
+
+    causal_open(&c, v->golden);
+    causal_request(&c, m);
+    const int at = causal_switch_at(&c), block = c.rq.block;
+
+    if (at >= 0) {
+        v->second = causal_prompt(&c, 1);
+        v->second_block = (at + block - 1) / block - 1;
+    }
+    make_request(v, m, &c.rq);
+    CHECK(v->counted || c.rq.image || c.rq.clip || c.rq.frames < 30);
+    v->second = NULL;
+    causal_close(&c);
+}
+
+/* The demo model, whose heads come in groups, block by block: what it shows is of
+ * no matter. */
+static void make_causal_demo(Video *v, WanModel *m)
+{
+    static const double steps[] = { 1000, 500 };
+    WanRequest rq;
+
+    wan_request_default(&rq, m);
+    CHECK(wan_request_preset(&rq, m, "self-forcing") == 0);
+    rq.prompt = "a red ball";
+    rq.width = rq.height = 64;
+    rq.frames = 21;
+    rq.block = 1;
+    rq.window = 3;
+    rq.sink = 1;
+    rq.positions = v->causal > 1 ? WAN_POSITIONS_WINDOW
+                                 : WAN_POSITIONS_ABSOLUTE;
+    rq.prompt_switch = WAN_SWITCH_RECACHE;
+    rq.timesteps = steps;
+    rq.nb_timesteps = 2;
+    rq.steps = 2;
+    v->second = "a boat";
+    v->second_block = 3;
+    make_request(v, m, &rq);
+    CHECK(v->counted == 3);
 }
 
 /* Ratios by which the branches skip other steps. */
@@ -158,7 +272,11 @@ static void make_low(Video *v, WanModel *m)
 
 static void make(Video *v, WanModel *m)
 {
-    if (v->golden)
+    if (v->causal && v->demo)
+        make_causal_demo(v, m);
+    else if (v->causal)
+        make_causal(v, m);
+    else if (v->golden)
         make_golden(v, m);
     else
         make_low(v, m);
@@ -261,6 +379,18 @@ static int open_video(WanJob **job, WanModel *m, int processes)
     return CHECK(wan_job_open(job, m, &rq) == 0);
 }
 
+static void skip_frames(WanJob *job, const WanRequest *rq)
+{
+    uint8_t *rgb = malloc(3 * rq->width * rq->height);
+    const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                           .width = rq->width, .height = rq->height,
+                           .data = { rgb }, .stride = { 3 * rq->width } };
+
+    while (wan_job_frame(job, &img) >= 0)
+        continue;
+    free(rgb);
+}
+
 /* A clip is cancelled in its steps, the next one is closed there, the third has
  * all of its steps. */
 static int cancels(WanTransport *t, void *arg)
@@ -289,6 +419,53 @@ static int cancels(WanTransport *t, void *arg)
     return test_failures != 0;
 }
 
+static void look(void *opaque, const char *name, const WanTensor *t)
+{
+    (void)opaque, (void)name, (void)t;
+}
+
+/* The same with scenes without end: one is cancelled in its second block, the next
+ * is closed there, the third has an end, which nobody goes beyond for a tap. */
+static int cancels_scenes(WanTransport *t, void *arg)
+{
+    WanProgress p;
+    WanRanks *r;
+    WanModel *m;
+    WanJob *job;
+
+    (void)arg;
+    if (!CHECK(meet(&r, t, 1) == 0))
+        return 1;
+    m = open_tiny_of("tiny/wan-t2v", "cpu", r);
+    for (int scene = 0; scene < 3; scene++) {
+        WanRequest rq = small_video(m);
+
+        CHECK(wan_request_preset(&rq, m, "causal-forcing-frame") == 0);
+        rq.frames = scene < 2 ? 0 : 9;
+        rq.window = 4;
+        if (!CHECK(wan_job_open(&job, m, &rq) == 0))
+            break;
+        wan_job_tap(job, look, NULL);
+        p = (WanProgress){ .stage = WAN_STAGE_TEXT };
+        do {
+            CHECK(wan_job_step(job, &p) == 0);
+            skip_frames(job, &rq);
+        } while (scene < 2 ? p.block < 1 || p.stage != WAN_STAGE_STEPS
+                           : p.stage != WAN_STAGE_DONE);
+        if (!scene) {
+            wan_job_cancel(job);
+            CHECK(wan_job_step(job, &p) == WAN_CANCELLED);
+        }
+        CHECK(m->said == 1 && !r->quit && !r->broken);
+        wan_job_close(&job);
+        rq.width = rq.height = 16;      // a block of one token
+        CHECK(wan_request_check(&rq, m) == WAN_ERR(EINVAL));
+    }
+    wan_model_close(&m);
+    wan_ranks_close(&r);
+    return test_failures != 0;
+}
+
 /* The exit status of each is 0. */
 static void all_end(int size, RanksMain host, RanksMain other)
 {
@@ -303,6 +480,12 @@ TEST(cancelled)
 {
     all_end(2, cancels, serve);
     all_end(3, cancels, serve);
+}
+
+TEST(causal_cancelled)
+{
+    all_end(2, cancels_scenes, serve);
+    all_end(3, cancels_scenes, serve);
 }
 
 /* One exchange of 8 bytes with everybody. */
@@ -493,38 +676,6 @@ TEST(lora)
     all_end(2, other_lora, serve);
 }
 
-/* A VACE model's clips are the host's alone, with all of the cores. They may
- * have fewer tokens than there are processes. */
-static int alone(WanTransport *t, void *arg)
-{
-    WanRequest rq;
-    WanRanks *r;
-    WanModel *m;
-    WanJob *job;
-
-    (void)arg;
-    CHECK(meet(&r, t, 1) == 0);
-    m = open_tiny_of("tiny/wan-vace", "cpu", r);
-    for (int clip = 0; clip < 2 && open_video(&job, m, 1); clip++) {
-        CHECK(wan_job_step(job, NULL) == 0);
-        wan_job_close(&job);
-    }
-    CHECK(m->said == 2 && m->threads == 2 && m->threads_alone == 2);
-    wan_request_default(&rq, m);
-    rq.prompt = "x";
-    rq.width = rq.height = 16;
-    rq.frames = 1;
-    CHECK(wan_request_check(&rq, m) == 0);
-    wan_model_close(&m);
-    wan_ranks_close(&r);
-    return test_failures != 0;
-}
-
-TEST(vace)
-{
-    all_end(2, alone, serve);
-}
-
 /* ------------------------------------------------------------ the same bits */
 
 /* The last of several numbers of ranks is 0. */
@@ -611,14 +762,101 @@ TEST(experts)
               "cpu", 0);
 }
 
+/* Block by block: the ring of keys and values is that of a rank's heads, or, where
+ * two can't be divided by them, is all; positions, prompts, what it begins with. */
+static void causal(const char *name, const char *folder, const char *device)
+{
+    char golden[64];
+
+    snprintf(golden, sizeof(golden), "causal-%s.safetensors", name);
+    same_bits_by((const int[]){ 2, 3, 4, 0 },
+                 (Video){ .golden = golden, .folder = folder,
+                          .device = device, .causal = 1 });
+}
+
+TEST(causal_blocks)
+{
+    causal("sf7", "tiny/wan-t2v", "cpu");
+    causal("window-odd", "tiny/wan-t2v", "cpu");
+    causal("hd128", "tiny/wan-t2v-hd128", "cpu");
+    causal("infinity", "tiny/wan-t2v", "cpu");
+}
+TEST(causal_frames)
+{
+    causal("frame1-window", "tiny/wan-t2v", "cpu");
+    causal("first-chunk", "tiny/wan-t2v", "cpu");
+    causal("first1", "tiny/wan-t2v", "cpu");
+}
+TEST(causal_prompts)
+{
+    causal("switch-plain", "tiny/wan-t2v", "cpu");
+    causal("switch-recache", "tiny/wan-t2v", "cpu");
+    causal("switch-recache-early", "tiny/wan-t2v", "cpu");
+    causal("switch-recache-resetsink", "tiny/wan-t2v", "cpu");
+    causal("infinity-switch", "tiny/wan-t2v", "cpu");
+}
+TEST(causal_begun)
+{
+    causal("image", "tiny/wan-t2v", "cpu");
+    causal("image-first1", "tiny/wan-t2v", "cpu");
+    causal("clip", "tiny/wan-t2v", "cpu");
+}
+
+/* Control videos, masks, references in front of the latent; several contexts; no
+ * control at all. */
+#define VACE(name) "pipeline-vace-" name ".safetensors", "tiny/wan-vace"
+TEST(vace_ref) { same_bits(VACE("inpaint-dpm5"), "ref", 0); }
+TEST(vace_control) { same_bits(VACE("control-unipc4"), "cpu", 0); }
+TEST(vace_inpaint) { same_bits(VACE("inpaint-dpm5"), "cpu", 0); }
+TEST(vace_references) { same_bits(VACE("ref-unipc3"), "cpu", 0); }
+TEST(vace_extend) { same_bits(VACE("extend-unipc4"), "cpu", 0); }
+TEST(vace_easycache)
+{
+    same_bits(VACE("control-unipc4"), "cpu", WAN_CACHE_EASY);
+}
+TEST(vace_several)
+{
+    same_bits_by((const int[]){ 2, 3, 0 },
+                 (Video){ .golden = "pipeline-vace-inpaint-dpm5.safetensors",
+                          .folder = "tiny/wan-vace", .device = "cpu",
+                          .twice = 1 });
+}
+TEST(vace_few_rows)
+{
+    same_bits_by((const int[]){ 3, 6, 0 },
+                 (Video){ .folder = "tiny/wan-vace", .device = "cpu" });
+}
+
+/* From a video: its latent goes to all, who make the last of the steps. */
+TEST(v2v_ref)
+{
+    same_bits("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", "ref", 0);
+}
+TEST(v2v)
+{
+    same_bits("pipeline-v2v-unipc6.safetensors", "tiny/wan-t2v", "cpu", 0);
+}
+TEST(v2v_dpm)
+{
+    same_bits("pipeline-v2v-dpm8.safetensors", "tiny/wan-t2v", "cpu", 0);
+}
+TEST(v2v_experts)
+{
+    same_bits("pipeline-v2v-a14b-unipc8.safetensors", "tiny/wan22-t2v-a14b",
+              "cpu", 0);
+}
+
 /* Rounded products: a row's bits don't depend on the others either. */
 TEST(bf16)
 {
+    causal("switch-recache", "tiny/wan-t2v", "cpu-bf16");
     same_bits("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "cpu-bf16", 0);
     same_bits("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", "cpu-bf16", 0);
+    same_bits(VACE("inpaint-dpm5"), "cpu-bf16", 0);
 }
 TEST(int8)
 {
+    causal("infinity-switch", "tiny/wan-t2v", "cpu-int8");
     same_bits("pipeline-t2v-unipc4.safetensors", "tiny/wan-t2v", "cpu-int8", 0);
 }
 
@@ -648,15 +886,24 @@ TEST(few_rows)
 
 /* Two or three of the demo's six heads for each rank of a team, in as many
  * groups: the tiny models have two heads in all. */
-TEST(grouped_heads)
+static void demo_bits(const int *ranks, int causal)
 {
     const char *root = getenv("SRC");
     char path[4096];
 
     snprintf(path, sizeof(path), "%s/share/demo/t2v", root ? root : ".");
-    same_bits_by((const int[]){ 3, 4, 6, 0 },
-                 (Video){ .folder = "the demo", .device = "cpu",
-                          .demo = path });
+    same_bits_by(ranks, (Video){ .folder = "the demo", .device = "cpu",
+                                 .demo = path, .causal = causal });
+}
+
+TEST(grouped_heads)
+{
+    demo_bits((const int[]){ 3, 4, 6, 0 }, 0);
+}
+TEST(causal_grouped_heads)
+{
+    demo_bits((const int[]){ 2, 3, 4, 0 }, 1);
+    demo_bits((const int[]){ 2, 3, 4, 0 }, 2);
 }
 
 /* -------------------------------------------------------------- precision */
@@ -786,6 +1033,97 @@ TEST(plan)
     wan_model_close(&m);
 }
 
+/* What one of some ranks needs of a scene without end. */
+static WanPlan scene(WanModel *m, int rank, int ranks, int prompt_switch)
+{
+    WanRanks planned = { .rank = rank, .size = ranks };
+    WanRequest rq;
+    WanPlan p;
+
+    wan_request_default(&rq, m);
+    CHECK(wan_request_preset(&rq, m, "self-forcing") == 0);
+    rq.width = rq.height = 128;
+    rq.frames = 0;
+    rq.window = 12;
+    rq.prompt_switch = prompt_switch;
+    m->ranks = ranks > 1 ? &planned : NULL;
+    CHECK(wan_plan(&p, m, &rq) == 0 && p.processes == ranks);
+    m->ranks = NULL;
+    return p;
+}
+
+/* Keys and values of a rank's heads: of two, a half each; by three they can't be
+ * divided. */
+TEST(causal_plan)
+{
+    WanModel *m = open_tiny("tiny/wan-t2v", "cpu");
+    const WanPlan one = scene(m, 0, 1, 0), two = scene(m, 0, 2, 0);
+    const WanPlan other = scene(m, 1, 2, 0), three = scene(m, 1, 3, 0);
+
+    CHECK(!one.sent_bytes && !one.block_sent_bytes && !one.begin_sent_bytes);
+    CHECK(two.cache_bytes == one.cache_bytes / 2 &&
+          other.cache_bytes == one.cache_bytes / 2);
+    CHECK(three.cache_bytes == one.cache_bytes);
+    CHECK(two.work_bytes < one.work_bytes && other.work_bytes < two.work_bytes &&
+          three.work_bytes < one.work_bytes);
+    CHECK(scene(m, 1, 2, 1).work_bytes > other.work_bytes);
+    CHECK(two.block_sent_bytes > 4 * two.sent_bytes + two.decode_sent_bytes);
+    CHECK(two.decode_flops + other.decode_flops == one.decode_flops);
+    wan_model_close(&m);
+}
+
+/* Of a video, or of VACE: what a step sends is not more, pixels are the host's,
+ * the others have their latent and no work with it. */
+TEST(plan_encoded)
+{
+    static const char *const folder[] = { "tiny/wan-t2v", "tiny/wan-vace" };
+    const double latent = 4. * WAN_LATENT_CHANNELS * 3 * 16 * 16;
+    const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                           .width = 128, .height = 128 };
+    const WanImage *frames[9];
+    WanControl control = { .size = sizeof(control), .video = frames,
+                           .mask = frames, .nb_frames = 9 };
+    const WanControl *controls[] = { &control };
+
+    for (int i = 0; i < 9; i++)
+        frames[i] = &img;
+    for (int vace = 0; vace < 2; vace++) {
+        const double encoded = vace ? 6 * latent : latent;  // 96 channels
+        WanModel *m = open_tiny(folder[vace], "cpu");
+        WanRanks ranks = { .rank = 1, .size = 2 };
+        WanPlan without, one, host, p;
+        WanRequest rq;
+
+        wan_request_default(&rq, m);
+        rq.width = rq.height = 128;
+        rq.frames = 9;
+        rq.strength = 1;
+        rq.controls = controls;
+        rq.nb_controls = vace;
+        control.scale = 0;
+        m->ranks = &ranks;
+        CHECK(wan_plan(&without, m, &rq) == 0);
+        control.scale = 1;
+        rq.video = vace ? NULL : frames;
+        rq.nb_video = vace ? 0 : 9;
+        CHECK(wan_plan(&p, m, &rq) == 0 && p.processes == 2);
+        ranks.rank = 0;
+        CHECK(wan_plan(&host, m, &rq) == 0);
+        m->ranks = NULL;
+        CHECK(wan_plan(&one, m, &rq) == 0 && one.image_flops > 0);
+        CHECK(p.image_flops == 0 && host.image_flops == one.image_flops);
+        CHECK(p.sent_bytes == latent && host.sent_bytes == latent);
+        CHECKF(p.begin_sent_bytes - without.begin_sent_bytes ==
+               encoded / 2, "%s: %g bytes before the steps", folder[vace],
+               p.begin_sent_bytes);
+        CHECKF(vace ? p.work_bytes < host.work_bytes :
+               p.work_bytes <= without.work_bytes + encoded,
+               "%s: %lld bytes of work, %lld without", folder[vace],
+               (long long)p.work_bytes, (long long)without.work_bytes);
+        wan_model_close(&m);
+    }
+}
+
 /* On a device where the bits of a product depend on its rows: two processes, on
  * cards one each, are as near to one as a golden is. */
 TEST(near)
@@ -834,18 +1172,37 @@ int main(int argc, char **argv)
     RUN(ti2v);
     RUN(ti2v_image);
     RUN(experts);
+    RUN(vace_ref);
+    RUN(vace_control);
+    RUN(vace_inpaint);
+    RUN(vace_references);
+    RUN(vace_extend);
+    RUN(vace_easycache);
+    RUN(vace_several);
+    RUN(vace_few_rows);
+    RUN(v2v_ref);
+    RUN(v2v);
+    RUN(v2v_dpm);
+    RUN(v2v_experts);
     RUN(magcache);
+    RUN(causal_blocks);
+    RUN(causal_frames);
+    RUN(causal_prompts);
+    RUN(causal_begun);
     RUN(bf16);
     RUN(int8);
     RUN(mixed_processors);
     RUN(few_rows);
     RUN(grouped_heads);
+    RUN(causal_grouped_heads);
     RUN(cancelled);
+    RUN(causal_cancelled);
     RUN(quit_in_place_of_a_note);
     RUN(cancelled_while_it_waits);
     RUN(interrupted_while_it_opens);
     RUN(lora);
-    RUN(vace);
     RUN(plan);
+    RUN(causal_plan);
+    RUN(plan_encoded);
     return test_end();
 }

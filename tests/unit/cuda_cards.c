@@ -151,14 +151,19 @@ static void keep(void *opaque, const char *name, const WanTensor *t)
 {
     Made *m = opaque;
 
-    if (!strncmp(name, "latents", 7))
+    if (!strncmp(name, "latents", 7) || strstr(name, ".x0."))
         fwrite(t->data, sizeof(float), wan_count(t), m->file);
 }
 
+static const char *folder = "tiny/wan-t2v";
+static int redraws;             // clips are made from a video
+
 static WanModel *open_on(const char *device)
 {
-    return open_tiny_of("tiny/wan-t2v", device, NULL);
+    return open_tiny_of(folder, device, NULL);
 }
+
+static int causal;              // videos are made block by block
 
 static WanRequest small_video(const WanModel *m)
 {
@@ -170,6 +175,26 @@ static WanRequest small_video(const WanModel *m)
     rq.height = 64;
     rq.frames = 5;
     rq.steps = 2;
+    if (causal) {
+        CHECK(wan_request_preset(&rq, m, "self-forcing") == 0);
+        rq.frames = 17;
+        rq.block = 1;
+        rq.window = 3;
+        rq.sink = 1;
+        rq.prompt_switch = WAN_SWITCH_RECACHE;
+    }
+    if (redraws) {
+        static uint8_t rgb[3 * 48 * 64];
+        static WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
+                                .width = 48, .height = 64, .data = { rgb },
+                                .stride = { 3 * 48 } };
+        static const WanImage *const video[] = { &img, &img, &img, &img, &img };
+
+        for (size_t i = 0; i < sizeof(rgb); i++)
+            rgb[i] = (uint8_t)(i * 97 % 251);
+        rq.video = video;
+        rq.nb_video = 5;
+    }
     return rq;
 }
 
@@ -181,13 +206,16 @@ static int make(Made *out, WanModel *m)
     const WanImage img = { .size = sizeof(img), .format = WAN_PIX_RGB24,
                            .width = rq.width, .height = rq.height,
                            .data = { rgb }, .stride = { 3 * rq.width } };
+    WanProgress p = { .stage = WAN_STAGE_TEXT };
     WanJob *job = NULL;
     int ret;
 
     out->file = open_memstream(&out->data, &out->n);
     if ((ret = wan_job_open(&job, m, &rq)) >= 0) {
         wan_job_tap(job, keep, out);
-        while ((ret = wan_job_step(job, NULL)) >= 0) {
+        while ((ret = wan_job_step(job, &p)) >= 0) {
+            if (causal && p.block == 1 && p.block_done)
+                CHECK(wan_job_prompt(job, "a blue box") == 0);
             while ((ret = wan_job_frame(job, &img)) >= 0)
                 fwrite(rgb, 3 * rq.width, rq.height, out->file);
             if (ret == WAN_EOF)
@@ -239,6 +267,43 @@ TEST(same_bits)
     CHECK(uses[0] == 2 && uses[1] == 2 && !uses[2]);
     same_by("cuda:4,0,2", 3);
     same_by("cuda:0-4", 5);
+}
+
+/* Blocks look back on those before, two of them under another prompt. */
+TEST(causal_bits)
+{
+    const Made clip = one;
+    WanModel *m = open_on("cpu");
+
+    causal = 1;
+    CHECK(make(&one, m) == WAN_EOF && one.n > 0);
+    wan_model_close(&m);
+    same_by("cuda:0-1", 2);
+    same_by("cuda:0-2", 3);
+    same_by("cuda:0-4", 5);
+    causal = 0;
+    free(one.data);
+    one = clip;
+}
+
+/* VACE; a video that is drawn again. */
+TEST(same_bits_encoded)
+{
+    const Made t2v = one;
+
+    for (redraws = 0; redraws < 2; redraws++) {
+        folder = redraws ? "tiny/wan-t2v" : "tiny/wan-vace";
+        WanModel *m = open_on("cpu");
+
+        CHECK(make(&one, m) == WAN_EOF && one.n > 0);
+        CHECK(one.n != t2v.n || memcmp(one.data, t2v.data, one.n));
+        wan_model_close(&m);
+        same_by("cuda:0-1", 2);
+        same_by("cuda:0-4", 5);
+        free(one.data);
+    }
+    redraws = 0;
+    one = t2v;
 }
 
 static int opens(const char *device)
@@ -352,6 +417,8 @@ int main(void)
     card_ops = *wan_backend_cpu.ops;
     RUN(names);
     RUN(same_bits);
+    RUN(causal_bits);
+    RUN(same_bits_encoded);
     RUN(refused);
     RUN(a_card_fails);
     RUN(joined_later);

@@ -4,6 +4,12 @@
  * This file is part of libwan; see the licence in wan.h.
  *
  * Built as bf16.c is: plain loops, and the same with intrinsics.
+ *
+ * Packed blocks lie in panels of 32 columns, or 16 at the end. Each block of a
+ * panel is ten vectors for 16 columns: what their sums begin as, since a's
+ * numbers have 128 added, their scales, and eight times four inputs. A product
+ * holds a block's sums and those in F32 in registers, so half as many tiles of
+ * each: 6 x 2 or 12 x 1.
  */
 
 #include <math.h>
@@ -59,12 +65,17 @@ WAN_SIMD static uint32_t plain_largest(const float *src, int64_t k)
     return most;
 }
 
+/* No number is above 127, but a product that is looked at is not fused with the
+ * sum that rounds it: the bits are those of machines that fuse nothing. */
 WAN_SIMD static void plain_round(uint8_t *dst, const float *src, int64_t k,
                                  float by)
 {
     WAN_APART
-    for (int64_t i = 0; i < k; i++)
-        dst[i] = (uint8_t)(whole(src[i] * by) + 128);
+    for (int64_t i = 0; i < k; i++) {
+        const float f = src[i] * by;
+
+        dst[i] = (uint8_t)(whole(wan_choose(f > 127, 127, f)) + 128);
+    }
 }
 
 static float number(const void *w, WanType type, int64_t at)
@@ -115,7 +126,7 @@ static void plain_pack(int8_t *b, int cols, const void *w, WanType type,
 typedef struct Result {
     const float *scale;         // of rows, step apart
     int64_t step;
-    const float *by;            // of columns
+    const float *by;            // of columns; NULL: packed blocks have them
     const int32_t *sum;         // likewise
     int add;
     float *c;                   // rows ld apart
@@ -127,8 +138,10 @@ WAN_INLINE Result at(const Result *to, int64_t row, int64_t col)
     Result r = *to;
 
     r.scale += row * r.step;
-    r.by += col;
-    r.sum += col;
+    if (r.by) {
+        r.by += col;
+        r.sum += col;
+    }
     r.c += row * r.ld + col;
     return r;
 }
@@ -154,6 +167,68 @@ WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k,
                     out.c[l] += (float)sum[l] * (out.scale[0] * out.by[l]);
                 else
                     out.c[l] = (float)sum[l] * (out.scale[0] * out.by[l]);
+        }
+}
+
+#define Q8_0_BYTES 34           // two of the scale, F16, and the numbers
+
+/* As plain_pack(), of blocks; rows of w ld bytes apart. A scale that is infinite
+ * becomes NaN: infinities of either sign are summed. */
+static void plain_pack_blocks(int8_t *b, int cols, const char *w, int64_t ld,
+                              int64_t n, int64_t blocks)
+{
+    for (int64_t i = 0; i < blocks; i++, b += WAN_INT8_BLOCK_BYTES * cols)
+        for (int c = 0; c < WAN_BF16_COLS; c++) {
+            char block[Q8_0_BYTES] = { 0 };
+            int32_t start = 0;
+            uint16_t scale;
+            float by;
+
+            if (c < n)
+                memcpy(block, w + c * ld + i * Q8_0_BYTES, sizeof(block));
+            memcpy(&scale, block, sizeof(scale));
+            by = wan_f16_to_f32(scale);
+            by += by - by;
+            for (int j = 0; j < WAN_INT8_BLOCK; j++) {
+                const int8_t v = (int8_t)block[2 + j];
+
+                b[(2 + j / 4) * 4 * cols + 4 * c + j % 4] = v;
+                start -= 128 * v;
+            }
+            memcpy(b + 4 * c, &start, sizeof(start));
+            memcpy(b + 4 * (cols + c), &by, sizeof(by));
+        }
+}
+
+/* fmaf(): the bits of the instructions, also where nothing is fused. */
+WAN_SIMD static void plain_blocks(int64_t m, int cols, int64_t k,
+                                  const uint8_t *a, int64_t lda,
+                                  const int8_t *b, const Result *to)
+{
+    for (int64_t r = 0; r < m; r++)
+        for (int j = 0; j < cols; j += WAN_BF16_COLS) {
+            const Result out = at(to, r, j);
+            const int8_t *block = b + 4 * j;
+            float total[WAN_BF16_COLS] = { 0 };
+
+            for (int64_t i = 0; i < k; i += WAN_INT8_BLOCK,
+                 block += WAN_INT8_BLOCK_BYTES * cols) {
+                int32_t sum[WAN_BF16_COLS];
+                float by[WAN_BF16_COLS];
+
+                memcpy(sum, block, sizeof(sum));
+                memcpy(by, block + 4 * cols, sizeof(by));
+                for (int p = 0; p < WAN_INT8_BLOCK; p += 4)
+                    for (int l = 0; l < WAN_BF16_COLS; l++)
+                        for (int q = 0; q < 4; q++)
+                            sum[l] += a[r * lda + i + p + q] *
+                                      block[(8 + p) * cols + 4 * l + q];
+                for (int l = 0; l < WAN_BF16_COLS; l++)
+                    total[l] = fmaf((float)sum[l], by[l], total[l]);
+            }
+            for (int l = 0; l < WAN_BF16_COLS; l++)
+                out.c[l] = out.add ? fmaf(total[l], out.scale[0], out.c[l])
+                                   : total[l] * out.scale[0];
         }
 }
 
@@ -322,11 +397,114 @@ NATIVE_INLINE void tile(int rows, int vectors, int64_t k, const uint8_t *a,
     }
 }
 
+NATIVE static void native_pack_blocks(int8_t *b, int cols, const char *w,
+                                      int64_t ld, int64_t n, int64_t blocks)
+{
+    const __m512i ones = _mm512_set1_epi8(1);
+
+    for (int64_t i = 0; i < blocks; i += 2) {
+        const int both = i + 1 < blocks;
+        uint16_t scale[2][16] = { { 0 } };
+        __m512i r[16];
+
+        for (int c = 0; c < 16; c++) {
+            const char *p = w + c * ld + i * Q8_0_BYTES;
+            __m256i part[2] = { _mm256_setzero_si256(),
+                                _mm256_setzero_si256() };
+
+            for (int h = 0; h <= both && c < n; h++, p += Q8_0_BYTES) {
+                memcpy(&scale[h][c], p, sizeof(scale[h][c]));
+                part[h] = _mm256_loadu_si256((const __m256i *)(p + 2));
+            }
+            r[c] = _mm512_inserti64x4(_mm512_castsi256_si512(part[0]), part[1],
+                                      1);
+        }
+        turn(r);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++, b += WAN_INT8_BLOCK_BYTES * cols) {
+            __m512i total = _mm512_setzero_si512();
+
+            if (h > both)
+                break;
+#pragma GCC unroll 8
+            for (int q = 0; q < 8; q++) {
+                total = _mm512_dpbusd_epi32(total, ones, r[8 * h + q]);
+                _mm512_storeu_si512(b + (2 + q) * 4 * cols, r[8 * h + q]);
+            }
+            _mm512_storeu_si512(b, _mm512_sub_epi32(
+                _mm512_setzero_si512(), _mm512_slli_epi32(total, 7)));
+
+            const __m512 by = _mm512_cvtph_ps(
+                _mm256_loadu_si256((const __m256i *)scale[h]));
+
+            _mm512_storeu_ps(b + 4 * cols, _mm512_add_ps(by, _mm512_sub_ps(
+                by, by)));
+        }
+    }
+}
+
+/* As tile(), of blocks: of each the sums are scaled before the next. */
+NATIVE_INLINE void tile_blocks(int rows, int vectors, int64_t k,
+                               const uint8_t *a, int64_t lda, const int8_t *b,
+                               const Result *to)
+{
+    __m512 total[12];
+
+#pragma GCC unroll 12
+    for (int i = 0; i < rows * vectors; i++)
+        total[i] = _mm512_setzero_ps();
+    for (; k > 0; k -= WAN_INT8_BLOCK) {
+        const int8_t *by = b + 64 * vectors;
+        __m512i sum[12];
+
+#pragma GCC unroll 12
+        for (int i = 0; i < rows * vectors; i++)
+            sum[i] = _mm512_loadu_si512(b + 64 * (i % vectors));
+        b += 2 * 64 * vectors;
+#pragma GCC unroll 8
+        for (int q = 0; q < 8; q++, a += 4, b += 64 * vectors) {
+            __m512i w[2];
+
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; v++)
+                w[v] = _mm512_loadu_si512(b + 64 * v);
+#pragma GCC unroll 12
+            for (int r = 0; r < rows; r++) {
+                int32_t x;
+
+                memcpy(&x, a + r * lda, sizeof(x));
+
+                const __m512i xr = _mm512_set1_epi32(x);
+
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; v++)
+                    multiply_add(&sum[r * vectors + v], xr, w[v]);
+            }
+        }
+#pragma GCC unroll 12
+        for (int i = 0; i < rows * vectors; i++)
+            total[i] = _mm512_fmadd_ps(
+                _mm512_cvtepi32_ps(sum[i]),
+                _mm512_loadu_ps(by + 64 * (i % vectors)), total[i]);
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < rows * vectors; i++) {
+        const int64_t r = i / vectors, v = i % vectors;
+        const __m512 scale = _mm512_set1_ps(to->scale[r * to->step]);
+        float *c = to->c + r * to->ld + 16 * v;
+
+        _mm512_storeu_ps(c, to->add ? _mm512_fmadd_ps(total[i], scale,
+                                                      _mm512_loadu_ps(c))
+                                    : _mm512_mul_ps(total[i], scale));
+    }
+}
+
 /* All rows of a panel of so many vectors. */
-#define PANEL(vectors, most)                                                  \
-NATIVE static void native_panel_##vectors(int64_t m, int64_t k,               \
-                                          const uint8_t *a, int64_t lda,      \
-                                          const int8_t *b, const Result *to)  \
+#define PANEL(name, tile, vectors, most)                                      \
+NATIVE static void native_##name##_##vectors(int64_t m, int64_t k,            \
+                                             const uint8_t *a, int64_t lda,   \
+                                             const int8_t *b,                 \
+                                             const Result *to)                \
 {                                                                             \
     Result c = *to;                                                           \
                                                                               \
@@ -344,10 +522,12 @@ NATIVE static void native_panel_##vectors(int64_t m, int64_t k,               \
     case 5: tile(5, vectors, k, a, lda, b, &c); break;                        \
     }                                                                         \
 }
-PANEL(4, 6)
-PANEL(3, 8)
-PANEL(2, 12)
-PANEL(1, 12)
+PANEL(panel, tile, 4, 6)
+PANEL(panel, tile, 3, 8)
+PANEL(panel, tile, 2, 12)
+PANEL(panel, tile, 1, 12)
+PANEL(blocks, tile_blocks, 2, 6)
+PANEL(blocks, tile_blocks, 1, 12)
 
 static void native_panel(int64_t m, int cols, int64_t k, const uint8_t *a,
                          int64_t lda, const int8_t *b, const Result *to)
@@ -358,6 +538,15 @@ static void native_panel(int64_t m, int cols, int64_t k, const uint8_t *a,
     case 2: native_panel_2(m, k, a, lda, b, to); break;
     default: native_panel_1(m, k, a, lda, b, to); break;
     }
+}
+
+static void native_blocks(int64_t m, int cols, int64_t k, const uint8_t *a,
+                          int64_t lda, const int8_t *b, const Result *to)
+{
+    if (cols > 16)
+        native_blocks_2(m, k, a, lda, b, to);
+    else
+        native_blocks_1(m, k, a, lda, b, to);
 }
 
 #define EITHER(name, ...) \
@@ -452,6 +641,52 @@ void wan_int8_product(int64_t m, int64_t n, int64_t k, const uint8_t *a,
             cols = wan_bf16_panel(n - from);
             EITHER(panel, rows, cols, k, a + r * lda, lda, panel, &part);
             panel += k * cols;
+        }
+    }
+}
+
+/* Columns of the panel of blocks that begins where so many are left. */
+static int blocks_panel(int64_t left)
+{
+    return left > WAN_BF16_COLS ? 2 * WAN_BF16_COLS : WAN_BF16_COLS;
+}
+
+void wan_int8_pack_blocks(int8_t *b, const void *w, int64_t ld, int64_t n,
+                          int64_t k)
+{
+    const int64_t row = ld / WAN_INT8_BLOCK * Q8_0_BYTES;
+    const int64_t blocks = k / WAN_INT8_BLOCK;
+    int cols;
+
+    for (int64_t from = 0; from < n; from += cols) {
+        cols = blocks_panel(n - from);
+        for (int c = 0; c < cols; c += WAN_BF16_COLS)
+            EITHER(pack_blocks, b + 4 * c, cols,
+                   (const char *)w + (from + c) * row, row, n - from - c,
+                   blocks);
+        b += wan_int8_blocks_bytes(cols, k);
+    }
+}
+
+void wan_int8_product_blocks(int64_t m, int64_t n, int64_t k,
+                             const uint8_t *a, int64_t lda,
+                             const float *scale, int64_t step,
+                             const int8_t *b, int add, float *c, int64_t ldc)
+{
+    const Result to = { .scale = scale, .step = step, .add = add, .c = c,
+                        .ld = ldc };
+    int cols;
+
+    for (int64_t r = 0; r < m; r += ROWS) {
+        const int64_t rows = m - r < ROWS ? m - r : ROWS;
+        const int8_t *panel = b;
+
+        for (int64_t from = 0; from < n; from += cols) {
+            const Result part = at(&to, r, from);
+
+            cols = blocks_panel(n - from);
+            EITHER(blocks, rows, cols, k, a + r * lda, lda, panel, &part);
+            panel += wan_int8_blocks_bytes(cols, k);
         }
     }
 }

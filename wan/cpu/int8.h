@@ -11,6 +11,11 @@
  * that adds to a sum is known for each column.
  *
  * The right factor is packed as in bf16.h, with four inputs where there are two.
+ *
+ * Or W is of blocks of 32 inputs with a scale each, as GGUF's Q8_0 has them.
+ * Those are multiplied as they are: the sum of a block is exact, and goes with
+ * its scale into a sum in F32, so that only x is rounded. One whose scale is
+ * not finite makes NaN.
  */
 
 #ifndef WAN_CPU_INT8_H
@@ -67,5 +72,34 @@ void wan_int8_product(int64_t m, int64_t n, int64_t k, const uint8_t *a,
                       int64_t lda, const float *scale, int64_t step,
                       const int8_t *b, const WanInt8Columns *columns, int add,
                       float *c, int64_t ldc);
+
+/* Blocks of inputs, and bytes that n columns of k inputs take, packed. */
+#define WAN_INT8_BLOCK 32
+#define WAN_INT8_BLOCK_BYTES (WAN_INT8_BLOCK + 8)   // with two words
+
+static inline int64_t wan_int8_blocks_bytes(int64_t n, int64_t k)
+{
+    return (n + 15) / 16 * 16 * (k / WAN_INT8_BLOCK) * WAN_INT8_BLOCK_BYTES;
+}
+
+/**
+ * Pack n columns of B = W^T, any number of them.
+ *
+ * @param b  of wan_int8_blocks_bytes(), as aligned as an int32_t
+ * @param w  [n, k] of Q8_0, rows ld numbers apart, k and ld whole blocks
+ */
+void wan_int8_pack_blocks(int8_t *b, const void *w, int64_t ld, int64_t n,
+                          int64_t k);
+
+/**
+ * c (+)= a b with the scales of both; as wan_int8_product(), but
+ *
+ * @param k a multiple of WAN_INT8_BLOCK
+ * @param b from wan_int8_pack_blocks()
+ */
+void wan_int8_product_blocks(int64_t m, int64_t n, int64_t k,
+                             const uint8_t *a, int64_t lda,
+                             const float *scale, int64_t step,
+                             const int8_t *b, int add, float *c, int64_t ldc);
 
 #endif /* WAN_CPU_INT8_H */

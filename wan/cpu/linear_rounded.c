@@ -14,7 +14,8 @@
  *
  * In 8 bits each thousand inputs have scales of their own (int8.h), so that
  * weights are looked at while they are in the cache. Where one of a tile's
- * columns would lose too much, all of them are BF16 for these inputs.
+ * columns would lose too much, all of them are BF16 for these inputs. Q8_0 is
+ * multiplied as the file has it, so nothing of it is lost.
  */
 
 #include "bf16.h"
@@ -51,12 +52,16 @@ typedef struct Linear {
     int64_t worker_bytes;
 } Linear;
 
+_Static_assert(DEPTH / WAN_INT8_BLOCK * WAN_INT8_BLOCK_BYTES <=
+               DEPTH * sizeof(uint16_t) && DEPTH % WAN_INT8_BLOCK == 0,
+               "packed blocks have room where BF16 has");
+
 /* What a worker has in scratch. */
 typedef struct Worker {
     int64_t row_tile;                   // whose x is rounded, -1: none
     uint16_t *x;                        // [rows, depth]; in 8 bits the inputs
                                         // of a panel that is not [rows, DEPTH]
-    uint16_t *panel;                    // packed, [COLS, DEPTH]
+    uint16_t *panel;                    // packed, [COLS, DEPTH] or less bytes
     float *sum;                         // [rows, COLS]
     float *wide;                        // [PANEL_COLS, DEPTH]
     uint8_t *x8;                        // [rows, depth]
@@ -157,6 +162,24 @@ static void round_rows(const Linear *l, Worker *own, int64_t i0, int64_t m)
     }
 }
 
+/* As panel(), of weights in blocks that are multiplied as they lie. */
+static void blocks(const Linear *l, Worker *own, const WanTensor *w, int64_t i0,
+                   int64_t m, int64_t n0, int64_t n, int64_t k, int64_t kn)
+{
+    const int64_t K = wan_cols(l->x);
+    int8_t *packed = (int8_t *)own->panel;
+
+    if (!i0) {
+        __atomic_fetch_add(&l->d->int8.columns, n, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&l->d->int8.exact, n, __ATOMIC_RELAXED);
+    }
+    wan_int8_pack_blocks(packed, (const char *)w->data +
+                         wan_type_bytes(w->type, n0 * K + k), K, n, kn);
+    wan_int8_product_blocks(m, n, kn, own->x8 + k, l->depth,
+                            own->scale + k / DEPTH, l->panels, packed, k > 0,
+                            own->sum, wan_bf16_cols(n));
+}
+
 /* sum (+)= inputs [k, k + kn) of m rows from i0 on by n columns from n0 on. */
 static void panel(const Linear *l, Worker *own, const WanTensor *w, int64_t i0,
                   int64_t m, int64_t n0, int64_t n, int64_t k, int64_t kn)
@@ -165,6 +188,10 @@ static void panel(const Linear *l, Worker *own, const WanTensor *w, int64_t i0,
     const uint16_t *x = own->x + k;
     int64_t depth = l->depth;
 
+    if (l->int8 && w->type == WAN_Q8_0) {
+        blocks(l, own, w, i0, m, n0, n, k, kn);
+        return;
+    }
     if (l->int8) {
         const int rough = pack(own, w, K, n0, n, k, kn, 1);
 
