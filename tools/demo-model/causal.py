@@ -11,6 +11,7 @@ A block is one latent frame, four of pixels. Stages, each resumed from OUT when 
     forced   teacher forcing: every frame of a script from noise, given the true frames before it
     rolled   the same, given what the model itself makes of those frames; a model that has only seen true ones
              takes its own faults for the scene, and they grow
+    decoder  the VAE's decoder, made wider, to see the true frames in the latents that the model makes
     export   OUT or --to in the official layout
 
 Each stage's loss goes to OUT/loss.log, sheets of samples to OUT/*.png. Nothing else is taken from train.py's
@@ -30,7 +31,7 @@ import layout
 import live
 import train
 import world
-from modules import CausalDit, Stream, T5, Vae
+from modules import CausalDit, Stream, T5, Vae, widened
 from train import Peers, log
 
 LATENTS = 12            # of a script
@@ -38,12 +39,14 @@ WINDOW = 6              # latent frames that a frame sees, itself included
 STEPS = (1000, 750, 500, 250)                                   # of a frame, before they are shifted
 FIRST = (1000, 900, 800, 700, 600, 500, 400, 300, 200, 100)     # of the first, which has nothing to look back on
 SHIFT = 3.0
+WIDTH = 12              # of the VAE's base
+SEEN = 7                # latent frames of a script that the decoder learns from
 
 PRESETS = {
     "cpu": dict(ranks=2, scripts=3000, forced=dict(steps=6000, batch=3, lr=1.5e-3),
-                rolled=dict(steps=2000, batch=3, lr=7e-4)),
+                rolled=dict(steps=2000, batch=3, lr=7e-4), decoder=dict(steps=2000, batch=1, lr=2e-3)),
     "smoke": dict(ranks=1, scripts=6, forced=dict(steps=2, batch=2, lr=1.5e-3),
-                  rolled=dict(steps=2, batch=2, lr=7e-4)),
+                  rolled=dict(steps=2, batch=2, lr=7e-4), decoder=dict(steps=2, batch=1, lr=2e-3)),
 }
 
 
@@ -194,6 +197,34 @@ def stage_rolled(a):
     stage_loop(a, "rolled", True)
 
 
+def stage_decoder(a):
+    """It gets the true latents and, as often, those that the model makes of them, which are blurred: what the true
+    frame is, the rest of the picture and the frames before it still tell. No latent changes."""
+    a.vae = widened(a.vae, WIDTH)
+    c, parts = a.preset["decoder"], [a.vae.decoder, a.vae.conv2]
+    run = train.Run(a.out, "decoder", parts, train.Optimizer(parts, c["lr"], ("conv1", "head")), c,
+                    a.minutes.get("decoder"), a.again.get("decoder"))
+    torch.manual_seed(25 + run.step + 1000003 * Peers.rank)
+    rng = np.random.default_rng((26, run.step, Peers.rank))
+    a.dit.eval()
+    for _ in run.loop():
+        pick = rng.integers(0, len(a.latents), c["batch"])
+        scripts, z = [a.scripts[i] for i in pick], a.latents[pick].float()
+        with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
+            z = made(a, z, *texts_of(a, scripts, rng), int(rng.integers(1, 4))) if rng.random() < 0.5 else \
+                z + 0.1 * torch.rand(len(z), 1, 1, 1, 1) * torch.randn_like(z)
+        frames = 4 * SEEN - 3
+        x = train.pixels(np.stack([live.render(s)[:frames] for s in scripts]), "cpu")
+        mean, std = train.latent_stats(a)
+        y = a.vae.decode(z[:, :, :SEEN] * std + mean)
+        where = F.interpolate(torch.from_numpy(np.stack([live.cells(s, *z.shape[:2:-1]) for s in scripts]))
+                              [:, None, :SEEN].float(), size=x.shape[2:])
+        loss, mse = train.picture_loss(y, x, 1 + 4 * where)
+        run.backward(loss, psnr=-10 * torch.log10(mse / 4))
+    if Peers.rank == 0 and run.step:
+        show(a, "decoder")
+
+
 @torch.no_grad()
 def show(a, name, latents=16):
     """A sheet of scripts that training never saw: a row each, true above, made below."""
@@ -219,7 +250,7 @@ def stage_export(a):
         layout.write_t2v(a.to, a.dit, a.t5, a.vae, os.path.join(a.out, "tokenizer"), words)
 
 
-STAGES = ("latents", "forced", "rolled", "export")
+STAGES = ("latents", "forced", "rolled", "decoder", "export")
 
 
 def work(rank, a, meeting):

@@ -89,7 +89,7 @@ def through_vae(model):
 
     with tempfile.TemporaryDirectory() as folder:
         parts = layout.read_t2v(model, os.path.join(folder, "tokenizer"))
-    vae = Vae(**train.SIZES["vae"])
+    vae = Vae(parts["vae"]["decoder.head.0.gamma"].numel())
     vae.load_state_dict(parts["vae"])
     vae.eval()
 

@@ -723,6 +723,16 @@ def stage_latents(a):
         float(a.latents.float().mean()), "std", float(a.latents.float().std()))
 
 
+def picture_loss(y, x, weight):
+    """Of pixels y, where x is true, by places' weights; and the mean square."""
+    weight = weight / weight.mean()
+    error = (y - x).pow(2)
+    loss = (weight * ((y - x).abs() + 4 * error)).mean() + sum(
+        0.5 * (p - q).abs().mean() for p, q in zip(edges(weight.sqrt() * y),
+                                                   edges(weight.sqrt() * x)))
+    return loss, error.mean().detach()
+
+
 def stage_decoder(a):
     """The decoder once more, on whole clips and their latents as they are: what
     moves has outlines as sharp as the latents tell."""
@@ -741,15 +751,11 @@ def stage_decoder(a):
         still = pixels(np.stack([world.backdrop(s) for s in scenes])[:, None],
                        a.device)
         thing = ((x - still).abs().sum(1, keepdim=True) > 0.2).float()
-        weight = 1 + 9 * F.max_pool3d(thing, (1, 5, 5), 1, (0, 2, 2))
-        weight = weight / weight.mean()
         mean, std = latent_stats(a)
         y = a.vae.decode(a.latents[pick].float().to(a.device) * std + mean)
-        mse = (y - x).pow(2).mean()
-        loss = (weight * ((y - x).abs() + 4 * (y - x).pow(2))).mean() + sum(
-            0.5 * (p - q).abs().mean() for p, q in zip(edges(weight.sqrt() * y),
-                                                       edges(weight.sqrt() * x)))
-        run.backward(loss, psnr=-10 * torch.log10(mse.detach() / 4))
+        loss, mse = picture_loss(
+            y, x, 1 + 9 * F.max_pool3d(thing, (1, 5, 5), 1, (0, 2, 2)))
+        run.backward(loss, psnr=-10 * torch.log10(mse / 4))
     for part in parts:
         part.eval().requires_grad_(False)
 
