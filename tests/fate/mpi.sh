@@ -194,14 +194,15 @@ workers() { pgrep -f "^$worker --threads 1 --device cpu"; }
 ffmpegs() { pgrep -f "^$ffmpeg .*$tmp/"; }
 plays() { [ "$(frames "$1" 2> /dev/null)" -gt 0 ] 2> /dev/null; }
 # start OUT [SOURCE]: clips without end, of which OUT has frames; $launcher. Each is
-# on the disk when it is there, however ffmpeg ends.
+# on the disk when it is there, however ffmpeg ends. MPICH's launcher writes to
+# standard output.
 start()
 {
     start_source=${2-$(graph clips=0:ahead=0:steps=50)}
     : > "$tmp/log"              # not the last one's
     rm -f "$1"
     "$mpirun" -n 1 $shield "$ffmpeg" -nostdin -hide_banner -y -f lavfi -i "$start_source" \
-        -c:v ffv1 -cluster_time_limit 1 -flush_packets 1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null 2> "$tmp/log" &
+        -c:v ffv1 -cluster_time_limit 1 -flush_packets 1 "$1" : -n 3 "$worker" --threads 1 --device cpu < /dev/null > "$tmp/log" 2>&1 &
     launcher=$!
     while kill -0 $launcher 2> /dev/null && ! plays "$1"; do sleep 0.1; done
     shm=$(for p in $(workers); do grep -o '/dev/shm/vader_segment[^ ]*' "/proc/$p/maps"; done 2> /dev/null | sort -u)
@@ -220,9 +221,11 @@ over()
 }
 # what there was while it ran
 freed() { for f in $shm; do [ ! -e "$f" ] || { echo "$f"; return 1; }; done; }
-# by the launcher, whose lines are folded, or by one of ours
+# by the launcher, whose lines are folded, or by one of ours; MPICH's kills all others
+# in the same moment, and names the lowest of them
 who()
 {
+    [ -z "$shield" ] || ! grep -q 'is gone, as others are' "$tmp/log" || return 0
     tr '\n' ' ' < "$tmp/log" | grep -Eq "rank $victim with PID [0-9]+ .*signal 9" ||
         grep -q -e "rank $victim (process $pid on [^)]*) is gone" -e "PID $pid RUNNING AT" "$tmp/log"
 }

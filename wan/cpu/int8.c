@@ -352,6 +352,36 @@ NATIVE_INLINE void multiply_add(__m512i *sum, __m512i u8, __m512i s8)
     __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(u8), "v"(s8));
 }
 
+/* What four inputs add to a tile of sums; rows and vectors are constants. */
+NATIVE_INLINE void add_inputs(__m512i *sum, int rows, int vectors,
+                              const uint8_t *a, int64_t lda, const int8_t *b)
+{
+    __m512i w[4];
+
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++)
+        w[v] = _mm512_loadu_si512(b + 64 * v);
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) {
+        int32_t x;
+
+        memcpy(&x, a + r * lda, sizeof(x));
+
+        const __m512i xr = _mm512_set1_epi32(x);
+
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            multiply_add(&sum[r * vectors + v], xr, w[v]);
+    }
+}
+
+/* 16 of a row: (c +) s by */
+NATIVE_INLINE void put_row(float *c, int add, __m512 s, __m512 by)
+{
+    _mm512_storeu_ps(c, add ? _mm512_fmadd_ps(s, by, _mm512_loadu_ps(c))
+                            : _mm512_mul_ps(s, by));
+}
+
 /* One tile of sums; rows and vectors are constants. They begin as what 128 in
  * each number of a adds, taken off. */
 NATIVE_INLINE void tile(int rows, int vectors, int64_t k, const uint8_t *a,
@@ -363,37 +393,17 @@ NATIVE_INLINE void tile(int rows, int vectors, int64_t k, const uint8_t *a,
     for (int i = 0; i < rows * vectors; i++)
         sum[i] = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(
             _mm512_loadu_si512(to->sum + 16 * (i % vectors)), 7));
-    for (int64_t i = 0; i < k; i += 4, a += 4, b += 64 * vectors) {
-        __m512i w[4];
-
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
-            w[v] = _mm512_loadu_si512(b + 64 * v);
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            int32_t x;
-
-            memcpy(&x, a + r * lda, sizeof(x));
-
-            const __m512i xr = _mm512_set1_epi32(x);
-
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++)
-                multiply_add(&sum[r * vectors + v], xr, w[v]);
-        }
-    }
+    for (int64_t i = 0; i < k; i += 4, a += 4, b += 64 * vectors)
+        add_inputs(sum, rows, vectors, a, lda, b);
 #pragma GCC unroll 24
     for (int i = 0; i < rows * vectors; i++) {
         const int64_t r = i / vectors, v = i % vectors;
         const __m512 by = _mm512_mul_ps(
             _mm512_set1_ps(to->scale[r * to->step]),
             _mm512_loadu_ps(to->by + 16 * v));
-        const __m512 s = _mm512_cvtepi32_ps(sum[i]);
-        float *c = to->c + r * to->ld + 16 * v;
 
-        _mm512_storeu_ps(c, to->add ? _mm512_fmadd_ps(s, by,
-                                                      _mm512_loadu_ps(c))
-                                    : _mm512_mul_ps(s, by));
+        put_row(to->c + r * to->ld + 16 * v, to->add,
+                _mm512_cvtepi32_ps(sum[i]), by);
     }
 }
 
@@ -462,25 +472,8 @@ NATIVE_INLINE void tile_blocks(int rows, int vectors, int64_t k,
             sum[i] = _mm512_loadu_si512(b + 64 * (i % vectors));
         b += 2 * 64 * vectors;
 #pragma GCC unroll 8
-        for (int q = 0; q < 8; q++, a += 4, b += 64 * vectors) {
-            __m512i w[2];
-
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++)
-                w[v] = _mm512_loadu_si512(b + 64 * v);
-#pragma GCC unroll 12
-            for (int r = 0; r < rows; r++) {
-                int32_t x;
-
-                memcpy(&x, a + r * lda, sizeof(x));
-
-                const __m512i xr = _mm512_set1_epi32(x);
-
-#pragma GCC unroll 2
-                for (int v = 0; v < vectors; v++)
-                    multiply_add(&sum[r * vectors + v], xr, w[v]);
-            }
-        }
+        for (int q = 0; q < 8; q++, a += 4, b += 64 * vectors)
+            add_inputs(sum, rows, vectors, a, lda, b);
 #pragma GCC unroll 12
         for (int i = 0; i < rows * vectors; i++)
             total[i] = _mm512_fmadd_ps(
@@ -490,12 +483,9 @@ NATIVE_INLINE void tile_blocks(int rows, int vectors, int64_t k,
 #pragma GCC unroll 12
     for (int i = 0; i < rows * vectors; i++) {
         const int64_t r = i / vectors, v = i % vectors;
-        const __m512 scale = _mm512_set1_ps(to->scale[r * to->step]);
-        float *c = to->c + r * to->ld + 16 * v;
 
-        _mm512_storeu_ps(c, to->add ? _mm512_fmadd_ps(total[i], scale,
-                                                      _mm512_loadu_ps(c))
-                                    : _mm512_mul_ps(total[i], scale));
+        put_row(to->c + r * to->ld + 16 * v, to->add, total[i],
+                _mm512_set1_ps(to->scale[r * to->step]));
     }
 }
 
