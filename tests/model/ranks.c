@@ -739,6 +739,7 @@ TEST(easycache)
 TEST(i2v)
 {
     same_bits("pipeline-i2v-unipc4.safetensors", "tiny/wan-i2v", "cpu", 0);
+    same_bits("pipeline-i2v-dpm6.safetensors", "tiny/wan-i2v", "cpu", 0);
 }
 TEST(flf2v)
 {
@@ -753,12 +754,27 @@ TEST(ti2v_image)
 {
     same_bits("pipeline-wan22-ti2v-i2v-unipc4.safetensors", "tiny/wan22-ti2v-5b",
               "cpu", 0);
+    same_bits("pipeline-wan22-ti2v-i2v-dpm5.safetensors", "tiny/wan22-ti2v-5b",
+              "cpu", 0);
 }
 
 /* Both experts have both branches, and change while halves have one each. */
 TEST(experts)
 {
     same_bits("pipeline-wan22-t2v-unipc6.safetensors", "tiny/wan22-t2v-a14b",
+              "cpu", 0);
+    same_bits("pipeline-wan22-t2v-dpm8.safetensors", "tiny/wan22-t2v-a14b",
+              "cpu", 0);
+    same_bits("pipeline-wan22-t2v-edge3.safetensors", "tiny/wan22-t2v-a14b",
+              "cpu", 0);
+}
+TEST(experts_image)
+{
+    same_bits("pipeline-wan22-i2v-unipc5.safetensors", "tiny/wan22-i2v-a14b",
+              "cpu", 0);
+    same_bits("pipeline-wan22-i2v-dpm4.safetensors", "tiny/wan22-i2v-a14b",
+              "cpu", 0);
+    same_bits("pipeline-wan22-flf2v-unipc4.safetensors", "tiny/wan22-i2v-a14b",
               "cpu", 0);
 }
 
@@ -777,15 +793,23 @@ static void causal(const char *name, const char *folder, const char *device)
 TEST(causal_blocks)
 {
     causal("sf7", "tiny/wan-t2v", "cpu");
+    causal("window", "tiny/wan-t2v", "cpu");
     causal("window-odd", "tiny/wan-t2v", "cpu");
+    causal("window-nosink", "tiny/wan-t2v", "cpu");
     causal("hd128", "tiny/wan-t2v-hd128", "cpu");
     causal("infinity", "tiny/wan-t2v", "cpu");
 }
 TEST(causal_frames)
 {
+    causal("frame1", "tiny/wan-t2v", "cpu");
     causal("frame1-window", "tiny/wan-t2v", "cpu");
     causal("first-chunk", "tiny/wan-t2v", "cpu");
     causal("first1", "tiny/wan-t2v", "cpu");
+}
+TEST(causal_steps)
+{
+    causal("steps2", "tiny/wan-t2v", "cpu");
+    causal("unwarped3", "tiny/wan-t2v", "cpu");
 }
 TEST(causal_prompts)
 {
@@ -1172,6 +1196,7 @@ int main(int argc, char **argv)
     RUN(ti2v);
     RUN(ti2v_image);
     RUN(experts);
+    RUN(experts_image);
     RUN(vace_ref);
     RUN(vace_control);
     RUN(vace_inpaint);
@@ -1187,6 +1212,7 @@ int main(int argc, char **argv)
     RUN(magcache);
     RUN(causal_blocks);
     RUN(causal_frames);
+    RUN(causal_steps);
     RUN(causal_prompts);
     RUN(causal_begun);
     RUN(bf16);
