@@ -46,7 +46,8 @@ OBJS = abi.o wan.o job.o ranks.o ranks_watch.o ranks_threads.o ranks_behind.o ca
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/f32.o cpu/pool.o \
-       cpu/bf16.o cpu/int8.o cpu/linear_rounded.o cpu/attention_rounded.o
+       cpu/bf16.o cpu/int8.o cpu/neon.o \
+       cpu/linear_rounded.o cpu/attention_rounded.o
 
 OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
             cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
@@ -60,7 +61,7 @@ endif
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
 UNIT = abi arena behind causal codec config endless experts files gguf header job log lora memory names nomemory \
-       pager places pool precision preset prompts quantise ranks rng safetensors sampler scarce serve \
+       pager places pool precision preset products prompts quantise ranks rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
 # weights.c, replay.c and nccl.c on a runtime that is made up: where the real one

@@ -20,6 +20,7 @@
 
 #include "avx512.h"
 #include "bf16.h"
+#include "neon.h"
 #include "simd.h"
 
 static int plain;               // although there is better: a test's wish
@@ -33,6 +34,8 @@ int wan_bf16_native(void)
 {
 #if WAN_KNOWS_BF16
     return wan_has_avx512() && __builtin_cpu_supports("avx512bf16");
+#elif WAN_KNOWS_NEON
+    return wan_neon_bf16();
 #else
     return 0;
 #endif
@@ -398,7 +401,8 @@ static void native_panel(int64_t m, int cols, int64_t k, int taps,
 }
 
 /* 2^x = 2^n 2^f for -126 <= x <= 127, n the nearest integer, which adding
- * 1.5 * 2^23 leaves in the low bits; the polynomial is within 4e-6. */
+ * 1.5 * 2^23 leaves in the low bits; the polynomial is within 6e-5 of it, where
+ * rounding P to BF16 is 2e-3. */
 NATIVE_INLINE __m512 exp2_of(__m512 x)
 {
     const __m512 middle = _mm512_set1_ps(12582912.0f);
@@ -448,6 +452,19 @@ NATIVE static float native_exp2(uint16_t *p, const float *s, int64_t n,
     return _mm512_reduce_add_ps(sum);
 }
 
+#elif WAN_KNOWS_NEON
+
+#define native_round plain_round
+#define native_pack_rows16 wan_neon_pack_rows16
+#define native_pack_rows wan_neon_pack_rows
+#define native_pack wan_neon_pack
+#define native_panel wan_neon_panel
+#define native_max plain_max
+#define native_exp2 wan_neon_exp2
+
+#endif
+
+#if WAN_KNOWS_BF16 || WAN_KNOWS_NEON
 #define EITHER(name, ...) \
     (wan_bf16_native() && !plain ? native_##name(__VA_ARGS__) \
                                  : plain_##name(__VA_ARGS__))

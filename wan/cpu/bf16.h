@@ -47,6 +47,9 @@ static inline int wan_bf16_panel(int64_t left)
 {
     const int64_t v = (left + WAN_BF16_COLS - 1) / WAN_BF16_COLS;
 
+#ifdef __aarch64__
+    return WAN_BF16_COLS;
+#endif
     return WAN_BF16_COLS * (v == 5 || v == 6 ? 3 : v > 4 ? 4 : (int)v);
 }
 

@@ -5,7 +5,7 @@
  *
  * Built as bf16.c is: plain loops, and the same with intrinsics.
  *
- * Packed blocks lie in panels of 32 columns, or 16 at the end. Each block of a
+ * Packed blocks lie in panels of 32 columns, or 16 at the end and on arm64. Each block of a
  * panel is ten vectors for 16 columns: what their sums begin as, since a's
  * numbers have 128 added, their scales, and eight times four inputs. A product
  * holds a block's sums and those in F32 in registers, so half as many tiles of
@@ -20,6 +20,7 @@
 #include "avx512.h"
 #include "bf16.h"
 #include "int8.h"
+#include "neon.h"
 #include "simd.h"
 
 #define ROWS 96                 // that stay in the cache from panel to panel
@@ -35,6 +36,8 @@ int wan_int8_native(void)
 {
 #if WAN_KNOWS_BF16
     return wan_has_avx512() && __builtin_cpu_supports("avx512vnni");
+#elif WAN_KNOWS_NEON
+    return wan_neon_int8();
 #else
     return 0;
 #endif
@@ -67,15 +70,19 @@ WAN_SIMD static uint32_t plain_largest(const float *src, int64_t k)
 
 /* No number is above 127, but a product that is looked at is not fused with the
  * sum that rounds it: the bits are those of machines that fuse nothing. */
+WAN_INLINE int32_t scaled(float number, float by)
+{
+    const float f = number * by;
+
+    return whole(wan_choose(f > 127, 127, f));
+}
+
 WAN_SIMD static void plain_round(uint8_t *dst, const float *src, int64_t k,
                                  float by)
 {
     WAN_APART
-    for (int64_t i = 0; i < k; i++) {
-        const float f = src[i] * by;
-
-        dst[i] = (uint8_t)(whole(wan_choose(f > 127, 127, f)) + 128);
-    }
+    for (int64_t i = 0; i < k; i++)
+        dst[i] = (uint8_t)(scaled(src[i], by) + 128);
 }
 
 static float number(const void *w, WanType type, int64_t at)
@@ -115,23 +122,14 @@ static void plain_pack(int8_t *b, int cols, const void *w, WanType type,
         for (int64_t i = 0; i < wan_int8_depth(k); i++) {
             int8_t *out = b + i / 4 * 4 * cols + 4 * c + i % 4;
 
-            *out = c < n && i < k ? (int8_t)whole(number(w, type, c * ld + i) *
-                                                  by[c]) : 0;
+            *out = c < n && i < k
+                 ? (int8_t)scaled(number(w, type, c * ld + i), by[c]) : 0;
             sum[c] += *out;
         }
     }
 }
 
-/* What a product's sums are multiplied by, and where that goes. */
-typedef struct Result {
-    const float *scale;         // of rows, step apart
-    int64_t step;
-    const float *by;            // of columns; NULL: packed blocks have them
-    const int32_t *sum;         // likewise
-    int add;
-    float *c;                   // rows ld apart
-    int64_t ld;
-} Result;
+typedef WanInt8Result Result;
 
 WAN_INLINE Result at(const Result *to, int64_t row, int64_t col)
 {
@@ -539,6 +537,19 @@ static void native_blocks(int64_t m, int cols, int64_t k, const uint8_t *a,
         native_blocks_1(m, k, a, lda, b, to);
 }
 
+#elif WAN_KNOWS_NEON
+
+#define native_largest plain_largest
+#define native_round plain_round
+#define native_column wan_neon_column8
+#define native_pack wan_neon_pack8
+#define native_panel wan_neon_panel8
+#define native_pack_blocks wan_neon_pack_blocks
+#define native_blocks wan_neon_blocks
+
+#endif
+
+#if WAN_KNOWS_BF16 || WAN_KNOWS_NEON
 #define EITHER(name, ...) \
     (wan_int8_native() && !plain ? native_##name(__VA_ARGS__) \
                                  : plain_##name(__VA_ARGS__))
@@ -638,7 +649,9 @@ void wan_int8_product(int64_t m, int64_t n, int64_t k, const uint8_t *a,
 /* Columns of the panel of blocks that begins where so many are left. */
 static int blocks_panel(int64_t left)
 {
-    return left > WAN_BF16_COLS ? 2 * WAN_BF16_COLS : WAN_BF16_COLS;
+    const int cols = wan_bf16_panel(left);
+
+    return cols > 2 * WAN_BF16_COLS ? 2 * WAN_BF16_COLS : cols;
 }
 
 void wan_int8_pack_blocks(int8_t *b, const void *w, int64_t ld, int64_t n,

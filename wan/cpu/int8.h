@@ -31,6 +31,17 @@ int wan_int8_native(void);
 /* Plain loops although it does: 1; for tests. Not while anything computes. */
 void wan_int8_plain(int yes);
 
+/* What a product's sums are multiplied by, and where that goes. */
+typedef struct WanInt8Result {
+    const float *scale;         // of rows, step apart
+    int64_t step;
+    const float *by;            // of columns; NULL: packed blocks have them
+    const int32_t *sum;         // likewise
+    int add;
+    float *c;                   // rows ld apart
+    int64_t ld;
+} WanInt8Result;
+
 #define WAN_INT8_DEPTH 64       // what inputs are rounded up to
 
 static inline int64_t wan_int8_depth(int64_t k)
