@@ -332,10 +332,13 @@ check-compile: config.mak
 
 # For arm64, cross-built, and run by qemu; without oneDNN. What takes minutes in
 # the emulator is left out, and ranks, who ask /proc when each of them began: of
-# its own process the emulator makes that up.
+# its own process the emulator makes that up. Products once more on a processor
+# that has no instructions for BF16 and 8 bits.
 ARM64 = $(abspath $(B))/arm64
 ARM64_ENV = PKG_CONFIG_SYSROOT_DIR=$(ARM64)/sysroot \
             PKG_CONFIG_LIBDIR=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu/pkgconfig
+ARM64_RUNNER = qemu-aarch64 -L /usr/aarch64-linux-gnu \
+               -E LD_LIBRARY_PATH=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu
 ARM64_TESTS = $(filter-out header abi nomemory scarce worker endless ranks,$(UNIT))
 check-arm64: $(GOLDEN)/.stamp
 	sh $(SRC)/tools/packages.sh cross
@@ -345,9 +348,10 @@ check-arm64: $(GOLDEN)/.stamp
 	$(ARM64_ENV) $(MAKE) -C $(ARM64) B=build AR=aarch64-linux-gnu-ar \
 	    LDFLAGS=-Wl,-rpath-link,$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu \
 	    libs tools $(ARM64_TESTS:%=build/tests/unit/%) build/tests/model/dit
-	@WAN_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -E \
-	    LD_LIBRARY_PATH=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu" $(RUN) \
+	@WAN_RUNNER="$(ARM64_RUNNER) -cpu max" $(RUN) \
 	    $(ARM64_TESTS:%=$(ARM64)/build/tests/unit/%) $(ARM64)/build/tests/model/dit
+	@WAN_RUNNER="$(ARM64_RUNNER) -cpu cortex-a72" $(RUN) \
+	    $(ARM64)/build/tests/unit/products
 
 # The filter tests in another release, with this libwan: make check-ffmpeg-7.1
 # What does not depend on FFmpeg is not done again; CHECK_FATE can be less. The

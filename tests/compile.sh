@@ -53,6 +53,14 @@ vectors()
             END { if (!n) print "no loop is marked"; exit bad || !n }' "$file" || return 1
     done
 }
+# arm64's products: their instructions are there, and clang takes their names.
+arm64()
+{
+    set -- clang --target=aarch64-linux-gnu -std=c11 -D_GNU_SOURCE -pedantic -Wall -Wextra \
+        -Werror -O2 -I"$SRC/wan" "$SRC/wan/cpu/neon.c"
+    "$@" -c -o "$tmp/neon.o" && "$@" -S -o "$tmp/neon.s" &&
+        grep -q bfdot "$tmp/neon.s" && grep -q sudot "$tmp/neon.s"
+}
 header()
 {
     echo '#include "wan.h"' > "$tmp/h.c"
@@ -71,6 +79,11 @@ with()
 
 with clang 'clang, -std=c11 -pedantic' pedantic
 with musl-gcc 'musl' musl
+if [ -d /usr/aarch64-linux-gnu/include ]; then
+    with clang "arm64's products, clang" arm64
+else
+    skip "arm64's products, clang" "no C library of arm64"
+fi
 case $(uname -m) in
 x86_64) with gcc 'marked loops are vectorised for AVX2' vectors ;;
 *) skip 'marked loops are vectorised for AVX2' "a machine without it" ;;

@@ -167,8 +167,8 @@ enum WanFp8 {
  */
 enum WanPrecision {
     WAN_PRECISION_AUTO, /**< BF16 where the device multiplies it natively (a
-                             GPU, a processor with AVX512-BF16), else F32;
-                             "ref": F32 */
+                             GPU, a processor with AVX512-BF16 or arm64's
+                             FEAT_BF16), else F32; "ref": F32 */
     WAN_PRECISION_F32,
     WAN_PRECISION_BF16, /**< both factors are rounded to it. On a processor that
                              doesn't multiply it: works, slower than F32 */

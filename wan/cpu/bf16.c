@@ -5,7 +5,7 @@
  *
  * Everything is there twice: as plain loops, in copies for each kind of
  * machine, and with the intrinsics of AVX512-BF16, which no compiler finds by
- * itself.
+ * itself; what counts of it once more for arm64, in neon.c.
  *
  * A product holds a tile of sums in registers, rows times vectors of 16
  * columns: 6 x 4, 8 x 3, 12 x 2 or 12 x 1, of 32 registers. For each pair of
@@ -402,7 +402,7 @@ static void native_panel(int64_t m, int cols, int64_t k, int taps,
 
 /* 2^x = 2^n 2^f for -126 <= x <= 127, n the nearest integer, which adding
  * 1.5 * 2^23 leaves in the low bits; the polynomial is within 6e-5 of it, where
- * rounding P to BF16 is 2e-3. */
+ * rounding P to BF16 is up to 4e-3. */
 NATIVE_INLINE __m512 exp2_of(__m512 x)
 {
     const __m512 middle = _mm512_set1_ps(12582912.0f);

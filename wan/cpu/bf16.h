@@ -6,13 +6,16 @@
  * Both factors are rounded to BF16, sums are F32, over the inputs in their
  * order for each result, so that the bits of a row depend on no other row. On
  * a processor with AVX512-BF16 by its own instruction (vdpbf16ps), which takes
- * denormal numbers for 0; else by plain loops, which are slower than products
- * in F32.
+ * denormal numbers for 0; on arm64 with FEAT_BF16 by its own (bfdot), which
+ * does so too, and of a pair's two products and of that and the sum before
+ * rounds either result to odd, so by up to a whole unit in the last place (but
+ * where FEAT_EBF16 is switched on, which Linux leaves off); else by plain
+ * loops, which are slower than products in F32.
  *
  * The left factor a lies in rows. The right one is packed first, see
- * wan_bf16_at(): panels of up to 64 columns, in each the pairs of inputs one
- * after another, of each pair the panel's columns, each with its two numbers.
- * A product reads that from the first byte to the last.
+ * wan_bf16_at(): panels of up to 64 columns, of 16 on arm64, in each the pairs
+ * of inputs one after another, of each pair the panel's columns, each with its
+ * two numbers. A product reads that from the first byte to the last.
  */
 
 #ifndef WAN_CPU_BF16_H
@@ -42,7 +45,8 @@ static inline int64_t wan_bf16_depth(int64_t k)
 
 /* Columns of the panel that begins where so many are left. Five or six times
  * 16 are two panels, since a product has registers for fewer rows of a narrow
- * one. */
+ * one. On arm64 no product holds more than 16, and of a wider panel it would
+ * read every fourth line of the cache, which has few places for those. */
 static inline int wan_bf16_panel(int64_t left)
 {
     const int64_t v = (left + WAN_BF16_COLS - 1) / WAN_BF16_COLS;

@@ -3,13 +3,14 @@
  *
  * This file is part of libwan; see the licence in wan.h.
  *
- * Built as bf16.c is: plain loops, and the same with intrinsics.
+ * Built as bf16.c is: plain loops, and the same with intrinsics, for arm64 in
+ * neon.c.
  *
- * Packed blocks lie in panels of 32 columns, or 16 at the end and on arm64. Each block of a
- * panel is ten vectors for 16 columns: what their sums begin as, since a's
- * numbers have 128 added, their scales, and eight times four inputs. A product
- * holds a block's sums and those in F32 in registers, so half as many tiles of
- * each: 6 x 2 or 12 x 1.
+ * Packed blocks lie in panels of 32 columns, or 16 at the end and on arm64. Each
+ * block of a panel is ten vectors for 16 columns: what their sums begin as,
+ * since a's numbers have 128 added, their scales, and eight times four inputs.
+ * A product holds a block's sums and those in F32 in registers, so half as many
+ * tiles of each: 6 x 2 or 12 x 1.
  */
 
 #include <math.h>

@@ -7,8 +7,8 @@
  * 127, and what is between is rounded to a whole number; products are summed
  * exactly, in 32 bits. Good for some thousand inputs at a time, each time with
  * scales of its own. Rows are kept with 128 added, as the processor's
- * instruction (AVX512-VNNI, vpdpbusd) wants one factor without a sign; what
- * that adds to a sum is known for each column.
+ * instruction (AVX512-VNNI, vpdpbusd; arm64's FEAT_I8MM, sudot) wants one
+ * factor without a sign; what that adds to a sum is known for each column.
  *
  * The right factor is packed as in bf16.h, with four inputs where there are two.
  *

@@ -9,6 +9,8 @@
 #ifndef WAN_CPU_NEON_H
 #define WAN_CPU_NEON_H
 
+#include "int8.h"
+
 /* gcc below 10 and clang below 11 don't know the instructions. */
 #if defined(__aarch64__) && defined(__linux__) && \
     (defined(__clang__) ? __clang_major__ >= 11 : __GNUC__ >= 10)
@@ -18,8 +20,6 @@
 #endif
 
 #if WAN_KNOWS_NEON
-
-#include "int8.h"
 
 /* Whether the processor has them. */
 int wan_neon_bf16(void);
