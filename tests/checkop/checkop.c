@@ -66,6 +66,9 @@ static int check(const char *device, int plain, int products,
     dut_act = dut->backend->act;
     worst_ratio = 0;
     plain_loops = plain;
+#ifdef __aarch64__
+    sums_to_odd = wan_bf16_native() && !plain;
+#endif
     wan_bf16_plain(plain);
     wan_int8_plain(plain);
     printf("# %s%s\n", device, plain ? ", plain loops" : "");
