@@ -7,10 +7,10 @@
  * order for each result, so that the bits of a row depend on no other row. On
  * a processor with AVX512-BF16 by its own instruction (vdpbf16ps), which takes
  * denormal numbers for 0; on arm64 with FEAT_BF16 by its own (bfdot), which
- * does so too, and of a pair's two products and of that and the sum before
- * rounds either result to odd, so by up to a whole unit in the last place (but
- * where FEAT_EBF16 is switched on, which Linux leaves off); else by plain
- * loops, which are slower than products in F32.
+ * does so too and rounds to odd, not to nearest, so by up to a whole unit in the
+ * last place: first a pair's two products to one number, then that and the sum
+ * (with FEAT_EBF16 switched on it would not, but Linux leaves that off); else by
+ * plain loops, which are slower than products in F32.
  *
  * The left factor a lies in rows. The right one is packed first, see
  * wan_bf16_at(): panels of up to 64 columns, of 16 on arm64, in each the pairs

@@ -6,8 +6,8 @@
  * A register has four columns of b and, of a row of a, four pairs of BF16 or
  * four times four of 8 bits; an instruction (bfdot, sudot) takes one of these
  * for all four columns. A product holds 6 rows x 16 columns in 24 of the 32
- * registers, has 6 for a, and for b two: 22 loads are 96 instructions. In blocks
- * of 8 bits, which have two sums, it is 6 x 8, and 14 loads are 48.
+ * registers, has 6 for a, and for b two: of 22 loads it makes 96 of these. In
+ * blocks of 8 bits, which have two sums, it is 6 x 8, and 14 loads make 48.
  *
  * The instructions are called by name: clang below 16 has functions for them
  * only where all it compiles may use them.
@@ -388,8 +388,8 @@ WAN_INLINE void tile(int rows, int64_t k, int taps, const int64_t *shift,
             vst1q_f32(c + r * ldc + 4 * v, sum[r][v]);
 }
 
-/* Of m rows the last ones, fewer than a tile has: each number of them is code of
- * its own. */
+/* Of m rows the last ones, fewer than a tile has: each number of them is code
+ * of its own. */
 #define LAST_ROWS(m, tile, ...)                                               \
     switch (m) {                                                              \
     case 1: tile(1, __VA_ARGS__); break;                                      \
@@ -469,8 +469,8 @@ void wan_neon_panel8(int64_t m, int cols, int64_t k, const uint8_t *a,
     LAST_ROWS(m - row, tile8, k, a, lda, b, to, row)
 }
 
-/* As tile8(), of eight columns of blocks from col on: of each block the sums are
- * scaled before the next. */
+/* As tile8(), of eight columns of blocks from col on: of each block the sums
+ * are scaled before the next. */
 WAN_INLINE void tile_blocks(int rows, int64_t k, const uint8_t *a, int64_t lda,
                             const int8_t *b, const WanInt8Result *to,
                             int64_t row, int col)
