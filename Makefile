@@ -46,7 +46,7 @@ OBJS = abi.o wan.o job.o ranks.o ranks_watch.o ranks_threads.o ranks_behind.o ca
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/f32.o cpu/pool.o \
-       cpu/bf16.o cpu/int8.o cpu/linear_rounded.o cpu/attention_rounded.o
+       cpu/bf16.o cpu/int8.o cpu/amx.o cpu/linear_rounded.o cpu/attention_rounded.o
 
 OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
             cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
@@ -59,7 +59,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
-UNIT = abi arena behind causal codec config endless experts files gguf header job log lora memory names nomemory \
+UNIT = abi amx amx_code arena behind causal codec config endless experts files gguf header job log lora memory names nomemory \
        pager places pool precision preset prompts quantise ranks rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
@@ -213,6 +213,21 @@ $(FAKEAV): $(B)/tests/unit/%: $(B)/tests/unit/%.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(LDFLAGS) -lm -lpthread
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
+# Products on tiles that are played in C, before the library's own; and the
+# library's own machine code.
+TILES = $(B)/tests/emu/amx.o $(B)/tests/emu/tiles.o
+$(B)/tests/emu/amx.o: $(SRC)/wan/cpu/amx.c config.mak
+	@mkdir -p $(@D)
+	$(C) -DWAN_AMX_EMULATED -I$(SRC)/tests -c $< -o $@
+$(B)/tests/unit/amx: $(B)/tests/unit/amx.o $(TILES) $(B)/lib/libwan.a
+	$(LINK)
+$(B)/tests/unit/amx_code.o: $(SRC)/tests/unit/amx.c config.mak
+	@mkdir -p $(@D)
+	$(C) -DAMX_CODE -I$(SRC)/tests -c $< -o $@
+$(B)/tests/unit/amx_code: $(B)/tests/unit/amx_code.o $(B)/tests/emu/tiles.o \
+        $(B)/tests/emu/tile_trap.o $(B)/lib/libwan.a
+	$(LINK)
+$(B)/tests/unit/amx_code: LDFLAGS += -Wl,--wrap=wan_amx_bf16 -Wl,--wrap=wan_amx_int8
 # Allocations that fail, one after another.
 WRAPPED = malloc calloc realloc strdup strndup aligned_alloc mmap
 $(B)/tests/unit/nomemory: LDFLAGS += $(WRAPPED:%=-Wl,--wrap=%)
