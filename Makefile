@@ -170,8 +170,9 @@ $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 GOLDEN = $(B)/golden
 FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage joined pty wire)
 FATE_SHIM = $(B)/tests/fate/shim.so
+ON_TILES = $(B)/tests/model/tiles $(B)/tests/checkop/tiles
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
-        $(MODEL_TESTS:%=$(B)/tests/model/%)
+        $(MODEL_TESTS:%=$(B)/tests/model/%) $(ON_TILES)
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/causal.sh $(SRC)/tests/fate/stream.sh \
@@ -221,6 +222,8 @@ $(B)/tests/emu/amx.o: $(SRC)/wan/cpu/amx.c config.mak
 	$(C) -DWAN_AMX_EMULATED -I$(SRC)/tests -c $< -o $@
 $(B)/tests/unit/amx: $(B)/tests/unit/amx.o $(TILES) $(B)/lib/libwan.a
 	$(LINK)
+$(ON_TILES): %: %.o $(TILES) $(B)/lib/libwan.a
+	$(LINK)
 $(B)/tests/unit/amx_code.o: $(SRC)/tests/unit/amx.c config.mak
 	@mkdir -p $(@D)
 	$(C) -DAMX_CODE -I$(SRC)/tests -c $< -o $@
@@ -257,9 +260,9 @@ $(GOLDEN)/.stamp: $(wildcard $(SRC)/tests/golden/*.* $(SRC)/tests/golden/*/*)
 tests: $(TESTS) $(GOLDEN)/.stamp
 unit: $(UNIT:%=$(B)/tests/unit/%) $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
-checkop: $(B)/tests/checkop/checkop $(GOLDEN)/.stamp
+checkop: $(B)/tests/checkop/checkop $(B)/tests/checkop/tiles $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
-model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
+model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(B)/tests/model/tiles $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 fate: ffmpeg-minimal tools $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/checkop/checkop \
       $(GOLDEN)/.stamp

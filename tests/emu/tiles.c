@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clones.h"
 #include "tiles.h"
 
 enum { NAMES = 8, ROWS = 16, ROW = 64 };        // of palette 1
@@ -132,67 +133,80 @@ static void factors(const char *what, int c, int a, int b)
         fault(what, "sizes that do not fit");
 }
 
-static float flushed(float f)
+/* A denormal number as 0 of its sign; without a branch, for the compiler. */
+WAN_INLINE float flushed(float f)
 {
-    return fpclassify(f) == FP_SUBNORMAL ? copysignf(0, f) : f;
+    uint32_t u;
+
+    memcpy(&u, &f, sizeof(u));
+    u &= u & 0x7f800000 ? UINT32_MAX : 0x80000000;
+    memcpy(&f, &u, sizeof(f));
+    return f;
 }
 
-static float float_at(const uint8_t *p)
+/* One of a pair, the low half or the high one. */
+WAN_INLINE float half(uint32_t pair, int high)
 {
     float f;
 
-    memcpy(&f, p, sizeof(f));
+    pair = high ? pair & 0xffff0000 : pair << 16;
+    memcpy(&f, &pair, sizeof(f));
     return flushed(f);
 }
 
-static float bf16_at(const uint8_t *p)
-{
-    const uint8_t wide[4] = { 0, 0, p[0], p[1] };
-
-    return float_at(wide);
-}
+enum { WORDS = ROW / 4 };
 
 /* Each row: even and odd inputs have a sum of their own, from 0 on; both
  * together are added to what is there. Denormal numbers are 0 going in and
  * coming out. */
+WAN_SIMD static void add_pairs(Tile *c, const Tile *a, const Tile *b)
+{
+    for (int m = 0; m < c->rows; m++) {
+        float even[WORDS] = { 0 }, odd[WORDS] = { 0 }, sum[WORDS];
+
+        for (int k = 0; k < a->colsb / 4; k++) {
+            uint32_t x, w[WORDS];
+
+            memcpy(&x, &a->row[m][4 * k], sizeof(x));
+            memcpy(w, b->row[k], sizeof(w));
+            for (int n = 0; n < WORDS; n++) {
+                even[n] = flushed(fmaf(half(x, 0), half(w[n], 0), even[n]));
+                odd[n] = flushed(fmaf(half(x, 1), half(w[n], 1), odd[n]));
+            }
+        }
+        memcpy(sum, c->row[m], sizeof(sum));
+        for (int n = 0; n < WORDS; n++)
+            sum[n] = flushed(flushed(sum[n]) + flushed(even[n] + odd[n]));
+        memcpy(c->row[m], sum, c->colsb);
+    }
+}
+
 void wan_tile_dpbf16(int c, int a, int b)
 {
     factors("TDPBF16PS", c, a, b);
-    for (int m = 0; m < tile[c].rows; m++) {
-        float sum[ROW / 4][2] = { { 0 } };
-
-        for (int k = 0; k < tile[a].colsb / 4; k++)
-            for (int n = 0; n < tile[c].colsb / 4; n++)
-                for (int i = 0; i < 2; i++)
-                    sum[n][i] = flushed(fmaf(
-                        bf16_at(&tile[a].row[m][4 * k + 2 * i]),
-                        bf16_at(&tile[b].row[k][4 * n + 2 * i]), sum[n][i]));
-        for (int n = 0; n < tile[c].colsb / 4; n++) {
-            uint8_t *to = &tile[c].row[m][4 * n];
-            const float both = flushed(sum[n][0] + sum[n][1]);
-            const float v = flushed(float_at(to) + both);
-
-            memcpy(to, &v, sizeof(v));
-        }
-    }
+    add_pairs(&tile[c], &tile[a], &tile[b]);
     counted(&count.bf16);
 }
 
 /* Numbers of a have no sign, those of b one; sums wrap. */
+WAN_SIMD static void add_fours(Tile *c, const Tile *a, const Tile *b)
+{
+    for (int m = 0; m < c->rows; m++) {
+        uint32_t sum[WORDS];
+
+        memcpy(sum, c->row[m], sizeof(sum));
+        for (int k = 0; k < a->colsb / 4; k++)
+            for (int n = 0; n < WORDS; n++)
+                for (int i = 0; i < 4; i++)
+                    sum[n] += (uint32_t)(a->row[m][4 * k + i] *
+                                         (int8_t)b->row[k][4 * n + i]);
+        memcpy(c->row[m], sum, c->colsb);
+    }
+}
+
 void wan_tile_dpbusd(int c, int a, int b)
 {
     factors("TDPBUSD", c, a, b);
-    for (int m = 0; m < tile[c].rows; m++)
-        for (int k = 0; k < tile[a].colsb / 4; k++)
-            for (int n = 0; n < tile[c].colsb / 4; n++) {
-                uint8_t *to = &tile[c].row[m][4 * n];
-                uint32_t sum;
-
-                memcpy(&sum, to, sizeof(sum));
-                for (int i = 0; i < 4; i++)
-                    sum += (uint32_t)(tile[a].row[m][4 * k + i] *
-                                      (int8_t)tile[b].row[k][4 * n + i]);
-                memcpy(to, &sum, sizeof(sum));
-            }
+    add_fours(&tile[c], &tile[a], &tile[b]);
     counted(&count.int8);
 }
