@@ -1,6 +1,7 @@
 /*
- * Attention and convolutions in BF16 with products on tiles (AMX) that are played
- * in C: amx.c comes from tests/emu. Linear layers and 8 bits are in model/tiles.
+ * Attention and convolutions in BF16 with products on tiles (AMX) that are
+ * played in C: amx.c comes from tests/emu. Linear layers and 8 bits are in
+ * model/tiles.
  *
  * This file is part of libwan; see the licence in wan/wan.h.
  */

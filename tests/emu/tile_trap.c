@@ -13,9 +13,6 @@
 #include "tile_trap.h"
 #include "tiles.h"
 
-int __wrap_wan_amx_bf16(void);
-int __wrap_wan_amx_int8(void);
-
 #if WAN_KNOWS_AMX
 
 #include <signal.h>
@@ -24,6 +21,8 @@ int __wrap_wan_amx_int8(void);
 
 int __real_wan_amx_bf16(void);
 int __real_wan_amx_int8(void);
+int __wrap_wan_amx_bf16(void);
+int __wrap_wan_amx_int8(void);
 
 static int trapped;
 
@@ -93,7 +92,7 @@ static const uint8_t *execute(const uint8_t *p, const greg_t *g)
     const int x = !(p[1] & 0x40), b = !(p[1] & 0x20);
     const int prefix = p[2] & 3, v = ~p[2] >> 3 & 15;
     const int memory = p[4] >> 6 != 3, t = p[4] >> 3 & 7, rm = p[4] & 7;
-    Operand o;
+    Operand o = { 0 };
 
     if (p[0] != 0xc4 || (p[1] & 0x1f) != 2 || p[2] & 0x84)
         return NULL;            // VEX of 3 bytes, 0F38, W0, 128 bits
@@ -142,7 +141,7 @@ static void handle(int number, siginfo_t *info, void *context)
         signal(number, SIG_DFL);        // and so it comes again
 }
 
-int wan_tile_trap(void)
+void wan_tile_trap(void)
 {
     struct sigaction a = { .sa_flags = SA_SIGINFO };
 
@@ -150,29 +149,6 @@ int wan_tile_trap(void)
     if (!wan_tile_native())
         sigaction(SIGILL, &a, NULL);
     trapped = 1;
-    return 1;
-}
-
-#else
-
-int wan_tile_native(void)
-{
-    return 0;
-}
-
-int __wrap_wan_amx_bf16(void)
-{
-    return 0;
-}
-
-int __wrap_wan_amx_int8(void)
-{
-    return 0;
-}
-
-int wan_tile_trap(void)
-{
-    return 0;
 }
 
 #endif

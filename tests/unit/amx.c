@@ -26,6 +26,16 @@
 #define wan_tile_native() 0
 #endif
 
+#if defined(AMX_CODE) && !WAN_KNOWS_AMX
+
+int main(void)
+{
+    printf("ok 1 - amx_code # SKIP no such code in this build\n1..1\n");
+    return 0;
+}
+
+#else
+
 #define COUNT(a) (int)(sizeof(a) / sizeof(*(a)))
 
 enum { MOST_TAPS = 9, MOST_K = 200 };
@@ -199,7 +209,8 @@ static void pack(Case *c)
 
 static const int64_t some_m[] = { 1, 2, 15, 16, 17, 31, 32, 33, 49, 70 };
 static const int64_t some_n[] = { 1, 16, 17, 40, 64, 65, 80, 96, 112, 130 };
-static const int64_t some_k[] = { 2, 4, 30, 32, 34, 62, 64, 66, 98, 128, MOST_K };
+static const int64_t some_k[] = { 2, 4, 30, 32, 34, 62, 64, 66, 98, 128,
+                                MOST_K };
 
 static Case any(int i, int whole)
 {
@@ -377,8 +388,8 @@ TEST(way_in)
     out = product(&c, 0, c.m, 1);
     CHECK(wan_tile_count().bf16 == before);
     wan_bf16_product(c.m, c.n, c.k, 1, NULL, c.a, c.lda, c.b, 0, out, c.ldc);
-    CHECK(!WAN_KNOWS_AMX || wan_tile_native() ||
-          wan_tile_count().bf16 > before);
+    if (WAN_KNOWS_AMX)
+        CHECK(wan_tile_native() || wan_tile_count().bf16 > before);
     CHECK(!wan_tile_configured());
     free(out);
     drop(&c);
@@ -542,10 +553,7 @@ TEST(by_hand)
 int main(void)
 {
 #ifdef AMX_CODE
-    if (!wan_tile_trap()) {
-        printf("ok 1 - amx_code # SKIP no such code in this build\n1..1\n");
-        return 0;
-    }
+    wan_tile_trap();
     printf("# tiles are %s\n", wan_tile_native() ? "the processor's"
                                                  : "emulated");
 #endif
@@ -563,3 +571,5 @@ int main(void)
 #endif
     return test_end();
 }
+
+#endif

@@ -78,8 +78,8 @@ static int has_palette(void)
 /* HAS_BF16 and HAS_INT8, as far as they can be used. The system saves tiles for
  * a process alone that has asked, before any of its threads touches one; Linux
  * before 5.16 does not know the question, a filter of system calls may refuse
- * it, and so does the kernel where a thread's stack for signals is too small.
- * The answer is kept across fork(). */
+ * it, and so does the kernel where a thread's stack for signals is too small
+ * for them, as it refuses such stacks afterwards. fork() keeps the answer. */
 static int look(void)
 {
     const uint32_t both = 1u << XTILECFG | 1u << XTILEDATA;

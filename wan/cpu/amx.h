@@ -20,7 +20,9 @@
 #define WAN_KNOWS_AMX 0
 #endif
 
-/* What follows is there if WAN_KNOWS_AMX. Whether the processor has tiles that multiply these, and the system lets this
+/* What follows is there if WAN_KNOWS_AMX. */
+
+/* Whether the processor has tiles that multiply these, and the system lets this
  * process use them: Linux is asked the first time. */
 int wan_amx_bf16(void);
 int wan_amx_int8(void);
