@@ -46,8 +46,8 @@ OBJS = abi.o wan.o job.o ranks.o ranks_watch.o ranks_threads.o ranks_behind.o ca
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
        cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/f32.o cpu/pool.o \
-       cpu/bf16.o cpu/int8.o cpu/neon.o \
-       cpu/linear_rounded.o cpu/attention_rounded.o
+       cpu/bf16.o cpu/int8.o cpu/amx.o cpu/neon.o cpu/linear_rounded.o \
+       cpu/attention_rounded.o
 
 OBJS-CUDA = cuda/device.o cuda/weights.o cuda/linear.o cuda/norm.o cuda/rope.o \
             cuda/elem.o cuda/image.o cuda/noise.o cuda/quant.o cuda/cudnn.o \
@@ -60,7 +60,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
-UNIT = abi arena behind causal codec config endless experts files gguf header job log lora memory names nomemory \
+UNIT = abi amx amx_code arena behind causal codec config endless experts files gguf header job log lora memory names nomemory \
        pager places pool precision preset products prompts quantise ranks rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
@@ -171,8 +171,9 @@ $(B)/tools/%.o: $(SRC)/tools/%.c config.mak
 GOLDEN = $(B)/golden
 FATE_TOOLS = $(addprefix $(B)/tests/fate/,compare damage joined pty wire)
 FATE_SHIM = $(B)/tests/fate/shim.so
+ON_TILES = $(B)/tests/model/tiles $(B)/tests/checkop/tiles
 TESTS = $(UNIT:%=$(B)/tests/unit/%) $(B)/tests/checkop/checkop \
-        $(MODEL_TESTS:%=$(B)/tests/model/%)
+        $(MODEL_TESTS:%=$(B)/tests/model/%) $(ON_TILES)
 SPILLS = $(if $(filter yes,$(CUDA)),$(SRC)/tests/unit/spills.sh)
 FATE = $(SRC)/tests/fate/trace.sh $(SRC)/tests/fate/framecrc.sh \
        $(SRC)/tests/fate/filter.sh $(SRC)/tests/fate/fewstep.sh $(SRC)/tests/fate/causal.sh $(SRC)/tests/fate/stream.sh \
@@ -214,6 +215,23 @@ $(FAKEAV): $(B)/tests/unit/%: $(B)/tests/unit/%.o
 	$(CC) -o $@ $< $(CONFIG_LINK) $(LDFLAGS) -lm -lpthread
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(B)/lib/libwan.a
 	$(LINK)
+# Products on tiles that are played in C, before the library's own; and the
+# library's own machine code.
+TILES = $(B)/tests/emu/amx.o $(B)/tests/emu/tiles.o
+$(B)/tests/emu/amx.o: $(SRC)/wan/cpu/amx.c config.mak
+	@mkdir -p $(@D)
+	$(C) -DWAN_AMX_EMULATED -I$(SRC)/tests -c $< -o $@
+$(B)/tests/unit/amx: $(B)/tests/unit/amx.o $(TILES) $(B)/lib/libwan.a
+	$(LINK)
+$(ON_TILES): %: %.o $(TILES) $(B)/lib/libwan.a
+	$(LINK)
+$(B)/tests/unit/amx_code.o: $(SRC)/tests/unit/amx.c config.mak
+	@mkdir -p $(@D)
+	$(C) -DAMX_CODE -I$(SRC)/tests -c $< -o $@
+$(B)/tests/unit/amx_code: $(B)/tests/unit/amx_code.o $(B)/tests/emu/tiles.o \
+        $(B)/tests/emu/tile_trap.o $(B)/lib/libwan.a
+	$(LINK)
+$(B)/tests/unit/amx_code: LDFLAGS += -Wl,--wrap=wan_amx_bf16 -Wl,--wrap=wan_amx_int8
 # Allocations that fail, one after another.
 WRAPPED = malloc calloc realloc strdup strndup aligned_alloc mmap
 $(B)/tests/unit/nomemory: LDFLAGS += $(WRAPPED:%=-Wl,--wrap=%)
@@ -243,9 +261,9 @@ $(GOLDEN)/.stamp: $(wildcard $(SRC)/tests/golden/*.* $(SRC)/tests/golden/*/*)
 tests: $(TESTS) $(GOLDEN)/.stamp
 unit: $(UNIT:%=$(B)/tests/unit/%) $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
-checkop: $(B)/tests/checkop/checkop $(GOLDEN)/.stamp
+checkop: $(B)/tests/checkop/checkop $(B)/tests/checkop/tiles $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
-model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(GOLDEN)/.stamp
+model: $(MODEL_TESTS:%=$(B)/tests/model/%) $(B)/tests/model/tiles $(GOLDEN)/.stamp
 	@$(RUN) $(filter-out %.stamp,$^)
 fate: ffmpeg-minimal tools $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/checkop/checkop \
       $(GOLDEN)/.stamp
@@ -331,7 +349,7 @@ check-compile: config.mak
 	@$(RUN) $(SRC)/tests/compile.sh
 
 # For arm64, cross-built, and run by qemu; without oneDNN. What takes minutes in
-# the emulator is left out, and ranks, who ask /proc when each of them began: of
+# the emulator is left out, x86's tiles, and ranks, who ask /proc when each of them began: of
 # its own process the emulator makes that up. Products once more on a processor
 # that has no instructions for BF16 and 8 bits.
 ARM64 = $(abspath $(B))/arm64
@@ -339,7 +357,7 @@ ARM64_ENV = PKG_CONFIG_SYSROOT_DIR=$(ARM64)/sysroot \
             PKG_CONFIG_LIBDIR=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu/pkgconfig
 ARM64_RUNNER = qemu-aarch64 -L /usr/aarch64-linux-gnu \
                -E LD_LIBRARY_PATH=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu
-ARM64_TESTS = $(filter-out header abi nomemory scarce worker endless ranks,$(UNIT))
+ARM64_TESTS = $(filter-out header abi amx amx_code nomemory scarce worker endless ranks,$(UNIT))
 check-arm64: $(GOLDEN)/.stamp
 	sh $(SRC)/tools/packages.sh cross
 	sh $(SRC)/tests/arm64/sysroot.sh $(ARM64)/sysroot

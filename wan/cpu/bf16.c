@@ -5,7 +5,8 @@
  *
  * Everything is there twice: as plain loops, in copies for each kind of
  * machine, and with the intrinsics of AVX512-BF16, which no compiler finds by
- * itself; what counts of it once more for arm64, in neon.c.
+ * itself. Products a third time, on tiles: amx.c; what counts of it once more
+ * for arm64: neon.c.
  *
  * A product holds a tile of sums in registers, rows times vectors of 16
  * columns: 6 x 4, 8 x 3, 12 x 2 or 12 x 1, of 32 registers. For each pair of
@@ -18,6 +19,7 @@
 
 #define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"
 
+#include "amx.h"
 #include "avx512.h"
 #include "bf16.h"
 #include "neon.h"
@@ -509,10 +511,16 @@ void wan_bf16_product(int64_t m, int64_t n, int64_t k, int taps,
     static const int64_t none;
     int cols;
 
+    shift = shift ? shift : &none;
+#if WAN_KNOWS_AMX
+    if (!plain && wan_amx_bf16()) {
+        wan_amx_bf16_product(m, n, k, taps, shift, a, lda, b, add, c, ldc);
+        return;
+    }
+#endif
     for (int64_t from = 0; from < n; from += cols) {
         cols = wan_bf16_panel(n - from);
-        EITHER(panel, m, cols, k, taps, shift ? shift : &none, a, lda, b, add,
-               c + from, ldc);
+        EITHER(panel, m, cols, k, taps, shift, a, lda, b, add, c + from, ldc);
         b += taps * k * cols;
     }
 }

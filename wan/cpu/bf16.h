@@ -12,6 +12,12 @@
  * (with FEAT_EBF16 switched on it would not, but Linux leaves that off); else by
  * plain loops, which are slower than products in F32.
  *
+ * On a processor with tiles (amx.c) the order is another, for all rows the same:
+ * of each 32 inputs of a tap, and after those of all taps of what is left of
+ * each, the even ones have a sum and the odd ones have a sum, from 0 on and in
+ * their order; these two are added, and that to the result. There too denormal
+ * numbers are 0, and sums that would be.
+ *
  * The left factor a lies in rows. The right one is packed first, see
  * wan_bf16_at(): panels of up to 64 columns, of 16 on arm64, in each the pairs
  * of inputs one after another, of each pair the panel's columns, each with its

@@ -18,6 +18,7 @@
 
 #define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
 
+#include "amx.h"
 #include "avx512.h"
 #include "bf16.h"
 #include "int8.h"
@@ -145,6 +146,17 @@ WAN_INLINE Result at(const Result *to, int64_t row, int64_t col)
     return r;
 }
 
+/* 16 sums of a row, less what 128 in each number of a adds. */
+WAN_INLINE void put(const Result *out, const int32_t *sum)
+{
+    for (int l = 0; l < WAN_BF16_COLS; l++) {
+        const float s = (float)(sum[l] - 128 * out->sum[l]);
+        const float by = out->scale[0] * out->by[l];
+
+        out->c[l] = out->add ? out->c[l] + s * by : s * by;
+    }
+}
+
 WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k,
                                  const uint8_t *a, int64_t lda,
                                  const int8_t *b, const Result *to)
@@ -152,22 +164,32 @@ WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k,
     for (int64_t r = 0; r < m; r++)
         for (int j = 0; j < cols; j += WAN_BF16_COLS) {
             const Result out = at(to, r, j);
-            int32_t sum[WAN_BF16_COLS];
+            int32_t sum[WAN_BF16_COLS] = { 0 };
 
-            for (int l = 0; l < WAN_BF16_COLS; l++)
-                sum[l] = -128 * out.sum[l];
             for (int64_t i = 0; i < k; i += 4)
                 for (int l = 0; l < WAN_BF16_COLS; l++)
                     for (int q = 0; q < 4; q++)
                         sum[l] += a[r * lda + i + q] *
                                   b[i * cols + 4 * (j + l) + q];
-            for (int l = 0; l < WAN_BF16_COLS; l++)
-                if (out.add)
-                    out.c[l] += (float)sum[l] * (out.scale[0] * out.by[l]);
-                else
-                    out.c[l] = (float)sum[l] * (out.scale[0] * out.by[l]);
+            put(&out, sum);
         }
 }
+
+#if WAN_KNOWS_AMX
+
+/* What leaves tiles, see wan_amx_int8_product(). */
+WAN_SIMD static void put_block(const void *opaque, int64_t row, int64_t col,
+                               int64_t rows, int64_t cols, const int32_t *sum)
+{
+    for (int64_t r = 0; r < rows; r++, sum += WAN_AMX_COLS)
+        for (int64_t j = 0; j < cols; j += WAN_BF16_COLS) {
+            const Result out = at(opaque, row + r, col + j);
+
+            put(&out, sum + j);
+        }
+}
+
+#endif
 
 #define Q8_0_BYTES 34           // two of the scale, F16, and the numbers
 
@@ -633,6 +655,12 @@ void wan_int8_product(int64_t m, int64_t n, int64_t k, const uint8_t *a,
                         ldc };
     int cols;
 
+#if WAN_KNOWS_AMX
+    if (!plain && wan_amx_int8()) {
+        wan_amx_int8_product(m, n, k, a, lda, b, put_block, &to);
+        return;
+    }
+#endif
     for (int64_t r = 0; r < m; r += ROWS) {
         const int64_t rows = m - r < ROWS ? m - r : ROWS;
         const int8_t *panel = b;

@@ -11,11 +11,12 @@
  * factor without a sign; what that adds to a sum is known for each column.
  *
  * The right factor is packed as in bf16.h, with four inputs where there are two.
+ * On processors with tiles (amx.c) sums are made there, which changes no bit.
  *
  * Or W is of blocks of 32 inputs with a scale each, as GGUF's Q8_0 has them.
  * Those are multiplied as they are: the sum of a block is exact, and goes with
  * its scale into a sum in F32, so that only x is rounded. One whose scale is
- * not finite makes NaN.
+ * not finite makes NaN. They use no tiles, which sums would leave after each.
  */
 
 #ifndef WAN_CPU_INT8_H
