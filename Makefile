@@ -349,9 +349,9 @@ check-compile: config.mak
 	@$(RUN) $(SRC)/tests/compile.sh
 
 # For arm64, cross-built, and run by qemu; without oneDNN. What takes minutes in
-# the emulator is left out, x86's tiles, and ranks, who ask /proc when each of them began: of
-# its own process the emulator makes that up. Products once more on a processor
-# that has no instructions for BF16 and 8 bits.
+# the emulator is left out, x86's tiles, and ranks, who ask /proc when each of
+# them began: of its own process the emulator makes that up. Products once more
+# on a processor that has no instructions for BF16 and 8 bits.
 ARM64 = $(abspath $(B))/arm64
 ARM64_ENV = PKG_CONFIG_SYSROOT_DIR=$(ARM64)/sysroot \
             PKG_CONFIG_LIBDIR=$(ARM64)/sysroot/usr/lib/aarch64-linux-gnu/pkgconfig
