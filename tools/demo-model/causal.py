@@ -7,11 +7,11 @@ This file is part of libwan; see the licence in wan/wan.h.
 
 A block is one latent frame, four of pixels. Stages, each resumed from OUT when it was interrupted, skipped when done:
 
-    latents  scripts of live.py, rendered and encoded
-    forced   teacher forcing: every frame of a script from noise, given the true frames before it
-    rolled   the same, given what the model itself makes of those frames; a model that has only seen true ones
-             takes its own faults for the scene, and they grow
-    decoder  the VAE's decoder, made wider, to see the true frames in the latents that the model makes
+    latents  scripts of live.py, rendered and encoded, and their twins of another shape (--minutes twins=M)
+    forced   teacher forcing: every frame of a script from noise, given the frames before it, true but for their shape
+    rolled   the same, half of the time given what the model itself makes of those frames; a model that has only
+             seen true ones takes its own faults for the scene, and they grow
+    decoder  the VAE's decoder, to see the true frames in the latents that the model makes
     export   OUT or --to in the official layout
 
 Each stage's loss goes to OUT/loss.log, sheets of samples to OUT/*.png. Nothing else is taken from train.py's
@@ -22,6 +22,7 @@ import argparse
 import os
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ import layout
 import live
 import train
 import world
-from modules import CausalDit, Stream, T5, Vae, widened
+from modules import CausalDit, Stream, T5, Vae
 from train import Peers, log
 
 LATENTS = 12            # of a script
@@ -39,7 +40,6 @@ WINDOW = 6              # latent frames that a frame sees, itself included
 STEPS = (1000, 750, 500, 250)                                   # of a frame, before they are shifted
 FIRST = (1000, 900, 800, 700, 600, 500, 400, 300, 200, 100)     # of the first, which has nothing to look back on
 SHIFT = 3.0
-WIDTH = 12              # of the VAE's base
 SEEN = 7                # latent frames of a script that the decoder learns from
 
 PRESETS = {
@@ -77,29 +77,66 @@ def begin(a):
         module.eval().requires_grad_(False)
 
 
+def other_shape(script, rng):
+    """The same but for the shape of the thing, which is one that training may see; None: there is none."""
+    scenes = []
+    for begin, scene in script.scenes:
+        others = [replace(scene, shape=s) for s in world.SHAPES if s != scene.shape]
+        others = [s for s in others if live.seen_in_training(s)]
+        if not others:
+            return None
+        scenes.append((begin, others[int(rng.integers(len(others)))]))
+    return live.Script(scenes, script.latents)
+
+
 @torch.no_grad()
-def stage_latents(a):
-    """Scripts by their number, a file for every hundred, so that more can be added."""
+def encode_scripts(a, name, clip):
+    """Files of latents of the clips clip(i), one for every hundred, so that more can be added; made by all processes,
+    and read as far as they are there. Returns the first numbers and the latents."""
     per = min(100, a.preset["scripts"])
-    folder = os.path.join(a.out, "latents")
+    folder = os.path.join(a.out, name)
     os.makedirs(folder, exist_ok=True)
-    a.scripts = [live.random_script(np.random.default_rng((21, i)), LATENTS) for i in range(a.preset["scripts"])]
-    end = time.time() + 60 * a.minutes.get("latents", 1e9)
+    end = time.time() + 60 * a.minutes.get(name, 1e9)
     for b in range(0, a.preset["scripts"], per):
         path = os.path.join(folder, f"{b:06d}.pt")
         if os.path.exists(path) or b // per % Peers.count != Peers.rank or time.time() > end:
             continue
-        z = [train.encode(a, train.pixels(live.render(s)[None], "cpu")).half() for s in a.scripts[b:b + per]]
+        z = [train.encode(a, train.pixels(clip(i)[None], "cpu")).half() for i in range(b, b + per)]
         torch.save(torch.cat(z), path + ".new")
         os.replace(path + ".new", path)
-        log("latents", b + per)
+        log(name, b + per)
     Peers.first(0)
     found = [b for b in range(0, a.preset["scripts"], per) if os.path.exists(os.path.join(folder, f"{b:06d}.pt"))]
-    a.scripts = [s for b in found for s in a.scripts[b:b + per]]
-    a.latents = torch.cat([torch.load(os.path.join(folder, f"{b:06d}.pt")) for b in found])
+    latents = [torch.load(os.path.join(folder, f"{b:06d}.pt")) for b in found]
+    log(name + ":", sum(map(len, latents)))
+    return [i for b in found for i in range(b, b + per)], torch.cat(latents)
+
+
+def stage_latents(a):
+    """Scripts by their number, and twins, that have another shape on the same course."""
+    scripts = [live.random_script(np.random.default_rng((21, i)), LATENTS) for i in range(a.preset["scripts"])]
+    numbers, a.latents = encode_scripts(a, "latents", lambda i: live.render(scripts[i]))
+    a.scripts = [scripts[i] for i in numbers]
     a.where = torch.from_numpy(np.stack([live.cells(s, *a.latents.shape[:2:-1]) for s in a.scripts]))
     a.channels = train.smoothness(a.latents)
-    log("latents:", tuple(a.latents.shape))
+
+    def twin(i):
+        other = other_shape(scripts[i], np.random.default_rng((22, i)))
+        return live.render(other or scripts[i], course=live.track(scripts[i]))
+
+    having, twins = encode_scripts(a, "twins", twin)
+    a.twins = {numbers.index(i): z for i, z in zip(having, twins) if i in numbers}
+
+
+def faded(a, x0, pick):
+    """The frames x0 of scripts with a shape that is on its way to another: what a model has made that has lost a
+    corner. All else is where it was, so the true next frame is still what follows from them and from the text."""
+    x = x0.clone()
+    for i, n in enumerate(pick):
+        if int(n) in a.twins:
+            share = torch.rand(()) * torch.rand(x.shape[2]).clamp(min=0.3)
+            x[i] += share[:, None, None] * (a.twins[int(n)].float() - x[i])
+    return x
 
 
 def texts_of(a, scripts, rng):
@@ -120,11 +157,11 @@ def told(which):
 
 
 def draw_sigma(B, T):
-    """Half of the frames get one of the sampler's own, the others any; the first ones any."""
+    """Four frames of five get one of the sampler's own, the others any; the first ones any."""
     u = torch.rand(B, T)
     any_of = SHIFT * u / (1 + (SHIFT - 1) * u)
     own = torch.tensor(sigmas(STEPS))[torch.randint(len(STEPS), (B, T))]
-    return torch.where((torch.rand(B, T) < 0.5) & (torch.arange(T) > 0), own, any_of)
+    return torch.where((torch.rand(B, T) < 0.8) & (torch.arange(T) > 0), own, any_of)
 
 
 def loss_of(a, x0, clean, where, sigma, texts, which, focus, counted):
@@ -146,18 +183,15 @@ def focus_at(progress):
 
 
 @torch.no_grad()
-def made(a, x0, texts, which, rounds):
-    """What the model makes of all frames [B, 16, T, H, W] from noised ones, given what it made of those before them in
-    the round before: so deep its faults add up. The scene is still that of x0, which is what comes next then too;
-    frames that a model goes on from by itself drift to where nobody can say what is true."""
-    clean = x0
-    for _ in range(rounds):
-        sigma = torch.tensor(sigmas(STEPS))[torch.randint(2, len(STEPS), which.shape)]
-        sigma[:, 0] = sigmas(STEPS)[-1]         # what nothing else tells has to be seen through the noise
-        s = sigma[:, None, :, None, None]
-        x = (1 - s) * x0 + s * torch.randn_like(x0)
-        clean = x - s * a.dit.pairs(clean, x, sigma, texts, which).float()
-    return clean
+def made(a, x0, clean, texts, which):
+    """What the model makes of all frames [B, 16, T, H, W] from noised ones, given those before them, as they are or
+    with faults. The scene is still that of x0, which is what comes next then too; frames that a model goes on from by
+    itself drift to where nobody can say what is true."""
+    sigma = torch.tensor(sigmas(STEPS))[torch.randint(2, len(STEPS), which.shape)]
+    sigma[:, 0] = sigmas(STEPS)[-1]         # what nothing else tells has to be seen through the noise
+    s = sigma[:, None, :, None, None]
+    x = (1 - s) * x0 + s * torch.randn_like(x0)
+    return x - s * a.dit.pairs(clean, x, sigma, texts, which).float()
 
 
 def stage_loop(a, name, rolled):
@@ -175,8 +209,10 @@ def stage_loop(a, name, rolled):
         sigma, counted = draw_sigma(*which.shape), told(which)
         # A little noise on what is looked back on, which is told as clean: the model's own frames have some.
         with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
-            clean = made(a, x0, texts, which, int(rng.integers(1, 4))) if rolled else \
-                x0 + 0.1 * torch.rand(len(x0), 1, 1, 1, 1) * torch.randn_like(x0)
+            clean = faded(a, x0, pick) if rng.random() < 0.7 else x0
+            clean = clean + 0.1 * torch.rand(len(x0), 1, 1, 1, 1) * torch.randn_like(x0)
+            if rolled and run.step % 2:
+                clean = made(a, x0, clean, texts, which)
             mse, loss = loss_of(a, x0, clean, where, sigma, texts, which, focus_at(run.progress), counted)
         run.backward(loss, mse=mse)
         if Peers.rank == 0 and time.time() - shown > 60 * a.sheet_minutes:
@@ -200,8 +236,7 @@ def stage_rolled(a):
 def stage_decoder(a):
     """It gets the true latents and, as often, those that the model makes of them, which are blurred: what the true
     frame is, the rest of the picture and the frames before it still tell. No latent changes."""
-    a.vae = widened(a.vae, WIDTH)
-    c, parts = a.preset["decoder"], [a.vae.decoder, a.vae.conv2]
+    c, parts = a.preset["decoder"], [a.vae.decoder.requires_grad_(), a.vae.conv2.requires_grad_()]
     run = train.Run(a.out, "decoder", parts, train.Optimizer(parts, c["lr"], ("conv1", "head")), c,
                     a.minutes.get("decoder"), a.again.get("decoder"))
     torch.manual_seed(25 + run.step + 1000003 * Peers.rank)
@@ -211,7 +246,7 @@ def stage_decoder(a):
         pick = rng.integers(0, len(a.latents), c["batch"])
         scripts, z = [a.scripts[i] for i in pick], a.latents[pick].float()
         with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
-            z = made(a, z, *texts_of(a, scripts, rng), int(rng.integers(1, 4))) if rng.random() < 0.5 else \
+            z = made(a, z, z, *texts_of(a, scripts, rng)) if rng.random() < 0.5 else \
                 z + 0.1 * torch.rand(len(z), 1, 1, 1, 1) * torch.randn_like(z)
         frames = 4 * SEEN - 3
         x = train.pixels(np.stack([live.render(s)[:frames] for s in scripts]), "cpu")

@@ -24,7 +24,8 @@ SPEED = {"left": (-3.2, 0), "right": (3.2, 0), "up": (0, -1.6), "down": (0, 1.6)
 HEIGHT, ORBIT = 25.0, 16.0
 SPIN = np.deg2rad(7.0)
 GROWTH = 2.15 ** (1 / 16)
-SMALLEST, LARGEST = 9.5, 22.0
+LARGER = 1.4        # than world.py has it: outlines that move are told by more of the VAE's cells
+SMALLEST, LARGEST = 9.5 * LARGER, 22.0 * LARGER
 DRIFT = 2.4         # a frame, of the ground or a circle's centre to where there is room
 FADE = 4            # frames to another colour or shape; a background takes twice as long
 
@@ -52,6 +53,12 @@ def seen_in_training(scene):
         not world.held_out(scene.colour, scene.shape, scene.motion, scene.background)
 
 
+def begin_with(rng, *what):
+    """A scene to begin with; what: as of world.random_scene()."""
+    scene = world.random_scene(rng, *what)
+    return replace(scene, radius=LARGER * scene.radius)
+
+
 def change(scene, rng, allowed=seen_in_training):
     """The scene after another sentence: mostly one attribute is another, sometimes two."""
     while True:
@@ -70,9 +77,9 @@ def change(scene, rng, allowed=seen_in_training):
 
 def random_script(rng, latents):
     """A scene, and in most scripts others after it, for two latent frames each at least."""
-    scene = world.random_scene(rng)
+    scene = begin_with(rng)
     while not seen_in_training(scene):
-        scene = world.random_scene(rng)
+        scene = begin_with(rng)
     scenes = [(0, scene)]
     if rng.random() < 0.75 and latents > 4:
         scenes.append((int(rng.integers(2, latents - 1)), change(scene, rng)))
@@ -192,7 +199,7 @@ def switches(n, seed):
 
     found = []
     while len(found) < n:
-        first = world.random_scene(rng)
+        first = begin_with(rng)
         if not world.possible(first.shape, first.motion):
             continue
         for _ in range(200):        # few neighbours of a scene are held out too
@@ -244,7 +251,7 @@ def steady_scenes(seed):
     rng = np.random.default_rng(seed)
     what = (("red", "star", "circles"), ("red", "star", "right"), ("blue", "star", "bounces"),
             ("blue", "heart", "left"), ("yellow", "heart", "spins"), ("yellow", "square", "circles"))
-    scene = world.random_scene(rng, *what[0], "sea")
+    scene = begin_with(rng, *what[0], "sea")
     return [(s, world.caption(s, rng, "en", True)) for s in
             (replace(scene, colour=c, shape=s, motion=m) for c, s, m in what)]
 

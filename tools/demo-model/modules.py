@@ -257,28 +257,6 @@ class Vae(nn.Module):
         return self.decoder(y).permute(0, 4, 1, 2, 3)
 
 
-def widened(vae, dim):
-    """A Vae of so many channels at its base that computes the same. What leads into a new channel is nothing, so it
-    is 0; what leads out of it in the decoder is random, and training finds a use for it."""
-    wide, old = Vae(dim), vae.state_dict()
-    state = wide.state_dict()
-    for name, new in state.items():
-        decodes = name.startswith("decoder")
-        parts = 3 if "to_qkv" in name else 2 if decodes and "time_conv" in name else 1     # of the outputs
-        y, x = new.unflatten(0, (parts, -1)).clone(), old[name].unflatten(0, (parts, -1)).clone()
-        more = (y.shape[1] / x.shape[1]) ** 0.5
-        if "gamma" in name:
-            x /= more                   # it multiplies by the root of the width
-        elif "to_qkv" in name:
-            x[0] *= more                # scores are divided by it
-        y[:, x.shape[1]:] = 1 if "gamma" in name else 0
-        y *= decodes
-        y[(slice(None), *map(slice, x.shape[1:3]))] = x
-        state[name] = y.flatten(0, 1)
-    wide.load_state_dict(state)
-    return wide
-
-
 # The text encoder.
 
 def split_heads(x, heads):
