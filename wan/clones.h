@@ -5,7 +5,9 @@
  *
  * WAN_SIMD before a function makes the copies (x86-64 with glibc, whose
  * loader picks one); elsewhere it is the compiler's target. Helpers are
- * WAN_INLINE so that each copy holds its own.
+ * WAN_INLINE so that each copy holds its own. What has copies is static, as clang
+ * calls it NAME.ifunc, and no two files give the same name to one, as its
+ * choosers, NAME.resolver, are not static all the same.
  */
 
 #ifndef WAN_CLONES_H

@@ -73,8 +73,8 @@ WAN_SIMD static void softmax_row(float *s, int64_t n, int first, float *max,
     *total += row_exp(s, n, now);
 }
 
-WAN_SIMD void wan_cpu_store_head(float *y, const float *o, int64_t D,
-                                 double total, int add)
+WAN_SIMD static void store_head(float *y, const float *o, int64_t D,
+                                double total, int add)
 {
     const float r = 1 / total;
 
@@ -86,6 +86,12 @@ WAN_SIMD void wan_cpu_store_head(float *y, const float *o, int64_t D,
         WAN_APART
         for (int64_t c = 0; c < D; c++)
             y[c] = o[c] * r;
+}
+
+void wan_cpu_store_head(float *y, const float *o, int64_t D, double total,
+                        int add)
+{
+    store_head(y, o, D, total, add);
 }
 
 void wan_cpu_add_rel_bias(float *s, int64_t ld, int64_t m, int64_t n,

@@ -79,7 +79,7 @@ WAN_INLINE int32_t scaled(float number, float by)
     return whole(wan_choose(f > 127, 127, f));
 }
 
-WAN_SIMD static void plain_round(uint8_t *dst, const float *src, int64_t k,
+WAN_SIMD static void plain_round8(uint8_t *dst, const float *src, int64_t k,
                                  float by)
 {
     WAN_APART
@@ -157,7 +157,7 @@ WAN_INLINE void put(const Result *out, const int32_t *sum)
     }
 }
 
-WAN_SIMD static void plain_panel(int64_t m, int cols, int64_t k,
+WAN_SIMD static void plain_panel8(int64_t m, int cols, int64_t k,
                                  const uint8_t *a, int64_t lda,
                                  const int8_t *b, const Result *to)
 {
@@ -270,7 +270,7 @@ NATIVE static uint32_t native_largest(const float *src, int64_t k)
     return _mm512_reduce_max_epu32(most);
 }
 
-NATIVE static void native_round(uint8_t *dst, const float *src, int64_t k,
+NATIVE static void native_round8(uint8_t *dst, const float *src, int64_t k,
                                 float by)
 {
     const __m512 scale = _mm512_set1_ps(by);
@@ -540,7 +540,7 @@ PANEL(panel, tile, 1, 12)
 PANEL(blocks, tile_blocks, 2, 6)
 PANEL(blocks, tile_blocks, 1, 12)
 
-static void native_panel(int64_t m, int cols, int64_t k, const uint8_t *a,
+static void native_panel8(int64_t m, int cols, int64_t k, const uint8_t *a,
                          int64_t lda, const int8_t *b, const Result *to)
 {
     switch (cols / 16) {
@@ -563,10 +563,10 @@ static void native_blocks(int64_t m, int cols, int64_t k, const uint8_t *a,
 #elif WAN_KNOWS_NEON
 
 #define native_largest plain_largest
-#define native_round plain_round
+#define native_round8 plain_round8
 #define native_column wan_neon_column8
 #define native_pack wan_neon_pack8
-#define native_panel wan_neon_panel8
+#define native_panel8 wan_neon_panel8
 #define native_pack_blocks wan_neon_pack_blocks
 #define native_blocks wan_neon_blocks
 
@@ -600,7 +600,7 @@ float wan_int8_round(uint8_t *dst, const float *src, int64_t k)
 {
     const float scale = scale_of(largest(EITHER(largest, src, k)));
 
-    EITHER(round, dst, src, k, inverse(scale));
+    EITHER(round8, dst, src, k, inverse(scale));
     memset(dst + k, 128, wan_int8_depth(k) - k);
     return scale;
 }
@@ -669,7 +669,7 @@ void wan_int8_product(int64_t m, int64_t n, int64_t k, const uint8_t *a,
             const Result part = at(&to, r, from);
 
             cols = wan_bf16_panel(n - from);
-            EITHER(panel, rows, cols, k, a + r * lda, lda, panel, &part);
+            EITHER(panel8, rows, cols, k, a + r * lda, lda, panel, &part);
             panel += k * cols;
         }
     }

@@ -125,10 +125,10 @@ void wan_cpu_to_f32(float *dst, const void *src, WanType type, int64_t n)
 
 /* ----------------------------------------------------------- one tile */
 
-WAN_SIMD void wan_cpu_finish_row(float *y, float *s, int64_t n,
-                                 const float *scale, int scale_step,
-                                 const float *bias, WanAct act,
-                                 const float *gate, int add)
+WAN_SIMD static void finish_row(float *y, float *s, int64_t n,
+                                const float *scale, int scale_step,
+                                const float *bias, WanAct act,
+                                const float *gate, int add)
 {
     if (scale)
         WAN_APART
@@ -175,6 +175,13 @@ WAN_SIMD void wan_cpu_finish_row(float *y, float *s, int64_t n,
             y[c] += s[c];
     else
         memcpy(y, s, n * sizeof(*y));
+}
+
+void wan_cpu_finish_row(float *y, float *s, int64_t n, const float *scale,
+                        int scale_step, const float *bias, WanAct act,
+                        const float *gate, int add)
+{
+    finish_row(y, s, n, scale, scale_step, bias, act, gate, add);
 }
 
 /* Whether the product can read the weights where they lie. */

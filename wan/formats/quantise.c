@@ -393,7 +393,7 @@ WAN_INLINE void q6_k(uint8_t *restrict p, const float *restrict x)
 /* -------------------------------------------------------------- all */
 
 #define ENCODER(block, numbers, bytes) \
-    WAN_SIMD static void block##_all(uint8_t *p, const float *x, int64_t n) \
+    WAN_SIMD static void block##_stored(uint8_t *p, const float *x, int64_t n) \
     { \
         for (; n > 0; n -= (numbers), x += (numbers), p += (bytes)) \
             block(p, x); \
@@ -415,11 +415,11 @@ typedef void (*Encoder)(uint8_t *, const float *, int64_t);
 static Encoder encoder(WanType type)
 {
     static const Encoder table[WAN_NB_TYPES] = {
-        [WAN_Q4_0] = q4_0_all, [WAN_Q4_1] = q4_1_all,
-        [WAN_Q5_0] = q5_0_all, [WAN_Q5_1] = q5_1_all,
-        [WAN_Q8_0] = q8_0_all, [WAN_Q2_K] = q2_k_all,
-        [WAN_Q3_K] = q3_k_all, [WAN_Q4_K] = q4_k_all,
-        [WAN_Q5_K] = q5_k_all, [WAN_Q6_K] = q6_k_all,
+        [WAN_Q4_0] = q4_0_stored, [WAN_Q4_1] = q4_1_stored,
+        [WAN_Q5_0] = q5_0_stored, [WAN_Q5_1] = q5_1_stored,
+        [WAN_Q8_0] = q8_0_stored, [WAN_Q2_K] = q2_k_stored,
+        [WAN_Q3_K] = q3_k_stored, [WAN_Q4_K] = q4_k_stored,
+        [WAN_Q5_K] = q5_k_stored, [WAN_Q6_K] = q6_k_stored,
     };
     return table[type];
 }
