@@ -166,38 +166,19 @@ static void configure(int64_t rows, int64_t bytes)
     WAN_TILE_CONFIG(&t);
 }
 
-/* The sums of a block of so many tiles begin as they are, or as 0. */
-WAN_INLINE void begin(int rows, int cols, const char *c, int64_t ldc, int add)
-{
-    if (!add) {
-        WAN_TILE_ZERO(0);
-        if (cols > 1)
-            WAN_TILE_ZERO(1);
-        if (rows > 1)
-            WAN_TILE_ZERO(2);
-        if (rows > 1 && cols > 1)
-            WAN_TILE_ZERO(3);
-        return;
-    }
-    WAN_TILE_LOAD(0, c, ldc);
-    if (cols > 1)
-        WAN_TILE_LOAD(1, c + ROW, ldc);
-    if (rows > 1)
-        WAN_TILE_LOAD(2, c + TILE_ROWS * ldc, ldc);
-    if (rows > 1 && cols > 1)
-        WAN_TILE_LOAD(3, c + TILE_ROWS * ldc + ROW, ldc);
-}
+/* Of a block of rows by cols tiles of sums, which lie at c. */
+#define EACH_SUM(op) \
+    do { \
+        op(0, c, ldc); \
+        if (cols > 1) \
+            op(1, c + ROW, ldc); \
+        if (rows > 1) \
+            op(2, c + TILE_ROWS * ldc, ldc); \
+        if (rows > 1 && cols > 1) \
+            op(3, c + TILE_ROWS * ldc + ROW, ldc); \
+    } while (0)
 
-WAN_INLINE void end(int rows, int cols, char *c, int64_t ldc)
-{
-    WAN_TILE_STORE(0, c, ldc);
-    if (cols > 1)
-        WAN_TILE_STORE(1, c + ROW, ldc);
-    if (rows > 1)
-        WAN_TILE_STORE(2, c + TILE_ROWS * ldc, ldc);
-    if (rows > 1 && cols > 1)
-        WAN_TILE_STORE(3, c + TILE_ROWS * ldc + ROW, ldc);
-}
+#define BEGIN_AT_0(t, from, stride) WAN_TILE_ZERO(t)
 
 #define DOT(c, a, b) \
     do { \
@@ -245,12 +226,15 @@ WAN_INLINE void block(int int8, int rows, int cols, const Product *p,
     const int64_t ldc = int8 ? (int64_t)sizeof(*sum) * WAN_AMX_COLS : p->ldc;
 
     b += part->from / 4 * ldb;
-    begin(rows, cols, c, ldc, !int8 && part->add);
+    if (!int8 && part->add)
+        EACH_SUM(WAN_TILE_LOAD);
+    else
+        EACH_SUM(BEGIN_AT_0);
     for (int t = 0; t < p->taps; t++, b += p->depth / 4 * ldb)
         add_inputs(int8, rows, cols, part->steps,
                    a + p->shift[t] * (int64_t)sizeof(uint16_t), p->lda, b,
                    ldb);
-    end(rows, cols, c, ldc);
+    EACH_SUM(WAN_TILE_STORE);
     if (int8)
         p->leave(p->opaque, row, col,
                  left < WAN_AMX_ROWS ? left : WAN_AMX_ROWS,
