@@ -691,32 +691,37 @@ static void place(Mix *m, const Track *k)
     }
 }
 
-/* The sum of squares that the best mix leaves of the track. *last is how much
- * it takes of the last column. The columns are made orthogonal. */
-static double unmixed(Mix *m, const Track *k, double *last)
+/* The sum of squares that the best mix leaves of the track; takes[columns]: how
+ * much it takes of each. The columns are made orthogonal. */
+static double unmixed(Mix *m, const Track *k, double *takes)
 {
-    const int rows = 2 * m->n;
+    const int rows = 2 * m->n, n = m->columns;
     double v[2 * MAX_FRAMES], rest = 0;
+    double share[MOST_COLUMNS][MOST_COLUMNS + 1];   // of a column in a later one
 
     for (int i = 0; i < m->n; i++) {
         v[i] = k->x[i];
         v[m->n + i] = k->y[i];
     }
-    for (int j = 0; j < m->columns; j++) {
+    for (int j = 0; j < n; j++) {
         double *c = m->column[j], length = 0;
         for (int i = 0; i < rows; i++)
             length += c[i] * c[i];
-        *last = 0;
-        if (length < 1e-6)      // a mix of those before
-            continue;
-        for (int l = j + 1; l <= m->columns; l++) {
-            double *u = l < m->columns ? m->column[l] : v, share = 0;
+        for (int l = j + 1; l <= n; l++) {
+            double *u = l < n ? m->column[l] : v;
+            share[j][l] = 0;
+            if (length < 1e-6)      // a mix of those before
+                continue;
             for (int i = 0; i < rows; i++)
-                share += u[i] * c[i];
-            *last = share / length;
+                share[j][l] += u[i] * c[i] / length;
             for (int i = 0; i < rows; i++)
-                u[i] -= *last * c[i];
+                u[i] -= share[j][l] * c[i];
         }
+    }
+    for (int j = n - 1; j >= 0; j--) {
+        takes[j] = share[j][n];
+        for (int l = j + 1; l < n; l++)
+            takes[j] -= share[j][l] * takes[l];
     }
     for (int i = 0; i < rows; i++)
         rest += v[i] * v[i];
@@ -728,7 +733,7 @@ static double unmixed(Mix *m, const Track *k, double *last)
 static double off_line(const Track *k, int axis, double *way)
 {
     const int from = (int)k->t[0], to = (int)k->t[k->n - 1];
-    double best = INFINITY, slope;
+    double best = INFINITY, takes[MOST_COLUMNS];
     Mix m;
 
     *way = 0;
@@ -736,21 +741,22 @@ static double off_line(const Track *k, int axis, double *way)
         for (int end = begin + 4; end <= to; end++) {
             place(&m, k);
             add_way(&m, k, axis, begin, end);
-            const double rest = unmixed(&m, k, &slope);
+            const double rest = unmixed(&m, k, takes);
             if (rest < best) {
                 best = rest;
-                *way = slope * (end - begin);
+                *way = takes[m.columns - 1] * (end - begin);
             }
         }
     return best;
 }
 
 /* What hops in any phase leave (sense 0), or a circle in one sense: around a
- * place that goes to another at first, x and y each as long as it takes. */
+ * place that goes to another at first, x and y each as long as it takes. A small
+ * one would explain how any line wavers. */
 static double off_round(const Track *k, int sense)
 {
-    const double from = k->t[0], least = 4;     // pixels of a hop
-    double best = INFINITY, height;
+    const double from = k->t[0], least = 4;     // pixels of a hop, a radius
+    double best = INFINITY, takes[MOST_COLUMNS];
     Mix m;
 
     for (int long_x = 0; long_x <= TURN; long_x += 2)
@@ -774,8 +780,10 @@ static double off_round(const Track *k, int sense)
                         a[k->n + i] = -fabs(sin(PI * (k->t[i] - phase) / HOP));
                     }
                 }
-                const double rest = unmixed(&m, k, &height);
-                if (rest < best && (sense || height > least))
+                const double rest = unmixed(&m, k, takes);
+                const double *last = takes + m.columns - 1;
+                if (rest < best &&
+                    (sense ? hypot(last[-1], *last) : *last) > least)
                     best = rest;
             }
     return best;

@@ -38,11 +38,19 @@ def stretches(at):
     return (begin, at - begin), (at - 1, live.SOON + 1)
 
 
-def check(program, name, scripts, change):
+def wavering(script):
+    """Frames of a thing that goes round its path by a pixel and a half, in a second and a quarter: what models do, and
+    no circle."""
+    x, y, radius, angle = live.track(script)
+    turn = np.arange(len(x), dtype=np.float32) * 2 * np.pi / 20
+    return live.render(script, course=(x + 1.5 * np.cos(turn), y + 1.5 * np.sin(turn), radius, angle))
+
+
+def check(program, name, scripts, render):
     right, wrong = collections.Counter(), []
     margins = collections.defaultdict(list)
     for number, script in enumerate(scripts):
-        frames = change(live.render(script))
+        frames = render(script)
         at = live.first_frame(script.scenes[1][0])
         for when, (first, count), (_, scene) in zip(("before", "after"), stretches(at), script.scenes):
             said, margin = judge_check.judge(program, frames[first:first + count], ("--live", "0", str(count)))
@@ -148,8 +156,10 @@ def main():
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else judge_data.SEED
     scripts = [script for script, _ in live.switch_scripts(count, seed)]
     rng = np.random.default_rng(1)
-    good = check(program, "clean", scripts, lambda clip: clip)
-    good &= check(program, "blur 1.2, noise 6", scripts, lambda clip: judge_check.degrade(clip, rng, 1.2, 6))
+    good = check(program, "clean", scripts, live.render)
+    good &= check(program, "blur 1.2, noise 6", scripts,
+                  lambda script: judge_check.degrade(live.render(script), rng, 1.2, 6))
+    good &= check(program, "wavering", scripts, wavering)
     sys.exit(0 if good else 1)
 
 
