@@ -8,7 +8,7 @@ This file is part of libwan; see the licence in wan/wan.h.
 A block is one latent frame, four of pixels. Stages, each resumed from OUT when it was interrupted, skipped when done:
 
     latents  scripts of live.py, rendered and encoded, and their twins of another shape (--minutes twins=M)
-    forced   teacher forcing: every frame of a script from noise, given the frames before it, true but for their shape
+    forced   teacher forcing: every frame of a script from noise, given the frames before it, true but for some faults
     rolled   the same, half of the time given what the model itself makes of those frames; a model that has only
              seen true ones takes its own faults for the scene, and they grow
     decoder  the VAE's decoder, to see the true frames in the latents that the model makes
@@ -120,23 +120,39 @@ def stage_latents(a):
     a.where = torch.from_numpy(np.stack([live.cells(s, *a.latents.shape[:2:-1]) for s in a.scripts]))
     a.channels = train.smoothness(a.latents)
 
-    def twin(i):
-        other = other_shape(scripts[i], np.random.default_rng((22, i)))
-        return live.render(other or scripts[i], course=live.track(scripts[i]))
-
-    having, twins = encode_scripts(a, "twins", twin)
-    a.twins = {numbers.index(i): z for i, z in zip(having, twins) if i in numbers}
+    twins = [other_shape(s, np.random.default_rng((22, i))) or s for i, s in enumerate(scripts)]
+    having, latents = encode_scripts(a, "twins", lambda i: live.render(twins[i], course=live.track(scripts[i])))
+    a.twins = {numbers.index(i): (twins[i], z) for i, z in zip(having, latents) if i in numbers}
 
 
-def faded(a, x0, pick):
-    """The frames x0 of scripts with a shape that is on its way to another: what a model has made that has lost a
-    corner. All else is where it was, so the true next frame is still what follows from them and from the text."""
-    x = x0.clone()
-    for i, n in enumerate(pick):
-        if int(n) in a.twins:
-            share = torch.rand(()) * torch.rand(x.shape[2]).clamp(min=0.3)
-            x[i] += share[:, None, None] * (a.twins[int(n)].float() - x[i])
-    return x
+def drawn(a, rng, count):
+    """Scripts, their latents, the cells in which the thing is, and the latents of their twins: itself where there is
+    none. A twin is as good a script as what it is a twin of."""
+    scripts, x0, other = [], [], []
+    pick = rng.integers(0, len(a.latents), count)
+    for n in map(int, pick):
+        pair = [(a.scripts[n], a.latents[n])]
+        pair.append(a.twins.get(n, pair[0]))
+        pair = pair[::-1] if rng.random() < 0.4 else pair
+        scripts.append(pair[0][0])
+        x0.append(pair[0][1])
+        other.append(pair[1][1])
+    return scripts, torch.stack(x0).float(), a.where[pick], torch.stack(other).float()
+
+
+def faded(x0, other):
+    """The frames x0 with faults that all else stays true beside, so that the next frame is still what follows from them
+    and from the text: on their way to those of another shape, in all places or in some, as what a model has made that
+    has lost a corner; or blurred."""
+    B, _, T, H, W = x0.shape
+    share = torch.rand(B, 1, 1, 1, 1) * torch.rand(B, 1, T, 1, 1).clamp(min=0.3)
+    places = F.interpolate(torch.rand(B, 1, H // 3, W // 4), size=(H, W), mode="bilinear")[:, :, None]
+    places = torch.where(torch.rand(B, 1, 1, 1, 1) < 0.5, (3 * places - 1).clamp(0, 1), torch.ones(()))
+    blurred = F.avg_pool2d(x0.transpose(1, 2).flatten(0, 1), 3, 1, 1, count_include_pad=False)
+    blurred = blurred.view(B, T, -1, H, W).transpose(1, 2)
+    blur = (torch.rand(B, 1, 1, 1, 1) < 0.3) * torch.rand(B, 1, T, 1, 1) * places
+    share = torch.where(blur > 0, torch.zeros(()), share) * places
+    return x0 + share * (other - x0) + blur * (blurred - x0)
 
 
 def texts_of(a, scripts, rng):
@@ -203,13 +219,12 @@ def stage_loop(a, name, rolled):
     rng = np.random.default_rng((24, rolled, run.step, Peers.rank))
     shown = time.time()
     for _ in run.loop():
-        pick = rng.integers(0, len(a.latents), c["batch"])
-        x0, where = a.latents[pick].float(), a.where[pick]
-        texts, which = texts_of(a, [a.scripts[i] for i in pick], rng)
+        scripts, x0, where, other = drawn(a, rng, c["batch"])
+        texts, which = texts_of(a, scripts, rng)
         sigma, counted = draw_sigma(*which.shape), told(which)
         # A little noise on what is looked back on, which is told as clean: the model's own frames have some.
         with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
-            clean = faded(a, x0, pick) if rng.random() < 0.7 else x0
+            clean = faded(x0, other) if rng.random() < 0.7 else x0
             clean = clean + 0.1 * torch.rand(len(x0), 1, 1, 1, 1) * torch.randn_like(x0)
             if rolled and run.step % 2:
                 clean = made(a, x0, clean, texts, which)
@@ -244,17 +259,22 @@ def stage_decoder(a):
     a.dit.eval()
     for _ in run.loop():
         pick = rng.integers(0, len(a.latents), c["batch"])
-        scripts, z = [a.scripts[i] for i in pick], a.latents[pick].float()
+        scripts, z = [replace(a.scripts[i], latents=SEEN) for i in pick], a.latents[pick, :, :SEEN].float()
+        texts, which = texts_of(a, scripts, rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
-            z = made(a, z, z, *texts_of(a, scripts, rng)) if rng.random() < 0.5 else \
+            z = made(a, z, z, texts, which) if rng.random() < 0.6 else \
                 z + 0.1 * torch.rand(len(z), 1, 1, 1, 1) * torch.randn_like(z)
-        frames = 4 * SEEN - 3
-        x = train.pixels(np.stack([live.render(s)[:frames] for s in scripts]), "cpu")
+        x = train.pixels(np.stack([live.render(s) for s in scripts]), "cpu")
+        where = torch.from_numpy(np.stack([live.cells(s, *z.shape[:2:-1]) for s in scripts]))[:, None].float()
+        if run.progress < 0.7:          # half of the picture, with the thing; then as the attention will see it
+            W = z.shape[-1]
+            seen = where.sum((0, 1, 2, 3)).cumsum(0)
+            at = int(torch.searchsorted(seen, seen[-1] * rng.random())) - W // 4
+            at = min(max(at, 0), W - W // 2)
+            z, where, x = (t[..., t.shape[-1] * at // W:][..., :t.shape[-1] // 2] for t in (z, where, x))
         mean, std = train.latent_stats(a)
-        y = a.vae.decode(z[:, :, :SEEN] * std + mean)
-        where = F.interpolate(torch.from_numpy(np.stack([live.cells(s, *z.shape[:2:-1]) for s in scripts]))
-                              [:, None, :SEEN].float(), size=x.shape[2:])
-        loss, mse = train.picture_loss(y, x, 1 + 4 * where)
+        y = a.vae.decode(z * std + mean)
+        loss, mse = train.picture_loss(y, x, 1 + 6 * F.interpolate(where, size=x.shape[2:]))
         run.backward(loss, psnr=-10 * torch.log10(mse / 4))
     if Peers.rank == 0 and run.step:
         show(a, "decoder")
