@@ -5,12 +5,15 @@
  * This file is part of libwan; see the licence in wan.h.
  *
  * Scores are of base 2: q is multiplied by scale log2 e before it is rounded,
- * then P = 2^(S - m). Sums of P are of what was not rounded yet. A worker keeps
- * the packed keys and values of one head for the tiles that follow, which are
- * of the same head as long as there are some: with two threads each head is
- * packed twice, and not once for every 120 queries. Many keys, of which two
- * copies would not fit into the last cache, are packed once for all threads,
- * head by head.
+ * then P = 2^(S - m). Sums of P are of what was not rounded yet. Behind the first
+ * block of keys, which finds m, S is nowhere in memory where the processor has
+ * the instructions for that (wan_bf16_weights()).
+ *
+ * A worker keeps the packed keys and values of one head for the tiles that
+ * follow, which are of the same head as long as there are some: with two threads
+ * each head is packed twice, and not once for every 120 queries. Many keys, of
+ * which two copies would not fit into the last cache, are packed once for all
+ * threads, head by head.
  *
  * In 8 bits (int8.h) each query and each key has a scale of its own, and keys
  * are smoothed first, as in SageAttention (arXiv 2410.02367): their mean is
@@ -75,6 +78,7 @@ typedef struct Worker {
     uint16_t *p;                // [rows, KEYS]
     float *s;                   // [rows, KEYS]
     float *o;                   // [rows, cols]
+    float (*parts)[16];         // of sums of P [rows]
     float *line;                // T5's bias by distance
 } Worker;
 
@@ -111,6 +115,7 @@ static int64_t lay_out(const Attention *t, Worker *w)
     PLACE(p, QUERIES * KEYS);
     PLACE(s, QUERIES * KEYS);
     PLACE(o, QUERIES * t->cols);
+    PLACE(parts, QUERIES);
     PLACE(line, QUERIES + KEYS);
 #undef PLACE
     if (w)
@@ -279,51 +284,97 @@ static void scores(const Attention *t, Worker *own, char *block, int64_t m,
     }
 }
 
+/* Queries [i, i + m) of a head. */
+typedef struct Tile {
+    int64_t head, i, m;
+    float max[QUERIES];
+    double total[QUERIES];
+} Tile;
+
+/* P of keys [j, j + n), whose scores are made first. */
+static void weigh(const Attention *t, Worker *own, Tile *w, char *block,
+                  int64_t j, int64_t n)
+{
+    const WanAttentionArgs *a = t->a;
+    const int64_t ld = wan_bf16_cols(n);
+
+    scores(t, own, block, w->m, n, ld);
+    if (a->rel_bias)
+        wan_cpu_add_rel_bias(own->s, ld, w->m, n, w->i, j, a->rel_bias,
+                             w->head, LOG2_E, own->line);
+    if (a->tail > 1 && j + n == wan_rows(t->k))
+        for (int64_t r = 0; r < w->m; r++)
+            own->s[r * ld + n - 1] += log2f((float)a->tail);
+    for (int64_t r = 0; r < w->m; r++)
+        row_exp2(own->p + r * ld, own->s + r * ld, n, j == 0, &w->max[r],
+                 &w->total[r], own->o + r * t->cols, t->D);
+}
+
+/* The same in one, if there is such a product, nothing comes to the scores, and
+ * there are maxima of keys before them; 0: it is not done. A row whose maximum
+ * has to move is done again, alone: what comes of a row hangs on no other. */
+static int weigh_at_once(const Attention *t, Worker *own, Tile *w, char *block,
+                         int64_t j, int64_t n)
+{
+    const WanAttentionArgs *a = t->a;
+    const int64_t ld = wan_bf16_cols(n);
+
+    if (!j || t->int8 || a->rel_bias || a->tail > 1 ||
+        !wan_bf16_weights(w->m, n, t->depth, own->q, t->depth,
+                          (uint16_t *)block, w->max, own->p, ld, own->parts))
+        return 0;
+    for (int64_t r = 0; r < w->m; r++) {
+        double sum = 0;
+
+        for (int i = 0; i < 16; i++)
+            sum += own->parts[r][i];
+        if (!(sum > exp2(WAN_BF16_ABOVE))) {
+            w->total[r] += sum;
+            continue;
+        }
+        wan_bf16_product(1, n, t->depth, 1, NULL, own->q + r * t->depth,
+                         t->depth, (uint16_t *)block, 0, own->s, ld);
+        row_exp2(own->p + r * ld, own->s, n, 0, &w->max[r], &w->total[r],
+                 own->o + r * t->cols, t->D);
+    }
+    return 1;
+}
+
 /* One head of some queries. y may be q: these rows and columns of q are read
  * by this tile alone, and before they are written. */
 static void tile(void *arg, int64_t index, int worker)
 {
     const Attention *t = arg;
-    const WanAttentionArgs *a = t->a;
     Worker *own = worker_of(t, worker);
     const int64_t Lq = wan_rows(t->q), Lk = wan_rows(t->k), D = t->D;
-    const int64_t head = t->keys ? t->head : index / t->row_tiles;
     const int64_t i = index % t->row_tiles * t->rows;
-    const int64_t m = Lq - i < t->rows ? Lq - i : t->rows;
-    const int packed = t->keys || own->head == head;
+    Tile w = {
+        .head = t->keys ? t->head : index / t->row_tiles,
+        .i = i, .m = Lq - i < t->rows ? Lq - i : t->rows,
+    };
+    const int packed = t->keys || own->head == w.head;
     char *keys = t->keys ? t->keys : own->keys;
     const uint16_t *values = t->keys ? t->values : own->values;
-    float max[QUERIES];
-    double total[QUERIES];
 
     own->head = -1;
-    round_queries(t, own, head, i, m);
+    round_queries(t, own, w.head, i, w.m);
     for (int64_t j = 0; j < Lk; j += KEYS) {
-        const int64_t n = Lk - j < KEYS ? Lk - j : KEYS;
-        const int64_t ld = wan_bf16_cols(n), b = j / KEYS;
+        const int64_t n = Lk - j < KEYS ? Lk - j : KEYS, b = j / KEYS;
 
         if (wan_dev_cancelled(t->d))
             return;
         if (!packed)
-            pack_block(t, own, own->keys, own->values, head, j, n);
-        scores(t, own, keys + b * t->block, m, n, ld);
-        if (a->rel_bias)
-            wan_cpu_add_rel_bias(own->s, ld, m, n, i, j, a->rel_bias, head,
-                                 LOG2_E, own->line);
-        if (a->tail > 1 && j + n == Lk)
-            for (int64_t r = 0; r < m; r++)
-                own->s[r * ld + n - 1] += log2f((float)a->tail);
-        for (int64_t r = 0; r < m; r++)
-            row_exp2(own->p + r * ld, own->s + r * ld, n, j == 0, &max[r],
-                     &total[r], own->o + r * t->cols, D);
-        wan_bf16_product(m, D, wan_bf16_depth(n), 1, NULL, own->p, ld,
-                         values + b * t->value_block, j > 0, own->o,
-                         t->cols);
+            pack_block(t, own, own->keys, own->values, w.head, j, n);
+        if (!weigh_at_once(t, own, &w, keys + b * t->block, j, n))
+            weigh(t, own, &w, keys + b * t->block, j, n);
+        wan_bf16_product(w.m, D, wan_bf16_depth(n), 1, NULL, own->p,
+                         wan_bf16_cols(n), values + b * t->value_block, j > 0,
+                         own->o, t->cols);
     }
-    own->head = head;
-    for (int64_t r = 0; r < m; r++)
-        wan_cpu_store_head(wan_row(t->y, i + r) + head * D,
-                           own->o + r * t->cols, D, total[r], a->add);
+    own->head = w.head;
+    for (int64_t r = 0; r < w.m; r++)
+        wan_cpu_store_head(wan_row(t->y, i + r) + w.head * D,
+                           own->o + r * t->cols, D, w.total[r], t->a->add);
 }
 
 /* Self-attention of the transformer at sizes where it counts: that of text and

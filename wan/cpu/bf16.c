@@ -218,6 +218,7 @@ WAN_SIMD static float plain_exp2(uint16_t *p, const float *s, int64_t n,
 
 #if WAN_KNOWS_BF16
 
+#define WEIGHTS_COLS 64         // of a panel of native_weights()
 #define ROWS_4 6                // of a tile with so many vectors
 #define ROWS_3 8
 #define ROWS_2 12
@@ -402,23 +403,18 @@ static void native_panel(int64_t m, int cols, int64_t k, int taps,
     }
 }
 
-/* 2^x = 2^n 2^f for -126 <= x <= 127, n the nearest integer, which adding
- * 1.5 * 2^23 leaves in the low bits; the polynomial is within 6e-5 of it, where
- * rounding P to BF16 is up to 4e-3. */
+/* 2^x = 2^floor(x) 2^f; the polynomial is within 7.5e-5 of 2^f, where rounding P
+ * to BF16 is up to 4e-3. From 128 on it is infinity. */
 NATIVE_INLINE __m512 exp2_of(__m512 x)
 {
-    const __m512 middle = _mm512_set1_ps(12582912.0f);
-    const __m512 t = _mm512_add_ps(x, middle);
-    const __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(t, middle));
-    __m512 p = _mm512_set1_ps(0.00961813f);
+    const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF |
+                                         _MM_FROUND_NO_EXC);
+    __m512 p = _mm512_set1_ps(0.0780245289f);
 
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0555041f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240226507f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693147182f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1));
-    return _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_add_epi32(
-        _mm512_slli_epi32(_mm512_castps_si512(t), 23),
-        _mm512_set1_epi32(0x3f800000))));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.2260672f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6958335f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.99992526f));
+    return _mm512_scalef_ps(p, x);
 }
 
 NATIVE static float native_max(const float *s, int64_t n)
@@ -452,6 +448,71 @@ NATIVE static float native_exp2(uint16_t *p, const float *s, int64_t n,
     }
     *above = _mm512_reduce_max_ps(most);
     return _mm512_reduce_add_ps(sum);
+}
+
+/* A tile of weights: sums begin as what is taken off of them, and leave their
+ * registers as what they weigh. */
+NATIVE_INLINE void weights_tile(int rows, int64_t k, const uint16_t *a,
+                                int64_t lda, const uint16_t *b,
+                                const float *max, uint16_t *p, int64_t ldp,
+                                float (*parts)[16])
+{
+    const __m512 least = _mm512_set1_ps(-126);
+    __m512 s[24];
+
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++)
+            s[r * 4 + v] = _mm512_set1_ps(-max[r]);
+    for (int64_t i = 0; i < k; i += 2, a += 2, b += WEIGHTS_COLS * 2) {
+        __m512bh w[4];
+
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++)
+            w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            const __m512bh x =
+                (__m512bh)_mm512_set1_epi32((int)pair_at(a + r * lda));
+
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; v++)
+                s[r * 4 + v] = _mm512_dpbf16_ps(s[r * 4 + v], x, w[v]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++) {
+        __m512 part = _mm512_loadu_ps(parts[r]);
+
+#pragma GCC unroll 2
+        for (int v = 0; v < 4; v += 2) {
+            const __m512 e = exp2_of(_mm512_max_ps(least, s[r * 4 + v]));
+            const __m512 f = exp2_of(_mm512_max_ps(least, s[r * 4 + v + 1]));
+
+            part = _mm512_add_ps(part, _mm512_add_ps(e, f));
+            _mm512_storeu_si512(p + r * ldp + 16 * v,
+                                (__m512i)_mm512_cvtne2ps_pbh(f, e));
+        }
+        _mm512_storeu_ps(parts[r], part);
+    }
+}
+
+NATIVE static void native_weights(int64_t m, int64_t n, int64_t k,
+                                  const uint16_t *a, int64_t lda,
+                                  const uint16_t *b, const float *max,
+                                  uint16_t *p, int64_t ldp, float (*parts)[16])
+{
+    for (int64_t c = 0; c < n; c += WEIGHTS_COLS, b += WEIGHTS_COLS * k) {
+        int64_t i = 0;
+
+        for (; i + ROWS_4 <= m; i += ROWS_4)
+            weights_tile(ROWS_4, k, a + i * lda, lda, b, max + i,
+                         p + i * ldp + c, ldp, parts + i);
+        for (; i < m; i++)
+            weights_tile(1, k, a + i * lda, lda, b, max + i, p + i * ldp + c,
+                         ldp, parts + i);
+    }
 }
 
 #elif WAN_KNOWS_NEON
@@ -536,4 +597,23 @@ float wan_bf16_exp2(uint16_t *p, const float *s, int64_t n, float max,
     for (int64_t i = n; i % WAN_BF16_COLS; i++)
         p[i] = 0;
     return EITHER(exp2, p, s, n, max, above);
+}
+
+int wan_bf16_weights(int64_t m, int64_t n, int64_t k, const uint16_t *a,
+                     int64_t lda, const uint16_t *b, const float *max,
+                     uint16_t *p, int64_t ldp, float (*parts)[16])
+{
+#if WAN_KNOWS_BF16
+    if (plain || !wan_bf16_native() || n % WEIGHTS_COLS)
+        return 0;
+#if WAN_KNOWS_AMX
+    if (wan_amx_bf16())
+        return 0;
+#endif
+    memset(parts, 0, m * sizeof(*parts));
+    native_weights(m, n, k, a, lda, b, max, p, ldp, parts);
+    return 1;
+#else
+    return 0;
+#endif
 }

@@ -124,4 +124,21 @@ float wan_bf16_max(const float *s, int64_t n);
 float wan_bf16_exp2(uint16_t *p, const float *s, int64_t n, float max,
                     float *above);
 
+/**
+ * Both in one, where the processor has instructions for that: scores never
+ * leave their registers.
+ *
+ * @param a, b   as of wan_bf16_product(), of one tap
+ * @param max    of each row [m]
+ * @param p      [m, n]: 2^(a b - max[row]) in BF16, rows ldp apart
+ * @param parts  of each row become the sum of what was not rounded yet, in
+ *               sixteen. Where scores are more than WAN_BF16_ABOVE above the
+ *               maximum it is more than 2^WAN_BF16_ABOVE, maybe infinite
+ * @return 1; 0: nothing was done, since the instructions are missing, are not
+ *         the fastest way (amx.c), or n is no multiple of 64
+ */
+int wan_bf16_weights(int64_t m, int64_t n, int64_t k, const uint16_t *a,
+                     int64_t lda, const uint16_t *b, const float *max,
+                     uint16_t *p, int64_t ldp, float (*parts)[16]);
+
 #endif /* WAN_CPU_BF16_H */
