@@ -318,7 +318,32 @@ NATIVE static void native_pack(uint16_t *b, const float *v, int64_t ld,
     }
 }
 
-/* One tile of sums; rows and vectors are constants. */
+/* Of k inputs of b's vectors what each row of a makes of them, onto sums; rows
+ * and vectors are constants. */
+NATIVE_INLINE void add_pairs(int rows, int vectors, int64_t k,
+                             const uint16_t *a, int64_t lda,
+                             const uint16_t *b, __m512 *sum)
+{
+    for (int64_t i = 0; i < k; i += 2, a += 2, b += 32 * vectors) {
+        __m512bh w[4];
+
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            const __m512bh x =
+                (__m512bh)_mm512_set1_epi32((int)pair_at(a + r * lda));
+
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                sum[r * vectors + v] =
+                    _mm512_dpbf16_ps(sum[r * vectors + v], x, w[v]);
+        }
+    }
+}
+
+/* One tile of sums. */
 NATIVE_INLINE void native_tile(int rows, int vectors, int64_t k, int taps,
                                const int64_t *shift, const uint16_t *a,
                                int64_t lda, const uint16_t *b, int add,
@@ -332,27 +357,8 @@ NATIVE_INLINE void native_tile(int rows, int vectors, int64_t k, int taps,
         for (int v = 0; v < vectors; v++)
             sum[r * vectors + v] = add ? _mm512_loadu_ps(c + r * ldc + 16 * v)
                                        : _mm512_setzero_ps();
-    for (int t = 0; t < taps; t++) {
-        const uint16_t *x = a + shift[t];
-
-        for (int64_t i = 0; i < k; i += 2, x += 2, b += 32 * vectors) {
-            __m512bh w[4];
-
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++)
-                w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
-#pragma GCC unroll 12
-            for (int r = 0; r < rows; r++) {
-                const __m512bh xr =
-                    (__m512bh)_mm512_set1_epi32((int)pair_at(x + r * lda));
-
-#pragma GCC unroll 4
-                for (int v = 0; v < vectors; v++)
-                    sum[r * vectors + v] =
-                        _mm512_dpbf16_ps(sum[r * vectors + v], xr, w[v]);
-            }
-        }
-    }
+    for (int t = 0; t < taps; t++, b += k * 16 * vectors)
+        add_pairs(rows, vectors, k, a + shift[t], lda, b, sum);
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -465,22 +471,7 @@ NATIVE_INLINE void weights_tile(int rows, int64_t k, const uint16_t *a,
 #pragma GCC unroll 4
         for (int v = 0; v < 4; v++)
             s[r * 4 + v] = _mm512_set1_ps(-max[r]);
-    for (int64_t i = 0; i < k; i += 2, a += 2, b += WEIGHTS_COLS * 2) {
-        __m512bh w[4];
-
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; v++)
-            w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            const __m512bh x =
-                (__m512bh)_mm512_set1_epi32((int)pair_at(a + r * lda));
-
-#pragma GCC unroll 4
-            for (int v = 0; v < 4; v++)
-                s[r * 4 + v] = _mm512_dpbf16_ps(s[r * 4 + v], x, w[v]);
-        }
-    }
+    add_pairs(rows, 4, k, a, lda, b, s);
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
         __m512 part = _mm512_loadu_ps(parts[r]);
