@@ -594,17 +594,19 @@ int wan_bf16_weights(int64_t m, int64_t n, int64_t k, const uint16_t *a,
                      int64_t lda, const uint16_t *b, const float *max,
                      uint16_t *p, int64_t ldp, float (*parts)[16])
 {
-#if WAN_KNOWS_BF16
-    if (plain || !wan_bf16_native() || n % WEIGHTS_COLS)
-        return 0;
 #if WAN_KNOWS_AMX
     if (wan_amx_bf16())
         return 0;
 #endif
-    memset(parts, 0, m * sizeof(*parts));
-    native_weights(m, n, k, a, lda, b, max, p, ldp, parts);
-    return 1;
+#if WAN_KNOWS_BF16
+    if (!plain && wan_bf16_native() && n % WEIGHTS_COLS == 0) {
+        memset(parts, 0, m * sizeof(*parts));
+        native_weights(m, n, k, a, lda, b, max, p, ldp, parts);
+        return 1;
+    }
 #else
-    return 0;
+    (void)m, (void)n, (void)k, (void)a, (void)lda, (void)b, (void)max, (void)p,
+    (void)ldp, (void)parts;
 #endif
+    return 0;
 }
