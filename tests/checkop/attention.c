@@ -220,7 +220,7 @@ static void attention_on_both(Pair *y, const Pair *q, const Pair *k,
 TEST(attention_special)
 {
     static const int64_t l[][2] = { { 1, 1 }, { 5, 9 }, { 130, 40 },
-                                    { 3, 700 } };
+                                    { 3, 700 }, { 8, 960 } };
     const float special[] = { NAN, INFINITY, -INFINITY };
 
     for (int i = 0; i < COUNT(l) * 9; i++) {

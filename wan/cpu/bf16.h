@@ -125,8 +125,8 @@ float wan_bf16_exp2(uint16_t *p, const float *s, int64_t n, float max,
                     float *above);
 
 /**
- * Both in one, where the processor has instructions for that: scores never
- * leave their registers.
+ * wan_bf16_product() and wan_bf16_exp2() of its rows in one, where the processor
+ * has instructions for that: scores never leave their registers.
  *
  * @param a, b   as of wan_bf16_product(), of one tap
  * @param max    of each row [m]
