@@ -650,7 +650,7 @@ static Verdict motion_of(const Clip *clip, const Object *objects,
 
 // ------------------------------------------------- motion that began before
 
-enum { HOP = 8, TURN = 16 };    // frames from ground to ground, of a circle
+enum { HOP = 12, TURN = 24 };    // frames from ground to ground, of a circle
 enum { MOST_COLUMNS = 6 };
 
 /* Curves of which a track is a mix: x stacked on y, in the world's pixels. */
@@ -755,7 +755,7 @@ static double off_line(const Track *k, int axis, double *way)
  * one would explain how any line wavers. */
 static double off_round(const Track *k, int sense)
 {
-    const double from = k->t[0], least = 4;     // pixels of a hop, a radius
+    const double from = k->t[0], least = sense ? 8 : 6;    // pixels of a radius, a hop
     double best = INFINITY, takes[MOST_COLUMNS];
     Mix m;
 

@@ -40,6 +40,7 @@ WINDOW = 6              # latent frames that a frame sees, itself included
 STEPS = (1000, 750, 500, 250)                                   # of a frame, before they are shifted
 FIRST = (1000, 900, 800, 700, 600, 500, 400, 300, 200, 100)     # of the first, which has nothing to look back on
 SHIFT = 3.0
+ELSEWHERE = 1.5         # mean square error, where the thing is, of a frame that doesn't show it where it is
 SEEN = 7                # latent frames of a script that the decoder learns from
 
 PRESETS = {
@@ -135,9 +136,9 @@ def drawn(a, rng, count):
         pair.append(a.twins.get(n, pair[0]))
         pair = pair[::-1] if rng.random() < 0.4 else pair
         scripts.append(pair[0][0])
-        x0.append(pair[0][1])
-        other.append(pair[1][1])
-    return scripts, torch.stack(x0).float(), a.where[pick], torch.stack(other).float()
+        x0.append(pair[0][1].float())
+        other.append(pair[1][1].float())
+    return scripts, torch.stack(x0), a.where[pick], torch.stack(other)
 
 
 def faded(x0, other):
@@ -198,6 +199,54 @@ def focus_at(progress):
     return max(4.0, train.focus_at(progress))
 
 
+def text_of(texts, which, frame):
+    """What Stream.make() takes of what CausalDit.context() takes: the prompts [B] of one frame."""
+    longest = max(rows.shape[1] for rows, _ in texts)
+    rows = torch.stack([F.pad(r, (0, 0, 0, longest - r.shape[1])) for r, _ in texts], 1)
+    samples, said = torch.arange(len(which)), which[:, frame]
+    return rows[samples, said], torch.stack([n for _, n in texts], 1)[samples, said]
+
+
+def guessed(scripts):
+    """The frames [B, T] that do not follow from those before them: the first, and those in which another background
+    comes (live.FADE)."""
+    found = torch.zeros(len(scripts), scripts[0].latents, dtype=torch.bool)
+    for row, script in zip(found, scripts):
+        row[0] = True
+        for (_, old), (begin, new) in zip(script.scenes, script.scenes[1:]):
+            if new.background != old.background:
+                row[begin:begin + 3] = True
+    return found
+
+
+@torch.no_grad()
+def gone_on(a, scripts, x0, where, texts, which):
+    """The frames x0 [B, 16, T, H, W] as the model makes them by itself: things go where they go in the script, as that
+    follows from the frame before, but are what the model's faults have made of them. Those that are guessed() are true,
+    and one that has gone elsewhere is put back: behind it nobody could say what is true."""
+    stream, frames, true = Stream(a.dit, x0.shape[-2:]), [], guessed(scripts)
+    for i in range(x0.shape[2]):
+        text, x = text_of(texts, which, i), x0[:, :, i]
+        if not true[:, i].all():
+            own, cells = stream.make(text, sigmas(STEPS)).float()[:, :, 0], where[:, i, None].float()
+            error = ((own - x).pow(2).mean(1, True) * cells).sum((1, 2, 3)) / cells.sum((1, 2, 3)).clamp(min=1)
+            x = torch.where((true[:, i] | (error > ELSEWHERE))[:, None, None, None], x, own)
+        frames.append(x[:, :, None])
+        stream.keep(frames[-1], text)
+    return torch.cat(frames, 2)
+
+
+def practice(a, rng, count):
+    """Batches of scripts with what the model makes of them, three from one go: (x0, where, texts, which, what it made)."""
+    while True:
+        scripts, x0, where, _ = drawn(a, rng, 3 * count)
+        texts, which = texts_of(a, scripts, rng)
+        own = gone_on(a, scripts, x0, where, texts, which)
+        for b in range(0, len(scripts), count):
+            part = slice(b, b + count)
+            yield x0[part], where[part], [(rows[part], n[part]) for rows, n in texts], which[part], own[part]
+
+
 @torch.no_grad()
 def made(a, x0, clean, texts, which):
     """What the model makes of all frames [B, 16, T, H, W] from noised ones, given those before them, as they are or
@@ -218,16 +267,18 @@ def stage_loop(a, name, rolled):
     torch.manual_seed(23 + run.step + 1000003 * Peers.rank)
     rng = np.random.default_rng((24, rolled, run.step, Peers.rank))
     shown = time.time()
+    batches = practice(a, rng, c["batch"])
     for _ in run.loop():
-        scripts, x0, where, other = drawn(a, rng, c["batch"])
-        texts, which = texts_of(a, scripts, rng)
-        sigma, counted = draw_sigma(*which.shape), told(which)
-        # A little noise on what is looked back on, which is told as clean: the model's own frames have some.
         with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
-            clean = faded(x0, other) if rng.random() < 0.7 else x0
-            clean = clean + 0.1 * torch.rand(len(x0), 1, 1, 1, 1) * torch.randn_like(x0)
             if rolled and run.step % 2:
-                clean = made(a, x0, clean, texts, which)
+                x0, where, texts, which, clean = next(batches)
+            else:
+                scripts, x0, where, other = drawn(a, rng, c["batch"])
+                texts, which = texts_of(a, scripts, rng)
+                clean = faded(x0, other) if rng.random() < 0.7 else x0
+            # A little noise on what is looked back on, which is told as clean: the model's own frames have some.
+            clean = clean + 0.1 * torch.rand(len(x0), 1, 1, 1, 1) * torch.randn_like(x0)
+            sigma, counted = draw_sigma(*which.shape), told(which)
             mse, loss = loss_of(a, x0, clean, where, sigma, texts, which, focus_at(run.progress), counted)
         run.backward(loss, mse=mse)
         if Peers.rank == 0 and time.time() - shown > 60 * a.sheet_minutes:

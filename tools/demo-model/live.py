@@ -2,7 +2,9 @@
 
 A Script is a list of scenes, each from a latent frame on. A thing keeps its place, size and angle when the
 sentence changes, and does the new motion from there: left, right, up and down end at the edge, growing and
-shrinking at a size, and there it waits; bouncing, spinning and circling have no end. A new colour, shape or
+shrinking at a size, and there it waits; bouncing, spinning and circling have no end. With each latent frame of the
+VAE it comes to a place on the grid of the VAE's cells, to one of five sizes: a small network draws sharp outlines
+of a few pictures only. A new colour, shape or
 background fades in. What comes next follows from the last frames and the sentence, so a model that looks back
 has nothing to guess but what a new background looks like.
 
@@ -18,15 +20,17 @@ import numpy as np
 
 import world
 
-HOP = 8             # frames from the ground to the ground
-TURN = 16           # frames of a circle
-SPEED = {"left": (-3.2, 0), "right": (3.2, 0), "up": (0, -1.6), "down": (0, 1.6)}     # a frame
-HEIGHT, ORBIT = 25.0, 16.0
-SPIN = np.deg2rad(7.0)
-GROWTH = 2.15 ** (1 / 16)
-LARGER = 1.4        # than world.py has it: outlines that move are told by more of the VAE's cells
-SMALLEST, LARGEST = 9.5 * LARGER, 22.0 * LARGER
-DRIFT = 2.4         # a frame, of the ground or a circle's centre to where there is room
+CELL = 8            # of the VAE; FRAMES of pictures are one of its own
+FRAMES = 4
+HOP = 12            # frames from the ground to the ground
+TURN = 24           # frames of a circle
+WAY = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}     # cells in a latent frame
+HEIGHT = 2 * CELL / np.sin(np.pi / 3)
+ORBIT = np.array((2 * CELL, HEIGHT))    # a circle is a little higher than wide, so that it meets the grid as well
+SPIN = np.deg2rad(3.75)
+GROWTH = 2 ** (1 / 16)
+SMALLEST, USUAL, LARGEST = 20 / 2 ** 0.5, 20.0, 20 * 2 ** 0.5
+BACKDROPS = 8       # of a kind, each in all tones
 FADE = 4            # frames to another colour or shape; a background takes twice as long
 
 
@@ -56,7 +60,9 @@ def seen_in_training(scene):
 def begin_with(rng, *what):
     """A scene to begin with; what: as of world.random_scene()."""
     scene = world.random_scene(rng, *what)
-    return replace(scene, radius=LARGER * scene.radius)
+    return replace(scene, x=80.0, y=dict(up=64.0, down=32.0).get(scene.motion, 48.0), angle=0.0,
+                   seed=scene.seed % BACKDROPS,
+                   radius=dict(grows=SMALLEST, shrinks=LARGEST).get(scene.motion, USUAL))
 
 
 def change(scene, rng, allowed=seen_in_training):
@@ -71,7 +77,7 @@ def change(scene, rng, allowed=seen_in_training):
         if allowed(new):
             break
     if new.background != scene.background:
-        new = replace(new, tone=tuple(rng.random(4)), seed=int(rng.integers(1 << 31)))
+        new = replace(new, tone=tuple(rng.random(4)), seed=int(rng.integers(BACKDROPS)))
     return new
 
 
@@ -90,47 +96,56 @@ class Thing:
     """Where the object is, from frame to frame."""
 
     def __init__(self, scene):
-        self.x, self.y, self.radius, self.angle = scene.x, scene.y, scene.radius, scene.angle
+        self.place, self.radius, self.angle = np.array((scene.x, scene.y)), scene.radius, scene.angle
         self.begin(scene)
 
     def begin(self, scene):
-        """A sentence: the motion begins here."""
+        """A sentence: the motion begins here. It goes around a middle, which goes to where there is room."""
         self.scene, self.age = scene, 0
-        self.ground, self.centre = self.y, [self.x - ORBIT, self.y]
+        self.middle = self.place - self.around()
 
-    def inside(self, x, y, room=(0, 0, 0, 0)):
-        """The nearest place at which it fits into the frame with so much room left, above, right, below."""
-        reach = world.REACH[self.scene.shape][self.scene.motion == "spins"] * self.radius + world.MARGIN
-        low = (reach + room[0], reach + room[1])
-        high = (world.SIZE[0] - reach - room[2], world.SIZE[1] - reach - room[3])
-        return tuple(float(np.clip(v, a, b)) if a < b else (a + b) / 2 for v, a, b in zip((x, y), low, high))
+    def around(self):
+        """Where it is, as seen from its middle."""
+        if self.scene.motion == "bounces":
+            return np.array((0, -HEIGHT * abs(np.sin(np.pi * self.age / HOP))))
+        if self.scene.motion == "circles":
+            at = 2 * np.pi * self.age / TURN
+            return ORBIT * np.array((np.cos(at), np.sin(at)))
+        return np.zeros(2)
 
-    @staticmethod
-    def towards(value, goal):
-        return value + float(np.clip(goal - value, -DRIFT, DRIFT))
+    def room(self, radius):
+        """The least and the largest x and y at which it fits into the frame, whatever shape it will have."""
+        reach = max(map(max, world.REACH.values())) * radius + world.MARGIN
+        return np.full(2, reach), np.array(world.SIZE) - reach
+
+    def plan(self):
+        """How the next latent frame changes the middle and the size, in each of its frames."""
+        motion = self.scene.motion
+        size = self.radius
+        if motion == "grows":
+            size = max(size, min(size * GROWTH ** FRAMES, LARGEST))
+        elif motion == "shrinks":
+            size = min(size, max(size / GROWTH ** FRAMES, SMALLEST))
+        low, high = self.room(max(size, self.radius))
+        low = low + dict(bounces=(0, HEIGHT), circles=ORBIT).get(motion, (0, 0))
+        high = high - dict(circles=ORBIT).get(motion, (0, 0))
+        low, high = np.ceil(low / CELL) * CELL, np.floor(high / CELL) * CELL
+        goal = np.round(self.middle / CELL + WAY.get(motion, (0, 0))) * CELL
+        goal = np.where(low > high, np.array(world.SIZE) / 2, goal.clip(low, high))
+        self.step_of_middle = (goal - self.middle).clip(-CELL, CELL) / FRAMES
+        self.step_of_size = (size / self.radius) ** (1 / FRAMES)
 
     def step(self):
         """The next frame's."""
-        motion = self.scene.motion
+        if self.age % FRAMES == 0:
+            self.plan()
         self.age += 1
-        if motion in SPEED:
-            self.x, self.y = self.x + SPEED[motion][0], self.y + SPEED[motion][1]
-        elif motion == "bounces":
-            goal = self.inside(self.x, self.ground, (0, HEIGHT, 0, 0))
-            self.x, self.ground = self.towards(self.x, goal[0]), self.towards(self.ground, goal[1])
-            self.y = self.ground - HEIGHT * abs(np.sin(np.pi * self.age / HOP))
-        elif motion == "circles":
-            goal = self.inside(*self.centre, (ORBIT,) * 4)
-            self.centre = [self.towards(c, g) for c, g in zip(self.centre, goal)]
-            at = 2 * np.pi * self.age / TURN
-            self.x, self.y = self.centre[0] + ORBIT * np.cos(at), self.centre[1] + ORBIT * np.sin(at)
-        elif motion == "spins":
-            self.angle += SPIN
-        elif motion == "grows":
-            self.radius = max(self.radius, min(self.radius * GROWTH, LARGEST))
-        else:
-            self.radius = min(self.radius, max(self.radius / GROWTH, SMALLEST))
-        self.x, self.y = self.inside(self.x, self.y)
+        self.middle = self.middle + self.step_of_middle
+        self.radius *= self.step_of_size
+        self.angle += SPIN * (self.scene.motion == "spins")
+        self.place = self.middle + self.around()
+        if self.scene.motion in ("bounces", "circles"):     # as far as there is room
+            self.place = self.place.clip(*self.room(self.radius))
 
 
 def track(script):
@@ -142,7 +157,7 @@ def track(script):
             if f in starts:
                 thing.begin(starts[f])
             thing.step()
-        rows.append((thing.x, thing.y, thing.radius, thing.angle))
+        rows.append((*thing.place, thing.radius, thing.angle))
     return tuple(np.float32(column) for column in zip(*rows))
 
 
@@ -213,23 +228,26 @@ def switches(n, seed):
 SOON = 16           # frames in which a new sentence is to be followed
 
 
-def moves_on(script, begin, frames):
-    """Whether the motion that the last sentence asks for is to be seen in those frames: what ends at an edge or a
-    size may have ended."""
+def moves_on(script, scene, begin, frames):
+    """Whether the motion that the scene asks for is to be seen in those frames: what ends at an edge or a size may
+    have ended, and less than a hop is a way up."""
     x, y, radius, _ = (row[begin:begin + frames] for row in track(script))
-    motion = script.scenes[-1][1].motion
-    if motion in SPEED:
-        return np.hypot(x[-1] - x[0], y[-1] - y[0]) > 7 * np.hypot(*SPEED[motion])
-    return motion not in ("grows", "shrinks") or max(radius) / min(radius) >= 1.35
+    if scene.motion in WAY:
+        return np.hypot(x[-1] - x[0], y[-1] - y[0]) >= 2 * CELL
+    if scene.motion in ("grows", "shrinks"):
+        return max(radius) / min(radius) >= 1.35
+    return scene.motion == "spins" or frames > HOP
 
 
 def switch_script(first, second, rng):
-    """A script of two scenes, the second long enough to be followed and at a time at which its motion is to be
+    """A script of two scenes, the second long enough to be followed and at a time at which both motions are to be
     seen; None: there is no such time."""
     for latent in rng.permutation(np.arange(3, 9)):
         latent = int(latent)
         script = Script([(0, first), (latent, second)], latent + SOON // 4)
-        if moves_on(script, first_frame(latent) - 1, SOON + 1):
+        at = first_frame(latent)
+        before = max(0, at - SOON - 1)
+        if moves_on(script, first, before, at - before) and moves_on(script, second, at - 1, SOON + 1):
             return script
     return None
 
