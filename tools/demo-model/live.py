@@ -20,8 +20,8 @@ import numpy as np
 
 import world
 
-CELL = 8            # of the VAE; FRAMES of pictures are one of its own
-FRAMES = 4
+CELL = 8            # of the VAE, which has one latent frame for
+FRAMES = 4          # frames
 HOP = 12            # frames from the ground to the ground
 TURN = 24           # frames of a circle
 WAY = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}     # cells in a latent frame
