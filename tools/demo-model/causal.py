@@ -41,6 +41,7 @@ STEPS = (1000, 750, 500, 250)                                   # of a frame, be
 FIRST = (1000, 900, 800, 700, 600, 500, 400, 300, 200, 100)     # of the first, which has nothing to look back on
 SHIFT = 3.0
 ELSEWHERE = 1.5         # mean square error, where the thing is, of a frame that doesn't show it where it is
+SPINS = 3.0             # as often as the others are scripts drawn in which something spins, which is learnt last
 SEEN = 7                # latent frames of a script that the decoder learns from
 
 PRESETS = {
@@ -122,7 +123,7 @@ def stage_latents(a):
     a.channels = train.smoothness(a.latents)
 
     twins = [other_shape(s, np.random.default_rng((22, i))) or s for i, s in enumerate(scripts)]
-    having, latents = encode_scripts(a, "twins", lambda i: live.render(twins[i], course=live.track(scripts[i])))
+    having, latents = encode_scripts(a, "twins", lambda i: live.render(twins[i]))
     a.twins = {numbers.index(i): (twins[i], z) for i, z in zip(having, latents) if i in numbers}
 
 
@@ -130,7 +131,8 @@ def drawn(a, rng, count):
     """Scripts, their latents, the cells in which the thing is, and the latents of their twins: itself where there is
     none. A twin is as good a script as what it is a twin of."""
     scripts, x0, other = [], [], []
-    pick = rng.integers(0, len(a.latents), count)
+    share = np.array([SPINS if any(scene.motion == "spins" for _, scene in s.scenes) else 1.0 for s in a.scripts])
+    pick = rng.choice(len(a.scripts), count, p=share / share.sum())
     for n in map(int, pick):
         pair = [(a.scripts[n], a.latents[n])]
         pair.append(a.twins.get(n, pair[0]))
@@ -181,12 +183,26 @@ def draw_sigma(B, T):
     return torch.where((torch.rand(B, T) < 0.8) & (torch.arange(T) > 0), own, any_of)
 
 
-def loss_of(a, x0, clean, where, sigma, texts, which, focus, counted):
-    """The mean square error, and what is to become less; counted [B, T]: how much each frame does."""
-    noise = torch.randn_like(x0)
+def vague(x0, sigma, new):
+    """The frames x0 as far as a sampler may have come that begins with noise alone: with half of it or more left, every
+    other one of the new [B, T] is on its way to its mean, around each cell or of all of them. Where a background can
+    be one of several the model begins with their mean, and has to learn to go on to the one that shows a little, not
+    to keep the mean."""
+    B, Z, T, H, W = x0.shape
+    near = F.avg_pool2d(x0.transpose(1, 2).flatten(0, 1), 4, 1, 2, count_include_pad=False)[..., :H, :W]
+    near = near.view(B, T, Z, H, W).transpose(1, 2)
+    mean = torch.where(torch.rand(B, 1, 1, 1, 1) < 0.5, near, x0.mean((3, 4), True))
+    share = torch.rand(B, 1) * (torch.rand(B, 1) < 0.5) * (sigma > 0.5) * new
+    return torch.lerp(x0, mean, share[:, None, :, None, None])
+
+
+def loss_of(a, x0, shown, clean, where, sigma, texts, which, focus, counted):
+    """The mean square error of what is made of the frames shown, noised, behind the clean ones, and what is to become
+    less; counted [B, T]: how much each frame does."""
     s = sigma[:, None, :, None, None]
-    v = a.dit.pairs(clean, (1 - s) * x0 + s * noise, sigma, texts, which)
-    error = (v - (noise - x0)).pow(2)
+    x = (1 - s) * shown + s * torch.randn_like(x0)
+    v = a.dit.pairs(clean, x, sigma, texts, which)
+    error = (v - (x - x0) / s.clamp(min=1e-3)).pow(2)
     weight = focus * where[:, None].float() + 1
     weight[:, :, 0] += 3            # a background is made up here, later ones are that of before
     weight = weight * counted[:, None, :, None, None]
@@ -223,28 +239,43 @@ def guessed(scripts):
 def gone_on(a, scripts, x0, where, texts, which):
     """The frames x0 [B, 16, T, H, W] as the model makes them by itself: things go where they go in the script, as that
     follows from the frame before, but are what the model's faults have made of them. Those that are guessed() are true,
-    and one that has gone elsewhere is put back: behind it nobody could say what is true."""
+    and one that has gone elsewhere is put back: behind it nobody could say what is true. A list: what the sampler has
+    come to with each step of STEPS."""
     stream, frames, true = Stream(a.dit, x0.shape[-2:]), [], guessed(scripts)
     for i in range(x0.shape[2]):
-        text, x = text_of(texts, which, i), x0[:, :, i]
+        text, x = text_of(texts, which, i), x0[:, :, i:i + 1]
+        ends = [x] * len(STEPS)
         if not true[:, i].all():
-            own, cells = stream.make(text, sigmas(STEPS)).float()[:, :, 0], where[:, i, None].float()
-            error = ((own - x).pow(2).mean(1, True) * cells).sum((1, 2, 3)) / cells.sum((1, 2, 3)).clamp(min=1)
-            x = torch.where((true[:, i] | (error > ELSEWHERE))[:, None, None, None], x, own)
-        frames.append(x[:, :, None])
-        stream.keep(frames[-1], text)
-    return torch.cat(frames, 2)
+            ends, cells = stream.steps(text, sigmas(STEPS)), where[:, None, i:i + 1].float()
+            error = ((ends[-1] - x).pow(2).mean(1, True) * cells).sum((1, 2, 3, 4)) / \
+                cells.sum((1, 2, 3, 4)).clamp(min=1)
+            put_back = (true[:, i] | (error > ELSEWHERE))[:, None, None, None, None]
+            ends = [torch.where(put_back, x, e.float()) for e in ends]
+        frames.append(ends)
+        stream.keep(ends[-1], text)
+    return [torch.cat(f, 2) for f in zip(*frames)]
+
+
+def underway(shown, sigma, ends):
+    """The frames shown [B, 16, T, H, W] of which a noised one is made, in half of the cases as the sampler has come to
+    them when it is at sigma: it goes on from its own faults, not from what is true."""
+    for s, end in zip(sigmas(STEPS)[1:], ends):
+        own = (sigma == torch.tensor(s)) & (torch.rand(sigma.shape) < 0.5) & (torch.arange(sigma.shape[1]) > 0)
+        shown = torch.where(own[:, None, :, None, None], end, shown)
+    return shown
 
 
 def practice(a, rng, count):
-    """Batches of scripts with what the model makes of them, three from one go: (x0, where, texts, which, what it made)."""
+    """Batches of scripts with what the model makes of them, three from one go: (x0, where, texts, which, guessed(),
+    gone_on())."""
     while True:
         scripts, x0, where, _ = drawn(a, rng, 3 * count)
         texts, which = texts_of(a, scripts, rng)
-        own = gone_on(a, scripts, x0, where, texts, which)
+        own, new = gone_on(a, scripts, x0, where, texts, which), guessed(scripts)
         for b in range(0, len(scripts), count):
             part = slice(b, b + count)
-            yield x0[part], where[part], [(rows[part], n[part]) for rows, n in texts], which[part], own[part]
+            yield (x0[part], where[part], [(rows[part], n[part]) for rows, n in texts], which[part],
+                   new[part], [end[part] for end in own])
 
 
 @torch.no_grad()
@@ -266,23 +297,25 @@ def stage_loop(a, name, rolled):
     run = train.Run(a.out, name, [a.dit], opt, c, a.minutes.get(name), a.again.get(name))
     torch.manual_seed(23 + run.step + 1000003 * Peers.rank)
     rng = np.random.default_rng((24, rolled, run.step, Peers.rank))
-    shown = time.time()
+    sheet = time.time()
     batches = practice(a, rng, c["batch"])
     for _ in run.loop():
         with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
             if rolled and run.step % 2:
-                x0, where, texts, which, clean = next(batches)
+                x0, where, texts, which, new, ends = next(batches)
+                clean = ends[-1]
             else:
                 scripts, x0, where, other = drawn(a, rng, c["batch"])
                 texts, which = texts_of(a, scripts, rng)
-                clean = faded(x0, other) if rng.random() < 0.7 else x0
+                clean, new, ends = faded(x0, other) if rng.random() < 0.7 else x0, guessed(scripts), []
             # A little noise on what is looked back on, which is told as clean: the model's own frames have some.
             clean = clean + 0.1 * torch.rand(len(x0), 1, 1, 1, 1) * torch.randn_like(x0)
             sigma, counted = draw_sigma(*which.shape), told(which)
-            mse, loss = loss_of(a, x0, clean, where, sigma, texts, which, focus_at(run.progress), counted)
+            shown = underway(vague(x0, sigma, new), sigma, ends)
+            mse, loss = loss_of(a, x0, shown, clean, where, sigma, texts, which, focus_at(run.progress), counted)
         run.backward(loss, mse=mse)
-        if Peers.rank == 0 and time.time() - shown > 60 * a.sheet_minutes:
-            shown = time.time()
+        if Peers.rank == 0 and time.time() - sheet > 60 * a.sheet_minutes:
+            sheet = time.time()
             show(a, name)
     a.dit.eval()
     if Peers.rank == 0 and run.step:

@@ -27,10 +27,12 @@ TURN = 24           # frames of a circle
 WAY = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}     # cells in a latent frame
 HEIGHT = 2 * CELL / np.sin(np.pi / 3)
 ORBIT = np.array((2 * CELL, HEIGHT))    # a circle is a little higher than wide, so that it meets the grid as well
-SPIN = np.deg2rad(3.75)
+# A frame: all but hearts, which need sixteen, are upright again after four latent frames.
+SPIN = {shape: np.deg2rad(turn) / FRAMES for shape, turn in dict(square=22.5, triangle=30, star=18, heart=22.5).items()}
 GROWTH = 2 ** (1 / 16)
 SMALLEST, USUAL, LARGEST = 20 / 2 ** 0.5, 20.0, 20 * 2 ** 0.5
-BACKDROPS = 8       # of a kind, each in all tones
+BACKDROPS = 8       # of a kind, each in all tones; but of
+CHECKERS = 488      # checkerboards the one whose squares are cells of the VAE, two by two
 FADE = 4            # frames to another colour or shape; a background takes twice as long
 
 
@@ -57,11 +59,16 @@ def seen_in_training(scene):
         not world.held_out(scene.colour, scene.shape, scene.motion, scene.background)
 
 
+def backdrop_seed(background, seed):
+    """The seed of a background that may be there."""
+    return CHECKERS if background == "checkerboard" else seed
+
+
 def begin_with(rng, *what):
     """A scene to begin with; what: as of world.random_scene()."""
     scene = world.random_scene(rng, *what)
     return replace(scene, x=80.0, y=dict(up=64.0, down=32.0).get(scene.motion, 48.0), angle=0.0,
-                   seed=scene.seed % BACKDROPS,
+                   seed=backdrop_seed(scene.background, scene.seed % BACKDROPS),
                    radius=dict(grows=SMALLEST, shrinks=LARGEST).get(scene.motion, USUAL))
 
 
@@ -77,7 +84,8 @@ def change(scene, rng, allowed=seen_in_training):
         if allowed(new):
             break
     if new.background != scene.background:
-        new = replace(new, tone=tuple(rng.random(4)), seed=int(rng.integers(BACKDROPS)))
+        new = replace(new, tone=tuple(rng.random(4)),
+                      seed=backdrop_seed(new.background, int(rng.integers(BACKDROPS))))
     return new
 
 
@@ -142,7 +150,8 @@ class Thing:
         self.age += 1
         self.middle = self.middle + self.step_of_middle
         self.radius *= self.step_of_size
-        self.angle += SPIN * (self.scene.motion == "spins")
+        if self.scene.motion == "spins":
+            self.angle += SPIN[self.scene.shape]
         self.place = self.middle + self.around()
         if self.scene.motion in ("bounces", "circles"):     # as far as there is room
             self.place = self.place.clip(*self.room(self.radius))

@@ -646,15 +646,18 @@ class Stream:
         self.pos += 1
 
     @torch.no_grad()
-    def make(self, text, sigmas, generator=None):
-        """A frame from noise, by way of those shares of it: each time to its end, and back with other noise."""
-        shape = (len(text[0]), Z, 1, *self.size)
+    def steps(self, text, sigmas, generator=None):
+        """A frame from noise, by way of those shares of it: each time to its end, and back with other noise. What it has
+        come to with each."""
+        shape, ends = (len(text[0]), Z, 1, *self.size), []
         x = torch.randn(shape, generator=generator)
         for s, after in zip(sigmas, (*sigmas[1:], 0)):
-            x0 = x - s * self.run(x, 1000 * s, text, False)
-            if after:
-                x = (1 - after) * x0 + after * torch.randn(shape, generator=generator)
-        return x0
+            ends.append(x - s * self.run(x, 1000 * s, text, False))
+            x = (1 - after) * ends[-1] + after * torch.randn(shape, generator=generator)
+        return ends
+
+    def make(self, text, sigmas, generator=None):
+        return self.steps(text, sigmas, generator)[-1]
 
 
 # The image encoder.
