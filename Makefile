@@ -554,7 +554,7 @@ install: libs tools man
 	$(call pc,$(DESTDIR)$(LIBDIR)/pkgconfig/wan.pc,$(LIBDIR),$(PREFIX)/include)
 	install -d $(DESTDIR)$(DATADIR)
 	install -m 644 $(SRC)/docs/models.md $(DESTDIR)$(DATADIR)
-	for f in $$(cd $(SRC)/share 2> /dev/null && find demo -type f); do \
+	for f in $$(cd $(SRC)/share 2> /dev/null && find -L demo -type f); do \
 	    install -D -m 644 $(SRC)/share/$$f $(DESTDIR)$(DATADIR)/$$f || exit 1; \
 	done
 

@@ -7,16 +7,16 @@
 # JUDGE=quick, for make check, or full. DEMO_MODEL_CAUSAL: another model directory
 # than share/demo/causal. LIVE_FRAMES: a folder with frames in place of a model's,
 # as tools/demo-model/live_check.py writes them. LIVE_MINUTES: of stream, 0 to 99.
-# JUDGE_KEEP: a folder for the frames of the switches, rgb24.
+# JUDGE_KEEP: a folder for the frames of the switches, rgb24, and for drift.txt, a
+# line of figures for each minute. JUDGE_OPTIONS: as of judge.sh.
 
 . "$SRC/tests/fate/common.sh"
 . "$SRC/tests/demo/common.sh"
 
 : "${DEMO_MODEL_CAUSAL:=$SRC/share/demo/causal}"
 [ -d "$DEMO_MODEL_CAUSAL" ] || [ -n "${LIVE_FRAMES-}" ] || {
-    skip 'prompts of a scene that goes on' "there is no model $DEMO_MODEL_CAUSAL"
-    finish
-    exit
+    echo "Bail out! there is no model $DEMO_MODEL_CAUSAL"
+    exit 1
 }
 
 case $JUDGE in
@@ -35,8 +35,9 @@ soon=16         # frames in which a prompt is to be followed
 # ahead=0: a command meets the block after the frames that have left.
 endless()
 {
-    printf 'wan_t2v=model=%s:prompt=%s:seed=%s:size=%s:rate=%s:clips=0:ahead=0:format=rgb24,sendcmd=f=%s' \
-        "$(quote "$DEMO_MODEL_CAUSAL")" "$(quote "$1")" "$2" $size $rate "$(quote "$3")"
+    printf 'wan_t2v=model=%s:prompt=%s:seed=%s:size=%s:rate=%s:clips=0:ahead=0:format=rgb24%s,sendcmd=f=%s' \
+        "$(quote "$DEMO_MODEL_CAUSAL")" "$(quote "$1")" "$2" $size $rate \
+        "${JUDGE_OPTIONS:+:$JUDGE_OPTIONS}" "$(quote "$3")"
 }
 
 # tell FRAME PROMPT: is sent when the second frame before FRAME passes; the block
@@ -146,6 +147,7 @@ steady()
 {
     frames=$((60 * minutes * rate))
     stream 2> "$tmp/log" | "$judge" --drift $((60 * rate)) $size - > "$tmp/drift"
+    [ -z "${JUDGE_KEEP-}" ] || cp "$tmp/drift" "$JUDGE_KEEP/drift.txt"
     awk -v minutes=$minutes '
         BEGIN { split("red,green,blue,spread of red,spread of green,spread of blue," \
             "saturation,sharpness", name, ",") }

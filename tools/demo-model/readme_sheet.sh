@@ -6,7 +6,8 @@
 #
 # From the repository's root, after make: tools/demo-model/readme_sheet.sh
 # writes docs/demo/*.gif and the README's table of them to standard output; with
-# the word recipes, only what the README has not. The sheet wants the filter tile.
+# the word recipes, only what the README has not; with live, the scene that goes
+# on. That wants the filter drawtext (make ffmpeg).
 
 set -eu
 
@@ -28,6 +29,28 @@ if [ "${1-}" = recipes ]; then
     "$ffmpeg" -v error -nostdin -xerror -y -f lavfi \
         -i "wan_t2v=prompt=a red ball bounces over a grassy field:seed=1:frames=17" \
         -vf "select=not(mod(n\,2)),tile=3x3:padding=2" -frames:v 1 $out/sheet.png
+    exit 0
+fi
+
+# A prompt for two seconds each, 32 frames; a command meets the block behind it.
+if [ "${1-}" = live ]; then
+    name=stream
+    commands=$(mktemp)
+    trap 'rm -f "$commands"' EXIT
+    at=32
+    while read -r prompt; do
+        awk -v at=$at 'BEGIN { printf "%.5f wan_t2v prompt ", (at - 1.5) / 16 }'
+        echo "'$prompt';"
+        at=$((at + 32))
+    done > "$commands" << 'END'
+a yellow star bounces above the sea
+a yellow star spins above the sea
+a red heart grows above the sea
+a red heart moves to the left in front of the night sky
+a white ball circles in front of the night sky
+END
+    make_gif -f lavfi -i "wan_t2v=model=share/demo/causal:clips=0:ahead=0:seed=5:prompt=a blue star circles above the sea,sendcmd=f=$commands" \
+        -vf "trim=end_frame=192,scale=240:144:flags=bicubic,pad=240:162:0:0:black,drawtext=text='%{metadata\\:lavfi.wan.prompt}':x=4:y=149:fontsize=9:fontcolor=white,fps=8,${gif%%[[]p];*}:max_colors=96[p];[b][p]paletteuse=dither=none"
     exit 0
 fi
 
