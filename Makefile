@@ -45,7 +45,7 @@ OBJS = abi.o wan.o job.o ranks.o ranks_watch.o ranks_threads.o ranks_behind.o ca
        stepcache.o cachetable.o kvcache.o stream.o \
        text_clean.o tokenizer.o \
        cpu/ref.o cpu/cpu.o cpu/linear.o cpu/attention.o cpu/conv.o \
-       cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/f32.o cpu/pool.o \
+       cpu/norm.o cpu/elem.o cpu/sgemm.o cpu/f32.o cpu/f32_avx2.o cpu/pool.o \
        cpu/bf16.o cpu/int8.o cpu/amx.o cpu/neon.o cpu/linear_rounded.o \
        cpu/attention_rounded.o
 

@@ -5,8 +5,8 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  *
  *     checkop                 the tests, as TAP, of the processor's backends,
- *                             with its instructions for BF16 and 8 bits and by
- *                             plain loops
+ *                             with its instructions for products, with those of
+ *                             AVX2 alone, and without
  *     checkop DEVICE [--plain] [GROUP]
  *                             of one: cpu, cpu-bf16, cpu-int8, cuda, cuda-f32;
  *                             --plain: without those instructions
@@ -50,8 +50,9 @@ static const struct {
     { "ring", test_ring, 1 },
 };
 
-/* 0, or -1: there is no such device. group NULL: all, or those of products, which
- * are what the processor's backends differ in. */
+/* 0, or -1: there is no such device. plain: without the processor's instructions
+ * for products, of F32 without AVX-512. group NULL: all, or those of products,
+ * which are what the processor's backends differ in. */
 static int check(const char *device, int plain, int products,
                  const char *group)
 {
@@ -71,13 +72,16 @@ static int check(const char *device, int plain, int products,
 #endif
     wan_bf16_plain(plain);
     wan_int8_plain(plain);
-    printf("# %s%s\n", device, plain ? ", plain loops" : "");
+    wan_f32_at_most(plain ? WAN_F32_AVX2 : WAN_F32_AVX512);
+    printf("# %s%s\n", device, !plain ? "" : strcmp(device, "cpu")
+           ? ", plain loops" : ", AVX2");
     for (int i = 0; i < COUNT(groups); i++)
         if (group ? !strcmp(group, groups[i].name)
                   : !products || groups[i].products)
             groups[i].run();
     wan_bf16_plain(0);
     wan_int8_plain(0);
+    wan_f32_at_most(WAN_F32_AVX512);
     printf("# largest error / tolerance: %.2f\n", worst_ratio);
     wan_dev_close(&ref);
     wan_dev_close(&dut);
@@ -99,6 +103,8 @@ int main(int argc, char **argv)
                   argc > 2 + plain ? argv[2 + plain] : NULL) < 0)
             return 1;
     } else if (check("cpu", 0, 0, NULL) < 0 ||
+               (wan_f32_native() == WAN_F32_AVX512 &&
+                check("cpu", 1, 1, NULL) < 0) ||
                check("cpu-bf16", 0, 1, NULL) < 0 ||
                check("cpu-int8", 0, 1, "linear") < 0 ||
                check("cpu-int8", 0, 1, "attention") < 0 ||

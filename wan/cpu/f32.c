@@ -1,5 +1,5 @@
 /*
- * Products of F32 factors on processors with AVX-512.
+ * Products of F32 factors on processors with AVX-512, and which there are.
  *
  * This file is part of libwan; see the licence in wan.h.
  *
@@ -19,16 +19,19 @@
 
 #if WAN_KNOWS_AVX512
 
-static int plain;               // although there is better: a test's wish
+static int most = WAN_F32_AVX512;       // less is a test's wish
 
-void wan_f32_plain(int yes)
+void wan_f32_at_most(int what)
 {
-    plain = yes;
+    most = what;
 }
 
 int wan_f32_native(void)
 {
-    return !plain && wan_has_avx512();
+    if (most >= WAN_F32_AVX512 && wan_has_avx512())
+        return WAN_F32_AVX512;
+    return most >= WAN_F32_AVX2 && __builtin_cpu_supports("avx2") &&
+           __builtin_cpu_supports("fma") ? WAN_F32_AVX2 : WAN_F32_NONE;
 }
 
 /* ------------------------------------------------------------- packing */
@@ -164,21 +167,9 @@ COLUMNS(3, 8)
 COLUMNS(2, 12)
 COLUMNS(1, 12)
 
-void wan_f32_pack(float *b, const float *w, int64_t ld, int64_t n, int64_t k,
-                  float scale)
-{
-    pack(b, w, ld, n, k, scale);
-}
-
-void wan_f32_pack16(float *b, const uint16_t *w, int64_t ld, int64_t n,
-                    int64_t k)
-{
-    pack16(b, w, ld, n, k);
-}
-
-void wan_f32_product(int64_t m, int64_t n, int64_t k, float alpha,
-                     const float *a, int64_t lda, const float *b, int64_t ldb,
-                     int add, float *c, int64_t ldc)
+NATIVE static void product(int64_t m, int64_t n, int64_t k, float alpha,
+                           const float *a, int64_t lda, const float *b,
+                           int64_t ldb, int add, float *c, int64_t ldc)
 {
     static void (*const columns[])(int64_t, int64_t, float, const float *,
                                    int64_t, const float *, int64_t, __mmask16,
@@ -199,16 +190,40 @@ void wan_f32_product(int64_t m, int64_t n, int64_t k, float alpha,
     }
 }
 
+/* --------------------------------------------------------- which of them */
+
+void wan_f32_pack(float *b, const float *w, int64_t ld, int64_t n, int64_t k,
+                  float scale)
+{
+    (wan_f32_native() == WAN_F32_AVX512 ? pack : wan_f32_avx2_pack)(
+        b, w, ld, n, k, scale);
+}
+
+void wan_f32_pack16(float *b, const uint16_t *w, int64_t ld, int64_t n,
+                    int64_t k)
+{
+    (wan_f32_native() == WAN_F32_AVX512 ? pack16 : wan_f32_avx2_pack16)(
+        b, w, ld, n, k);
+}
+
+void wan_f32_product(int64_t m, int64_t n, int64_t k, float alpha,
+                     const float *a, int64_t lda, const float *b, int64_t ldb,
+                     int add, float *c, int64_t ldc)
+{
+    (wan_f32_native() == WAN_F32_AVX512 ? product : wan_f32_avx2_product)(
+        m, n, k, alpha, a, lda, b, ldb, add, c, ldc);
+}
+
 #else
 
-void wan_f32_plain(int yes)
+void wan_f32_at_most(int what)
 {
-    (void)yes;
+    (void)what;
 }
 
 int wan_f32_native(void)
 {
-    return 0;
+    return WAN_F32_NONE;
 }
 
 /* Of these none is called. */

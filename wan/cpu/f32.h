@@ -1,15 +1,16 @@
 /*
- * Products of F32 factors on processors with AVX-512.
+ * Products of F32 factors on processors with AVX-512 or AVX2.
  *
  * This file is part of libwan; see the licence in wan.h.
  *
- * What sgemm.c and linear.c use instead of oneDNN where the processor has it,
- * with the same bits: see wan_f32_depth().
+ * What sgemm.c and linear.c use instead of oneDNN where the processor has one
+ * of them. The bits are the same with both: those of oneDNN on AVX-512, see
+ * wan_f32_depth().
  *
  * The right factor lies as [k, n]. One that is transposed is packed first:
- * WAN_F32_COLS columns, of each input their numbers beside one another, those
- * behind the last column 0. F32 or BF16 becomes that in one pass, so weights
- * of a file are not widened before.
+ * wan_f32_cols() columns, of each input their numbers beside one another, those
+ * behind the last column 0 up to a whole vector. F32 or BF16 becomes that in one
+ * pass, so weights of a file are not widened before.
  */
 
 #ifndef WAN_CPU_F32_H
@@ -17,13 +18,21 @@
 
 #include <stdint.h>
 
-/* Whether the processor has what all functions below need. */
+/* What all functions below are made of here; none may be called of NONE. */
+enum { WAN_F32_NONE, WAN_F32_AVX2, WAN_F32_AVX512 };
 int wan_f32_native(void);
 
-/* As if it had not: 1; for tests. Not while anything computes. */
-void wan_f32_plain(int yes);
+/* As if the processor had no more than that; for tests. Not while anything
+ * computes. */
+void wan_f32_at_most(int what);
 
-#define WAN_F32_COLS 64         // of a packed panel
+#define WAN_F32_COLS 64         // of a packed panel at most
+#define WAN_F32_COLS_AVX2 48
+static inline int64_t wan_f32_cols(void)
+{
+    return wan_f32_native() == WAN_F32_AVX2 ? WAN_F32_COLS_AVX2 : WAN_F32_COLS;
+}
+
 #define WAN_F32_DEPTH 384       // inputs of one product at most
 #define WAN_F32_COPIED 100
 
@@ -39,8 +48,8 @@ static inline int64_t wan_f32_depth(int64_t left, int64_t k, int copied)
                      : (left + 1) / 2;
 }
 
-/* b [k, WAN_F32_COLS] of w [n, k], rows ld elements apart, n <= WAN_F32_COLS;
- * times scale, if that is of F32. */
+/* b [k, wan_f32_cols()] of w [n, k], rows ld elements apart, no more columns
+ * than that; times scale, if that is of F32. */
 void wan_f32_pack(float *b, const float *w, int64_t ld, int64_t n, int64_t k,
                   float scale);
 void wan_f32_pack16(float *b, const uint16_t *w, int64_t ld, int64_t n,
@@ -50,5 +59,14 @@ void wan_f32_pack16(float *b, const uint16_t *w, int64_t ld, int64_t n,
 void wan_f32_product(int64_t m, int64_t n, int64_t k, float alpha,
                      const float *a, int64_t lda, const float *b, int64_t ldb,
                      int add, float *c, int64_t ldc);
+
+/* These by AVX2: f32_avx2.c. */
+void wan_f32_avx2_pack(float *b, const float *w, int64_t ld, int64_t n,
+                       int64_t k, float scale);
+void wan_f32_avx2_pack16(float *b, const uint16_t *w, int64_t ld, int64_t n,
+                         int64_t k);
+void wan_f32_avx2_product(int64_t m, int64_t n, int64_t k, float alpha,
+                          const float *a, int64_t lda, const float *b,
+                          int64_t ldb, int add, float *c, int64_t ldc);
 
 #endif /* WAN_CPU_F32_H */

@@ -224,8 +224,7 @@ static int own_product(float *sum, int64_t m, int64_t n, const float *x,
                        int64_t pitch, const WanTensor *w, int64_t n0,
                        int64_t K, float *room)
 {
-    enum { C = WAN_F32_COLS };
-    const int64_t depth = in_place(w) ? K : DEPTH;
+    const int64_t depth = in_place(w) ? K : DEPTH, C = wan_f32_cols();
     float *packed = room, *wide = room + C * WAN_F32_DEPTH;
 
     for (int64_t k = 0; k < K; k += depth)

@@ -1,7 +1,7 @@
 /*
  * The one matrix product everything large is made of: our own on processors
- * with AVX-512, else oneDNN's, or plain loops where oneDNN is not there or may
- * not make code.
+ * with AVX-512, else oneDNN's, or where oneDNN is not there or may not make code
+ * our own by AVX2 or plain loops.
  *
  * This file is part of libwan; see the licence in wan.h.
  *
@@ -115,7 +115,19 @@ static void plain_sgemm(int trans, int64_t m, int64_t n, int64_t k,
                 b + (trans ? p : p * ldb), ldb, p ? 1 : beta, c, ldc);
 }
 
-/* ------------------------------------------------------- that of AVX-512 */
+/* ----------------------------------------------- those of AVX-512 and AVX2 */
+
+/* oneDNN is not there, or may not make any code. */
+static int no_code = !WAN_HAVE_ONEDNN;
+
+/* Of AVX2's only weights that are packed as they lie are faster than oneDNN's,
+ * which linear.c does: docs/performance.md. */
+static int is_own(void)
+{
+    const int native = wan_f32_native();
+
+    return native == WAN_F32_AVX512 || (native && no_code);
+}
 
 /* A b that oneDNN copies it scales in the copy, others' sums at the end. */
 static int own_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
@@ -123,7 +135,7 @@ static int own_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
                      float beta, float *c, int64_t ldc)
 {
     const int copied = trans && n > WAN_F32_COPIED;
-    const int64_t cols = trans ? WAN_F32_COLS : n;
+    const int64_t cols = trans ? wan_f32_cols() : n;
     float *packed = NULL;
 
     if (trans && !(packed = aligned_alloc(64, WAN_F32_COLS * WAN_F32_DEPTH *
@@ -147,7 +159,9 @@ static int own_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
 
 static const char *own_name(char *buf, int size)
 {
-    snprintf(buf, size, "built-in%s", wan_f32_native() ? ", AVX-512" : "");
+    static const char *const by[] = { "", ", AVX2", ", AVX-512" };
+
+    snprintf(buf, size, "built-in%s", by[wan_f32_native()]);
     return buf;
 }
 
@@ -161,8 +175,6 @@ enum {
     CODE_ROOM = 16 << 20,       // bytes for its code; 6 MB were seen
     PRODUCT_ROOM = 8 << 20      // for one product's copies; 4 MB were seen
 };
-
-static int no_code;             // oneDNN may not make any: products are plain
 
 /* Those of the OpenMP that oneDNN was built on, which we neither link nor
  * need; NULL: it has other threads. */
@@ -232,6 +244,8 @@ static int make_code(const WanLog *log)
     }
     if (st) {
         no_code = 1;
+        if (wan_f32_native())
+            return 0;
         wan_log(log, WAN_LOG_WARNING, "oneDNN can't make its code here (does "
                 "this system forbid executable memory?): products are by "
                 "plain loops, many times slower");
@@ -245,7 +259,7 @@ int wan_sgemm_open(const WanLog *log)
     static int made;
     int ret = 0;
 
-    if (wan_f32_native())
+    if (is_own())
         return 0;
     pthread_mutex_lock(&lock);
     if (!made && (ret = make_code(log)) >= 0)
@@ -256,14 +270,14 @@ int wan_sgemm_open(const WanLog *log)
 
 int64_t wan_sgemm_room(void)
 {
-    return no_code || wan_f32_native() ? 0 : PRODUCT_ROOM;
+    return no_code || is_own() ? 0 : PRODUCT_ROOM;
 }
 
 int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
               const float *a, int64_t lda, const float *b, int64_t ldb,
               float beta, float *c, int64_t ldc)
 {
-    if (wan_f32_native())
+    if (is_own())
         return own_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     if (no_code) {
         plain_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
@@ -277,7 +291,7 @@ const char *wan_sgemm_name(char *buf, int size)
 {
     const dnnl_version_t *v = dnnl_version();
 
-    if (no_code || wan_f32_native())
+    if (no_code || is_own())
         return own_name(buf, size);
     snprintf(buf, size, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
     return buf;
@@ -310,7 +324,7 @@ int wan_sgemm(int trans, int64_t m, int64_t n, int64_t k, float alpha,
               const float *a, int64_t lda, const float *b, int64_t ldb,
               float beta, float *c, int64_t ldc)
 {
-    if (wan_f32_native())
+    if (is_own())
         return own_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     plain_sgemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     return 0;
@@ -330,7 +344,7 @@ int wan_sgemm_rows(int trans, int64_t m, int64_t n, int64_t k, float alpha,
                    float beta, float *c, int64_t ldc)
 {
     enum { R = WAN_SGEMM_ROWS };
-    const int64_t rest = wan_f32_native() ? 0 : m % R, whole = m - rest;
+    const int64_t rest = is_own() ? 0 : m % R, whole = m - rest;
     float *own, *rows;
     int ret = 0;
 

@@ -64,7 +64,8 @@ int wan_sgemm_rows(int trans, int64_t m, int64_t n, int64_t k, float alpha,
                    const float *a, int64_t lda, const float *b, int64_t ldb,
                    float beta, float *c, int64_t ldc);
 
-/* "built-in, AVX-512", "oneDNN 2.6.3" or "built-in", for the log and the benchmarks. */
+/* "built-in, AVX-512", "built-in, AVX2", "oneDNN 2.6.3" or "built-in", for the
+ * log and the benchmarks. */
 const char *wan_sgemm_name(char *buf, int size);
 
 #endif /* WAN_CPU_SGEMM_H */
