@@ -1753,7 +1753,7 @@ static void say_int8(const WanJob *j)
                  "in Q8_0, and lost nothing",
                  100.0 * d->int8.exact / d->int8.columns);
     wan_log(&j->model->log, WAN_LOG_INFO, "int8: %.3g %% of the columns of "
-            "weights stayed in bf16, as they would have lost over 5 %%%s",
+            "weights stayed in more bits, as they would have lost over 5 %%%s",
             100.0 * d->int8.rough / d->int8.columns, exact);
 }
 

@@ -182,6 +182,7 @@ static void rising_scores(int64_t Lk)
 {
     const int64_t D = 16;
     const double rounded = 2 * factor_tolerance();
+    double most = 0;
     Pair q = pair_fill(pair_out(0, 3, D), 0, 1), k = pair_out(0, Lk, D);
     Pair v = pair_random(0, Lk, D), y = pair_out(0, 3, D);
 
@@ -190,7 +191,15 @@ static void rising_scores(int64_t Lk)
             pair_set(&k, j, c, to_few_bits(j * 0.01f));
     wan_op_attention(ref, &y.ref, &q.ref, &k.ref, &v.ref, .heads = 1);
     wan_op_attention(dut, &y.dut, &q.dut, &k.dut, &v.dut, .heads = 1);
-    expect_close(&y, 2e-5 + rounded, "rising"); // scores of 100 round to 2^-18
+    for (int64_t i = 0; i < 3; i++) {
+        double terms = 0;
+
+        for (int64_t c = 0; c < D; c++)
+            terms += fabs(wan_row(&q.ref, i)[c] * 0.01 * Lk / sqrt(D));
+        most = fmax(most, terms);
+    }
+    /* A weight is off by what two scores are: the key's and the largest. */
+    expect_close(&y, 2 * tolerance(D) * most + rounded, "rising");
 
     for (int64_t i = 0; i < 3; i++)     // and of +-1000: no overflow
         for (int64_t c = 0; c < D; c++)
@@ -614,7 +623,8 @@ static void test_attention(void)
     RUN_CPU(attention_bits);
     RUN_CPU(attention_special);
     RUN_CPU(attention_denormal);
-    if (dut->backend->precision == WAN_PRECISION_INT8) {
+    if (dut->backend->precision == WAN_PRECISION_INT8 &&
+        !wan_int8_beside_f32()) {
         RUN(scores_in_8_bits);
         RUN(scores_smoothed);
         RUN(scores_with_outliers);

@@ -7,9 +7,10 @@
  *     checkop                 the tests, as TAP, of the processor's backends,
  *                             with its instructions for products, with those of
  *                             AVX2 alone, and without
- *     checkop DEVICE [--plain] [GROUP]
+ *     checkop DEVICE [--plain | --beside-f32] [GROUP]
  *                             of one: cpu, cpu-bf16, cpu-int8, cuda, cuda-f32;
- *                             --plain: without those instructions
+ *                             --plain: without those instructions;
+ *                             --beside-f32: as if there were none for BF16
  *     checkop --bench [all|DEVICE [ROWS]]
  *                             rates of the large ops, see bench.c
  *
@@ -19,7 +20,6 @@
 #include "checkop.h"
 #include "../../wan/cpu/bf16.h"
 #include "../../wan/cpu/f32.h"
-#include "../../wan/cpu/int8.h"
 #include "../../wan/cpu/sgemm.h"
 
 #include "linear.c"
@@ -50,10 +50,16 @@ static const struct {
     { "ring", test_ring, 1 },
 };
 
-/* 0, or -1: there is no such device. plain: without the processor's instructions
- * for products, of F32 without AVX-512. group NULL: all, or those of products,
+/* By what products are made. */
+enum {
+    BEST,                       // by what the processor has
+    PLAIN,                      // by plain loops, in F32 by AVX2 or oneDNN
+    BESIDE_F32                  // what is not in 8 bits: in F32, not BF16
+};
+
+/* 0, or -1: there is no such device. group NULL: all, or those of products,
  * which are what the processor's backends differ in. */
-static int check(const char *device, int plain, int products,
+static int check(const char *device, int how, int products,
                  const char *group)
 {
     const WanLog log = { print_log, NULL, WAN_LOG_VERBOSE };
@@ -66,21 +72,24 @@ static int check(const char *device, int plain, int products,
     }
     dut_act = dut->backend->act;
     worst_ratio = 0;
-    plain_loops = plain;
+    plain_loops = how == PLAIN;
 #ifdef __aarch64__
-    sums_to_odd = wan_bf16_native() && !plain;
+    sums_to_odd = wan_bf16_native() && how != PLAIN;
 #endif
-    wan_bf16_plain(plain);
-    wan_int8_plain(plain);
-    wan_f32_at_most(plain ? WAN_F32_AVX2 : WAN_F32_AVX512);
-    printf("# %s%s\n", device, !plain ? "" : strcmp(device, "cpu")
-           ? ", plain loops" : ", AVX2");
+    wan_bf16_plain(how == PLAIN);
+    wan_int8_plain(how == PLAIN);
+    wan_int8_no_bf16(how == BESIDE_F32);
+    wan_f32_at_most(how == PLAIN ? WAN_F32_AVX2 : WAN_F32_AVX512);
+    printf("# %s%s\n", device, how == BESIDE_F32 ? ", else F32" :
+           how == BEST ? "" : strcmp(device, "cpu") ? ", plain loops"
+                                                    : ", AVX2");
     for (int i = 0; i < COUNT(groups); i++)
         if (group ? !strcmp(group, groups[i].name)
                   : !products || groups[i].products)
             groups[i].run();
     wan_bf16_plain(0);
     wan_int8_plain(0);
+    wan_int8_no_bf16(0);
     wan_f32_at_most(WAN_F32_AVX512);
     printf("# largest error / tolerance: %.2f\n", worst_ratio);
     wan_dev_close(&ref);
@@ -90,7 +99,9 @@ static int check(const char *device, int plain, int products,
 
 int main(int argc, char **argv)
 {
-    const int plain = argc > 2 && !strcmp(argv[2], "--plain");
+    const int how = argc > 2 && !strcmp(argv[2], "--plain") ? PLAIN
+                  : argc > 2 && !strcmp(argv[2], "--beside-f32") ? BESIDE_F32
+                  : BEST;
 
     if (argc > 1 && !strcmp(argv[1], "--bench")) {
         const char *device = argc > 2 ? argv[2] : "all";
@@ -99,20 +110,23 @@ int main(int argc, char **argv)
         return strcmp(device, "all") ? bench(device, rows) : bench_all(rows);
     }
     if (argc > 1) {
-        if (check(argv[1], plain, plain,
-                  argc > 2 + plain ? argv[2 + plain] : NULL) < 0)
+        if (check(argv[1], how, how != BEST,
+                  argc > 2 + (how != BEST) ? argv[2 + (how != BEST)] : NULL) < 0)
             return 1;
-    } else if (check("cpu", 0, 0, NULL) < 0 ||
+    } else if (check("cpu", BEST, 0, NULL) < 0 ||
                (wan_f32_native() == WAN_F32_AVX512 &&
-                check("cpu", 1, 1, NULL) < 0) ||
-               check("cpu-bf16", 0, 1, NULL) < 0 ||
-               check("cpu-int8", 0, 1, "linear") < 0 ||
-               check("cpu-int8", 0, 1, "attention") < 0 ||
-               check("cpu-int8", 0, 1, "ring") < 0 ||
-               (wan_bf16_native() && check("cpu-bf16", 1, 1, NULL) < 0) ||
-               (wan_int8_native() && (check("cpu-int8", 1, 1, "linear") < 0 ||
-                                      check("cpu-int8", 1, 1,
-                                            "attention") < 0))) {
+                check("cpu", PLAIN, 1, "linear") < 0) ||
+               check("cpu-bf16", BEST, 1, NULL) < 0 ||
+               check("cpu-int8", BEST, 1, "linear") < 0 ||
+               check("cpu-int8", BEST, 1, "attention") < 0 ||
+               check("cpu-int8", BEST, 1, "ring") < 0 ||
+               (wan_bf16_native() && check("cpu-bf16", PLAIN, 1, NULL) < 0) ||
+               (wan_int8_native() &&
+                (check("cpu-int8", PLAIN, 1, "linear") < 0 ||
+                 check("cpu-int8", PLAIN, 1, "attention") < 0)) ||
+               check("cpu-int8", BESIDE_F32, 1, "linear") < 0 ||
+               check("cpu-int8", BESIDE_F32, 1, "attention") < 0 ||
+               check("cpu-int8", BESIDE_F32, 1, "conv") < 0) {
         return 1;
     }
     return test_end();

@@ -22,6 +22,7 @@
 #include <stdarg.h>
 #include <time.h>
 
+#include "../../wan/cpu/int8.h"
 #include "../numbers.h"
 #include "../test.h"
 
@@ -65,6 +66,8 @@ static inline double factor_tolerance(void)
 {
     const WanBackend *b = dut->backend;
 
+    if (b->precision == WAN_PRECISION_INT8 && wan_int8_beside_f32())
+        return 0;
     return b->precision > WAN_PRECISION_F32 && b->act == WAN_F32 ? 0x1p-7 : 0;
 }
 

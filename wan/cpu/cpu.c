@@ -260,7 +260,7 @@ static const WanOps ops_bf16 = {
     COMMON_ENTRIES,
     .linear            = wan_cpu_linear_bf16,
     .linear_n          = wan_cpu_linear_n_bf16,
-    .linear_n_fits     = wan_cpu_linear_n_rounded_fits,
+    .linear_n_fits     = wan_cpu_linear_n_bf16_fits,
     .linear_scratch    = wan_cpu_linear_bf16_scratch,
     .attention         = wan_cpu_attention_bf16,
     .attention_scratch = wan_cpu_attention_bf16_scratch,
@@ -268,16 +268,49 @@ static const WanOps ops_bf16 = {
     .conv_scratch      = wan_cpu_conv_bf16_scratch,
 };
 
+/* What is beside products in 8 bits, in what the processor multiplies. */
+static void attention_int8(WanDev *d, WanTensor *y, const WanTensor *q,
+                           const WanTensor *k, const WanTensor *v,
+                           const WanAttentionArgs *a)
+{
+    (wan_int8_beside_f32() ? wan_cpu_attention : wan_cpu_attention_int8)(
+        d, y, q, k, v, a);
+}
+
+static int64_t attention_int8_scratch(int threads, const WanTensor *q,
+                                      const WanTensor *k,
+                                      const WanAttentionArgs *a)
+{
+    return (wan_int8_beside_f32() ? wan_cpu_attention_scratch
+                                  : wan_cpu_attention_int8_scratch)(threads, q,
+                                                                    k, a);
+}
+
+static void conv_int8(WanDev *d, WanTensor *y, const WanTensor *x,
+                      const WanConv *w, const WanConvArgs *a)
+{
+    (wan_int8_beside_f32() ? wan_cpu_conv : wan_cpu_conv_bf16)(d, y, x, w, a);
+}
+
+static int64_t conv_int8_scratch(int threads, const WanTensor *y,
+                                 const WanTensor *x, const WanConv *w,
+                                 const WanConvArgs *a)
+{
+    return (wan_int8_beside_f32() ? wan_cpu_conv_scratch
+                                  : wan_cpu_conv_bf16_scratch)(threads, y, x,
+                                                               w, a);
+}
+
 static const WanOps ops_int8 = {
     COMMON_ENTRIES,
     .linear            = wan_cpu_linear_int8,
     .linear_n          = wan_cpu_linear_n_int8,
-    .linear_n_fits     = wan_cpu_linear_n_rounded_fits,
+    .linear_n_fits     = wan_cpu_linear_n_int8_fits,
     .linear_scratch    = wan_cpu_linear_int8_scratch,
-    .attention         = wan_cpu_attention_int8,
-    .attention_scratch = wan_cpu_attention_int8_scratch,
-    .conv              = wan_cpu_conv_bf16,
-    .conv_scratch      = wan_cpu_conv_bf16_scratch,
+    .attention         = attention_int8,
+    .attention_scratch = attention_int8_scratch,
+    .conv              = conv_int8,
+    .conv_scratch      = conv_int8_scratch,
 };
 
 #define CPU_BACKEND(named, table, type) \
@@ -300,12 +333,7 @@ const WanBackend wan_backend_cpu_bf16 = {
     .native = wan_bf16_native,
 };
 
-static int int8_native(void)
-{
-    return wan_int8_native() && wan_bf16_native();
-}
-
 const WanBackend wan_backend_cpu_int8 = {
     CPU_BACKEND("cpu-int8", &ops_int8, WAN_PRECISION_INT8),
-    .native = int8_native,
+    .native = wan_int8_native,
 };

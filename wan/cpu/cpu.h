@@ -120,8 +120,10 @@ int64_t wan_cpu_linear_bf16_scratch(int threads, const WanTensor *y,
 int64_t wan_cpu_linear_int8_scratch(int threads, const WanTensor *y,
                                     const WanTensor *x, const WanLinear *w,
                                     const WanLinearArgs *a);
-int wan_cpu_linear_n_rounded_fits(const WanTensor *y, const WanTensor *x,
-                                  int n, const WanLinear *const *w);
+int wan_cpu_linear_n_bf16_fits(const WanTensor *y, const WanTensor *x, int n,
+                               const WanLinear *const *w);
+int wan_cpu_linear_n_int8_fits(const WanTensor *y, const WanTensor *x, int n,
+                               const WanLinear *const *w);
 void wan_cpu_linear_n_bf16(WanDev *d, WanTensor *y, const WanTensor *x, int n,
                            const WanLinear *const *w);
 void wan_cpu_linear_n_int8(WanDev *d, WanTensor *y, const WanTensor *x, int n,

@@ -45,6 +45,18 @@ int wan_int8_native(void)
 #endif
 }
 
+static int no_bf16;             // a test's wish
+
+void wan_int8_no_bf16(int yes)
+{
+    no_bf16 = yes;
+}
+
+int wan_int8_beside_f32(void)
+{
+    return no_bf16 || (wan_int8_native() && !wan_bf16_native());
+}
+
 /* ---------------------------------------------------------- plain loops */
 
 /* Of the bits of magnitudes, which are in the order of the numbers, NaN last. */

@@ -32,6 +32,14 @@ int wan_int8_native(void);
 /* Plain loops although it does: 1; for tests. Not while anything computes. */
 void wan_int8_plain(int yes);
 
+/* Whether what is not of 8 bits is F32 beside these products and not BF16, which
+ * this processor does not multiply: AVX512-VNNI is older than AVX512-BF16. Not
+ * where both are plain loops, which stand for a processor that has both. */
+int wan_int8_beside_f32(void);
+
+/* As if it were so: 1; for tests. Not while anything computes. */
+void wan_int8_no_bf16(int yes);
+
 /* What a product's sums are multiplied by, and where that goes. */
 typedef struct WanInt8Result {
     const float *scale;         // of rows, step apart

@@ -14,13 +14,15 @@
  *
  * In 8 bits each thousand inputs have scales of their own (int8.h), so that
  * weights are looked at while they are in the cache. Where one of a tile's
- * columns would lose too much, all of them are BF16 for these inputs. Q8_0 is
- * multiplied as the file has it, so nothing of it is lost.
+ * columns would lose too much, all of them are BF16 for these inputs, or F32
+ * (wan_int8_beside_f32()). Q8_0 is multiplied as the file has it, so nothing of
+ * it is lost.
  */
 
 #include "bf16.h"
 #include "cpu.h"
 #include "int8.h"
+#include "sgemm.h"
 
 enum {
     ROWS = 504, COLS = 256, DEPTH = 1024,
@@ -50,6 +52,7 @@ typedef struct Linear {
     int64_t depth;                      // numbers of a row of rounded x
     int64_t panels;                     // of DEPTH inputs
     int64_t worker_bytes;
+    int failed;                         // a product had no memory
 } Linear;
 
 _Static_assert(DEPTH / WAN_INT8_BLOCK * WAN_INT8_BLOCK_BYTES <=
@@ -180,8 +183,28 @@ static void blocks(const Linear *l, Worker *own, const WanTensor *w, int64_t i0,
                             own->sum, wan_bf16_cols(n));
 }
 
+/* As panel(), in F32. */
+static void wide_panel(Linear *l, Worker *own, const WanTensor *w, int64_t i0,
+                       int64_t m, int64_t n0, int64_t n, int64_t k, int64_t kn)
+{
+    const int64_t K = wan_cols(l->x);
+
+    for (int64_t from = 0; from < n; from += PANEL_COLS) {
+        const int64_t cols = n - from < PANEL_COLS ? n - from : PANEL_COLS;
+
+        for (int64_t c = 0; c < cols; c++)
+            wan_cpu_to_f32(own->wide + c * kn, (const char *)w->data +
+                           wan_type_bytes(w->type, (n0 + from + c) * K + k),
+                           w->type, kn);
+        if (wan_sgemm_rows(1, m, cols, kn, 1, wan_row(l->x, i0) + k,
+                           l->x->pitch, own->wide, kn, k > 0, own->sum + from,
+                           wan_bf16_cols(n)) < 0)
+            __atomic_store_n(&l->failed, 1, __ATOMIC_RELAXED);
+    }
+}
+
 /* sum (+)= inputs [k, k + kn) of m rows from i0 on by n columns from n0 on. */
-static void panel(const Linear *l, Worker *own, const WanTensor *w, int64_t i0,
+static void panel(Linear *l, Worker *own, const WanTensor *w, int64_t i0,
                   int64_t m, int64_t n0, int64_t n, int64_t k, int64_t kn)
 {
     const int64_t K = wan_cols(l->x), ld = wan_bf16_cols(n);
@@ -204,6 +227,10 @@ static void panel(const Linear *l, Worker *own, const WanTensor *w, int64_t i0,
                              own->scale + k / DEPTH, l->panels,
                              (const int8_t *)own->panel, &own->columns, k > 0,
                              own->sum, ld);
+            return;
+        }
+        if (wan_int8_beside_f32()) {
+            wide_panel(l, own, w, i0, m, n0, n, k, kn);
             return;
         }
         x = own->x;
@@ -325,6 +352,8 @@ static void run(WanDev *d, WanTensor *y, const WanTensor *x, int n,
     for (int i = 0; i < d->threads; i++)
         lay_out(&l, worker_of(&l, i));
     wan_cpu_parallel(d, l.row_tiles * l.col_tiles, tile, &l);
+    if (l.failed)
+        wan_dev_fail(d, WAN_ERR(ENOMEM), "linear: no memory for a product");
 }
 
 /* What a layer is computed in where others are INT8 or BF16. */
@@ -332,8 +361,9 @@ static enum WanPrecision precision_of(const WanLinear *w,
                                       enum WanPrecision others)
 {
     const enum WanPrecision least = w->least ? w->least : WAN_PRECISION_BF16;
+    const enum WanPrecision p = least < others ? least : others;
 
-    return least < others ? least : others;
+    return p < others && wan_int8_beside_f32() ? WAN_PRECISION_F32 : p;
 }
 
 static int64_t scratch(int threads, const WanTensor *y, const WanTensor *x,
@@ -386,14 +416,29 @@ void wan_cpu_linear_int8(WanDev *d, WanTensor *y, const WanTensor *x,
     linear(d, y, x, w, a, WAN_PRECISION_INT8);
 }
 
-int wan_cpu_linear_n_rounded_fits(const WanTensor *y, const WanTensor *x,
-                                  int n, const WanLinear *const *w)
+/* All of them alike, and rounded. */
+static int fits(int n, const WanLinear *const *w, enum WanPrecision others)
+{
+    const enum WanPrecision first = precision_of(w[0], others);
+
+    for (int i = 0; i < n; i++)
+        if (precision_of(w[i], others) != first)
+            return 0;
+    return first != WAN_PRECISION_F32;
+}
+
+int wan_cpu_linear_n_bf16_fits(const WanTensor *y, const WanTensor *x, int n,
+                               const WanLinear *const *w)
 {
     (void)y, (void)x;
-    for (int i = 0; i < n; i++)
-        if (w[i]->least == WAN_PRECISION_F32 || w[i]->least != w[0]->least)
-            return 0;
-    return 1;
+    return fits(n, w, WAN_PRECISION_BF16);
+}
+
+int wan_cpu_linear_n_int8_fits(const WanTensor *y, const WanTensor *x, int n,
+                               const WanLinear *const *w)
+{
+    (void)y, (void)x;
+    return fits(n, w, WAN_PRECISION_INT8);
 }
 
 void wan_cpu_linear_n_bf16(WanDev *d, WanTensor *y, const WanTensor *x, int n,
