@@ -36,7 +36,7 @@ CFLAGS ?=
 
 # -------------------------------------------------------------- objects
 
-OBJS = abi.o wan.o job.o ranks.o ranks_watch.o ranks_threads.o ranks_behind.o cards.o launcher.o serve.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o pager.o ops.o image.o \
+OBJS = abi.o wan.o job.o ranks.o ranks_watch.o ranks_threads.o ranks_behind.o cards.o launcher.o serve.o condition.o vace.o config.o experts.o files.o places.o log.o json.o tensor.o dev.o nodes.o pager.o ops.o image.o \
        weights.o formats/safetensors.o formats/torch_zip.o formats/gguf.o \
        formats/blocks.o formats/quantise.o formats/names.o \
        formats/lora.o formats/write.o convert.o \
@@ -60,7 +60,7 @@ endif
 
 TOOLS = wan-info wan-convert wan-random wan-bench wan-parity wan-worker wan-batch
 
-UNIT = abi amx amx_code arena behind causal codec config endless experts files gguf header job log lora memory names nomemory \
+UNIT = abi amx amx_code arena behind causal codec config endless experts files gguf header job log lora memory names nodes nomemory \
        pager places pool precision preset products prompts quantise ranks rng safetensors sampler scarce serve \
        stepcache text_clean tokenizer \
        torch_zip weights windows worker
@@ -315,7 +315,8 @@ check-gpu-run: gpu-bundle
 	WAN_GPU_DEVICE=cpu WAN_GPU_SECONDS=1800 $(SRC)/tests/gpu/run $(B)/gpu-dry-run
 
 # Everything but what needs FFmpeg: quick, and what sanitizers are run on.
-check-lib: tests tools $(EMU)
+check-lib-built: tests tools $(EMU)
+check-lib: check-lib-built
 	@$(RUN) $(TESTS) $(EMU) $(SPILLS) $(SRC)/tests/fate/trace.sh $(PARITY_TEST)
 
 check: tests tools $(EMU) ffmpeg-minimal $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/demo/judge
@@ -325,10 +326,12 @@ check: tests tools $(EMU) ffmpeg-minimal $(FATE_TOOLS) $(FATE_SHIM) $(B)/tests/d
 # The suite again in builds of their own: ASan + UBSan, and the threaded tests
 # under TSan.
 check-sanitize: check-asan check-tsan
-check-asan:
+asan:
 	mkdir -p $(B)/asan
 	cd $(B)/asan && $(abspath $(SRC))/configure --sanitize > /dev/null && \
-	    $(MAKE) B=build check-lib
+	    $(MAKE) B=build check-lib-built
+check-asan: asan
+	$(MAKE) -C $(B)/asan B=build check-lib
 check-tsan:
 	mkdir -p $(B)/tsan
 	cd $(B)/tsan && $(abspath $(SRC))/configure --sanitize=thread > /dev/null && \
@@ -431,6 +434,12 @@ check-mpich: tools ffmpeg-minimal $(GOLDEN)/.stamp
 check-slurm: tools ffmpeg-minimal $(GOLDEN)/.stamp
 	@$(RUN) $(SRC)/tests/slurm.sh
 
+# Where memory lies on a machine with two nodes of it, which qemu plays.
+$(B)/tests/numa/ahead: $(B)/tests/numa/ahead.o $(B)/lib/libwan.a
+	$(LINK)
+check-numa: $(B)/tests/bench/stages $(B)/tests/numa/ahead $(GOLDEN)/.stamp
+	@$(RUN) $(SRC)/tests/numa/run.sh
+
 check-deb:
 	@$(RUN) $(SRC)/tests/package/deb.sh
 # After apt install of what make deb made: the system's ffmpeg, mpv, PyAV.
@@ -449,6 +458,7 @@ check-all:
 	$(MAKE) check-mpich
 	$(MAKE) check-slurm
 	$(MAKE) check-arm64
+	$(MAKE) check-numa
 	$(MAKE) check-whole
 	if command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then $(MAKE) check-gpu-run; fi
 	$(MAKE) judge
@@ -622,8 +632,8 @@ help:
 -include $(shell find $(B)/wan $(B)/tools $(B)/tests -name '*.d' 2>/dev/null)
 
 .PHONY: parity gpu-bundle gpu-bundle-here check-gpu-run gpu-plans all libs tools tests unit checkop model fate judge check-lib check check-all \
-        check-sanitize check-asan check-tsan check-cuda check-cuda-build \
-        check-compile check-arm64 check-whole check-dist check-mpich check-slurm \
+        check-lib-built asan check-sanitize check-asan check-tsan check-cuda check-cuda-build \
+        check-compile check-arm64 check-whole check-dist check-mpich check-slurm check-numa \
         check-deb check-installed deb deb-libwan site check-threads ffmpeg ffmpeg-minimal demo live fuzz bench bench-ranks man install install-ffmpeg uninstall dist clean \
         distclean help
 .SECONDARY:

@@ -6,7 +6,7 @@
 # Debian and Ubuntu: lists what is missing and, as root or after a 'y',
 # installs it with apt-get. WAN_YES=1 does not ask. Elsewhere: prints the list.
 #
-# usage: packages.sh [tests] [ffmpeg] [deb] [cross] [cluster]
+# usage: packages.sh [tests] [ffmpeg] [deb] [cross] [cluster] [numa]
 #
 #   tests   also what single tests want and skip without: nginx, as an RTMP
 #           server. The package starts a web server, so it is asked for by name.
@@ -16,6 +16,8 @@
 #   cross   what builds and runs for another processor: make check-arm64
 #   cluster MPICH beside Open MPI, and Slurm: make check-mpich, check-slurm. The
 #           packages start services, so they are asked for by name.
+#   numa    what plays a machine with two nodes of memory: make check-numa, which
+#           fetches a kernel by itself
 
 need="build-essential pkg-config xz-utils nasm ca-certificates
       libdnnl-dev libcjson-dev libutf8proc-dev
@@ -56,7 +58,8 @@ for what; do
     deb)    need="$need debhelper lintian fakeroot" ;;
     cross)  need="$need gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" ;;
     cluster) need="$need mpich libmpich-dev slurmctld slurmd slurm-client munge libpmi2-0-dev" ;;
-    *) echo "packages: '$what' is not known, only: tests ffmpeg deb cross cluster" >&2; exit 1 ;;
+    numa)   need="$need qemu-system-x86 busybox-static numactl e2fsprogs" ;;
+    *) echo "packages: '$what' is not known, only: tests ffmpeg deb cross cluster numa" >&2; exit 1 ;;
     esac
 done
 

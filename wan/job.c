@@ -618,7 +618,7 @@ static void hand_over(void *opaque, int block)
     if (rests)
         wan_weights_leave(rests, prefix);
     if (next)
-        wan_weights_expect(next, prefix, &interrupt);
+        wan_weights_expect(next, prefix, j->threads, &interrupt);
 }
 
 /* Whether another expert makes the step behind i. */

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "nodes.h"
 #include "files.h"
 #include "formats/formats.h"
 #include "json.h"
@@ -566,12 +567,15 @@ static void expect(const WanWeights *w, const WanStored *s,
                 MADV_WILLNEED);
 }
 
-void wan_weights_expect(const WanWeights *w, const char *prefix,
+void wan_weights_expect(const WanWeights *w, const char *prefix, int threads,
                         const WanInterrupt *interrupt)
 {
+    const int spread = wan_nodes_enter(threads);
+
     for (int i = 0; i < w->count; i++)
         if (!strncmp(w->stored[i].name, prefix, strlen(prefix)))
             expect(w, &w->stored[i], interrupt);
+    wan_nodes_leave(spread);
 }
 
 const char *wan_weights_path(const WanWeights *w)

@@ -160,9 +160,9 @@ static inline int wan_interrupted(const WanInterrupt *i)
     return i && i->poll && i->poll(i->opaque);
 }
 
-/* All tensors whose names begin so will be read soon: the system is asked to
- * have them in its cache, and reads while others compute. */
-void wan_weights_expect(const WanWeights *w, const char *prefix,
+/* All tensors whose names begin so will be read soon, by so many threads: the
+ * system is asked to have them in its cache, and reads while others compute. */
+void wan_weights_expect(const WanWeights *w, const char *prefix, int threads,
                         const WanInterrupt *interrupt);
 
 /**

@@ -14,6 +14,7 @@
 #include "bf16.h"
 #include "cpu.h"
 #include "int8.h"
+#include "../nodes.h"
 #include "pool.h"
 #include "sgemm.h"
 
@@ -191,6 +192,7 @@ static void *cpu_alloc(WanDev *d, int64_t bytes)
 
     if (!p)
         return NULL;
+    wan_nodes_spread(p, size, d->threads);
     wan_cpu_pool_open(d->threads, d->log);
     if (room)
         munmap(p + size, room);
