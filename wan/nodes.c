@@ -80,7 +80,7 @@ static int read_list(cpu_set_t *set, const char *root, const char *name)
 }
 
 int wan_nodes_in(cpu_set_t *nodes, const char *root, const cpu_set_t *cpus,
-                     int threads)
+                 int threads)
 {
     cpu_set_t memory, own;
     char name[32];

@@ -23,7 +23,7 @@
  *         files don't say
  */
 int wan_nodes_in(cpu_set_t *nodes, const char *root, const cpu_set_t *cpus,
-                     int threads);
+                 int threads);
 #endif
 
 /* Wish for that, for pages that nobody has touched. Not where the calling

@@ -14,10 +14,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "nodes.h"
 #include "files.h"
 #include "formats/formats.h"
 #include "json.h"
+#include "nodes.h"
 
 struct WanWeights {
     char *path;

@@ -284,7 +284,7 @@ TEST(no_executable_memory)
     if (!(pid = fork())) {
         if (prctl(PR_SET_MDWE, 1, 0, 0, 0))
             _exit(0);
-        wan_f32_at_most(WAN_F32_NONE);               // else oneDNN is not needed
+        wan_f32_at_most(WAN_F32_NONE);  // else oneDNN is not needed
         end = try_job(INT64_C(1) << 40);
         if (strncmp(wan_sgemm_name(name, sizeof(name)), "built-in", 8) ||
             (WAN_HAVE_ONEDNN && (warnings != 1 || !strstr(last, "plain"))))

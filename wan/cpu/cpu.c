@@ -11,10 +11,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../nodes.h"
 #include "bf16.h"
 #include "cpu.h"
 #include "int8.h"
-#include "../nodes.h"
 #include "pool.h"
 #include "sgemm.h"
 
