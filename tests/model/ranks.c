@@ -705,7 +705,8 @@ static void same_bits_by(const int *ranks, Video v)
 static void same_bits(const char *golden, const char *folder,
                       const char *device, enum WanCache cache)
 {
-    same_bits_by((const int[]){ 2, 3, 4, 0 },
+    same_bits_by(UNDER_SANITIZERS ? (const int[]){ 3, 0 }
+                                  : (const int[]){ 2, 3, 4, 0 },
                  (Video){ .golden = golden, .folder = folder,
                           .device = device, .cache = cache });
 }
