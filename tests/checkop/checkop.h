@@ -34,7 +34,6 @@ static WanType dut_act = WAN_F32;   // of the dut's side of a pair
 static double worst_ratio;          // of error to tolerance, over all checks
 static int few_bits;                // pairs and weights have those of BF16
 static int layers_int8;             // may be rounded to it
-static int plain_loops;             // although there are instructions
 static int sums_to_odd;             // of BF16 are rounded so, see bf16.h
 
 /* ------------------------------------------------------------- numbers */

@@ -4,6 +4,8 @@
  * This file is part of libwan; see the licence in wan/wan.h.
  */
 
+static int plain_loops;         // although there are instructions
+
 static double act_double(double v, WanAct act)
 {
     const double u = 0.79788456080286535588 * (v + 0.044715 * v * v * v);
