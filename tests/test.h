@@ -22,7 +22,7 @@
 
 #include "../wan/clones.h"
 
-/* They make loops thirty times as slow and look at addresses, not at numbers: of
+/* They make loops several times as slow and look at addresses, not at numbers: of
  * many like cases they are given a few. */
 #ifdef WAN_SANITIZED
 #define UNDER_SANITIZERS 1
